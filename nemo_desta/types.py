@@ -1,0 +1,56 @@
+"""The few tensors-with-lengths that cross a border between rooms.
+
+Letters: B clips, S samples, T frames of one encoder, N chosen layers, C encoder width, P windows of the whole batch.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+#: Id of an audio slot in ``input_ids``: replaced by the clip's vectors, never looked up in the embedding table.
+AUDIO_SLOT = -1
+
+
+class EncoderOutput(NamedTuple):
+    """What a frozen encoder says about a batch of clips.
+
+    ``layers``: N tensors (B, T, C), one per ``layer_id``, in the order of the ids. ``lens``: (B,) int64, valid frames
+    of each clip. Frames beyond ``lens`` hold unspecified values: readers mask them.
+    """
+
+    layers: tuple[torch.Tensor, ...]
+    lens: torch.Tensor
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Where an encoder's frames lie in time; exact, in samples at the encoder's own sampling rate.
+
+    Step ``i`` covers samples ``[i * hop, (i + 1) * hop)`` and owns the ``frames_per_step`` frames
+    ``i * frames_per_step ...``. A Whisper step is one frame of 20 ms; a BEATs step is 160 ms and owns 8 frames, one
+    per frequency band. ``overlap``: a step belongs to every window that it overlaps (BEATs); otherwise only to the
+    window that holds its centre (Whisper).
+    """
+
+    sampling_rate: int
+    hop: int
+    frames_per_step: int = 1
+    overlap: bool = False
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, counting every frame of a step (50 for Whisper and for BEATs)."""
+        return self.sampling_rate / self.hop * self.frames_per_step
+
+
+class WindowTable(NamedTuple):
+    """Which frames each output window reads, packed over the batch: no row is spent on padding.
+
+    ``starts``: (P,) int64, flat index into the (B * T) frames; ``counts``: (P,) int64, at least 1; ``lens``: (B,)
+    int64, windows of each clip, summing to P. Windows of one clip are consecutive and may overlap.
+    """
+
+    starts: torch.Tensor
+    counts: torch.Tensor
+    lens: torch.Tensor
