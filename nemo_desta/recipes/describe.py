@@ -1,0 +1,144 @@
+"""Seed descriptions: one corpus row as one line of text that stands for the audio.
+
+The LLM reads this text in place of the sound when it writes its own training targets (papers: DeSTA2.5-Audio's data
+construction; ALARM's corpus in the second dialect). Nothing here looks at the audio itself.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from math import inf
+from typing import Any
+
+DIALECTS = ("desta25", "alarm")
+
+#: Attributes that nobody can hear, as shell patterns. ``exact_age`` is ``age`` (or ``*_age``) given as a number: an
+#: age group in words can be heard, a birthday cannot. An LLM must not learn to claim what the audio does not hold.
+NOT_AUDIBLE = frozenset(
+    {"id", "*_id", "name", "first_name", "last_name", "speaker", "speaker_name", "exact_age"}
+    | {"artist", "album", "title", "song_name"}
+)
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Collection[str] = NOT_AUDIBLE) -> str:
+    """The seed description of a manifest row.
+
+    Reads ``id``, ``duration`` (seconds), ``domain``, ``transcript``, ``caption`` (text or list, optional),
+    ``attributes`` (name -> value, list of values, or None = unknown), and for conversations ``segments``: a list of
+    ``{"start", "end", "transcript", "speaker", "attributes"}`` with ``speakers`` (speaker -> attributes) beside it.
+    Speakers are numbered by their first word: who they are cannot be heard, that they differ can.
+
+    ``desta25``: ``[00:00-00:02] spoken text (Key: value, ..., Duration: 2s)``, without spoken text where there is
+    none or it is unknown. ``alarm``: ``[00:00-00:02] spoken text (duration: 2s, key: value, ...)``, with ``|caption|``
+    in the place of unknown text (the domain, where the row has no caption). Seconds are rounded, at least 1.
+
+    Raises ``ValueError`` for an unknown dialect and for a row whose duration or segments make no sense.
+    """
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    duration = _seconds(row, row.get("duration"), "duration")
+    if duration <= 0:
+        raise ValueError(f"row {row.get('id')!r}: duration is {duration:g} s; a clip needs more than 0 s")
+    attributes = _audible(row.get("attributes"), exclude)
+    if row.get("segments"):
+        return _conversation(row, duration, attributes, dialect, exclude)
+    text, captions = _text(row.get("transcript")), _values(row.get("caption"))
+    if dialect == "desta25":
+        items = captions + _pairs(attributes, title=True)
+        return _line(_span(0, duration), text, [*items, f"Duration: {_whole(duration)}s"])
+    text = text or f"|{'/'.join(captions) or str(row.get('domain', 'audio')).capitalize()}|"
+    return _line(_span(0, duration), text, [f"duration: {_whole(duration)}s", *_pairs(attributes)])
+
+
+def _conversation(
+    row: Mapping[str, Any], duration: float, attributes: dict[str, str], dialect: str, exclude: Collection[str]
+) -> str:
+    """One line per segment in time order, then one line about the whole clip."""
+    segments = sorted(
+        (_seconds(row, s.get("start"), "segment start"), _seconds(row, s.get("end"), "segment end"), i, s)
+        for i, s in enumerate(row["segments"])
+    )
+    order: dict[str, str] = {}  # speaker -> "the first speaker"
+    for start, end, _, segment in segments:
+        if end <= start:
+            raise ValueError(f"row {row.get('id')!r}: segment ends at {end:g} s, before or at its start {start:g} s")
+        if segment.get("speaker") is not None:
+            number = len(order)
+            order.setdefault(segment["speaker"], f"the {_ORDINALS[number] if number < 10 else number + 1} speaker")
+    known = {name: _audible(value, exclude) for name, value in (row.get("speakers") or {}).items()}
+
+    lines = []
+    for start, end, _, segment in segments:
+        text, speaker = _text(segment.get("transcript")), segment.get("speaker")
+        own = _audible(segment.get("attributes"), exclude)
+        if dialect == "desta25":
+            items = [f"Speaker: {order[speaker].split()[1]}"] if speaker is not None else []
+            items += _pairs({**known.get(speaker, {}), **own}, title=True)
+            lines.append(_line(_span(start, end), text, [*items, f"Duration: {_whole(end - start)}s"]))
+        else:
+            head = [_span(start, end), *([order[speaker]] if speaker is not None else []), *_pairs(own)]
+            lines.append(_line(", ".join(head), text or "|Speech|", []))
+    whole = {"number_of_speakers": str(len(order)), **attributes} if order else attributes
+    if dialect == "desta25":
+        last = [*_pairs(whole, title=True), f"Duration: {_whole(duration)}s"]
+    else:
+        each = {f"{order[s]} {key}": value for s in order for key, value in known.get(s, {}).items()}
+        last = [f"duration: {_whole(duration)}s", *_pairs(whole), *_pairs(each)]
+    return "\n".join([*lines, f"({', '.join(last)})"])
+
+
+def _line(span: str, text: str, items: Iterable[str]) -> str:
+    inside = ", ".join(items)
+    return " ".join(part for part in (f"[{span}]", text, f"({inside})" if inside else "") if part)
+
+
+def _audible(attributes: Mapping[str, Any] | None, exclude: Collection[str]) -> dict[str, str]:
+    """Known attributes as text: several values are joined with "/", None and excluded ones are left out."""
+    kept = {}
+    for key, value in (attributes or {}).items():
+        names = [key]
+        if (key == "age" or key.endswith("_age")) and _is_number(value):
+            names.append("exact_age")
+        if not any(fnmatchcase(name.lower(), pattern) for name in names for pattern in exclude):
+            kept[key] = "/".join(_values(value))
+    return {key: value for key, value in kept.items() if value}
+
+
+def _pairs(attributes: Mapping[str, str], title: bool = False) -> list[str]:
+    keys = [key.replace("_", " ") for key in attributes]
+    keys = [key[:1].upper() + key[1:] for key in keys] if title else [key.lower() for key in keys]
+    return [f"{key}: {value}" for key, value in zip(keys, attributes.values(), strict=True)]
+
+
+def _values(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [text for one in value for text in _values(one)]
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
+    text = f"{value:g}" if isinstance(value, float) else _text(value)
+    return [text] if text else []
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).split())
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and (isinstance(value, (int, float)) or str(value).strip().isdigit())
+
+
+def _seconds(row: Mapping[str, Any], value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
+        raise ValueError(f"row {row.get('id')!r}: {what} is {value!r}; expected seconds as a number, 0 or more")
+    return float(value)
+
+
+def _whole(seconds: float) -> int:
+    return max(1, int(seconds + 0.5))
+
+
+def _span(start: float, end: float) -> str:
+    first = int(start + 0.5)
+    last = max(int(end + 0.5), first + 1)
+    return f"{first // 60:02d}:{first % 60:02d}-{last // 60:02d}:{last % 60:02d}"
