@@ -1,6 +1,51 @@
-"""Name, version and one-line description of the package; read by setup.py without importing anything else."""
+"""Name, version and requirements of the package: the one list that setup.py installs and ``doctor`` checks.
+
+Read by setup.py as a plain file, before anything is installed: it must not import anything.
+"""
 
 __package_name__ = "nemo_desta"
 __version__ = "0.1.0"
 __description__ = "A NeMo plugin that gives a frozen text LLM ears: fused audio encoders, one projector, no forgetting."
 __license__ = "Apache-2.0"
+__python_requires__ = ">=3.10,<3.13"
+
+#: What `ops` and `perception` need: enough for a bare GPU machine without NeMo.
+REQUIRES = [
+    "numpy>=1.26",
+    "safetensors>=0.4",
+    "torch>=2.6",
+    "transformers>=4.57,<6",
+]
+
+#: One list per job; `pip install 'nemo_desta[train]'`. Exact versions of two tested stacks are in constraints/.
+EXTRAS = {
+    "train": [
+        "nemo_toolkit[core,common-only,asr-only]>=2.7.0,<3.1",
+        "hydra-core>=1.3.2",
+        "jinja2>=3.1",  # chat templates
+        "lhotse>=1.32",
+        "lightning>=2.4",
+        "omegaconf>=2.3",
+        "peft>=0.17",  # NeMo's speechlm2 imports it, with or without LoRA
+        "soundfile>=0.12",
+        "soxr>=0.4",
+        "tensorboard>=2.16",
+    ],
+    "megatron": ["megatron-core>=0.16,<0.17"],
+    "recipes": ["httpx>=0.27"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
+    "demo": [
+        "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
+        "matplotlib>=3.8",
+        "scikit-learn>=1.4",  # the linear probe of the results table
+        "tqdm>=4.66",
+    ],
+    "dev": [
+        "import-linter>=2.1",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.9",
+        "triton>=3.2; platform_system == 'Linux'",  # kernels run in Triton's interpreter on a CPU
+    ],
+}
