@@ -1,0 +1,152 @@
+"""Every knob a model has, as dataclasses; `parse` refuses unknown keys by name with the nearest known one.
+
+Encoders and projectors are open sets (registries), so their knobs stay mappings here and are checked by the
+constructor that takes them. The data section has its own schema in `nemo_desta.data`.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MISSING = "???"
+
+
+class ConfigError(ValueError):
+    """A config that cannot be right; the message names the key, what was found and what is known."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on the LLM. Off by default: with them the text LLM is no longer untouched."""
+
+    r: int = 16
+    alpha: int = 16
+    dropout: float = 0.1
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj"])
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """The frozen causal LLM: a hub id, a folder, or ``package:<path inside nemo_desta>``."""
+
+    path: str = MISSING
+    tokenizer: str | None = None
+    dtype: str = "auto"  # auto: bfloat16 on a GPU, float32 on a CPU
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    lora: LoraConfig | None = None
+
+
+@dataclass(frozen=True)
+class PerceptionConfig:
+    """Encoders (name -> knobs of a registered encoder), the projector, and what they hear.
+
+    ``use``: the encoders to build, all of them when null. ``dtype`` as in `LLMConfig`. ``normalize_dbfs``: every clip
+    is scaled to this RMS level (dB full scale) before the encoders, null leaves the level alone. ``init_from``: a
+    saved model folder or projector file whose tensors start this projector (stage-wise training).
+    """
+
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
+    projector: dict[str, Any] = field(default_factory=lambda: {"name": "window"})
+    use: list[str] | None = None
+    sampling_rate: int = 16_000
+    dtype: str = "auto"
+    normalize_dbfs: float | None = None
+    init_from: str | None = None
+
+
+@dataclass(frozen=True)
+class TranscriptConfig:
+    """The transcript channel: the row's transcript as text tokens right after the audio vectors (DeSTA2.5)."""
+
+    enabled: bool = False
+    dropout: float = 0.0
+    noise: float = 0.0
+    max_tokens: int = 100
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How messages become text; the template itself is the tokenizer's own."""
+
+    audio_locator_tag: str = "<|AUDIO|>"
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """NeMo's ``model`` section. ``optimizer`` and ``lr_scheduler`` are ``_target_`` mappings, built by NeMo."""
+
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    perception: PerceptionConfig = field(default_factory=PerceptionConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    freeze: list[str] = field(default_factory=list)  # regular expressions over the names of trainable parameters
+    activation_checkpointing: bool = False
+    cross_entropy: str = "auto"  # auto | liger | torch
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    lr_scheduler: dict[str, Any] | None = None
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint for an unknown name: `` Did you mean 'x'?`` or nothing, and the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{hint} Known: {', '.join(known) or 'none'}."
+
+
+def check_keys(given: typing.Iterable[str], known: typing.Iterable[str], where: str) -> None:
+    """Raise `ConfigError` for the first key of ``given`` that is not in ``known``."""
+    known = list(known)
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown key '{where}.{key}'.{nearest(str(key), known)}")
+
+
+def parse(cls: type[T], values: Mapping[str, Any] | None, where: str = "model") -> T:
+    """Build dataclass ``cls`` from a plain mapping, recursively.
+
+    Raises:
+        ConfigError: unknown key (nearest known one named), missing value (``???``) or wrong type.
+    """
+    values = {} if values is None else values
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"'{where}' must be a mapping, found {type(values).__name__}: {values!r}")
+    hints = typing.get_type_hints(cls)
+    check_keys(values, hints, where)
+    parsed = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+    result = cls(**parsed)
+    for item in dataclasses.fields(result):
+        if isinstance(value := getattr(result, item.name), str) and value == MISSING:
+            raise ConfigError(f"'{where}.{item.name}' must be given (it is ???)")
+    return result
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain mapping that `parse` reads back: only dicts, lists, strings, numbers, booleans and None."""
+    return dataclasses.asdict(config)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        hint = next(option for option in options if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else parse(hint, value, where)
+    origin = typing.get_origin(hint) or hint
+    if origin is Any:
+        return value
+    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is int and isinstance(value, bool) or not isinstance(value, origin):
+        raise ConfigError(f"'{where}' must be {getattr(origin, '__name__', origin)}, found {value!r}")
+    return value

@@ -1,0 +1,155 @@
+"""What was trained, on disk: safetensors and plain JSON, plus who the frozen parts were.
+
+A model folder holds ``config.json`` (model config, format, fingerprints), ``projector.safetensors`` (the projector
+and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders stay where they are.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nemo_desta.config import ConfigError, ModelConfig, nearest, parse, to_dict
+from nemo_desta.models.identity import differences, fingerprint
+from nemo_desta.package_info import __version__
+from nemo_desta.sources import is_local, local_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "projector.safetensors"
+PROJECTOR_PREFIX = "perception.projector."
+
+
+def is_trained_name(name: str) -> bool:
+    """Whether a state-dict entry belongs into a checkpoint: the projector with its buffers, and LoRA."""
+    return name.startswith(PROJECTOR_PREFIX) or ".lora_" in name
+
+
+def frozen_sources(config: ModelConfig) -> dict[str, str]:
+    """Source of every frozen part by the name it has in a checkpoint."""
+    used = config.perception.use or list(config.perception.encoders)
+    encoders = {f"encoders.{name}": config.perception.encoders[name].get("path") for name in used}
+    return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
+
+
+def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, str]]:
+    """Fingerprints of all frozen parts that are on this machine."""
+    found = {}
+    for part, source in frozen_sources(config).items():
+        folder = local_folder(source)
+        if folder is not None:
+            found[part] = fingerprint(folder, full=full)
+    return found
+
+
+def check_identity(saved: dict[str, dict[str, str]], config: ModelConfig) -> None:
+    """Warn, by part and file, when a frozen part is not the one that the projector was trained with."""
+    found = identify(config)
+    for part, hashes in saved.items():
+        if part in found and (changed := differences(hashes, found[part])):
+            logger.warning(
+                "%s is not what this projector was trained with: %s differ%s. Answers may be wrong.",
+                part,
+                ", ".join(changed),
+                "s" if len(changed) == 1 else "",
+            )
+
+
+def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:
+    """Write a model folder; every file is complete before it gets its name."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    part = folder / (WEIGHTS_FILE + ".part")
+    save_file(weights, part, metadata={"format": "pt"})
+    part.replace(folder / WEIGHTS_FILE)
+    description = {
+        "format": FORMAT,
+        "nemo_desta": __version__,
+        "model": to_dict(replace(config, llm=replace(config.llm, tokenizer=None))),  # the tokenizer is in the folder
+        "frozen": identify(config),
+    }
+    part = folder / (CONFIG_FILE + ".part")
+    part.write_text(json.dumps(description, indent=1) + "\n")
+    part.replace(folder / CONFIG_FILE)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def load_folder(folder: str | Path) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, dict[str, str]]]:
+    """Read a model folder: config, tensors, fingerprints of the frozen parts.
+
+    Raises:
+        FileNotFoundError: not a model folder; the message says which file is missing.
+        ValueError: a folder of a newer format.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"'{folder}' is not a nemo_desta model folder: {name} is missing")
+    description = json.loads((folder / CONFIG_FILE).read_text())
+    if description.get("format") != FORMAT:
+        raise ValueError(f"'{folder}' has format {description.get('format')}; this version reads format {FORMAT}")
+    config = parse(ModelConfig, description["model"])
+    return config, load_file(folder / WEIGHTS_FILE), description["frozen"]
+
+
+def load_projector(source: str | Path, projector: nn.Module) -> int:
+    """Start a projector from a model folder or a safetensors file (stage-wise training); returns the tensor count.
+
+    Every tensor of the source must find its home; parameters of the projector that the source lacks keep their
+    initial values and are named in the log.
+
+    Raises:
+        ValueError: a tensor without a home or of another shape.
+    """
+    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    own = projector.state_dict()
+    tensors = {}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            tensors[name.removeprefix(PROJECTOR_PREFIX)] = file.get_tensor(name)
+    for name, tensor in tensors.items():
+        if name not in own:
+            raise ValueError(f"'{path}': tensor '{name}' has no place in this projector")
+        if own[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, this projector has {tuple(own[name].shape)}"
+            raise ValueError(f"'{path}': '{name}' is {shapes}")
+    projector.load_state_dict(tensors, strict=False)
+    if missing := sorted(set(own) - set(tensors)):
+        logger.info("projector tensors that start fresh: %s", ", ".join(missing))
+    return len(tensors)
+
+
+def relocate(
+    config: ModelConfig, folder: Path, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
+) -> ModelConfig:
+    """A saved config with the frozen parts where they are on this machine; the tokenizer is the folder's own.
+
+    Raises:
+        FileNotFoundError: a part that was trained from a local path is not there any more.
+    """
+    named = dict(config.perception.encoders)
+    for name, path in (encoders or {}).items():
+        if name not in named:
+            raise ConfigError(f"from_pretrained(encoders=...) names '{name}'.{nearest(name, named)}")
+        named[name] = {**named[name], "path": path}
+    config = replace(
+        config,
+        llm=replace(config.llm, path=llm or config.llm.path, tokenizer=str(folder)),
+        perception=replace(config.perception, encoders=named, init_from=None),
+    )
+    for part, source in frozen_sources(config).items():
+        if is_local(source) and local_folder(source) is None:
+            keyword = "llm=..." if part == "llm" else f"encoders={{'{part.removeprefix('encoders.')}': ...}}"
+            raise FileNotFoundError(f"{part}: nothing at '{source}'. Say where it is: from_pretrained(..., {keyword})")
+    return config

@@ -1,0 +1,36 @@
+"""Where weights and tokenizers come from: a folder, a hub id, or ``package:<path>`` for what nemo_desta ships."""
+
+from importlib import resources
+from pathlib import Path
+
+PACKAGE_SCHEME = "package:"
+
+
+def resolve_source(path: str) -> str:
+    """Turn ``package:<path>`` into a folder or file of the installed package; everything else stays as it is.
+
+    Raises:
+        FileNotFoundError: the package does not ship that path.
+    """
+    if not path.startswith(PACKAGE_SCHEME):
+        return path
+    inside = Path(str(resources.files("nemo_desta"))) / path.removeprefix(PACKAGE_SCHEME)
+    if not inside.exists():
+        raise FileNotFoundError(f"'{path}': nemo_desta ships no such file")
+    return str(inside)
+
+
+def is_local(path: str) -> bool:
+    """Whether a source is meant as a path on this machine rather than a hub id ``owner/name``."""
+    return path.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or Path(resolve_source(path)).exists()
+
+
+def local_folder(path: str) -> Path | None:
+    """The folder that holds a source's files: itself, or the hub's cached snapshot; None when not on this machine."""
+    if is_local(path):
+        folder = Path(resolve_source(path)).expanduser()
+        return folder if folder.exists() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(path, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None

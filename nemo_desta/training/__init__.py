@@ -1,0 +1,1 @@
+"""Lightning glue: fit(cfg), preflight checks, callbacks, safe checkpoints."""

@@ -1,0 +1,174 @@
+"""What watches a run: speed, numbers that stop being numbers, a polite end on SIGTERM, repeatable randomness."""
+
+import logging
+import signal
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+logger = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Training was asked to stop (SIGTERM) and has saved its state."""
+
+
+class NotFinite(RuntimeError):
+    """Gradients became NaN or infinite more often in a row than a run should bear."""
+
+
+class StepSeed(Callback):
+    """Seeds every step from (seed, step, rank): dropout after a resume is the dropout of the uninterrupted run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        torch.manual_seed((self.seed * 1_000_003 + done) * 4_099 + trainer.global_rank)
+
+
+class Throughput(Callback):
+    """Logs audio-hours per GPU-hour, tokens per second and the share of padding, over the last ``window`` steps."""
+
+    def __init__(self, window: int = 20) -> None:
+        self.window = window
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps, self._secs, self._audio_secs, self._tokens, self._positions = 0, 0.0, 0.0, 0, 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._secs += time.perf_counter() - self._started
+        lens = batch["audio_lens"]
+        self._audio_secs += lens.sum().item() / pl_module.sampling_rate
+        self._tokens += pl_module.read_positions[0]
+        self._positions += pl_module.read_positions[1]
+        self._steps += 1
+        if self._steps == self.window:
+            metrics = {
+                "audio_h_per_gpu_h": self._audio_secs / self._secs,
+                "tokens_per_s": self._tokens / self._secs,
+                "padding_share": 1 - self._tokens / max(1, self._positions),
+            }
+            pl_module.log_dict(metrics, prog_bar=True, batch_size=1)
+            self._reset()
+
+
+class NaNGuard(Callback):
+    """Skips an optimiser step whose gradients are not finite and names its rows; too many in a row stop the run."""
+
+    def __init__(self, patience: int = 5) -> None:
+        self.patience = patience
+        self._in_a_row = 0
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not grads:
+            return
+        bad = ~torch.stack([g.isfinite().all() for g in map(_local, grads)]).all()
+        if dist.is_available() and dist.is_initialized():
+            flag = bad.to(torch.int32)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            bad = flag.bool()
+        if not bad:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        rows = ", ".join(pl_module.window.row_ids[:16])
+        logger.error("step %d: gradients are not finite, step skipped. Rows: %s", trainer.global_step, rows)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        if self._in_a_row >= self.patience:
+            raise NotFinite(f"{self._in_a_row} steps in a row without finite gradients; last rows: {rows}")
+
+
+class PoliteStop(Callback):
+    """On SIGTERM: finish the step, save a last checkpoint, raise `Stopped` (which `fit` turns into a clean exit)."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._previous = signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        self._asked = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        asked = torch.tensor(int(self._asked), device=pl_module.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        if not asked:
+            return
+        for checkpoint in trainer.checkpoint_callbacks:
+            checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+        raise Stopped(f"SIGTERM at step {trainer.global_step}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if hasattr(self, "_previous"):
+            signal.signal(signal.SIGTERM, self._previous)
+
+
+class SampleAnswers(Callback):
+    """After validation started, writes the model's own answers to the first rows of every dataset into the log."""
+
+    def __init__(self, num_rows: int = 2, max_new_tokens: int = 64) -> None:
+        self.num_rows = num_rows
+        self.max_new_tokens = max_new_tokens
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx > 0 or trainer.sanity_checking or trainer.world_size > 1 or self.num_rows == 0:
+            return
+        from nemo_desta.models.chat import write
+
+        prompt = first_prompts(batch, self.num_rows)
+        ids = write(pl_module, prompt, max_new_tokens=self.max_new_tokens, do_sample=False)
+        for row, tokens in enumerate(ids):
+            start, end = batch["prompt_lens"][row], batch["input_lens"][row]
+            wanted = pl_module.tokenizer.decode(batch["input_ids"][row, start:end], skip_special_tokens=True)
+            written = pl_module.tokenizer.decode(tokens, skip_special_tokens=True)
+            logger.info("%s\n  target: %s\n  answer: %s", batch["row_ids"][row], wanted, written)
+
+
+def first_prompts(batch: dict[str, Any], num_rows: int) -> dict[str, torch.Tensor]:
+    """The first rows of a batch without their targets."""
+    from nemo_desta.types import AUDIO_SLOT
+
+    lens = batch["prompt_lens"][:num_rows]
+    ids = batch["input_ids"][:num_rows, : int(lens.max())].clone()
+    ids[torch.arange(ids.shape[1], device=ids.device) >= lens[:, None]] = 0
+    num_clips = int((ids == AUDIO_SLOT).sum())
+    return {
+        "audio": batch["audio"][:num_clips],
+        "audio_lens": batch["audio_lens"][:num_clips],
+        "input_ids": ids,
+        "input_lens": lens,
+        "prompt_lens": lens,
+    }
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

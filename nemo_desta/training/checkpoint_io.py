@@ -1,0 +1,69 @@
+"""Lightning checkpoints that are read with ``weights_only=True`` and written in one piece.
+
+A checkpoint of a stranger is data, never code: unpickling of anything but tensors and plain types is refused. Writing
+goes to a temporary name first, so that a kill in the middle of a save leaves the previous checkpoint whole.
+"""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Drop-in ``CheckpointIO`` for the Trainer's plugins."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        torch.save(plain(checkpoint), part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def load_checkpoint(self, path: Any, map_location: Callable | None = None, **_: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            FileNotFoundError: nothing there.
+            ValueError: the file holds more than tensors and plain types.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no checkpoint at '{path}'")
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"'{path}' is refused: it holds more than tensors and plain types ({reason})") from error
+
+
+def plain(value: Any) -> Any:
+    """The same nested value with only tensors and types that ``weights_only`` reads back.
+
+    Raises:
+        TypeError: something that is neither; the message says where.
+    """
+    return _plain(value, "checkpoint")
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, dict):
+        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, (list, set, frozenset)):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return tuple(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (bool, int, float, str)):  # enums and numpy scalars that are also plain
+        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # numpy scalars
+        return value.item()
+    raise TypeError(f"{where} is a {type(value).__name__}: checkpoints hold tensors and plain types only")

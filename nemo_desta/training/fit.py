@@ -1,0 +1,113 @@
+"""The main job: config -> trained projector. Everything that can be known to be wrong is said before weights load."""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from nemo.utils.exp_manager import exp_manager
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
+from nemo_desta.data.datamodule import DestaDataModule
+from nemo_desta.models.desta import DestaModel
+from nemo_desta.training.callbacks import NaNGuard, PoliteStop, SampleAnswers, StepSeed, Stopped, Throughput
+from nemo_desta.training.check import report
+from nemo_desta.training.checkpoint_io import SafeCheckpointIO
+from nemo_desta.training.preflight import preflight
+from nemo_desta.training.strategies import build_strategy
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name")
+CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
+
+
+def fit(cfg: DictConfig) -> DestaModel | None:
+    """Train as ``cfg`` says; returns the model, or None when only checked or stopped by SIGTERM.
+
+    The trained part is written to ``<log dir>/model`` at the end; a run that was killed goes on from its last
+    checkpoint when the same command is given again.
+
+    Raises:
+        ConfigError: an unknown or impossible setting. MissingParts: data or weights that are not there.
+    """
+    check_keys(cfg, SECTIONS, "config")
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    model_config = parse(ModelConfig, settings["model"])
+    preflight(model_config, settings["data"])
+    if settings.get("check"):
+        print(report(model_config, settings))
+        return None
+
+    seed = settings.get("seed", 42)
+    seed_everything(seed)
+    trainer = build_trainer(settings["trainer"], settings.get("callbacks"), seed)
+    log_dir = Path(exp_manager(trainer, OmegaConf.create(settings["exp_manager"])))
+    model = DestaModel(model_config)
+    data = DestaDataModule(
+        settings["data"],
+        prompts=model.prompts,
+        num_audio_tokens=model.num_audio_tokens,
+        sampling_rate=model.sampling_rate,
+        log_dir=log_dir,
+    )
+    model.validation_names = data.validation_names
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
+    except Stopped as stopped:
+        logger.warning("%s: state saved under %s. The same command goes on from here.", stopped, log_dir)
+        return None
+    save(trainer, model, log_dir / "model")
+    return model
+
+
+def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | None, seed: int) -> Trainer:
+    """A Lightning Trainer with our checkpoint IO and callbacks; loggers and checkpoints come from exp_manager."""
+    settings = dict(settings)
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    check_keys(settings, known, "trainer")
+    strategy = settings.pop("strategy", None) or {"name": "auto"}
+    if not isinstance(strategy, Mapping):
+        raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
+    return Trainer(
+        **settings,
+        strategy=build_strategy(strategy),
+        plugins=[SafeCheckpointIO()],
+        callbacks=build_callbacks(callbacks or {}, seed),
+        use_distributed_sampler=False,  # our sampler already gives each rank its own batches
+        enable_model_summary=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+
+
+def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
+    """Our callbacks with the knobs of the ``callbacks`` section."""
+    check_keys(settings, CALLBACK_KNOBS, "callbacks")
+    return [
+        StepSeed(seed),
+        Throughput(settings.get("throughput_window", 20)),
+        NaNGuard(settings.get("nan_patience", 5)),
+        SampleAnswers(settings.get("sample_rows", 2), settings.get("sample_max_new_tokens", 64)),
+        PoliteStop(),
+    ]
+
+
+def save(trainer: Trainer, model: DestaModel, folder: Path) -> None:
+    """Write the model folder once, whatever the strategy: sharded tensors are gathered first."""
+    tensors = {
+        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    if trainer.is_global_zero:
+        from nemo_desta.models.checkpoint import save_folder
+
+        save_folder(folder, model.config, tensors, model.tokenizer)
+        logger.info("trained part written to %s", folder)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,111 @@
+"""One message that lists everything a run lacks, and how to get it, before anything is loaded."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.config import ModelConfig
+from nemo_desta.models.checkpoint import frozen_sources
+from nemo_desta.sources import is_local, local_folder
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
+
+
+class MissingParts(FileNotFoundError):
+    """Data or weights that a run needs and that are not on this machine."""
+
+
+def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
+    """Raise `MissingParts` naming everything that is absent; silent when the run can start."""
+    problems = [*missing_weights(model), *missing_data(data)]
+    if problems:
+        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
+        plural = "s are" if len(problems) > 1 else " is"
+        raise MissingParts(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+
+
+def missing_weights(config: ModelConfig) -> Iterator[str]:
+    """Frozen parts that are neither here nor to be had from the hub."""
+    for part, source in frozen_sources(config).items():
+        where = "model.llm.path" if part == "llm" else f"model.perception.{part}.path"
+        if "???" in source:
+            yield f"{where} is not given. {_how(part)}"
+            continue
+        try:
+            local = is_local(source)
+        except FileNotFoundError as error:
+            yield f"{where}: {error}"
+            continue
+        folder = local_folder(source)
+        if local and folder is None:
+            yield f"{where}: nothing at '{source}'. {_how(part)}"
+        elif folder is None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            yield (
+                f"{where}: '{source}' is not in the local hub cache and HF_HUB_OFFLINE is set. On a machine with "
+                f"network: "
+                f"huggingface-cli download {source}"
+            )
+        elif folder is not None and folder.is_dir():
+            yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
+    if config.llm.tokenizer and is_local(config.llm.tokenizer) and local_folder(config.llm.tokenizer) is None:
+        yield f"model.llm.tokenizer: nothing at '{config.llm.tokenizer}'"
+    if config.perception.init_from and not Path(config.perception.init_from).exists():
+        yield f"model.perception.init_from: nothing at '{config.perception.init_from}'"
+
+
+def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
+    """Row files and audio roots that do not exist."""
+    sections = {"data.train_ds": data.get("train_ds") or {}}
+    validation = (data.get("validation_ds") or {}).get("datasets") or {}
+    sections.update({f"data.validation_ds.datasets.{name}": section or {} for name, section in validation.items()})
+    for where, section in sections.items():
+        if not section.get("input_cfg"):
+            yield f"{where}.input_cfg is empty: give a list of {{type: desta, rows: <JSONL, pattern or shar folder>}}"
+        for item in _sources(section.get("input_cfg") or []):
+            rows = item.get("rows") or item.get("manifest_filepath")
+            if rows is None:
+                continue
+            for pattern in [rows] if isinstance(rows, str) else rows:
+                if "???" in pattern:
+                    yield f"{where}: the row file is not given. Write one with examples/desta_generate_data.py"
+                elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
+                    yield f"{where}: no row file '{pattern}'. Write one with examples/desta_generate_data.py"
+    for name, root in (data.get("audio_roots") or {}).items():
+        if root is None or "???" in root:
+            yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"
+        elif not Path(root).is_dir():
+            yield f"data.audio_roots.{name}: no folder '{root}'"
+
+
+def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for item in input_cfg:
+        if item.get("type") == "group":
+            yield from _sources(item.get("input_cfg") or [])
+        else:
+            yield item
+
+
+def _incomplete(folder: Path, where: str, *, needs_tokenizer: bool) -> Iterator[str]:
+    if not (folder / "config.json").is_file():
+        yield f"{where}: '{folder}' has no config.json"
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
+        yield f"{where}: '{folder}' has no weights (*.safetensors)"
+    if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        yield (
+            f"{where}: '{folder}' has no tokenizer (tokenizer.json). Copy it there, or set model.llm.tokenizer to the "
+            "folder or hub id that has it"
+        )
+
+
+def _how(part: str) -> str:
+    if part == "llm":
+        return "Give a hub id or a folder with config.json, *.safetensors and the tokenizer."
+    if part == "encoders.beats":
+        return (
+            "BEATs_iter3_plus_AS2M.pt is not on a hub: search for that file name (the authors' links die often), then "
+            "set the path; or leave BEATs out with model.perception.use=[whisper]."
+        )
+    return "Give a hub id or a folder."
