@@ -1,0 +1,100 @@
+"""What every projector shares: encoder frames in, vectors of the LLM's width out, with norm and markers at the end.
+
+Letters: B clips, P windows of the whole batch, W vectors of the longest clip, D LLM width.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nemo_desta.perception.projector.markers import Markers
+from nemo_desta.types import EncoderOutput
+
+if TYPE_CHECKING:
+    from nemo_desta.perception.encoders import AudioEncoder
+
+
+class Projector(nn.Module):
+    """Base class: a subclass fuses and compresses in ``project`` and counts in ``num_vectors``.
+
+    Weights are float32 (encoders may speak bfloat16); a clip's vectors depend on that clip alone, never on the padding
+    or the neighbours of its batch.
+    """
+
+    def __init__(
+        self,
+        encoders: "dict[str, AudioEncoder]",
+        output_size: int,
+        *,
+        markers: bool = False,
+        output_norm: bool = False,
+        output_rms: float | None = None,
+    ):
+        """Keep what is common.
+
+        Args:
+            encoders: by name; a projector reads their ``hidden_size``, ``layer_ids``, ``frame_grid``,
+                ``sampling_rate`` and ``num_frames``, and never owns their weights.
+            output_size: D.
+            markers: surround each clip with two learned vectors.
+            output_norm: bring every vector to zero mean and one learned level.
+            output_rms: where that level (1 if None) and the markers' begin; the RMS of the LLM's embedding table
+                is what the LLM is used to.
+
+        Raises:
+            ValueError: no encoder.
+        """
+        super().__init__()
+        if not encoders:
+            raise ValueError("a projector needs at least one encoder, found none")
+        self.output_size = output_size
+        self._encoders = dict(encoders)  # a plain dict: nn.Module does not adopt the encoders' weights
+        self.gain = nn.Parameter(torch.tensor([output_rms or 1.0])) if output_norm else None
+        self.markers = Markers(output_size, output_rms) if markers else None
+
+    def forward(
+        self, features: dict[str, EncoderOutput], *, audio_lens: torch.Tensor, sampling_rate: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Project a batch.
+
+        Args:
+            features: one output per encoder of the constructor.
+            audio_lens: (B,) int64, samples of each clip at ``sampling_rate``.
+            sampling_rate: of ``audio_lens``; encoders may have got the audio at another one.
+
+        Returns:
+            vectors (B, W, D) and lens (B,) int64; vectors beyond a clip's length hold no meaning.
+        """
+        vectors, lens = self.project(features, audio_lens, sampling_rate)
+        if self.gain is not None:
+            vectors = F.layer_norm(vectors, vectors.shape[-1:]) * self.gain
+        return (vectors, lens) if self.markers is None else self.markers(vectors, lens)
+
+    def num_tokens(self, num_samples: int, sampling_rate: int) -> int:
+        """Exact number of vectors of one clip, markers included."""
+        return self.num_vectors(num_samples, sampling_rate) + (0 if self.markers is None else self.markers.count)
+
+    def project(
+        self, features: dict[str, EncoderOutput], audio_lens: torch.Tensor, sampling_rate: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors (B, W, D) before norm and markers, and lens (B,)."""
+        raise NotImplementedError
+
+    def num_vectors(self, num_samples: int, sampling_rate: int) -> int:
+        """Vectors of one clip, without markers."""
+        raise NotImplementedError
+
+    def num_frames(self, name: str, num_samples: int, sampling_rate: int) -> int:
+        """Frames that an encoder gives for a clip of ``num_samples`` samples at ``sampling_rate``.
+
+        A resampled clip holds ``ceil(num_samples * new_rate / old_rate)`` samples.
+        """
+        encoder = self._encoders[name]
+        return encoder.num_frames(-(-num_samples * encoder.sampling_rate // sampling_rate))
+
+
+def pad_packed(packed: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+    """(P, D) rows of all clips one after another -> (B, W, D), zero beyond each clip's rows."""
+    return nn.utils.rnn.pad_sequence(packed.split(lens.tolist()), batch_first=True)

@@ -1,0 +1,128 @@
+"""The default projector: one vector per time window, pooled from every encoder on one common grid.
+
+Per encoder: softmax mix of layers -> LayerNorm -> pooling of each window's frames; then the encoders side by side ->
+two-layer MLP -> LLM width. The windows of a batch are packed, so padding costs nothing and cannot be seen.
+
+Letters: N encoder layers, C encoder width, P windows of the batch, K frames of the longest window, M queries, D LLM
+width.
+"""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from nemo_desta.ops import max_window_frames, mix_pool, num_windows, window_table
+from nemo_desta.perception.projector.base import Projector, pad_packed
+from nemo_desta.types import EncoderOutput, FrameGrid
+
+if TYPE_CHECKING:
+    from nemo_desta.perception.encoders import AudioEncoder
+
+
+class WindowProjector(Projector):
+    """Windows of ``1 / tokens_per_second`` seconds to one vector each."""
+
+    def __init__(
+        self,
+        encoders: "dict[str, AudioEncoder]",
+        output_size: int,
+        *,
+        tokens_per_second: int | float | str | Fraction = 6.25,
+        num_queries: int = 1,
+        hidden_size: int | None = None,
+        mode: Literal["attention", "stack"] = "attention",
+        markers: bool = False,
+        output_norm: bool = True,
+        output_rms: float | None = None,
+    ):
+        """Build one pool per encoder and the MLP; see `Projector` for the arguments that all projectors share.
+
+        Args:
+            tokens_per_second: vectors per second of audio; a number, or a fraction as "25/3".
+            num_queries: M, vectors pooled per window and encoder; they end up in the same output vector.
+            hidden_size: width of the MLP's hidden layer, D if None.
+            mode: "attention" pools a window's frames, "stack" puts them side by side.
+
+        Raises:
+            ValueError: unknown mode, or a rate that is not positive.
+        """
+        if mode not in ("attention", "stack"):
+            raise ValueError(f"mode is {mode!r}; the window projector knows 'attention' and 'stack'")
+        super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
+        self.tokens_per_second = tokens_per_second
+        self.pools = nn.ModuleDict(
+            {
+                name: WindowPool(
+                    len(encoder.layer_ids),
+                    encoder.hidden_size,
+                    encoder.frame_grid,
+                    tokens_per_second,
+                    num_queries,
+                    mode,
+                )
+                for name, encoder in encoders.items()
+            }
+        )
+        width = sum(pool.output_size for pool in self.pools.values())
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden_size or output_size), nn.GELU(), nn.Linear(hidden_size or output_size, output_size)
+        )
+
+    def project(
+        self, features: dict[str, EncoderOutput], audio_lens: torch.Tensor, sampling_rate: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Projector.project`."""
+        windows = num_windows(audio_lens, sampling_rate, self.tokens_per_second)
+        pooled = [pool(features[name], windows) for name, pool in self.pools.items()]
+        packed = torch.cat(pooled, dim=-1).to(self.mlp[0].weight.dtype)  # (P, sum of M * C)
+        return pad_packed(self.mlp(packed), windows), windows
+
+    def num_vectors(self, num_samples: int, sampling_rate: int) -> int:
+        """See `Projector.num_vectors`."""
+        return num_windows(num_samples, sampling_rate, self.tokens_per_second)
+
+
+class WindowPool(nn.Module):
+    """One encoder's share of each window. Starts as the plain mean: equal layers, equal frames."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        width: int,
+        grid: FrameGrid,
+        tokens_per_second: int | float | str | Fraction,
+        num_queries: int,
+        mode: Literal["attention", "stack"],
+    ):
+        super().__init__()
+        self.grid, self.tokens_per_second, self.mode = grid, tokens_per_second, mode
+        max_frames = max_window_frames(grid, tokens_per_second)
+        self.layer_logits = nn.Parameter(torch.zeros(num_layers))
+        self.norm_weight = nn.Parameter(torch.ones(width))
+        self.norm_bias = nn.Parameter(torch.zeros(width))
+        if mode == "attention":
+            self.query = nn.Parameter(torch.zeros(num_queries, width))
+            self.position_bias = nn.Parameter(torch.zeros(num_queries, max_frames))
+            self.output_size = num_queries * width
+        else:
+            self.query = None
+            self.register_buffer("position_bias", torch.zeros(1, max_frames), persistent=False)
+            self.output_size = max_frames * width
+
+    def forward(self, output: EncoderOutput, windows_per_clip: torch.Tensor) -> torch.Tensor:
+        """An encoder's output and (B,) windows of each clip -> (P, output_size)."""
+        max_frames = output.layers[0].shape[1]
+        table = window_table(output.lens, windows_per_clip, max_frames, self.grid, self.tokens_per_second)
+        pooled = mix_pool(
+            output.layers,
+            self.layer_logits.softmax(0),
+            self.norm_weight,
+            self.norm_bias,
+            self.query,
+            self.position_bias,
+            table,
+            mode=self.mode,
+        )
+        return pooled.flatten(1)

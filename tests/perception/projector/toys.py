@@ -1,0 +1,84 @@
+"""Toy encoders for projector tests: no model, only the numbers that a projector reads, and made-up frames."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nemo_desta.types import EncoderOutput, FrameGrid
+
+RATE = 16000
+
+
+@dataclass(frozen=True)
+class ToyEncoder:
+    hidden_size: int
+    layer_ids: tuple[int, ...]
+    frame_grid: FrameGrid
+
+    @property
+    def sampling_rate(self) -> int:
+        return self.frame_grid.sampling_rate
+
+    def num_frames(self, num_samples: int) -> int:
+        return max(1, -(-num_samples // self.frame_grid.hop)) * self.frame_grid.frames_per_step
+
+
+def toy_encoders(whisper_width: int = 12, beats_width: int = 8) -> dict[str, ToyEncoder]:
+    return {
+        "whisper": ToyEncoder(whisper_width, (1, 2, 4), FrameGrid(RATE, 320)),
+        "beats": ToyEncoder(beats_width, (3, 6), FrameGrid(RATE, 2560, frames_per_step=8, overlap=True)),
+    }
+
+
+def toy_features(encoders: dict[str, ToyEncoder], samples: list[int], *, first_clip: int = 0, dtype=torch.float32):
+    """Frames that depend on the clip's number only, NaN behind each clip's end."""
+    features = {}
+    for name, encoder in encoders.items():
+        lens = [encoder.num_frames(n) for n in samples]
+        layers = []
+        for layer in encoder.layer_ids:
+            frames = torch.full((len(samples), max(lens) + 2, encoder.hidden_size), float("nan"), dtype=dtype)
+            for row, length in enumerate(lens):
+                generator = torch.Generator().manual_seed(1000 * (first_clip + row) + 10 * layer + len(name))
+                frames[row, :length] = torch.randn(length, encoder.hidden_size, generator=generator).to(dtype)
+            layers.append(frames)
+        features[name] = EncoderOutput(tuple(layers), torch.tensor(lens))
+    return features
+
+
+def run(projector, encoders, samples, **knobs):
+    """Project toy clips of the given lengths -> (vectors, lens)."""
+    features = toy_features(encoders, samples, **knobs)
+    return projector(features, audio_lens=torch.tensor(samples), sampling_rate=RATE)
+
+
+def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give every parameter a value that its start value (zero, one) would hide."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def assert_batch_equals_alone(projector, encoders, samples, tolerance: float = 5e-6):
+    """A clip in a batch gives what it gives alone; counts are the promised ones; no NaN of the padding shows up."""
+    vectors, lens = run(projector, encoders, samples)
+    assert lens.dtype == torch.int64
+    assert lens.tolist() == [projector.num_tokens(n, RATE) for n in samples]
+    assert vectors.shape == (len(samples), max(lens.tolist()), projector.output_size)
+    for row, n in enumerate(samples):
+        alone, alone_lens = run(projector, encoders, [n], first_clip=row)
+        assert alone_lens.tolist() == [lens[row]]
+        torch.testing.assert_close(vectors[row, : lens[row]], alone[0], atol=tolerance, rtol=tolerance)
+
+
+def assert_every_gradient_is_finite(projector, encoders, samples):
+    """Each parameter gets a gradient, finite in spite of NaN in the padding, and not zero throughout."""
+    vectors, lens = run(projector, encoders, samples)
+    valid = torch.arange(vectors.shape[1]) < lens[:, None]
+    torch.manual_seed(0)
+    vectors[valid].mul(torch.randn(int(lens.sum()), vectors.shape[2])).sum().backward()
+    for name, parameter in projector.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
