@@ -1,0 +1,1 @@
+"""Frozen audio encoders, the trainable projector, and the module that joins them."""

@@ -1,0 +1,79 @@
+"""Read a few tensors of a Hugging Face checkpoint - a folder or a hub id - without loading the rest of it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+
+SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+
+
+def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Tensors ``names`` of one sub-module of a checkpoint, on the CPU, in their stored dtype.
+
+    ``prefixes``: what the checkpoint may put before every name; the first under which all of them are found counts.
+    Safetensors are preferred, one file or shards; ``pytorch_model.bin`` is read with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: none of the three kinds of weight files is there.
+        ValueError: tensors are missing in them.
+    """
+    names = list(names)
+    location = _locate(path_or_id)
+    if location is None:
+        raise FileNotFoundError(
+            f"'{path_or_id}': no {SINGLE}, {INDEX} or {PICKLE} there. Give a folder that holds one of them or a hub "
+            "id 'owner/name' (which needs network access, or a filled cache when HF_HUB_OFFLINE is set)"
+        )
+    kind, file = location
+    if kind == PICKLE:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        prefix = _prefix(path_or_id, names, set(tensors), prefixes)
+        return {name: tensors[prefix + name] for name in names}
+    if kind == INDEX:
+        shards = json.loads(file.read_text())["weight_map"]
+    else:
+        with safe_open(file, "pt") as tensors:
+            shards = dict.fromkeys(tensors.keys(), SINGLE)
+    prefix = _prefix(path_or_id, names, set(shards), prefixes)
+    found = {}
+    for shard in sorted({shards[prefix + name] for name in names}):
+        shard_file = _find(path_or_id, shard)
+        if shard_file is None:
+            raise FileNotFoundError(f"'{path_or_id}': {INDEX} names the shard '{shard}', which is not there")
+        with safe_open(shard_file, "pt") as tensors:
+            found |= {n: tensors.get_tensor(prefix + n) for n in names if shards[prefix + n] == shard}
+    return found
+
+
+def _locate(path_or_id: str) -> tuple[str, Path] | None:
+    for kind in (SINGLE, INDEX, PICKLE):
+        file = _find(path_or_id, kind)
+        if file is not None:
+            return kind, file
+    return None
+
+
+def _find(path_or_id: str, name: str) -> Path | None:
+    folder = Path(path_or_id).expanduser()
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    try:
+        return Path(hf_hub_download(path_or_id, name))
+    except EntryNotFoundError:
+        return None
+
+
+def _prefix(path_or_id: str, names: list[str], stored: set[str], prefixes: tuple[str, ...]) -> str:
+    best = min(prefixes, key=lambda prefix: sum(prefix + name not in stored for name in names))
+    missing = [name for name in names if best + name not in stored]
+    if missing:
+        raise ValueError(
+            f"'{path_or_id}': {len(missing)} of {len(names)} tensors are not in the checkpoint, first '{missing[0]}' "
+            f"(looked for with the prefixes {list(prefixes)}; the checkpoint starts with {sorted(stored)[:3]})"
+        )
+    return best

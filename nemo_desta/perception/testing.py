@@ -1,0 +1,77 @@
+"""Small encoders with random weights in the real checkpoint formats, for tests and dry runs."""
+
+from pathlib import Path
+
+import torch
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
+
+WHISPER_FRAMES_PER_SEC = 50
+
+
+def tiny_whisper(
+    folder: str | Path,
+    *,
+    hidden_size: int = 32,
+    num_layers: int = 3,
+    num_heads: int = 2,
+    num_mel_bins: int = 80,
+    window_secs: float = 30.0,
+    seed: int = 0,
+) -> str:
+    """Write a whole Whisper (a decoder is there too) in Hugging Face form; returns the folder."""
+    config = WhisperConfig(
+        d_model=hidden_size,
+        encoder_layers=num_layers,
+        encoder_attention_heads=num_heads,
+        encoder_ffn_dim=2 * hidden_size,
+        decoder_layers=1,
+        decoder_attention_heads=num_heads,
+        decoder_ffn_dim=2 * hidden_size,
+        num_mel_bins=num_mel_bins,
+        max_source_positions=round(window_secs * WHISPER_FRAMES_PER_SEC),
+        max_target_positions=16,
+        vocab_size=32,
+        init_std=0.1,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = WhisperForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=num_mel_bins, chunk_length=round(window_secs)).save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_beats(
+    path: str | Path,
+    *,
+    hidden_size: int = 48,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    embed_dim: int = 32,
+    num_classes: int = 0,
+    seed: int = 0,
+) -> str:
+    """Write a BEATs checkpoint in the public form, fine-tuned if ``num_classes``; returns the path."""
+    config = BeatsConfig(
+        encoder_layers=num_layers,
+        encoder_embed_dim=hidden_size,
+        encoder_ffn_embed_dim=2 * hidden_size,
+        encoder_attention_heads=num_heads,
+        embed_dim=embed_dim,
+        finetuned_model=num_classes > 0,
+        predictor_class=num_classes or BeatsConfig.predictor_class,
+    )
+    names = {number: f"class {number}" for number in range(num_classes)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Beats(config, label_dict=names or None)
+    model.save_checkpoint(path)
+    return str(path)
