@@ -1,0 +1,221 @@
+"""Trains the demo's small language model: Qwen3 architecture, own tokenizer and chat template, text made on the spot.
+
+    python -m nemo_desta.demo.llm --out FOLDER [--steps 3000] [--seed 0] [--seconds 30 for a miniature]
+
+Writes a Hugging Face folder and ``training.json`` with the seed, the command, the gates and the weights' checksum.
+Gates (on the weights as saved, in fp32): attribute accuracy and text cascade, each at least ``GATE``.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from nemo_desta.demo.llm_data import conversation, encoded_conversations
+from nemo_desta.demo.llm_gates import measure
+
+log = logging.getLogger(__name__)
+
+ASSET = Path(__file__).parent / "assets" / "llm"
+GATE = 0.98
+VOCABULARY = 1200
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+TOKENS_PER_BATCH = 2048
+
+#: ChatML. Earlier answers lose their think block; ``enable_thinking=False`` closes an empty one in the prompt.
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{%- set text = message['content'] %}"
+    "{%- if message['role'] == 'assistant' and '</think>' in text %}"
+    "{%- set text = text.split('</think>')[-1].lstrip('\\n') %}"
+    "{%- endif %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + text + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    "{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}"
+    "{{- '<think>\\n\\n</think>\\n\\n' }}"
+    "{%- endif %}"
+    "{%- endif %}"
+)
+
+
+def train(
+    out: Path, *, seed: int = 0, steps: int = 3000, seconds: float | None = None, learning_rate: float = 2e-3
+) -> dict[str, Any]:
+    """Trains, saves to ``out`` and measures; returns the record that is also written to ``out/training.json``.
+
+    ``seconds`` ends the run early (the learning rate follows whichever of steps and seconds is further).
+    """
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(seed)
+    # fp32 and plain attention: on a CPU without AMX, bf16 autocast and sdpa are slower for so small a model
+    model = Qwen3ForCausalLM(model_config(tokenizer))
+    model.set_attn_implementation("eager")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    started, step, tokens = time.monotonic(), 0, 0
+    bar = tqdm(total=steps, desc="small LLM", unit="step", mininterval=5.0)
+    for ids, supervised in _batches(tokenizer, seed):
+        progress = step / steps
+        if seconds is not None:
+            progress = max(progress, (time.monotonic() - started) / seconds)
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+            )
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, D)
+        logits = model.lm_head(hidden[:, :-1][supervised[:, 1:]])
+        loss = F.cross_entropy(logits, ids[:, 1:][supervised[:, 1:]])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step, tokens = step + 1, tokens + ids.numel()
+        bar.update()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{tokens / (time.monotonic() - started):.0f}")
+    bar.close()
+    record = {
+        "command": f"python -m nemo_desta.demo.llm --seed {seed} --steps {steps}"
+        + (f" --seconds {seconds:g}" if seconds is not None else ""),
+        "seed": seed,
+        "steps": step,
+        "tokens": tokens,
+        "seconds": round(time.monotonic() - started),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    _save(model, tokenizer, out)
+    record["sha256"] = sha256(out / "model.safetensors")
+    record["gates"] = measure(*load(out))
+    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def load(folder: Path = ASSET) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """The model in fp32 eval mode and its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
+
+
+def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on generated conversations, with the chat template."""
+    rng = random.Random(f"{seed}/tokenizer")
+    texts = ("\n".join(message["content"] for message in conversation(rng)) for _ in range(12000))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokens = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
+    """About 1.85 M parameters, 3.7 MB in bf16."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=48,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.04,
+    )
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless batches (ids (B, L), supervised (B, L)) of about ``TOKENS_PER_BATCH`` positions, like lengths together.
+
+    Right padding needs no mask in a causal model: no supervised position sees it.
+    """
+    pool = 0
+    while True:
+        rng = random.Random(f"{seed}/pool/{pool}")
+        rows = sorted(encoded_conversations(tokenizer, rng, 1024), key=lambda row: len(row[0]))
+        batches, batch = [], []
+        for row in rows:
+            if batch and len(row[0]) * (len(batch) + 1) > TOKENS_PER_BATCH:
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        batches.append(batch)
+        rng.shuffle(batches)
+        for batch in batches:
+            width = max(len(ids) for ids, _ in batch)
+            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+            supervised = torch.zeros((len(batch), width), dtype=torch.bool)
+            for i, (row_ids, row_supervised) in enumerate(batch):
+                ids[i, : len(row_ids)] = torch.tensor(row_ids)
+                supervised[i, : len(row_ids)] = torch.tensor(row_supervised)
+            yield ids, supervised
+        pool += 1
+
+
+def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    model.generation_config.update(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    # transformers 5 writes a class name that transformers 4 does not know, and the template as a file of its own
+    config_file = out / "tokenizer_config.json"
+    config = json.loads(config_file.read_text())
+    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": tokenizer.chat_template}
+    config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    (out / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Command line; exit status 1 when a gate fails (not asked of a miniature, ``--seconds``)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seconds", type=float, help="stop after this time: a miniature")
+    args = parser.parse_args()
+    record = train(args.out, seed=args.seed, steps=args.steps, seconds=args.seconds)
+    print(json.dumps(record, indent=2))
+    failed = [name for name in ("attributes", "text_cascade") if record["gates"][name] < GATE]
+    if failed and args.seconds is None:
+        raise SystemExit(f"gate failed: {', '.join(failed)} below {GATE}; train longer (--steps) or change the seed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Training text of the demo's small language model: random descriptions, conversations about them, token ids.
+
+Every description is ``describe`` of a random row, so the model reads what the recipes write. A conversation is one to
+three questions about one description; the prompt is ``description + "\\n" + question``, which is what the audio
+pipeline renders with the clip in the description's place.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from nemo_desta.demo.prompts import YES_NO, Prompt, formats_of, make_prompt, true_answer
+from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, gold, tasks_of
+from nemo_desta.recipes.describe import describe
+
+SYSTEM_PROMPTS = ("You are a helpful assistant.", "Focus on the audio clips and instructions.", "Listen and answer.")
+FORMAT_WEIGHTS = {"plain": 42, "short": 12, "caps": 12, "json": 10, "prefix": 6, "end": 6, "think": 6, "chatty": 6}
+
+_SUBJECTS = "kids dogs birds people farmers girls boys horses friends teachers workers cats".split()
+_VERBS = "talking sitting playing running waiting singing sleeping walking standing working eating".split()
+_PLACES = "the door|the river|the house|the garden|a table|the school|the big tree|a window|the station".split("|")
+_COMMON = (
+    "the of and to in is that it was for on are as with his they at be this from have or by one had not but what all "
+    "were when we there can an your which their said if do will each about how up out them then she many some so "
+    "these would other into has more her two like him see time could no make than first been its who now people my "
+    "made over did down only way find use may water long little very after words called just where most know get "
+    "through back much before go good new write our me man too any day same right look think also around another "
+    "came come work three word must because does part even place well such here take why things help put years "
+    "different away again off went old number great tell men say small every found still between name should home "
+    "big give air line set own under read last never us left end along while might next sound below saw something "
+    "thought both few those always looked show large often together asked house don't world going want young father"
+).split()
+_SYLLABLES = "ba be do fa gri hon ing ka lo mer na os pre qui ra sen to un ver wi xa yel zo ch th sh mister ed".split()
+#: Combinations of attributes as the public corpora have them; the rest is drawn freely.
+_REAL_STYLES = ("digit", "emotion", "audiobook", "sound")
+
+
+def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
+    """A made-up manifest row. ``style``: one of digit, emotion, audiobook, sound as the public corpora have them."""
+    style = style or rng.choices((*_REAL_STYLES, "speech", "free sound", "music"), (12, 12, 6, 15, 30, 10, 15))[0]
+    row: dict[str, Any] = {"id": "made-up", "domain": "speech", "transcript": None, "duration": rng.uniform(0.2, 9.0)}
+    if style in ("sound", "free sound"):
+        row |= {"domain": "sound", "attributes": _sound(rng, style == "sound")}
+    elif style == "music":
+        row |= {"domain": "music", "attributes": _some(rng, {"instrument": 0.95, "tempo": 0.7, "melody": 0.6})}
+    elif style == "digit":
+        digit = rng.randrange(10)
+        row |= {"transcript": DIGITS[digit], "duration": rng.uniform(0.1, 2.0)}
+        row["attributes"] = _values(rng, ("gender", "accent")) | {"digit": digit}
+    elif style == "emotion":
+        row["transcript"] = rng.choice(SENTENCES["English"][:2])
+        row["attributes"] = _values(rng, ("gender", "accent", "emotion", "intensity"))
+        row["attributes"]["accent"] = "North American English"
+    elif style == "audiobook":
+        row["transcript"] = rng.choice((None, _text(rng)))
+        row["duration"] = rng.uniform(1.5, 25.0)
+        row["attributes"] = {"gender": rng.choice(TASKS["gender"].values)}
+        if rng.random() < 0.3:
+            row["attributes"]["accent"] = "American English"
+        row["attributes"]["style"] = "read audiobook"
+    else:
+        row |= _speech(rng)
+    return row
+
+
+def random_prompts(row: dict[str, Any], rng: random.Random, count: int) -> list[Prompt]:
+    """Different questions about one row in training wordings; a few ask for what the row does not hold."""
+    known = tasks_of(row)
+    asked = rng.sample(known, min(count, len(known)))
+    prompts = []
+    for task in asked:
+        if rng.random() < 0.03:
+            missing = [t for t in TASKS if t not in known and TASKS[t].domain in (row["domain"], "any")]
+            task = rng.choice(missing or [task])
+        truth = gold(row, task)
+        kinds = {"value": 55, "describe": 6}
+        if task in YES_NO and truth in (TASKS[task].values or ()):
+            kinds |= {"yes_no": 36, "choice": 8}
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
+        allowed = formats_of(task, kind)
+        format = rng.choices(allowed, [FORMAT_WEIGHTS[name] for name in allowed])[0]
+        prompts.append(make_prompt(task, kind, format, truth=truth, wording=None, format_wording=None, rng=rng))
+    return prompts
+
+
+def conversation(rng: random.Random) -> list[dict[str, str]]:
+    """Chat messages: perhaps a system prompt, then one to three questions with their true answers."""
+    row = random_row(rng)
+    prompts = random_prompts(row, rng, rng.choices((1, 2, 3), (40, 30, 30))[0])
+    messages = [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}] if rng.random() < 0.12 else []
+    for number, prompt in enumerate(prompts):
+        content = prompt.text if number else f"{describe(row)}\n{prompt.text}"
+        messages += [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": true_answer(row, prompt)},
+        ]
+    return messages
+
+
+def encode(
+    messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerFast, *, empty_think: bool = False
+) -> tuple[list[int], list[bool]]:
+    """Token ids of a conversation and which of them are supervised: the answers and the ends of their turns.
+
+    Equals the chat template's rendering of each turn's generation prompt followed by the raw answer; the pieces are
+    tokenised apart, as in training on audio. In a later prompt the template has dropped earlier think blocks, so
+    only conversations whose earlier answers have none may hold several turns. ``empty_think``: the last answer
+    follows an empty think block (``enable_thinking=False``) and is the only supervised one.
+    """
+    ids: list[int] = []
+    supervised: list[bool] = []
+
+    def add(text: str, target: bool = False) -> None:
+        piece = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids.extend(piece)
+        supervised.extend([target] * len(piece))
+
+    for number, message in enumerate(messages):
+        last = number == len(messages) - 1
+        if message["role"] != "assistant":
+            add(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n")
+            continue
+        block = "<think>\n\n</think>\n\n" if last and empty_think else ""
+        add(f"<|im_start|>assistant\n{block}")
+        add(f"{message['content']}<|im_end|>", target=last or not empty_think)
+        add("\n")
+    return ids, supervised
+
+
+def encoded_conversations(
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int
+) -> Iterator[tuple[list[int], list[bool]]]:
+    """``count`` random conversations as (ids, supervised); think blocks only in a last answer."""
+    made = 0
+    while made < count:
+        messages = conversation(rng)
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        if any(answer.startswith("<think>") for answer in answers[:-1]):
+            continue
+        thinks = answers[-1].startswith("<think>")
+        yield encode(messages, tokenizer, empty_think=not thinks and rng.random() < 0.15)
+        made += 1
+
+
+def _values(rng: random.Random, names: Sequence[str]) -> dict[str, Any]:
+    return {name: rng.choice(TASKS[name].values) for name in names}
+
+
+def _some(rng: random.Random, chances: dict[str, float]) -> dict[str, Any]:
+    """Random values of a random subset of attributes, in random order; at least one."""
+    names = [name for name, chance in chances.items() if rng.random() < chance] or [next(iter(chances))]
+    rng.shuffle(names)
+    return _values(rng, names)
+
+
+def _sound(rng: random.Random, real: bool) -> dict[str, str]:
+    names = list(SOUND_GROUPS)
+    sound = rng.choice(names[:10] if real else names)
+    attributes = {"sound_class": sound, "sound_group": SOUND_GROUPS[sound]}
+    if not real:
+        keep = rng.choices((["sound_class", "sound_group"], ["sound_class"], ["sound_group"]), (6, 4, 1))[0]
+        attributes = {name: attributes[name] for name in rng.sample(keep, len(keep))}
+    return attributes
+
+
+def _speech(rng: random.Random) -> dict[str, Any]:
+    """Free speech: a word, a sentence in some language, or any text; any subset of attributes in any order."""
+    chances = {"gender": 0.8, "accent": 0.4, "emotion": 0.4, "intensity": 0.2, "style": 0.2}
+    chances |= {"language": 0.5, "speaking_speed": 0.5, "pitch": 0.5}
+    attributes = _some(rng, chances)
+    kind = rng.choices(("digit", "command", "sentence", "grammar", "text", "none"), (30, 15, 22, 15, 10, 8))[0]
+    if kind == "digit":
+        digit = rng.randrange(10)
+        if rng.random() < 0.4:
+            attributes["digit"] = digit
+        return {"transcript": DIGITS[digit], "attributes": attributes}
+    if kind == "sentence":
+        language = attributes.get("language") or rng.choice(list(SENTENCES))
+        return {"transcript": rng.choice(SENTENCES[language]), "attributes": attributes}
+    text = None
+    if kind == "command":
+        text = rng.choice(COMMANDS)
+    elif kind == "grammar":
+        text = f"{rng.choice(_SUBJECTS).capitalize()} are {rng.choice(_VERBS)} by {rng.choice(_PLACES)}."
+    elif kind == "text":
+        text = _text(rng)
+    return {"transcript": text, "attributes": attributes}
+
+
+def _text(rng: random.Random) -> str:
+    """Common and invented words, up to the length of an audiobook sentence."""
+    words = []
+    for _ in range(rng.choice((3, 5, 8, 12, 20, 32))):
+        common = rng.random() < 0.75
+        words.append(rng.choice(_COMMON) if common else "".join(rng.sample(_SYLLABLES, rng.choice((2, 2, 3)))))
+        if rng.random() < 0.08:
+            words[-1] += ","
+    text = " ".join(words)
+    return text[:1].upper() + text[1:] + rng.choice((".", ""))

@@ -1,0 +1,123 @@
+"""What the small language model can do, measured on made-up descriptions: the gates of its training."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from nemo_desta.demo.llm_data import random_row
+from nemo_desta.demo.prompts import FORMATS, YES_NO, Prompt, follows_format, formats_of, make_prompt, true_answer
+from nemo_desta.demo.world import TASKS, gold, parse_answer, parse_yes_no, tasks_of
+from nemo_desta.recipes.describe import describe
+
+#: style of a made-up row -> tasks of the text cascade: what the real-audio run asks about such rows
+CASCADE = {
+    "digit": ("digit", "gender", "accent"),
+    "emotion": ("emotion", "gender"),
+    "audiobook": ("gender",),
+    "sound": ("sound_class",),
+}
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int = 240, seed: int = 1
+) -> dict[str, Any]:
+    """Shares in [0, 1], each over about ``count`` prompts.
+
+    ``attributes``: right value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
+    wordings never trained. ``text_cascade``: right value, plain first wording, rows as the public corpora have them.
+    ``yes_no``: right verdict. ``transcript``: exact text. ``formats``: per format [share obeyed, share exactly right].
+    """
+    rng = random.Random(f"{seed}/gates")
+    cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {}
+    cases["attributes"] = [_value_case(rng, wording=None) for _ in range(count)]
+    cases["held_out_wordings"] = [_value_case(rng, wording=-1) for _ in range(count)]
+    cases["text_cascade"] = [
+        (random_row(rng, style), make_prompt(task))
+        for style, tasks in CASCADE.items()
+        for task in tasks
+        for _ in range(count // 6)
+    ]
+    cases["yes_no"] = [_case(rng, "yes_no", "plain", list(YES_NO)) for _ in range(count)]
+    cases["transcript"] = [_case(rng, "value", "plain", ["transcript"]) for _ in range(count // 2)]
+    for format in FORMATS:
+        cases[f"formats/{format}"] = [_case(rng, "value", format, None) for _ in range(count // 2)]
+
+    everything = [case for group in cases.values() for case in group]
+    answers = iter(answer(model, tokenizer, [_messages(row, prompt) for row, prompt in everything]))
+    result: dict[str, Any] = {"formats": {}}
+    for name, group in cases.items():
+        verdicts = [_verdict(name, row, prompt, next(answers)) for row, prompt in group]
+        if name.startswith("formats/"):
+            obeyed, exact = (round(sum(v) / len(group), 4) for v in zip(*verdicts, strict=True))
+            result["formats"][name.split("/")[1]] = [obeyed, exact]
+        else:
+            result[name] = round(sum(verdicts) / len(group), 4)
+    return result
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict[str, str]]],
+    *,
+    max_new_tokens: int = 96,
+    batch_size: int = 64,
+    **template: Any,
+) -> list[str]:
+    """Greedy answers to chat conversations, in their order; ``template``: keywords of the chat template."""
+    prompts = [
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
+        for messages in conversations
+    ]
+    ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    answers = [""] * len(ids)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = max(len(ids[i]) for i in chosen)
+        batch = torch.full((len(chosen), width), tokenizer.pad_token_id)
+        mask = torch.zeros((len(chosen), width), dtype=torch.long)
+        for row, i in enumerate(chosen):
+            batch[row, width - len(ids[i]) :] = torch.tensor(ids[i])
+            mask[row, width - len(ids[i]) :] = 1
+        output = model.generate(input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = tokenizer.batch_decode(output[:, width:])
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text.split("<|im_end|>")[0].replace("<|endoftext|>", "")
+    return answers
+
+
+def _messages(row: dict[str, Any], prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"{describe(row)}\n{prompt.text}"}]
+
+
+def _value_case(rng: random.Random, wording: int | None) -> tuple[dict[str, Any], Prompt]:
+    row = random_row(rng)
+    task = rng.choice([task for task in tasks_of(row) if TASKS[task].values])
+    return row, make_prompt(task, wording=wording, rng=rng)
+
+
+def _case(rng: random.Random, kind: str, format: str, tasks: Sequence[str] | None) -> tuple[dict[str, Any], Prompt]:
+    while True:
+        row = random_row(rng)
+        known = [
+            t for t in tasks_of(row) if (t in tasks if tasks else TASKS[t].values) and format in formats_of(t, kind)
+        ]
+        if known:
+            task = rng.choice(known)
+            truth = gold(row, task)
+            return row, make_prompt(task, kind, format, truth=truth, wording=None, format_wording=None, rng=rng)
+
+
+def _verdict(name: str, row: dict[str, Any], prompt: Prompt, text: str) -> Any:
+    if name.startswith("formats/"):
+        return follows_format(prompt.format, text), text == true_answer(row, prompt)
+    if name == "yes_no":
+        return parse_yes_no(text) == parse_yes_no(true_answer(row, prompt))
+    if name == "transcript":
+        return text == true_answer(row, prompt)
+    return parse_answer(prompt.task, text) == gold(row, prompt.task)
