@@ -19,10 +19,10 @@ Message = Mapping[str, Any]
 
 
 class Prompt(NamedTuple):
-    """``ids``: one per text token, `AUDIO_SLOT` per audio. ``audios``: the audio entries in the order of the slots."""
+    """``ids``: one per text token, `AUDIO_SLOT` per audio. ``audios``: the messages' audios, in order of the slots."""
 
     ids: list[int]
-    audios: list[Mapping[str, Any]]
+    audios: list[Any]
 
 
 class Example(NamedTuple):
@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
     ids: list[int]
     prompt_len: int
-    audios: list[Mapping[str, Any]]
+    audios: list[Any]
 
 
 class Draw(NamedTuple):
@@ -71,16 +71,18 @@ class PromptBuilder:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.transcript = transcript or TranscriptConfig()
 
-    def prompt(self, messages: Sequence[Message], *, draw: Draw | None = None) -> Prompt:
+    def prompt(self, messages: Sequence[Message], *, draw: Draw | None = None, check_audios: bool = True) -> Prompt:
         """The ids up to where the LLM starts to answer.
 
         Args:
+            messages: an item of ``audios`` is a mapping with ``audio`` and ``text``, or whatever stands for a clip.
             draw: switches transcript dropout and noise on (training).
+            check_audios: False when the clips come separately: then every tag of a message without audios is a slot.
 
         Raises:
             RowError: tags and audios do not fit, or the template refuses the messages.
         """
-        marked, audios, mark = self._place_audios(messages)
+        marked, audios, mark = self._place_audios(messages, check_audios)
         pieces = re.split(f"{mark}([0-9]+){mark}", self.render(marked))
         texts, slots = pieces[0::2], [int(number) for number in pieces[1::2]]
         if sorted(slots) != list(range(len(audios))):
@@ -88,7 +90,7 @@ class PromptBuilder:
         ids = self.tokenize(texts[0])
         for order, (slot, text) in enumerate(zip(slots, texts[1:], strict=True)):
             ids += [AUDIO_SLOT, *self._transcript_ids(audios[slot], order, draw), *self.tokenize(text)]
-        return Prompt(ids, [audios[slot] for slot in slots])
+        return Prompt(ids, [audios[slot] for slot in slots if audios[slot] is not None])
 
     def example(self, row: Mapping[str, Any], *, draw: Draw | None = None) -> Example:
         """Prompt and target of a row: the raw response, then end of turn unless the row is ``truncated``.
@@ -138,18 +140,20 @@ class PromptBuilder:
             )
         return self.tokenizer.eos_token_id
 
-    def _place_audios(self, messages: Sequence[Message]) -> tuple[list[Message], list[Mapping[str, Any]], str]:
+    def _place_audios(self, messages: Sequence[Message], check_audios: bool) -> tuple[list[Message], list[Any], str]:
         """Messages with a numbered mark at every audio's place, the audios by number, and the mark's character."""
         tag = self.audio_locator_tag
         everything = "".join(message["content"] for message in messages)
         mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in everything)  # private use area
-        audios: list[Mapping[str, Any]] = []
+        audios: list[Any] = []
         untagged = ""
         marked: list[dict[str, Any]] = []
         for number, message in enumerate(messages):
-            entries = list(message.get("audios") or ())
-            places = [f"{mark}{len(audios) + i}{mark}" for i in range(len(entries))]
             content, tags = message["content"], message["content"].count(tag)
+            entries = list(message.get("audios") or ())
+            if not entries and not check_audios and message["role"] != "assistant":
+                entries = [None] * tags
+            places = [f"{mark}{len(audios) + i}{mark}" for i in range(len(entries))]
             if entries and not tags:
                 untagged += "".join(places)
             elif entries or message["role"] != "assistant":
@@ -170,8 +174,8 @@ class PromptBuilder:
             last_user["content"] = untagged + last_user["content"]
         return marked, audios, mark
 
-    def _transcript_ids(self, audio: Mapping[str, Any], order: int, draw: Draw | None) -> list[int]:
-        text = audio.get("text")
+    def _transcript_ids(self, audio: Any, order: int, draw: Draw | None) -> list[int]:
+        text = audio.get("text") if isinstance(audio, Mapping) else None
         if not self.transcript.enabled or not text:
             return []
         if draw is not None:
