@@ -1,0 +1,128 @@
+"""Frozen encoders and the trainable projector as one module: waveforms in, vectors for the LLM out.
+
+Also answers to the names that NeMo's perception modules have. Letters: B clips, S samples, W vectors of the longest
+clip, D LLM width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nemo_desta.perception.encoders.base import AudioEncoder
+from nemo_desta.perception.resample import resample, resampled_length
+from nemo_desta.types import EncoderOutput
+
+QUIET = 1e-8  # mean square below which a clip is silence, whose level cannot be normalised
+
+
+@dataclass(frozen=True)
+class Featurizer:
+    """NeMo's ``preprocessor.featurizer``: what the rest of NeMo asks about the audio input."""
+
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """NeMo's ``preprocessor``."""
+
+    featurizer: Featurizer
+
+
+class FusedPerception(nn.Module):
+    """Runs every encoder on the same clips, each at its own sampling rate, and projects what they say together."""
+
+    def __init__(
+        self,
+        encoders: dict[str, AudioEncoder],
+        projector: nn.Module,
+        sampling_rate: int = 16_000,
+        *,
+        normalize_dbfs: float | None = None,
+    ):
+        """Take ready parts.
+
+        Args:
+            encoders: by the name under which the projector knows them; each is an nn.Module.
+            projector: called as ``projector(features by name, audio_lens=, sampling_rate=)``.
+            sampling_rate: of the audio that `forward` gets.
+            normalize_dbfs: RMS level in dB full scale to which each clip is brought before encoding; None leaves it.
+
+        Raises:
+            ValueError: no encoder, or a name that cannot be part of a parameter name.
+        """
+        super().__init__()
+        if not encoders:
+            raise ValueError("FusedPerception needs at least one encoder, found none")
+        for name in encoders:
+            if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+                raise ValueError(
+                    f"encoder name '{name}' cannot be part of parameter names; use letters, digits and underscores, "
+                    "and none of the methods of a dictionary"
+                )
+        self.encoders = nn.ModuleDict(encoders)
+        self.projector = projector
+        self.sampling_rate = sampling_rate
+        self.normalize_dbfs = normalize_dbfs
+        self.preprocessor = Preprocessor(Featurizer(sampling_rate))
+
+    def forward(
+        self,
+        audio: torch.Tensor | None = None,
+        audio_lens: torch.Tensor | None = None,
+        *,
+        input_signal: torch.Tensor | None = None,
+        input_signal_length: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Perceive a batch of clips.
+
+        Args:
+            audio: (B, S) in [-1, 1] at ``sampling_rate``, whatever beyond each clip's own samples; B may be 0.
+            audio_lens: (B,) int64 samples of each clip.
+            input_signal, input_signal_length: NeMo's names for the same two.
+
+        Returns:
+            vectors (B, W, D) and lens (B,) int64.
+        """
+        audio = input_signal if audio is None else audio
+        audio_lens = input_signal_length if audio_lens is None else audio_lens
+        if audio is None or audio_lens is None:
+            raise TypeError("FusedPerception needs audio and audio_lens (or input_signal and input_signal_length)")
+        if audio_lens.numel() == 0:
+            return audio.new_zeros(0, 0, self.projector.output_size), audio_lens
+        with torch.no_grad():
+            audio = _silence_beyond(audio.float(), audio_lens)
+            if self.normalize_dbfs is not None:
+                audio = _to_level(audio, audio_lens, self.normalize_dbfs)
+            features = {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
+        return self.projector(features, audio_lens=audio_lens, sampling_rate=self.sampling_rate)
+
+    def num_tokens(self, num_samples: int) -> int:
+        """Vectors that one clip of ``num_samples`` samples at ``sampling_rate`` becomes."""
+        return self.projector.num_tokens(num_samples, self.sampling_rate)
+
+    @property
+    def token_equivalent_duration(self) -> float:
+        """Seconds of audio per vector, over a minute; NeMo estimates lengths of batches by it."""
+        return 60 / self.num_tokens(60 * self.sampling_rate)
+
+    def _encode(self, encoder: AudioEncoder, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
+        rate = encoder.sampling_rate
+        if rate == self.sampling_rate:
+            return encoder(audio, audio_lens)
+        return encoder(
+            resample(audio, self.sampling_rate, rate), resampled_length(audio_lens, self.sampling_rate, rate)
+        )
+
+
+def _silence_beyond(audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
+    valid = torch.arange(audio.shape[1], device=audio.device)[None] < audio_lens[:, None]
+    return torch.where(valid, audio, audio.new_zeros(()))
+
+
+def _to_level(audio: torch.Tensor, audio_lens: torch.Tensor, dbfs: float) -> torch.Tensor:
+    """audio: (B, S) zero beyond the clips -> every clip at ``dbfs`` RMS, silent ones as they are."""
+    power = audio.double().square().sum(1) / audio_lens.clamp(min=1)
+    gain = torch.where(power > QUIET, 10 ** (dbfs / 20) / power.clamp(min=QUIET).sqrt(), 1.0)
+    return audio * gain.float()[:, None]
