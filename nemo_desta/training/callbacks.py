@@ -1,8 +1,10 @@
 """What watches a run: speed, numbers that stop being numbers, a polite end on SIGTERM, repeatable randomness."""
 
+import json
 import logging
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,45 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         torch.manual_seed((self.seed * 1_000_003 + done) * 4_099 + trainer.global_rank)
+
+
+class StepLog(Callback):
+    """Appends one JSON line per micro-batch to ``<log dir>/steps.jsonl``: batch, step, loss, rows.
+
+    After a resume, lines beyond the checkpoint are taken back, so the file always tells one uninterrupted run.
+    """
+
+    def __init__(self, name: str = "steps.jsonl") -> None:
+        self.name = name
+        self._file: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        kept = path.read_bytes().splitlines(keepends=True)[:done] if path.exists() else []
+        path.write_bytes(b"".join(line for line in kept if line.endswith(b"\n")))
+        self._file = path.open("a", buffering=1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._file is None:
+            return
+        line = {
+            "batch": trainer.fit_loop.epoch_loop.batch_progress.total.ready,
+            "step": trainer.global_step,
+            "loss": float(trainer.callback_metrics["loss"]),
+            "rows": list(batch["row_ids"]),
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Throughput(Callback):

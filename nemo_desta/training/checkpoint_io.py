@@ -4,6 +4,7 @@ A checkpoint of a stranger is data, never code: unpickling of anything but tenso
 goes to a temporary name first, so that a kill in the middle of a save leaves the previous checkpoint whole.
 """
 
+import enum
 import os
 import pickle
 from collections.abc import Callable
@@ -62,8 +63,10 @@ def _plain(value: Any, where: str) -> Any:
         return tuple(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, (bool, int, float, str)):  # enums and numpy scalars that are also plain
-        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, where)
+    if isinstance(value, (int, float, str)):  # subclasses, numpy's float64 among them
+        return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # numpy scalars
         return value.item()
     raise TypeError(f"{where} is a {type(value).__name__}: checkpoints hold tensors and plain types only")

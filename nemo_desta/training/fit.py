@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.training.callbacks import NaNGuard, PoliteStop, SampleAnswers, StepSeed, Stopped, Throughput
+from nemo_desta.training.callbacks import NaNGuard, PoliteStop, SampleAnswers, StepLog, StepSeed, Stopped, Throughput
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.preflight import preflight
@@ -91,6 +91,7 @@ def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
     check_keys(settings, CALLBACK_KNOBS, "callbacks")
     return [
         StepSeed(seed),
+        StepLog(),
         Throughput(settings.get("throughput_window", 20)),
         NaNGuard(settings.get("nan_patience", 5)),
         SampleAnswers(settings.get("sample_rows", 2), settings.get("sample_max_new_tokens", 64)),
