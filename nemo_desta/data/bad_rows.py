@@ -1,0 +1,91 @@
+"""Keeps the account of rows that could not be used: each is named once, counted by reason, and written to a file."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class TooManyBadRows(RuntimeError):
+    """The share of bad rows is above the limit: something is wrong with the data or its paths."""
+
+
+class BadRowLog:
+    """Lives in the main process of one rank and is fed with batches that were really consumed.
+
+    Args:
+        path: JSON lines file that bad rows are appended to; what it holds is not named again. None: log only.
+        max_share: bad rows / rows seen above which the run stops, once at least ``min_bad_rows`` were bad.
+    """
+
+    def __init__(self, path: str | Path | None = None, *, max_share: float = 0.05, min_bad_rows: int = 20) -> None:
+        self.path = Path(path) if path is not None else None
+        self.max_share = max_share
+        self.min_bad_rows = min_bad_rows
+        self.num_rows = 0  # rows seen, good and bad, every epoch anew
+        self.num_bad = 0
+        self.reasons: Counter[str] = Counter()  # of different rows
+        self._named: set[tuple[str, str]] = set()
+        if self.path is not None and self.path.exists():
+            self._read()
+
+    def update(self, num_good: int, bad_rows: Sequence[Mapping[str, Any]]) -> None:
+        """Account for one consumed batch.
+
+        Raises:
+            TooManyBadRows: the limit is passed.
+        """
+        self.num_rows += num_good + len(bad_rows)
+        self.num_bad += len(bad_rows)
+        new = [row for row in bad_rows if (row["where"], row["reason"]) not in self._named]
+        for row in new:
+            self._named.add((row["where"], row["reason"]))
+            self.reasons[row["reason"]] += 1
+            logger.warning("bad row '%s' (%s), %s: %s", row["id"], row["where"], row["reason"], row["detail"])
+        if new:
+            self._append(new)
+            logger.warning("%s", self.summary())
+        if self.num_bad >= self.min_bad_rows and self.num_bad > self.max_share * self.num_rows:
+            raise TooManyBadRows(
+                f"{self.num_bad} of {self.num_rows} rows could not be used ({self.num_bad / self.num_rows:.1%}; the "
+                f"limit is {self.max_share:.1%}, data.bad_rows.max_share). {self.summary()}. The last one: "
+                f"{bad_rows[-1]['id']}: {bad_rows[-1]['detail']}"
+            )
+
+    def summary(self) -> str:
+        """Counts by reason, most frequent first."""
+        counts = ", ".join(f"{number} {reason}" for reason, number in self.reasons.most_common())
+        where = f" (listed in {self.path})" if self.path is not None else ""
+        return f"different bad rows so far: {counts or 'none'}{where}"
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_rows": self.num_rows, "num_bad": self.num_bad}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self.num_rows, self.num_bad = state["num_rows"], state["num_bad"]
+
+    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+
+    def _read(self) -> None:
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        if text and not text.endswith("\n"):
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write("\n")
+        for line in text.splitlines():
+            try:
+                row = json.loads(line)
+                key = (row["where"], row["reason"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run; its row will be named again
+            if key not in self._named:
+                self._named.add(key)
+                self.reasons[key[1]] += 1

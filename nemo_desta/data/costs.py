@@ -1,0 +1,123 @@
+"""What a row costs the LLM: text tokens plus audio tokens, known before any audio is decoded."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nemo_desta.data.audio_io import count_samples
+from nemo_desta.data.prompting import Example, PromptBuilder
+from nemo_desta.data.rows import Row, RowError, audio_entries
+from nemo_desta.data.sources import RowSource
+
+#: Rows of each source that the estimate of characters per token is taken from, evenly spread.
+CALIBRATION_ROWS = 256
+
+
+class RowRef(NamedTuple):
+    """A row by number: ``index`` in source ``source``."""
+
+    source: int
+    index: int
+
+
+class RowCosts:
+    """Tokens of a row, remembered once computed (4 bytes per row).
+
+    Args:
+        num_audio_tokens: vectors that a clip of so many samples becomes.
+        max_row_tokens: a longer row is bad (it fits into no batch). max_target_tokens: likewise for the target alone.
+        text_tokens: "exact" tokenises every row once; "estimate" divides its characters by a cautious ratio measured
+            on rows of each source: for corpora of millions of rows on many GPUs, where every rank plans all batches.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[RowSource],
+        prompts: PromptBuilder,
+        num_audio_tokens: Callable[[int], int],
+        *,
+        sampling_rate: int,
+        max_row_tokens: int,
+        max_target_tokens: int | None = None,
+        text_tokens: str = "exact",
+    ) -> None:
+        self.sources = sources
+        self.prompts = prompts
+        self.num_audio_tokens = num_audio_tokens
+        self.sampling_rate = sampling_rate
+        self.max_row_tokens = max_row_tokens
+        self.max_target_tokens = max_target_tokens
+        self._known = [np.zeros(len(source), dtype=np.int32) for source in sources]
+        self._chars_per_token = self._calibrate() if text_tokens == "estimate" else None
+
+    def tokens(self, ref: RowRef) -> int:
+        """Positions that the row takes in the LLM.
+
+        Raises:
+            RowError: the row cannot be used.
+        """
+        known = self._known[ref.source]
+        if not known[ref.index]:
+            known[ref.index] = self._compute(ref)
+        return int(known[ref.index])
+
+    def _compute(self, ref: RowRef) -> int:
+        source = self.sources[ref.source]
+        row = source.row(ref.index)
+        audio = sum(self.num_audio_tokens(n) for n in self._num_samples(source, ref.index, row))
+        if self._chars_per_token is None:
+            example = self.prompts.example(row)
+            check_target(example, self.max_target_tokens)
+            text = len(example.ids) - len(example.audios)
+        else:
+            text = self._estimate(row)
+        if audio + text > self.max_row_tokens:
+            raise RowError(
+                "too_long",
+                f"{audio} audio + {text} text tokens do not fit into a batch of {self.max_row_tokens} tokens; "
+                "shorten the row or raise batch_tokens",
+            )
+        return audio + text
+
+    def _num_samples(self, source: RowSource, index: int, row: Row) -> list[int]:
+        entries = audio_entries(row)
+        if all(entry.get("duration") is not None for entry in entries):
+            return [max(1, round(entry["duration"] * self.sampling_rate)) for entry in entries]
+        return [count_samples(file, self.sampling_rate) for file in source.audio_files(index, row)]
+
+    def _estimate(self, row: Row) -> int:
+        chars, overhead = _text_size(row)
+        return overhead + math.ceil(chars / self._chars_per_token)
+
+    def _calibrate(self) -> float:
+        """Characters per token that nine of ten sampled rows exceed: estimates err towards too many tokens."""
+        ratios = []
+        spread = [(s, i) for s in self.sources for i in range(0, len(s), max(1, len(s) // CALIBRATION_ROWS))]
+        for source, index in spread:
+            try:
+                row = source.row(index)
+                example = self.prompts.example(row)
+            except RowError:
+                continue
+            chars, overhead = _text_size(row)
+            ratios.append(chars / max(1, len(example.ids) - len(example.audios) - overhead))
+        return float(np.quantile(ratios, 0.1)) if ratios else 1.0
+
+
+def check_target(example: Example, max_target_tokens: int | None) -> None:
+    """Raise `RowError` when the target is longer than the limit."""
+    length = len(example.ids) - example.prompt_len
+    if max_target_tokens is not None and length > max_target_tokens:
+        raise RowError(
+            "target_too_long",
+            f"the target has {length} tokens, the limit is {max_target_tokens} (max_target_tokens); nothing is cut",
+        )
+
+
+def _text_size(row: Row) -> tuple[int, int]:
+    """Characters of a row, and tokens that the template adds around its messages (about five each)."""
+    transcripts = sum(len(entry.get("text") or "") for entry in audio_entries(row))
+    chars = len(row["response"]) + transcripts + sum(len(message["content"]) for message in row["messages"])
+    return chars, 5 * (len(row["messages"]) + 1)

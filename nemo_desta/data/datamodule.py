@@ -1,0 +1,218 @@
+"""The Lightning side of the data: loaders from the config section ``data``, and a position that resumes exactly."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import ConfigError
+from nemo_desta.data.bad_rows import BadRowLog
+from nemo_desta.data.costs import RowCosts
+from nemo_desta.data.dataset import Batch, RowDataset
+from nemo_desta.data.loader import PlanLoader, SizedPlanLoader
+from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.data.sampler import BatchPlan
+from nemo_desta.data.settings import LoaderSettings, parse_data
+from nemo_desta.data.sources import open_input_cfg
+
+logger = logging.getLogger(__name__)
+
+
+class DestaDataModule(LightningDataModule):
+    """Training and validation loaders over DeSTA rows.
+
+    Args:
+        cfg: the ``data`` section (see `nemo_desta.data.settings`).
+        tokenizer: the LLM's; only needed without ``prompts``.
+        num_audio_tokens: vectors that a clip of so many samples becomes (``model.num_audio_tokens``).
+        prompts: how rows become ids (``model.prompts``).
+        log_dir: where ``bad_rows.jsonl`` is written; without it bad rows are only logged.
+    """
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any] | DictConfig,
+        tokenizer: Any = None,
+        num_audio_tokens: Callable[[int], int] | None = None,
+        sampling_rate: int = 16_000,
+        *,
+        prompts: PromptBuilder | None = None,
+        log_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(cfg, DictConfig):
+            cfg = OmegaConf.to_container(cfg, resolve=True)
+        if num_audio_tokens is None or (tokenizer is None and prompts is None):
+            raise TypeError("DestaDataModule needs num_audio_tokens, and prompts or a tokenizer")
+        self.settings = parse_data(cfg)
+        self.prompts = prompts or PromptBuilder(tokenizer)
+        self.num_audio_tokens = num_audio_tokens
+        self.sampling_rate = sampling_rate
+        self.log_dir = Path(log_dir) if log_dir is not None else None
+        self._next = (0, 0)  # epoch and number of the first batch that no step has taken
+        self._in_step: tuple[int, int, bool] | None = None  # position of the batch that a step took last
+        self._saved_plan: dict[str, Any] | None = None
+        self._saved_bad_rows: dict[str, int] | None = None
+        self._plan: BatchPlan | None = None
+        self._bad_rows: BadRowLog | None = None
+
+    @property
+    def validation_names(self) -> list[str]:
+        """Names of the validation sets, in the order of their loaders."""
+        return list(self.settings.validation)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, batches of it that are done): where training goes on."""
+        return _after(self._in_step) if self._in_step is not None and self._step_is_done() else self._next
+
+    def train_dataloader(self) -> PlanLoader:
+        if self.settings.train is None:
+            raise ConfigError("data.train_ds is not given")
+        _repair_progress(self.trainer)
+        settings = self.settings.train
+        self._plan, dataset = self._open(settings, seed=settings.seed)
+        self._adopt_position(self._plan)
+        return PlanLoader(
+            self._plan,
+            dataset,
+            position=lambda: self.position,
+            num_workers=settings.num_workers,
+            prefetch_factor=settings.prefetch_factor,
+        )
+
+    def val_dataloader(self) -> list[SizedPlanLoader]:
+        loaders = []
+        for settings in self.settings.validation.values():
+            plan, dataset = self._open(settings, seed=None)
+            workers = {"num_workers": settings.num_workers, "prefetch_factor": settings.prefetch_factor}
+            loaders.append(SizedPlanLoader(plan, dataset, **workers))
+        return loaders
+
+    def num_train_batches(self, epoch: int = 0) -> int:
+        """Steps that one epoch takes; looks at every row once."""
+        if self.settings.train is None:
+            raise ConfigError("data.train_ds is not given")
+        return self._open(self.settings.train, seed=None)[0].num_batches(epoch)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Called by Lightning right before a step takes the batch: here, and nowhere earlier, it counts."""
+        if self.trainer.training:
+            if self._in_step is not None:
+                self._next = _after(self._in_step)
+            self._in_step = batch["position"]
+            self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
+        elif batch["bad_rows"]:
+            self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
+        return batch
+
+    @property
+    def bad_rows(self) -> BadRowLog:
+        """The account of rows that could not be used, one per rank."""
+        if self._bad_rows is None:
+            settings, rank = self.settings.bad_rows, self._rank_and_size()[0]
+            path = Path(settings.path) if settings.path else self.log_dir and self.log_dir / "bad_rows.jsonl"
+            if path and rank > 0:
+                path = path.with_suffix(f".{rank}{path.suffix}")
+            self._bad_rows = BadRowLog(path, max_share=settings.max_share, min_bad_rows=settings.min_bad_rows)
+            if self._saved_bad_rows is not None:
+                self._bad_rows.load_state_dict(self._saved_bad_rows)
+        return self._bad_rows
+
+    def state_dict(self) -> dict[str, Any]:
+        epoch, batches = self.position
+        return {
+            "epoch": epoch,
+            "batches_done": batches,
+            "bad_rows": self.bad_rows.state_dict(),
+            "plan": _fingerprint(self._plan) if self._plan is not None else self._saved_plan,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._next, self._in_step = (state_dict["epoch"], state_dict["batches_done"]), None
+        self._saved_plan, self._saved_bad_rows = state_dict["plan"], state_dict["bad_rows"]
+        self._bad_rows = None
+
+    def _open(self, settings: LoaderSettings, *, seed: int | None) -> tuple[BatchPlan, RowDataset]:
+        items = settings.input_cfg
+        if isinstance(items, str):
+            items = OmegaConf.to_container(OmegaConf.load(items), resolve=True)
+        weighted = open_input_cfg(items or [], self.settings.audio_roots)
+        sources = [item.source for item in weighted]
+        costs = RowCosts(
+            sources,
+            self.prompts,
+            self.num_audio_tokens,
+            sampling_rate=self.sampling_rate,
+            max_row_tokens=settings.batch_tokens,
+            max_target_tokens=settings.max_target_tokens,
+            text_tokens=settings.text_tokens,
+        )
+        rank, size = self._rank_and_size()
+        plan = BatchPlan(weighted, costs.tokens, settings.plan(), rank=rank, num_ranks=size)
+        dataset = RowDataset(
+            sources,
+            self.prompts,
+            sampling_rate=self.sampling_rate,
+            max_target_tokens=settings.max_target_tokens,
+            seed=seed,
+        )
+        return plan, dataset
+
+    def _rank_and_size(self) -> tuple[int, int]:
+        """This process among the data-parallel ones (tensor-parallel ranks of one group read the same data)."""
+        found = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (found["rank"], found["num_replicas"]) if found else (0, 1)
+
+    def _step_is_done(self) -> bool:
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.processed == progress.ready
+
+    def _adopt_position(self, plan: BatchPlan) -> None:
+        """Say so when the loaded position belongs to another plan: the rest of its epoch cannot be the same."""
+        saved, self._saved_plan = self._saved_plan, None
+        if saved is None or saved == (current := _fingerprint(plan)):
+            return
+        changes = [
+            f"{key} was {saved.get(key)}, is {value}" for key, value in current.items() if saved.get(key) != value
+        ]
+        epoch, batches = self._next
+        self._next = (epoch, batches * saved["num_ranks"] // current["num_ranks"])
+        logger.warning(
+            "this resume is not exact (%s): going on at batch %d of epoch %d of the new plan, so some rows of that "
+            "epoch may come twice or not at all",
+            "; ".join(changes),
+            self._next[1],
+            epoch,
+        )
+
+
+def _after(position: tuple[int, int, bool]) -> tuple[int, int]:
+    epoch, number, is_last = position
+    return (epoch + 1, 0) if is_last else (epoch, number + 1)
+
+
+def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
+    """What a plan depends on, as plain values."""
+    return {
+        **vars(plan.settings),
+        "num_ranks": plan.num_ranks,
+        "rows": [[item.source.name, len(item.source), item.share] for item in plan.sources],
+    }
+
+
+def _repair_progress(trainer: Any) -> None:
+    """Count the batch that a checkpoint was saved after.
+
+    Lightning 2.4 saves in ``on_train_batch_end``, before it counts that batch as completed, and restarts one batch too
+    low: gradient accumulation would then close its windows one batch late.
+    """
+    if trainer is None:
+        return
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    for count in (progress.current, progress.total):
+        if count.processed == count.ready:
+            count.completed = count.processed

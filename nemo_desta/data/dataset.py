@@ -1,0 +1,116 @@
+"""A planned batch to tensors: reads rows, renders prompts, loads audio. Runs in the loader's workers.
+
+Letters: B rows, L text positions, A clips of all rows, S samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from nemo_desta.data.audio_io import load_audio
+from nemo_desta.data.costs import RowRef, check_target
+from nemo_desta.data.prompting import Draw, PromptBuilder
+from nemo_desta.data.rows import RowError
+from nemo_desta.data.sampler import PlannedBatch, bad_row
+from nemo_desta.data.sources import RowSource
+
+Batch = dict[str, Any]
+
+#: Row id of the stand-in of a batch without usable rows.
+FILLER_ID = "<filler>"
+
+
+class LoadedRow(NamedTuple):
+    """``ids``: with one AUDIO_SLOT per clip. ``clips``: float32 (S,) each, in the order of the slots."""
+
+    row_id: str
+    dataset: str
+    ids: list[int]
+    prompt_len: int
+    clips: list[np.ndarray]
+
+
+class RowDataset(Dataset[Batch]):
+    """Maps a `PlannedBatch` to a batch.
+
+    A row that cannot be used is left out and said in ``batch["bad_rows"]``. A batch without a usable row holds one
+    filler: a prompt with half a second of silence and no target, so that every parameter and every rank takes part in
+    the step, and nothing is learnt from it.
+
+    Args:
+        seed: of transcript dropout and noise in training; None for validation (transcripts as they are).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[RowSource],
+        prompts: PromptBuilder,
+        *,
+        sampling_rate: int,
+        max_target_tokens: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.sources = sources
+        self.prompts = prompts
+        self.sampling_rate = sampling_rate
+        self.max_target_tokens = max_target_tokens
+        self.seed = seed
+
+    def __getitem__(self, planned: PlannedBatch) -> Batch:
+        loaded, bad_rows = [], list(planned.bad_rows)
+        for ref in planned.rows:
+            try:
+                loaded.append(self._load(ref, planned.epoch))
+            except RowError as error:
+                bad_rows.append(bad_row(self.sources[ref.source], ref.index, error))
+        batch = collate(loaded or [self._filler()])
+        batch["bad_rows"] = bad_rows
+        batch["num_rows"] = len(loaded)
+        batch["position"] = (planned.epoch, planned.index, planned.is_last)
+        return batch
+
+    def _load(self, ref: RowRef, epoch: int) -> LoadedRow:
+        source = self.sources[ref.source]
+        row = source.row(ref.index)
+        draw = None if self.seed is None else Draw(self.seed, epoch, row["id"])
+        example = self.prompts.example(row, draw=draw)
+        check_target(example, self.max_target_tokens)
+        clips = [load_audio(file, self.sampling_rate) for file in source.audio_files(ref.index, row)]
+        return LoadedRow(row["id"], row.get("dataset") or source.name, example.ids, example.prompt_len, clips)
+
+    def _filler(self) -> LoadedRow:
+        silence = np.zeros(self.sampling_rate // 2, dtype=np.float32)
+        ids, _ = self.prompts.prompt([{"role": "user", "content": "", "audios": [{"audio": "silence"}]}])
+        return LoadedRow(FILLER_ID, FILLER_ID, ids, len(ids), [silence])
+
+
+def collate(rows: Sequence[LoadedRow]) -> Batch:
+    """Rows to a batch (see the package's documentation of a batch).
+
+    ``audio`` (A, S) float32 and ``input_ids`` (B, L) int64 are right padded with zeros; ``audio_lens`` (A,),
+    ``input_lens`` (B,) and ``prompt_lens`` (B,) say what is real and where the supervised target begins.
+    """
+    audio, audio_lens = pad([clip for row in rows for clip in row.clips], torch.float32)
+    input_ids, input_lens = pad([row.ids for row in rows], torch.int64)
+    return {
+        "audio": audio,
+        "audio_lens": audio_lens,
+        "input_ids": input_ids,
+        "input_lens": input_lens,
+        "prompt_lens": torch.tensor([row.prompt_len for row in rows], dtype=torch.int64),
+        "row_ids": [row.row_id for row in rows],
+        "datasets": [row.dataset for row in rows],
+        "bad_rows": [],
+    }
+
+
+def pad(rows: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences of different length to (N, longest), zeros on the right, and their lengths (N,)."""
+    lens = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    padded = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=dtype)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = torch.as_tensor(row, dtype=dtype)
+    return padded, lens

@@ -1,0 +1,70 @@
+"""The loader: plan -> workers -> batches, from any position on. Lightning sees a plain iterable."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from nemo_desta.data.dataset import Batch, RowDataset
+from nemo_desta.data.sampler import BatchPlan
+
+
+class PlanLoader:
+    """Batches of one epoch per ``iter()``; where it starts is asked anew each time.
+
+    It has no length (that would need a look at every row) and no state of its own: the position counts batches that
+    were trained on, not batches that workers have prefetched.
+
+    Args:
+        position: gives (epoch, first batch) when an iteration starts.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        dataset: RowDataset,
+        *,
+        position: Callable[[], tuple[int, int]],
+        num_workers: int = 0,
+        prefetch_factor: int = 2,
+    ) -> None:
+        self.plan = plan
+        self.dataset = dataset
+        self.position = position
+        self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
+        self._iterator: Iterator[Batch] | None = None  # Lightning shuts down the workers of an attribute of this name
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.num_workers > 0:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked tokenizers must not start threads
+        self._iterator = iter(
+            DataLoader(
+                self.dataset,
+                batch_size=None,
+                sampler=self.plan.batches(*self.position()),
+                num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+                generator=torch.Generator().manual_seed(0),  # else a resumed run would draw from the global one
+            )
+        )
+        return self._iterator
+
+
+class SizedPlanLoader(PlanLoader):
+    """A loader of the first epoch only, with a length: for validation sets, which are read whole anyway."""
+
+    def __init__(self, plan: BatchPlan, dataset: RowDataset, **kwargs: Any) -> None:
+        super().__init__(plan, dataset, position=lambda: (0, 0), **kwargs)
+        self._length = plan.num_batches()
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

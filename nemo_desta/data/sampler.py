@@ -1,0 +1,190 @@
+"""Which rows make which batch: planned from metadata alone, a pure function of (sources, settings, epoch).
+
+A plan is replayed to any position, so a resume needs two numbers: epoch and batches done. There is no clock, no thread
+and no filter in it, and every data-parallel rank computes the same plan and takes its own column.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nemo_desta.data.costs import RowRef
+from nemo_desta.data.rows import RowError
+from nemo_desta.data.sources import WeightedSource
+
+_ORDER, _POOL, _PASS = range(3)  # independent random streams
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How rows become batches.
+
+    ``batch_tokens``: upper bound of rows times longest row, in LLM positions. ``bucket_buffer_size``: rows that are
+    looked at together; batches of like length are cut from them, then shuffled. Without ``shuffle`` rows keep the
+    order of the files. ``rows_per_epoch``: only with weights; by default as many as the sources hold together.
+    """
+
+    batch_tokens: int
+    max_batch_size: int = 32
+    bucket_buffer_size: int = 2048
+    shuffle: bool = True
+    seed: int = 0
+    rows_per_epoch: int | None = None
+
+
+class PlannedBatch(NamedTuple):
+    """One rank's part of step ``index``.
+
+    ``rows`` may be empty: the rank got nothing in the last step of an epoch, and takes part so that all ranks make
+    equally many steps. ``bad_rows``: rows that the plan met and cannot use; each goes to one rank, once per epoch.
+    """
+
+    epoch: int
+    index: int
+    is_last: bool
+    rows: list[RowRef]
+    bad_rows: list[dict[str, Any]]
+
+
+class BatchPlan:
+    """Batches of every epoch for one of ``num_ranks`` data-parallel ranks.
+
+    Args:
+        sources: rows and their shares. tokens: positions of a row, or RowError (see `RowCosts.tokens`).
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[WeightedSource],
+        tokens: Callable[[RowRef], int],
+        settings: PlanSettings,
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.sources = sources
+        self.tokens = tokens
+        self.settings = settings
+        self.rank = rank
+        self.num_ranks = num_ranks
+        sizes = [len(weighted.source) for weighted in sources]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        if empty := [weighted.source.name for weighted in sources if len(weighted.source) == 0]:
+            raise ValueError(f"no rows in {', '.join(empty)}")
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[PlannedBatch]:
+        """This rank's batches of ``epoch`` from number ``start`` on.
+
+        Raises:
+            ValueError: not one row of the epoch can be used.
+        """
+        for number, (batches, bad_rows, is_last) in enumerate(self._steps(epoch)):
+            if number >= start:
+                rows = batches[self.rank] if self.rank < len(batches) else []
+                yield PlannedBatch(epoch, number, is_last, rows, bad_rows[self.rank :: self.num_ranks])
+
+    def num_batches(self, epoch: int = 0) -> int:
+        """Steps in an epoch: plans all of it, which reads every row once."""
+        return sum(1 for _ in self.batches(epoch))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Row numbers of an epoch (counted over all sources) in the order they are looked at."""
+        if self.sources[0].share is None:
+            order = np.arange(self._starts[-1])
+        else:
+            order = np.concatenate([self._draw(number, epoch) for number in range(len(self.sources))])
+        return self._rng(_ORDER, epoch).permutation(order) if self.settings.shuffle else order
+
+    def _steps(self, epoch: int) -> Iterator[tuple[list[list[RowRef]], list[dict[str, Any]], bool]]:
+        """Batches of all ranks per step, the bad rows met on the way there, and whether it is the epoch's last."""
+        order, size = self.order(epoch), self.settings.bucket_buffer_size
+        waiting: list[tuple[int, RowRef]] = []
+        bad_rows: list[dict[str, Any]] = []
+        last_step: list[list[RowRef]] | None = None
+        for pool, first in enumerate(range(0, len(order), size)):
+            for row_number in order[first : first + size]:
+                ref = self._ref(int(row_number))
+                try:
+                    waiting.append((self.tokens(ref), ref))
+                except RowError as error:
+                    bad_rows.append(bad_row(self.sources[ref.source].source, ref.index, error))
+            is_last_pool = first + size >= len(order)
+            steps, waiting = self._cut(waiting, is_last_pool)
+            if self.settings.shuffle:
+                steps = [steps[i] for i in self._rng(_POOL, epoch, pool).permutation(len(steps))]
+            for step in steps:
+                if last_step is not None:
+                    yield last_step, bad_rows, False
+                    bad_rows = []
+                last_step = step
+        if last_step is None:
+            reasons = "; ".join(bad["detail"] for bad in bad_rows[:3])
+            raise ValueError(f"none of {len(order)} rows can be used. The first ones: {reasons}")
+        yield last_step, bad_rows, True
+
+    def _cut(
+        self, rows: list[tuple[int, RowRef]], is_last_pool: bool
+    ) -> tuple[list[list[list[RowRef]]], list[tuple[int, RowRef]]]:
+        """Rows, sorted by length, to steps of ``num_ranks`` batches; what fills no step waits for the next pool."""
+        if self.settings.shuffle:
+            rows = sorted(rows, key=lambda item: item[0])  # stable: equal lengths keep the epoch's order
+        batches: list[list[tuple[int, RowRef]]] = []
+        longest = 0
+        for tokens, ref in rows:
+            longest = max(longest, tokens)
+            full = not batches or len(batches[-1]) == self.settings.max_batch_size
+            if full or longest * (len(batches[-1]) + 1) > self.settings.batch_tokens:
+                batches.append([])
+                longest = tokens
+            batches[-1].append((tokens, ref))
+        # The last batch of a pool may still grow, and ranks must not run dry before the end of the epoch.
+        whole = len(batches) if is_last_pool else (len(batches) - 1) // self.num_ranks * self.num_ranks
+        kept = [[ref for _, ref in batch] for batch in batches[:whole]]
+        steps = [kept[i : i + self.num_ranks] for i in range(0, len(kept), self.num_ranks)]
+        return steps, [item for batch in batches[whole:] for item in batch]
+
+    def _draw(self, number: int, epoch: int) -> np.ndarray:
+        """The epoch's rows of one weighted source: a window that moves on over endless reshuffled passes."""
+        size = len(self.sources[number].source)
+        quota = self._quota(number)
+        positions = np.arange(epoch * quota, (epoch + 1) * quota)
+        drawn = np.empty(quota, dtype=np.int64)
+        for turn in np.unique(positions // size):
+            chosen = positions // size == turn
+            shuffled = (
+                self._rng(_PASS, number, int(turn)).permutation(size) if self.settings.shuffle else np.arange(size)
+            )
+            drawn[chosen] = shuffled[positions[chosen] % size]
+        return drawn + self._starts[number]
+
+    def _quota(self, number: int) -> int:
+        """Rows of a source per epoch; rounded so that all quotas sum to the epoch."""
+        total = self.settings.rows_per_epoch or int(self._starts[-1])
+        shares = np.cumsum([0.0, *(weighted.share for weighted in self.sources)])
+        ends = np.round(shares / shares[-1] * total).astype(np.int64)
+        return int(ends[number + 1] - ends[number])
+
+    def _ref(self, row_number: int) -> RowRef:
+        source = int(np.searchsorted(self._starts, row_number, side="right")) - 1
+        return RowRef(source, row_number - int(self._starts[source]))
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.settings.seed, *key])
+
+
+def bad_row(source: Any, index: int, error: RowError) -> dict[str, Any]:
+    """What is said about a row that cannot be used: id, dataset, where it stands, reason, detail."""
+    try:
+        row = source.row(index)
+        row_id, dataset = row["id"], row.get("dataset") or source.name
+    except RowError:
+        row_id, dataset = "?", source.name
+    return {
+        "id": row_id,
+        "dataset": dataset,
+        "where": source.where(index),
+        "reason": error.reason,
+        "detail": str(error).removeprefix(f"{source.where(index)}: "),
+    }

@@ -1,0 +1,88 @@
+"""The config section ``data``: what may be set, with its defaults. Unknown keys are refused by `nemo_desta.config`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_desta.config import ConfigError, check_keys, parse
+from nemo_desta.data.sampler import PlanSettings
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """One loader.
+
+    ``input_cfg``: list of sources in NeMo's grammar, or a YAML file with that list. ``batch_tokens``: upper bound of
+    rows times longest row, in LLM positions (audio and text). ``max_target_tokens``: a longer target is a bad row.
+    ``text_tokens``: "exact" or "estimate", see `RowCosts`. ``bucket_buffer_size``, ``rows_per_epoch``: see
+    `PlanSettings`.
+    """
+
+    input_cfg: Any = None
+    batch_tokens: int = 8192
+    max_batch_size: int = 32
+    max_target_tokens: int | None = None
+    bucket_buffer_size: int = 2048
+    shuffle: bool = True
+    seed: int = 0
+    rows_per_epoch: int | None = None
+    text_tokens: str = "exact"
+    num_workers: int = 2
+    prefetch_factor: int = 2
+
+    def plan(self) -> PlanSettings:
+        return PlanSettings(
+            batch_tokens=self.batch_tokens,
+            max_batch_size=self.max_batch_size,
+            bucket_buffer_size=self.bucket_buffer_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            rows_per_epoch=self.rows_per_epoch,
+        )
+
+
+@dataclass(frozen=True)
+class BadRowSettings:
+    """``max_share`` of bad rows stops the run, once ``min_bad_rows`` were bad. ``path``: null is the run's folder."""
+
+    max_share: float = 0.05
+    min_bad_rows: int = 20
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """``audio_roots``: name -> folder. ``validation``: name of the set -> loader; one loader per set."""
+
+    audio_roots: dict[str, str] = field(default_factory=dict)
+    train: LoaderSettings | None = None
+    validation: dict[str, LoaderSettings] = field(default_factory=dict)
+    bad_rows: BadRowSettings = field(default_factory=BadRowSettings)
+
+
+def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
+    """NeMo's ``data`` section: ``audio_roots``, ``train_ds``, ``validation_ds: {datasets: {name: {...}}, ...}``.
+
+    Everything beside ``datasets`` in ``validation_ds`` is a default of its sets.
+
+    Raises:
+        ConfigError: unknown key (the nearest known one is named) or wrong type.
+    """
+    check_keys(cfg, ("audio_roots", "train_ds", "validation_ds", "bad_rows"), "data")
+    train = cfg.get("train_ds")
+    shared = {"shuffle": False, **(cfg.get("validation_ds") or {})}
+    sets = shared.pop("datasets", None) or {}
+    parse(LoaderSettings, shared, "data.validation_ds")
+    validation = {
+        name: parse(LoaderSettings, {**shared, **(own or {})}, f"data.validation_ds.datasets.{name}")
+        for name, own in sets.items()
+    }
+    for name, loader in {"train_ds": parse(LoaderSettings, train, "data.train_ds"), **validation}.items():
+        if loader.text_tokens not in ("exact", "estimate"):
+            raise ConfigError(f"{name}.text_tokens must be 'exact' or 'estimate', found '{loader.text_tokens}'")
+    return DataSettings(
+        audio_roots=dict(cfg.get("audio_roots") or {}),
+        train=parse(LoaderSettings, train, "data.train_ds") if train else None,
+        validation=validation,
+        bad_rows=parse(BadRowSettings, cfg.get("bad_rows"), "data.bad_rows"),
+    )

@@ -1,0 +1,159 @@
+"""Where rows come from: a source gives random access to checked rows and to the audio files behind them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.data.audio_io import AudioFile, AudioRoots
+from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
+
+#: Keys of one ``type: desta`` entry. ``manifest_filepath`` and ``shar_path`` are NeMo's names for ``rows``.
+SOURCE_KEYS = ("type", "rows", "manifest_filepath", "shar_path", "name", "audio_root", "weight", "tags")
+GROUP_KEYS = ("type", "input_cfg", "weight", "tags")
+
+
+class RowSource(Protocol):
+    """Rows by number; usable in forked and spawned workers."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def row(self, i: int) -> Row:
+        """Checked row ``i``. Raises RowError."""
+        ...
+
+    def where(self, i: int) -> str:
+        """Where row ``i`` stands, for a person."""
+        ...
+
+    def audio_files(self, i: int, row: Row) -> list[AudioFile]:
+        """One file per audio of the row, in reading order. Raises AudioError."""
+        ...
+
+
+class WeightedSource(NamedTuple):
+    """A source and its share of the mix; None: every row once per epoch."""
+
+    source: RowSource
+    share: float | None
+
+
+class JsonlSource:
+    """Rows of JSONL files; audio paths start from the audio roots."""
+
+    def __init__(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        audio_roots: Mapping[str, str | Path] | None = None,
+        *,
+        audio_root: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.index = JsonlIndex(paths)
+        first = self.index.paths[0]
+        self.name = name or first.stem
+        self.roots = AudioRoots({"default": first.parent, **(audio_roots or {})})
+        if audio_root is not None and audio_root not in self.roots.roots:
+            raise ConfigError(
+                f"audio_root '{audio_root}' of {first}: no such root.{nearest(audio_root, self.roots.roots)}"
+            )
+        self.audio_root = audio_root
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def row(self, i: int) -> Row:
+        return self.index.row(i)
+
+    def where(self, i: int) -> str:
+        return self.index.where(i)
+
+    def audio_files(self, i: int, row: Row) -> list[AudioFile]:
+        dataset = row.get("dataset")
+        return [
+            self.roots.resolve(entry["audio"], root=self.audio_root, dataset=dataset) for entry in audio_entries(row)
+        ]
+
+
+def open_source(item: Mapping[str, Any], audio_roots: Mapping[str, str | Path] | None = None) -> RowSource:
+    """The source of one ``type: desta`` entry: JSONL files, or a lhotse shar folder written by `write_shar`.
+
+    Raises:
+        ConfigError: no rows given. FileNotFoundError: nothing there.
+    """
+    rows = item.get("rows") or item.get("manifest_filepath") or item.get("shar_path")
+    if not rows or "???" in str(rows):
+        raise ConfigError("a 'type: desta' entry needs 'rows': a JSONL file, a pattern over shards, or a shar folder")
+    if isinstance(rows, (str, Path)) and Path(rows).is_dir():
+        from nemo_desta.data.shar import SharSource
+
+        return SharSource(rows, name=item.get("name"))
+    return JsonlSource(rows, audio_roots, audio_root=item.get("audio_root"), name=item.get("name"))
+
+
+def open_input_cfg(
+    input_cfg: Iterable[Mapping[str, Any]], audio_roots: Mapping[str, str | Path] | None = None
+) -> list[WeightedSource]:
+    """All sources of NeMo's ``input_cfg`` grammar, with their shares.
+
+    A list has weights on every entry or on none. A group's share is divided among its entries by their weights, or by
+    their number of rows where they have none. Without any weight every row comes once per epoch.
+
+    Raises:
+        ConfigError: unknown type or key, or a weight on some entries only.
+    """
+    tree = _open_list(list(input_cfg), audio_roots, "input_cfg")
+    sources = _flatten(tree, 1.0)
+    if not _has_weights(tree):
+        return [WeightedSource(source, None) for source, _ in sources]
+    return [WeightedSource(source, share) for source, share in sources]
+
+
+class _Node(NamedTuple):
+    weight: float | None
+    content: Any  # a RowSource, or a list of nodes
+
+
+def _open_list(items: list[Mapping[str, Any]], audio_roots: Any, where: str) -> list[_Node]:
+    if not items:
+        raise ConfigError(f"'{where}' is empty: give at least one {{type: desta, rows: <JSONL file>}}")
+    nodes = []
+    for number, item in enumerate(items):
+        there = f"{where}.{number}"
+        kind = item.get("type", "desta")
+        if kind == "group":
+            check_keys(item, GROUP_KEYS, there)
+            content: Any = _open_list(list(item.get("input_cfg") or []), audio_roots, f"{there}.input_cfg")
+        elif kind == "desta":
+            check_keys(item, SOURCE_KEYS, there)
+            content = open_source(item, audio_roots)
+        else:
+            raise ConfigError(f"{there}: type '{kind}' does not hold DeSTA rows.{nearest(kind, ['desta', 'group'])}")
+        weight = item.get("weight")
+        if weight is not None and not weight > 0:
+            raise ConfigError(f"{there}.weight must be above 0, found {weight!r}; leave the entry out instead")
+        nodes.append(_Node(weight, content))
+    given = [node.weight is not None for node in nodes]
+    if any(given) and not all(given):
+        raise ConfigError(f"'{where}': {sum(given)} of {len(given)} entries have a weight; give it to all or to none")
+    return nodes
+
+
+def _has_weights(nodes: list[_Node]) -> bool:
+    return any(n.weight is not None or isinstance(n.content, list) and _has_weights(n.content) for n in nodes)
+
+
+def _num_rows(node: _Node) -> int:
+    return sum(map(_num_rows, node.content)) if isinstance(node.content, list) else len(node.content)
+
+
+def _flatten(nodes: list[_Node], share: float) -> list[tuple[RowSource, float]]:
+    weights = [node.weight if node.weight is not None else _num_rows(node) for node in nodes]
+    total = sum(weights) or 1
+    flat = []
+    for node, weight in zip(nodes, weights, strict=True):
+        part = share * weight / total
+        flat += _flatten(node.content, part) if isinstance(node.content, list) else [(node.content, part)]
+    return flat
