@@ -37,7 +37,7 @@ def encode(
     clips: list[np.ndarray] = []
     rows = []
     for messages in conversations:
-        prompt = model.prompts.prompt(messages if audio is None else _with_places(model, messages))
+        prompt = model.prompts.prompt(messages, check_audios=audio is None)
         rows.append(torch.tensor(prompt.ids, dtype=torch.int64))
         if audio is None:
             clips.extend(_load(item, model.sampling_rate) for item in prompt.audios)
@@ -97,12 +97,6 @@ def answer(model: "DestaModel", messages: list[Any], **generation: Any) -> str |
     ids = generate(model, [messages] if single else messages, **generation)
     texts = [text.strip() for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return texts[0] if single else texts
-
-
-def _with_places(model: "DestaModel", messages: Conversation) -> Conversation:
-    """One audio entry per locator tag, for clips that come as a tensor."""
-    tag = model.audio_locator_tag
-    return [{**message, "audios": [{"audio": None}] * message["content"].count(tag)} for message in messages]
 
 
 def _load(item: Any, sampling_rate: int) -> np.ndarray:
