@@ -74,11 +74,12 @@ def assert_batch_equals_alone(projector, encoders, samples, tolerance: float = 5
 
 
 def assert_every_gradient_is_finite(projector, encoders, samples):
-    """Each parameter gets a gradient, finite in spite of NaN in the padding, and not zero throughout."""
+    """Each parameter gets a gradient, finite in spite of NaN in the padding, and not zero throughout (except the bias
+    of attention keys, which a softmax ignores)."""
     vectors, lens = run(projector, encoders, samples)
     valid = torch.arange(vectors.shape[1]) < lens[:, None]
     torch.manual_seed(0)
     vectors[valid].mul(torch.randn(int(lens.sum()), vectors.shape[2])).sum().backward()
     for name, parameter in projector.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().max() > 0, name
+        assert name.endswith("key.bias") or parameter.grad.abs().max() > 0, name
