@@ -1,0 +1,48 @@
+# Every target makes the environment that it needs, in the checkout: .venv (latest stack) or .venv-container
+# (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... picks the interpreter, ARGS=... adds arguments.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-container lint constraints clean
+
+ARGS ?=
+# Nothing here may wait for a hub or an account.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+export WANDB_MODE := offline
+# Packages are installed without byte code, which is twice as fast; what is imported is compiled once, on first use.
+export PYTHONDONTWRITEBYTECODE :=
+# Two workers with one thread each: more threads per worker slow both down.
+PYTEST := python -m pytest -q -n 2 --dist loadfile
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/.stamp  ## the whole way on 2 cores: corpus, LLM, self-generation, training, evaluation, a table
+	.venv/bin/python -m nemo_desta.demo $(ARGS)
+
+test: .venv/.stamp  ## the tests, on the latest stack
+	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: .venv/.stamp  ## multi-process, load and browser tests, on the latest stack
+	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m slow $(ARGS)
+
+test-container: .venv-container/.stamp  ## the tests, on the container's stack
+	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
+
+lint: .venv/.stamp  ## ruff and the layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+constraints: .venv/.stamp .venv-container/.stamp  ## pin again what the .in files and package_info.py ask for
+	.venv/bin/python constraints/update.py latest --keep
+	.venv-container/bin/python constraints/update.py container --keep
+
+clean:  ## remove caches and build output; the environments stay (rm -r .venv .venv-container)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+.venv/.stamp: setup.py nemo_desta/package_info.py constraints/latest.txt
+	@constraints/install.sh .venv latest
+
+.venv-container/.stamp: setup.py nemo_desta/package_info.py constraints/container.txt
+	@constraints/install.sh .venv-container container

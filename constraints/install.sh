@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Makes or updates an environment in the checkout: constraints/install.sh .venv latest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1
+stack=$2
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "No Python 3.10, 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
+    return 1
+}
+
+install() {
+    "$venv/bin/python" -m pip --disable-pip-version-check install -qq --no-compile -c "constraints/$stack.txt" "$@"
+}
+
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    "$python" -m venv --clear "$venv"
+fi
+echo "Installing the $stack stack into $venv: 2-4 minutes the first time, seconds afterwards ..."
+# torch first: with it in place, nothing that follows looks for another build of it.
+install torch setuptools
+install --no-build-isolation -e '.[train,megatron,demo,dev]'
+touch "$venv/.stamp"
