@@ -51,6 +51,15 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
     return _line(_span(0, duration), text, [f"duration: {_whole(duration)}s", *_pairs(attributes)])
 
 
+def audible_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -> set[str]:
+    """Names of what the row's description holds: attributes (of all speakers, too), ``transcript``, ``caption``."""
+    segments = row.get("segments") or []
+    parts = [row, *segments]
+    held = {name for name in ("transcript", "caption") if any(_values(part.get(name)) for part in parts)}
+    of_speakers = [{"attributes": value} for value in (row.get("speakers") or {}).values()]
+    return held.union(*(_audible(part.get("attributes"), exclude) for part in [*parts, *of_speakers]))
+
+
 def _conversation(
     row: Mapping[str, Any], duration: float, attributes: dict[str, str], dialect: str, exclude: Collection[str]
 ) -> str:
