@@ -1,8 +1,7 @@
-"""Public BEATs checkpoints: reading and writing ``{'cfg', 'model'[, 'label_dict']}``, and the two names that differ.
+"""Public BEATs checkpoints: reading and writing ``{'cfg', 'model'[, 'label_dict']}``.
 
-Here the positional convolution has a plain weight, where a checkpoint has a weight-normalised one (``weight_g``,
-``weight_v``; or torch's newer parametrisation), and the table of relative positions exists once, where a checkpoint
-repeats it under every layer.
+Two things differ from `Beats`: the table of relative positions exists once there and under every layer here, and
+some checkpoints have the positional convolution in torch's newer weight normalisation, or without one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,7 @@ from typing import Any
 import torch
 
 CONV = "encoder.pos_conv.0."
-#: (magnitude, direction) under torch's old and new weight normalisation.
-NORMED = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+NEWER_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 TABLE = "encoder.relative_attention_bias.weight"
 LAYER_TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
@@ -41,7 +39,7 @@ def save(
     path: str | Path, *, cfg: dict[str, Any], model: dict[str, torch.Tensor], label_dict: dict[Any, str] | None
 ) -> None:
     """Write a checkpoint that `load` and the original implementation read."""
-    checkpoint: dict[str, Any] = {"cfg": cfg, "model": model}
+    checkpoint: dict[str, Any] = {"cfg": cfg, "model": {name: tensor.cpu() for name, tensor in model.items()}}
     if label_dict is not None:
         checkpoint["label_dict"] = label_dict
     torch.save(checkpoint, Path(path).expanduser())
@@ -54,10 +52,12 @@ def from_official(state: Mapping[str, torch.Tensor], names: Iterable[str], *, wh
         ValueError: a tensor is missing.
     """
     ours = dict(state)
-    for magnitude, direction in NORMED:
-        if CONV + direction in ours:
-            g, v = ours.pop(CONV + magnitude).float(), ours.pop(CONV + direction).float()
-            ours[CONV + "weight"] = g * v / v.norm(dim=(0, 1), keepdim=True)
+    for newer, name in NEWER_NAMES.items():
+        if CONV + newer in ours:
+            ours[CONV + name] = ours[CONV + newer]
+    if CONV + "weight" in ours:
+        ours[CONV + "weight_v"] = ours[CONV + "weight"]
+        ours[CONV + "weight_g"] = ours[CONV + "weight"].float().norm(dim=(0, 1), keepdim=True)
     if LAYER_TABLE.format(0) in ours:
         ours[TABLE] = ours[LAYER_TABLE.format(0)]
     names = list(names)
@@ -68,10 +68,7 @@ def from_official(state: Mapping[str, torch.Tensor], names: Iterable[str], *, wh
 
 
 def to_official(state: Mapping[str, torch.Tensor], num_layers: int) -> dict[str, torch.Tensor]:
-    """The state of `Beats` under the names of public checkpoints; tensors are detached, on the CPU."""
-    official = {name: tensor.detach().cpu() for name, tensor in state.items()}
-    weight = official.pop(CONV + "weight")
-    official[CONV + "weight_g"] = weight.norm(dim=(0, 1), keepdim=True)
-    official[CONV + "weight_v"] = weight
+    """The state of `Beats` under the names of public checkpoints."""
+    official = {name: tensor.detach() for name, tensor in state.items()}
     table = official.pop(TABLE)
     return official | {LAYER_TABLE.format(layer): table for layer in range(num_layers)}

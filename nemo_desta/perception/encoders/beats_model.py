@@ -1,7 +1,7 @@
 """BEATs as a plain trainable module: filter bank in, the output of every block out (arXiv 2212.09058).
 
 Tokens are patches of 16 frames by 16 bands, in time-major order: 8 per 160 ms. Module names are those of the public
-checkpoints (`beats_checkpoint.py` maps the two that differ). Letters: B rows, T frames, N tokens, C width, H heads.
+checkpoints (`beats_checkpoint.py` maps the one that differs). Letters: B rows, T frames, N tokens, C width, H heads.
 """
 
 import math
@@ -160,11 +160,7 @@ class BeatsTransformer(nn.Module):
     def __init__(self, config: BeatsConfig, num_layers: int):
         super().__init__()
         width = config.encoder_embed_dim
-        self.pos_conv = nn.Sequential(
-            nn.Conv1d(width, width, config.conv_pos, padding=config.conv_pos // 2, groups=config.conv_pos_groups)
-        )
-        nn.init.normal_(self.pos_conv[0].weight, std=math.sqrt(4 / (config.conv_pos * width)))
-        nn.init.zeros_(self.pos_conv[0].bias)
+        self.pos_conv = nn.Sequential(PositionConv(width, config.conv_pos, config.conv_pos_groups))
         self.layer_norm = nn.LayerNorm(width)
         self.relative_attention_bias = nn.Embedding(config.num_buckets, config.encoder_attention_heads)
         nn.init.normal_(self.relative_attention_bias.weight, std=0.02)
@@ -177,8 +173,8 @@ class BeatsTransformer(nn.Module):
         if mask is not None:
             tokens = torch.where(mask[..., None], tokens, tokens.new_zeros(()))
         num_tokens = tokens.shape[1]
-        positions = self.pos_conv(tokens.transpose(1, 2))[..., :num_tokens]  # even kernel: one step too many
-        hidden = self.layer_norm(tokens + F.gelu(positions).transpose(1, 2))
+        positions = self.pos_conv(tokens.transpose(1, 2)).transpose(1, 2)
+        hidden = self.layer_norm(tokens + positions)
         bias = self.position_bias(num_tokens)
         outputs = []
         for layer in self.layers:
@@ -193,6 +189,31 @@ class BeatsTransformer(nn.Module):
         by_distance = self.relative_attention_bias(buckets.to(self.relative_attention_bias.weight.device)).T
         place = torch.arange(num_tokens, device=by_distance.device)
         return by_distance[:, place[None] - place[:, None] + num_tokens - 1]
+
+
+class PositionConv(nn.Module):
+    """Grouped convolution over tokens whose kernel is weight-normalised per tap, then GELU."""
+
+    def __init__(self, width: int, kernel_size: int, groups: int):
+        super().__init__()
+        direction = torch.randn(width, width // groups, kernel_size) * math.sqrt(4 / (kernel_size * width))
+        self.weight_g = nn.Parameter(tap_norms(direction))
+        self.weight_v = nn.Parameter(direction)
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.groups = groups
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens: (B, C, N) -> (B, C, N)."""
+        direction = self.weight_v.float()
+        weight = (self.weight_g.float() * direction / tap_norms(direction)).to(tokens.dtype)
+        padding = weight.shape[-1] // 2
+        positions = F.conv1d(tokens, weight, self.bias, padding=padding, groups=self.groups)
+        return F.gelu(positions[..., : tokens.shape[-1]])  # an even kernel gives one step too many
+
+
+def tap_norms(weight: torch.Tensor) -> torch.Tensor:
+    """weight: (out, in, kernel) -> (1, 1, kernel)."""
+    return weight.norm(dim=(0, 1), keepdim=True)
 
 
 class BeatsBlock(nn.Module):

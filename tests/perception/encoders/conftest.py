@@ -1,0 +1,73 @@
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
+from nemo_desta.perception.testing import tiny_beats, tiny_whisper
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def read_wav():
+    """(S,) float32 of a 16-bit mono file below tests/fixtures."""
+
+    def read(name: str) -> torch.Tensor:
+        with wave.open(str(FIXTURES / name)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+        return torch.from_numpy(samples.astype(np.float32) / 32768)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def read_arrays():
+    """The numeric arrays of an .npz file below tests/fixtures, by name."""
+
+    def read(name: str) -> dict[str, torch.Tensor]:
+        arrays = np.load(FIXTURES / name)
+        return {key: torch.from_numpy(value) for key, value in arrays.items() if value.dtype.kind != "U"}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory):
+    """A window of 30 s, 3 blocks."""
+    return tiny_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+@pytest.fixture(scope="session")
+def beats_path(tmp_path_factory):
+    """2 blocks."""
+    return tiny_beats(tmp_path_factory.mktemp("beats") / "beats.pt")
+
+
+@pytest.fixture(scope="session", params=["whisper", "beats"])
+def encoder(request, whisper_folder, beats_path):
+    if request.param == "whisper":
+        return WhisperEncoder.from_pretrained(whisper_folder, layer_ids=(1, 3))
+    return BeatsEncoder.from_checkpoint(beats_path)
+
+
+@pytest.fixture
+def noise():
+    """Seconds -> (S,) noise at 16 kHz, the same for the same length."""
+    return lambda secs: torch.randn(round(secs * 16_000), generator=torch.Generator().manual_seed(7)) * 0.1
+
+
+@pytest.fixture
+def batch():
+    """Clips -> padded audio with rubbish in the padding, and lengths."""
+
+    def make(*clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lens = torch.tensor([len(clip) for clip in clips])
+        audio = torch.full((len(clips), int(lens.max())), float("nan"))
+        for row, clip in zip(audio, clips, strict=True):
+            row[: len(clip)] = clip
+        return audio, lens
+
+    return make
