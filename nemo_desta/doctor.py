@@ -1,0 +1,136 @@
+"""What is installed, what is missing, and the line that installs it; the same list that setup.py installs.
+
+Nothing of the stack is imported except torch, to ask for GPUs: it answers in a second, and in a broken install too.
+"""
+
+import importlib.metadata
+import operator
+import re
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nemo_desta.package_info import EXTRAS, REQUIRES, __python_requires__, __version__
+
+#: Packages whose versions say which stack this is, in the order of a report.
+STACK = (
+    *("torch", "nemo_toolkit", "transformers", "lightning", "lhotse", "peft", "megatron-core"),
+    *("triton", "transformer-engine", "liger-kernel", "vllm"),
+)
+#: Accelerators that no extra installs: they come with the container, or with builds for one GPU and CUDA version.
+ACCELERATORS = {
+    "transformer-engine": "fused layers for Megatron; part of the NeMo container",
+    "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
+    "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
+}
+COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt}
+
+
+class Finding(NamedTuple):
+    """One line of the report: ``version`` is None when absent, ``problem`` is empty when all is well."""
+
+    name: str
+    version: str | None
+    problem: str
+
+
+def versions() -> str:
+    """The stack in lines of ``name version``, for bug reports."""
+    lines = [("nemo_desta", __version__), ("python", python_version())]
+    lines += [(name, installed(name) or "not installed") for name in STACK]
+    return "\n".join(f"{name:<20}{version}" for name, version in lines)
+
+
+def doctor() -> tuple[str, bool]:
+    """Returns the report and whether the training job can run here (on a CPU counts: it is only slow)."""
+    core = [check_python(), *map(check, REQUIRES + EXTRAS["train"])]
+    broken = [finding for finding in core if finding.problem]
+    lines = [f"nemo_desta {__version__}", "", "Needed to train", *map(row, core)]
+    for extra, requirements in EXTRAS.items():
+        if extra != "train":
+            findings = [check(requirement) for requirement in requirements]
+            cure = f"   <- {install_line(extra)}" if any(finding.problem for finding in findings) else ""
+            lines += ["", f"Optional: {extra}{cure}", *map(row, findings)]
+    lines += ["", "Optional: accelerators", *(row(Finding(name, installed(name), "")) for name in ACCELERATORS)]
+    lines += [f"      {name}: {why}" for name, why in ACCELERATORS.items() if not installed(name)]
+    lines += ["", "Hardware", *(f"  {line}" for line in hardware()), ""]
+    if broken:
+        lines.append("Training cannot run here:")
+        lines += [f"  {finding.name}: {finding.problem}" for finding in broken]
+        lines.append(f"To mend it, in a checkout: {install_line('train')}")
+    else:
+        lines.append("Training can run here: python examples/speechlm_desta.py --config-name desta25 check=true")
+    return "\n".join(lines), not broken
+
+
+def check(requirement: str) -> Finding:
+    """Compares one line of package_info.py with what is installed."""
+    name, bounds = parse(requirement)
+    version = installed(name)
+    if version is None:
+        return Finding(name, None, f"not installed, {bounds or 'any version'} needed")
+    return Finding(name, version, "" if satisfies(version, bounds) else f"{version} found, {bounds} needed")
+
+
+def check_python() -> Finding:
+    version = python_version()
+    fits = satisfies(version, __python_requires__)
+    return Finding("python", version, "" if fits else f"{version} found, {__python_requires__} needed")
+
+
+def parse(requirement: str) -> tuple[str, str]:
+    """``"nemo_toolkit[core]>=2.7.0,<3.1; marker"`` -> ``("nemo_toolkit", ">=2.7.0,<3.1")``."""
+    name, bounds = re.match(r"([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*)", requirement).groups()
+    return name, bounds.strip()
+
+
+def satisfies(version: str, bounds: str) -> bool:
+    """Compares release numbers only: the containers' torch ``2.10.0a0+b4e4ee81d3`` counts as 2.10.0."""
+    for bound in filter(None, bounds.split(",")):
+        sign, limit = re.match(r"([<>=]+)\s*(.*)", bound.strip()).groups()
+        if not COMPARE[sign](release(version), release(limit)):
+            return False
+    return True
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Numbers of a version without trailing zeros: ``"2.7.0rc1"`` -> ``(2, 7)``."""
+    return tuple(map(int, re.sub(r"(\.0)+$", "", re.match(r"\d+(\.\d+)*", version)[0]).split(".")))
+
+
+def installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hardware() -> Iterator[str]:
+    """GPUs as torch sees them, or the reason why it sees none."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield f"torch cannot be imported, so no GPU can be asked for: {error}"
+        return
+    if not torch.cuda.is_available():
+        reason = "built for CPU only" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
+        yield f"no GPU that torch can use (torch {torch.__version__}, {reason})"
+        return
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        yield f"GPU {i}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB (CUDA {torch.version.cuda})"
+
+
+def install_line(extra: str) -> str:
+    """With the constraint file that fits the NeMo that is here: its 2.x series is the container's."""
+    stack = "container" if release(installed("nemo_toolkit") or "3") < (3,) else "latest"
+    return f"pip install -c constraints/{stack}.txt -e '.[{extra}]'"
+
+
+def python_version() -> str:
+    return sys.version.split()[0]
+
+
+def row(finding: Finding) -> str:
+    mark = "ok" if finding.version and not finding.problem else "--"
+    return f"  {mark}  {finding.name:<22}{finding.version or '-':<20}{finding.problem}".rstrip()
