@@ -72,7 +72,8 @@ class DestaDataModule(LightningDataModule):
     def train_dataloader(self) -> PlanLoader:
         if self.settings.train is None:
             raise ConfigError("data.train_ds is not given")
-        _repair_progress(self.trainer)
+        if self.trainer is not None:
+            _repair_progress(self.trainer, epoch_is_over=self._next[0] > 0 and self._next[1] == 0)
         settings = self.settings.train
         self._plan, dataset = self._open(settings, seed=settings.seed)
         self._adopt_position(self._plan)
@@ -104,6 +105,8 @@ class DestaDataModule(LightningDataModule):
             if self._in_step is not None:
                 self._next = _after(self._in_step)
             self._in_step = batch["position"]
+            # Without a length Lightning cannot see the end of the data when limit_train_batches is set.
+            self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch |= self._in_step[2]
             self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
         elif batch["bad_rows"]:
             self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
@@ -204,15 +207,24 @@ def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def _repair_progress(trainer: Any) -> None:
-    """Count the batch that a checkpoint was saved after.
+def _repair_progress(trainer: Any, epoch_is_over: bool) -> None:
+    """Make Lightning 2.4 restart where its checkpoint was saved.
 
-    Lightning 2.4 saves in ``on_train_batch_end``, before it counts that batch as completed, and restarts one batch too
-    low: gradient accumulation would then close its windows one batch late.
+    It saves in ``on_train_batch_end``, before it counts that batch as completed, and so restarts one batch too low:
+    gradient accumulation would close its windows one batch late. And after the last batch of an epoch it trains
+    another one unless a validation has run, which with ``val_check_interval`` may not be due.
     """
-    if trainer is None:
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress
+    if not loop.restarting or progress.current.processed != progress.current.ready:
         return
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    for count in (progress.current, progress.total):
-        if count.processed == count.ready:
-            count.completed = count.processed
+    progress.current.completed = progress.current.processed
+    progress.total.completed = progress.total.processed
+    progress.is_last_batch |= epoch_is_over
+    if progress.is_last_batch or progress.current.ready == trainer.limit_train_batches:
+        interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+        if isinstance(interval, float) and isinstance(limit, int):
+            interval = max(1, int(limit * interval))
+        batches = (progress.total if trainer.check_val_every_n_epoch is None else progress.current).ready
+        if isinstance(interval, int) and batches % interval != 0:
+            loop.val_loop._has_run = True  # as if: none is due
