@@ -46,7 +46,7 @@ def tiny_config(folder: str | Path, **llm: Any) -> dict[str, Any]:
     """NeMo's ``model`` section over tiny Whisper, BEATs and LLM folders that are written below ``folder``."""
     folder = Path(folder)
     tiny_llm(folder / "llm", **llm)
-    tiny_whisper(folder / "whisper")
+    tiny_whisper(folder / "whisper", window_secs=2.0)
     tiny_beats(folder / "beats.pt")
     return {
         "llm": {"path": str(folder / "llm")},

@@ -23,7 +23,7 @@ from nemo_desta.training.strategies import build_strategy
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name")
+SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "work_dir")
 CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
 
 

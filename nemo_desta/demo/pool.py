@@ -1,0 +1,30 @@
+"""The demo's prompts in the recipes' form: every training wording of every task, in the formats that are wanted."""
+
+from collections.abc import Iterable, Sequence
+
+from nemo_desta.demo.prompts import DESCRIBE, FORMATS, WORDINGS, formats_of
+from nemo_desta.demo.world import TASKS
+from nemo_desta.recipes.prompts import Prompt
+
+#: What a description must hold for a task's question to be answerable, where that is not the task's own name.
+REQUIRES = {"transcript": ("transcript",), "domain": ()}
+#: Tasks that no attribute marks: whether a transcript is one word or a sentence is not written in a description.
+UNMARKED = ("word",)
+
+
+def prompt_pool(formats: Sequence[str] = ("plain",), tasks: Iterable[str] | None = None) -> list[Prompt]:
+    """Prompts for `nemo_desta.recipes.self_generate`; the held-out wordings are left out.
+
+    ``formats``: each wording comes once per format. ``tasks``: all of the demo's world when None.
+    """
+    pool = []
+    for task in (name for name in TASKS if name not in UNMARKED) if tasks is None else tasks:
+        requires = REQUIRES.get(task, (task,))
+        domains = () if TASKS[task].domain == "any" else (TASKS[task].domain,)
+        for number, (question, _) in enumerate(WORDINGS[task][:-1]):
+            for name in formats:
+                if name in formats_of(task, "value"):
+                    text = f"{question} {FORMATS[name][0]}".strip()
+                    pool.append(Prompt(f"{task}-{number}-{name}", text, (task,), requires, domains))
+    pool += [Prompt(f"describe-{i}", text, ("describe",)) for i, text in enumerate(DESCRIBE[:-1])]
+    return pool

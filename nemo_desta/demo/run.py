@@ -1,0 +1,165 @@
+"""``make demo``: the whole way on a laptop, by the same parts that a cluster uses.
+
+corpus made on the spot -> the small LLM writes the rows -> the projector trains -> questions about unseen clips -> a
+table, a picture, three conversations. A second run reuses what exists; ``--work-dir`` starts a new one.
+"""
+
+import argparse
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.demo.corpus import build_corpus
+from nemo_desta.demo.pool import prompt_pool
+
+logger = logging.getLogger(__name__)
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+LLM = "package:demo/assets/llm"
+#: Asked on the unseen clips; the others are part of the training all the same.
+TASKS = ("digit", "gender", "language", "sound_class", "instrument", "tempo", "domain")
+MAX_CLIPS_PER_TASK = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = _parse(arguments)
+    quiet()
+    started = time.perf_counter()
+    work_dir = Path(args.work_dir)
+    stage = _Stages(started)
+
+    stage(f"a labelled corpus of {args.clips} clips")
+    manifest = build_corpus(work_dir / "corpus", seed=args.seed, clips=args.clips)
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+
+    stage("the frozen LLM writes its own training targets")
+    write_rows(rows, work_dir, prompts_per_clip=args.prompts_per_clip, seed=args.seed)
+
+    stage(f"training the projector, {args.steps} steps")
+    model = train(work_dir, steps=args.steps, seed=args.seed)
+
+    stage("questions about clips of unseen speakers and recordings")
+    scores = evaluate(model, rows, work_dir)
+
+    from nemo_desta.demo.report import conversations, plot_loss, summary
+
+    print("\n" + conversations(model, rows, work_dir / "corpus"))
+    picture = plot_loss(work_dir / "training" / "steps.jsonl", work_dir / "loss.png")
+    print("\n" + summary(model, scores, picture, work_dir, seconds=time.perf_counter() - started))
+    return 0
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], work_dir: Path, *, prompts_per_clip: int, seed: int) -> None:
+    """Self-generate ``rows_train.jsonl`` and ``rows_valid.jsonl`` below ``work_dir``; goes on where it was stopped."""
+    from nemo_desta.recipes.engines import HFEngine, Sampling
+    from nemo_desta.recipes.self_generate import self_generate
+
+    engine = HFEngine.from_pretrained(LLM, batch_size=128)
+    pool = prompt_pool(("plain", "prefix"))
+    for split, per_clip in (("train", prompts_per_clip), ("valid", 1)):
+        summary = self_generate(
+            [row for row in rows if row["split"] == split],
+            pool,
+            engine,
+            work_dir / f"rows_{split}.jsonl",
+            data_root=work_dir / "corpus",
+            prompts_per_clip=per_clip,
+            sampling=Sampling(max_new_tokens=64, temperature=0.0, seed=seed),
+            batch_size=128,
+        )
+        print(f"{split}: {summary}")
+
+
+def train(work_dir: Path, *, steps: int, seed: int) -> Any:
+    """Train with conf/demo.yaml, or open the model that an earlier run with these settings has finished."""
+    from nemo_desta.models.desta import DestaModel
+    from nemo_desta.training.fit import fit
+
+    folder, stamp = work_dir / "training" / "model", work_dir / "training" / "finished.json"
+    settings = {"steps": steps, "seed": seed}
+    if stamp.exists() and json.loads(stamp.read_text()) == settings:
+        print(f"reusing {folder}")
+        return DestaModel.from_pretrained(folder, device="cpu")
+    model = fit(compose("demo", [f"work_dir={work_dir}", f"trainer.max_steps={steps}", f"seed={seed}"]))
+    if model is None:
+        raise SystemExit("stopped; the same command goes on from here")
+    stamp.write_text(json.dumps(settings))
+    return model.eval()
+
+
+def compose(name: str, overrides: Sequence[str]) -> Any:
+    """A config of ``conf/`` with overrides, as the command line would compose it."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    if not CONF.is_dir():
+        raise SystemExit(f"no folder {CONF}: the demo runs from a checkout, with conf/ beside nemo_desta/")
+    with initialize_config_dir(str(CONF), version_base=None):
+        return hydra_compose(name, overrides=list(overrides))
+
+
+def evaluate(model: Any, rows: Sequence[Mapping[str, Any]], work_dir: Path) -> list[Any]:
+    """Scores of every task on the test split; answers go to ``answers.jsonl``."""
+    from nemo_desta.demo.score import score_task
+    from nemo_desta.demo.world import gold
+    from nemo_desta.evaluation.probe import probe_accuracy
+
+    corpus = work_dir / "corpus"
+    scores, answers = [], []
+    for task in TASKS:
+        known = [row for row in rows if gold(row, task) is not None]
+        train_rows = [row for row in known if row["split"] == "train"]
+        test_rows = [row for row in known if row["split"] == "test"][:MAX_CLIPS_PER_TASK]
+        probe = probe_accuracy(train_rows, test_rows, lambda row, task=task: gold(row, task), corpus)
+        score, details = score_task(model, test_rows, task, corpus, probe=probe)
+        scores.append(score)
+        answers += details
+    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    (work_dir / "answers.jsonl").write_text(lines, encoding="utf-8")
+    return scores
+
+
+def quiet() -> None:
+    """Leave the screen to progress bars and results; warnings and errors still show."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.WARNING)
+    from nemo.utils import logging as nemo_logging
+    from transformers.utils import logging as transformers_logging
+
+    nemo_logging.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning", "lightning.pytorch", "nemo_desta", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Stages:
+    """Prints a numbered headline per stage with the time so far."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.number = 0
+
+    def __call__(self, title: str) -> None:
+        self.number += 1
+        print(f"\n[{self.number}/4] {title}  ({time.perf_counter() - self.started:.0f} s so far)", flush=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nemo_desta.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--work-dir", default="runs/demo", help="where everything goes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clips", type=int, default=1500, help="clips of the corpus (default: %(default)s)")
+    parser.add_argument(
+        "--prompts-per-clip", type=int, default=4, help="rows per training clip (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=600, help="training steps (default: %(default)s)")
+    return parser.parse_args(arguments)

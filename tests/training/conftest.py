@@ -1,0 +1,73 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_desta.data.testing import tiny_rows
+from nemo_desta.models.testing import tiny_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Workplace:
+    """Tiny parts and rows on disk, and the training command over them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tiny_config(folder / "parts")
+        tiny_rows(folder / "rows", 40)
+        tiny_rows(folder / "valid", 5, seed=7)
+
+    def overrides(self, run: str, **more: object) -> list[str]:
+        parts, rows = self.folder / "parts", self.folder / "rows"
+        settings = {
+            "strategy": "auto",
+            "model.llm.path": parts / "llm",
+            "model.perception.encoders.whisper.path": parts / "whisper",
+            "model.perception.encoders.whisper.layer_ids": "null",
+            "model.perception.encoders.beats.path": parts / "beats.pt",
+            "model.perception.encoders.beats.layer_ids": "null",
+            "model.optimizer.lr": 0.01,
+            "model.lr_scheduler.warmup_steps": 2,
+            "data.train_ds.input_cfg.0.rows": rows / "rows.jsonl",
+            "data.audio_roots.default": rows,
+            "data.train_ds.num_workers": 0,
+            "data.train_ds.max_batch_size": 4,
+            "trainer.devices": 1,
+            "trainer.accelerator": "cpu",
+            "trainer.max_steps": 14,
+            "trainer.val_check_interval": 100,
+            "exp_manager.exp_dir": self.folder / run,
+            "exp_manager.checkpoint_callback_params.every_n_train_steps": 3,
+            **more,
+        }
+        return [f"{key}={value}" for key, value in settings.items()]
+
+    def command(self, run: str, *flags: str, config: str = "desta25", **more: object) -> list[str]:
+        script = str(ROOT / "examples" / "speechlm_desta.py")
+        return [sys.executable, script, "--config-name", config, *flags, *self.overrides(run, **more)]
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+    def train(self, run: str, *flags: str, config: str = "desta25", env: dict[str, str] | None = None, **more: object):
+        return subprocess.run(
+            self.command(run, *flags, config=config, **more),
+            cwd=self.folder,
+            env=self.environment(**(env or {})),
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+
+    def steps(self, run: str) -> list[dict]:
+        path = self.folder / run / "desta25" / "steps.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    return Workplace(tmp_path_factory.mktemp("workplace"))
