@@ -82,7 +82,7 @@ class PromptBuilder:
         Raises:
             RowError: tags and audios do not fit, or the template refuses the messages.
         """
-        marked, audios, mark = self._place_audios(messages, check_audios)
+        marked, audios, mark = place_audios(messages, self.audio_locator_tag, check_audios=check_audios)
         pieces = re.split(f"{mark}([0-9]+){mark}", self.render(marked))
         texts, slots = pieces[0::2], [int(number) for number in pieces[1::2]]
         if sorted(slots) != list(range(len(audios))):
@@ -140,40 +140,6 @@ class PromptBuilder:
             )
         return self.tokenizer.eos_token_id
 
-    def _place_audios(self, messages: Sequence[Message], check_audios: bool) -> tuple[list[Message], list[Any], str]:
-        """Messages with a numbered mark at every audio's place, the audios by number, and the mark's character."""
-        tag = self.audio_locator_tag
-        everything = "".join(message["content"] for message in messages)
-        mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in everything)  # private use area
-        audios: list[Any] = []
-        untagged = ""
-        marked: list[dict[str, Any]] = []
-        for number, message in enumerate(messages):
-            content, tags = message["content"], message["content"].count(tag)
-            entries = list(message.get("audios") or ())
-            if not entries and not check_audios and message["role"] != "assistant":
-                entries = [None] * tags
-            places = [f"{mark}{len(audios) + i}{mark}" for i in range(len(entries))]
-            if entries and not tags:
-                untagged += "".join(places)
-            elif entries or message["role"] != "assistant":
-                if tags != len(entries):
-                    raise RowError(
-                        "tags",
-                        f"message {number} ({message['role']}): {tags} {tag} tags but {len(entries)} audios; "
-                        "each tag needs exactly one audio",
-                    )
-                parts = content.split(tag)
-                content = parts[0] + "".join(place + part for place, part in zip(places, parts[1:], strict=True))
-            audios += entries
-            marked.append({"role": message["role"], "content": content})
-        if untagged:
-            last_user = next((m for m in reversed(marked) if m["role"] == "user"), None)
-            if last_user is None:
-                raise RowError("tags", f"audios without a {tag} tag go before the last user text, but no user speaks")
-            last_user["content"] = untagged + last_user["content"]
-        return marked, audios, mark
-
     def _transcript_ids(self, audio: Any, order: int, draw: Draw | None) -> list[int]:
         text = audio.get("text") if isinstance(audio, Mapping) else None
         if not self.transcript.enabled or not text:
@@ -184,6 +150,50 @@ class PromptBuilder:
                 return []
             text = _disturb(text, self.transcript.noise, rng)
         return self.tokenize(text)[: self.transcript.max_tokens]
+
+
+def place_audios(
+    messages: Sequence[Message], tag: str, *, check_audios: bool = True
+) -> tuple[list[Message], list[Any], str]:
+    """Find the place of every audio.
+
+    Returns:
+        The messages with ``<mark><number><mark>`` where an audio goes, the audios by number, and the mark, a character
+        that the messages do not contain.
+
+    Raises:
+        RowError: a message's tags and audios differ in number.
+    """
+    everything = "".join(message["content"] for message in messages)
+    mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in everything)  # private use area
+    audios: list[Any] = []
+    untagged = ""
+    marked: list[dict[str, Any]] = []
+    for number, message in enumerate(messages):
+        content, tags = message["content"], message["content"].count(tag)
+        entries = list(message.get("audios") or ())
+        if not entries and not check_audios and message["role"] != "assistant":
+            entries = [None] * tags
+        places = [f"{mark}{len(audios) + i}{mark}" for i in range(len(entries))]
+        if entries and not tags:
+            untagged += "".join(places)
+        elif entries or message["role"] != "assistant":
+            if tags != len(entries):
+                raise RowError(
+                    "tags",
+                    f"message {number} ({message['role']}): {tags} {tag} tags but {len(entries)} audios; "
+                    "each tag needs exactly one audio",
+                )
+            parts = content.split(tag)
+            content = parts[0] + "".join(place + part for place, part in zip(places, parts[1:], strict=True))
+        audios += entries
+        marked.append({"role": message["role"], "content": content})
+    if untagged:
+        last_user = next((m for m in reversed(marked) if m["role"] == "user"), None)
+        if last_user is None:
+            raise RowError("tags", f"audios without a {tag} tag go before the last user text, but no user speaks")
+        last_user["content"] = untagged + last_user["content"]
+    return marked, audios, mark
 
 
 def _disturb(text: str, noise: float, rng: random.Random) -> str:

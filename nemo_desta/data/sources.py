@@ -8,9 +8,11 @@ from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
 from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
 
-#: Keys of one ``type: desta`` entry. ``manifest_filepath`` and ``shar_path`` are NeMo's names for ``rows``.
-SOURCE_KEYS = ("type", "rows", "manifest_filepath", "shar_path", "name", "audio_root", "weight", "tags")
-GROUP_KEYS = ("type", "input_cfg", "weight", "tags")
+#: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
+#: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root that its paths start from;
+#: ``audio_roots``: further roots. ``name``: dataset of rows that name none.
+SOURCE_KEYS = ("type", "rows", "manifest_filepath", "shar_path", "name", "audio_root", "audio_roots", "weight")
+GROUP_KEYS = ("type", "input_cfg", "weight")
 
 
 class RowSource(Protocol):
@@ -90,7 +92,8 @@ def open_source(item: Mapping[str, Any], audio_roots: Mapping[str, str | Path] |
         from nemo_desta.data.shar import SharSource
 
         return SharSource(rows, name=item.get("name"))
-    return JsonlSource(rows, audio_roots, audio_root=item.get("audio_root"), name=item.get("name"))
+    roots = {**(audio_roots or {}), **(item.get("audio_roots") or {})}
+    return JsonlSource(rows, roots, audio_root=item.get("audio_root"), name=item.get("name"))
 
 
 def open_input_cfg(

@@ -1,0 +1,102 @@
+"""NeMo's side of DeSTA rows: importing this module makes ``type: desta`` known to NeMo's own ``input_cfg`` parsing.
+
+Our loader opens the same entries itself (`nemo_desta.data.sources`), because it needs rows by number. This is for
+everything in NeMo that reads conversations from an ``input_cfg``: stock SALM, its data module, its tools.
+"""
+
+import logging
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lhotse import CutSet, Recording
+from lhotse.dataset.dataloading import resolve_seed
+from nemo.collections.common.data.lhotse.cutset import data_type_parser
+from nemo.collections.common.data.lhotse.text_adapters import AudioTurn, NeMoMultimodalConversation, TextTurn
+from omegaconf import DictConfig
+
+from nemo_desta.data.audio_io import AudioFile, TarSlice
+from nemo_desta.data.prompting import place_audios
+from nemo_desta.data.rows import Row, RowError
+from nemo_desta.data.sources import RowSource, open_source
+
+logger = logging.getLogger(__name__)
+
+ROW_LOCATOR_TAG = "<|AUDIO|>"
+
+
+@data_type_parser("desta")
+def read_desta(config: DictConfig) -> tuple[CutSet, bool]:
+    """Parser of a ``type: desta`` entry: conversations, endlessly repeated unless ``force_finite``.
+
+    Keys of an entry are those of `nemo_desta.data.sources`, with ``audio_roots`` on the entry itself.
+    """
+    conversations = DestaConversations(
+        open_source(config),
+        audio_locator_tag=config.get("audio_locator_tag") or ROW_LOCATOR_TAG,
+        token_equivalent_duration=config.get("token_equivalent_duration"),
+        shuffle=config.get("shuffle", False),
+        seed=config.get("shard_seed", "trng"),
+    )
+    cuts = CutSet(conversations)
+    finite = config.get("force_finite", False) or config.get("metadata_only", False)
+    return (cuts if finite else cuts.repeat(preserve_id=True)), True
+
+
+class DestaConversations:
+    """Rows as conversations, the row itself under ``custom["row"]``. A bad row is named in the log and left out.
+
+    Args:
+        seed: as NeMo's ``shard_seed``: a number, "trng" or "randomized"; read when an iteration starts, in the worker.
+    """
+
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        audio_locator_tag: str,
+        token_equivalent_duration: float | None,
+        shuffle: bool,
+        seed: int | str,
+    ) -> None:
+        self.source = source
+        self.audio_locator_tag = audio_locator_tag
+        self.token_equivalent_duration = token_equivalent_duration
+        self.shuffle = shuffle
+        self.seed = seed
+        self._passes = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[NeMoMultimodalConversation]:
+        order = list(range(len(self.source)))
+        if self.shuffle:
+            random.Random(resolve_seed(self.seed) + self._passes).shuffle(order)
+        self._passes += 1
+        for i in order:
+            try:
+                row = self.source.row(i)
+                yield self._conversation(row, self.source.audio_files(i, row))
+            except RowError as error:
+                logger.warning("bad row (%s), %s: %s", self.source.where(i), error.reason, error)
+
+    def _conversation(self, row: Row, files: list[AudioFile]) -> NeMoMultimodalConversation:
+        messages, audios, mark = place_audios(row["messages"], ROW_LOCATOR_TAG)
+        turns: list[TextTurn | AudioTurn] = []
+        for message in messages:
+            pieces = re.split(f"{mark}([0-9]+){mark}", message["content"])
+            for order, piece in enumerate(pieces):
+                if order % 2:
+                    cut = _recording(files[int(piece)], f"{row['id']}-{piece}").to_cut()
+                    text = audios[int(piece)].get("text")
+                    turns.append(AudioTurn(cut, message["role"], self.audio_locator_tag, text))
+                elif piece.strip():
+                    turns.append(TextTurn(piece.strip(), message["role"]))
+        turns.append(TextTurn(row["response"], "assistant"))
+        return NeMoMultimodalConversation(row["id"], turns, self.token_equivalent_duration, custom={"row": row})
+
+
+def _recording(file: AudioFile, name: str) -> Any:
+    return Recording.from_bytes(file.read(), name) if isinstance(file, TarSlice) else Recording.from_file(file, name)
