@@ -6,7 +6,7 @@ from nemo_desta.perception.encoders.fbank import KaldiFbank, mel_bands, num_fban
 
 def test_tables_equal_kaldis(read_arrays):
     edges = read_arrays("beats/fbank_edges_raw.npz")
-    torch.testing.assert_close(mel_bands(), edges["mel_banks"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(mel_bands(), edges["mel_banks"], atol=2e-5, rtol=0)
     torch.testing.assert_close(povey_window(), edges["povey_window_400"], atol=1e-6, rtol=0)
 
 
@@ -15,7 +15,7 @@ def test_edge_lengths(num_samples, read_wav, read_arrays):
     expected = read_arrays("beats/fbank_edges_raw.npz")[f"n{num_samples}"]
     found = KaldiFbank()(read_wav("beats/a.wav")[None, :num_samples])[0]
     assert len(found) == num_fbank_frames(num_samples)
-    torch.testing.assert_close(found, expected, atol=3e-3, rtol=1e-4)
+    torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize("num_samples", [16_000, 16_001])
