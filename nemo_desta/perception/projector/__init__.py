@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.perception.projector.base import Projector
+from nemo_desta.perception.projector.conv import ConvProjector
 from nemo_desta.perception.projector.qformer import QFormerProjector
 from nemo_desta.perception.projector.window import WindowProjector
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
 PROJECTORS: dict[str, type[Projector]] = {
     "window": WindowProjector,
     "qformer": QFormerProjector,
+    "conv": ConvProjector,
 }
 
-__all__ = ["PROJECTORS", "Projector", "QFormerProjector", "WindowProjector", "build_projector"]
+__all__ = ["PROJECTORS", "ConvProjector", "Projector", "QFormerProjector", "WindowProjector", "build_projector"]
 
 
 def build_projector(name: str, encoders: "dict[str, AudioEncoder]", output_size: int, **knobs: Any) -> Projector:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.perception.projector.markers import Markers
+from nemo_desta.perception.resample import resampled_length
 from nemo_desta.types import EncoderOutput
 
 if TYPE_CHECKING:
@@ -87,12 +88,9 @@ class Projector(nn.Module):
         raise NotImplementedError
 
     def num_frames(self, name: str, num_samples: int, sampling_rate: int) -> int:
-        """Frames that an encoder gives for a clip of ``num_samples`` samples at ``sampling_rate``.
-
-        A resampled clip holds ``ceil(num_samples * new_rate / old_rate)`` samples.
-        """
+        """Frames that an encoder gives for a clip of ``num_samples`` samples at ``sampling_rate``."""
         encoder = self._encoders[name]
-        return encoder.num_frames(-(-num_samples * encoder.sampling_rate // sampling_rate))
+        return encoder.num_frames(resampled_length(num_samples, sampling_rate, encoder.sampling_rate))
 
 
 def pad_packed(packed: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:

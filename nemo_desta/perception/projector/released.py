@@ -1,4 +1,4 @@
-"""Parameter names of the released models' connectors -> ours. One table per original; values are untouched.
+"""Parameter names of the released models' connectors -> ours. One table per original; values stay as they are.
 
 A released tensor that no rule names is an error: nothing of a checkpoint is dropped in silence.
 """
@@ -7,16 +7,17 @@ import re
 
 import torch
 
+_LAYER = r"layer\.(?P<i>\d+)\."
 _BERT = [
-    (r"layer\.(\d+)\.attention\.self\.", r"layers.\1.self_attention."),
-    (r"layer\.(\d+)\.attention\.output\.dense\.", r"layers.\1.self_attention.output."),
-    (r"layer\.(\d+)\.attention\.output\.LayerNorm\.", r"layers.\1.self_attention.norm."),
-    (r"layer\.(\d+)\.crossattention\.self\.", r"layers.\1.cross_attention."),
-    (r"layer\.(\d+)\.crossattention\.output\.dense\.", r"layers.\1.cross_attention.output."),
-    (r"layer\.(\d+)\.crossattention\.output\.LayerNorm\.", r"layers.\1.cross_attention.norm."),
-    (r"layer\.(\d+)\.intermediate(?:_query)?\.dense\.", r"layers.\1.feed_forward.up."),
-    (r"layer\.(\d+)\.output(?:_query)?\.dense\.", r"layers.\1.feed_forward.down."),
-    (r"layer\.(\d+)\.output(?:_query)?\.LayerNorm\.", r"layers.\1.feed_forward.norm."),
+    (_LAYER + r"attention\.self\.", "layers.{i}.self_attention."),
+    (_LAYER + r"attention\.output\.dense\.", "layers.{i}.self_attention.output."),
+    (_LAYER + r"attention\.output\.LayerNorm\.", "layers.{i}.self_attention.norm."),
+    (_LAYER + r"crossattention\.self\.", "layers.{i}.cross_attention."),
+    (_LAYER + r"crossattention\.output\.dense\.", "layers.{i}.cross_attention.output."),
+    (_LAYER + r"crossattention\.output\.LayerNorm\.", "layers.{i}.cross_attention.norm."),
+    (_LAYER + r"intermediate(?:_query)?\.dense\.", "layers.{i}.feed_forward.up."),
+    (_LAYER + r"output(?:_query)?\.dense\.", "layers.{i}.feed_forward.down."),
+    (_LAYER + r"output(?:_query)?\.LayerNorm\.", "layers.{i}.feed_forward.norm."),
 ]
 
 
@@ -36,14 +37,32 @@ def from_desta(state: dict[str, torch.Tensor], encoder: str = "whisper") -> dict
     return renamed
 
 
+def from_alarm_adapter(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One of ALARM's adapters (names without ``adapters.<encoder>.``) -> an `Adapter`'s."""
+    body = r"(?:adapter|adapters\.(?P<i>\d+))\."
+    rules = [
+        (r"layer_fusion\.layer_weights$", "layer_logits"),
+        (r"llm_proj\.", "output."),
+        (body + r"input_proj\.", "bodies.{i}.input."),
+        (body + r"downsampler\.(?P<s>\d+)\.0\.", "bodies.{i}.stages.{s}.conv."),
+        (body + r"downsampler\.(?P<s>\d+)\.2\.(?:norm\.)?", "bodies.{i}.stages.{s}.norm."),
+        (body + r"model\.", "bodies.{i}."),
+    ]
+    return _rename(state, rules)
+
+
+def from_alarm_fusion(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """ALARM-CA's fusion (names without ``fusion_model.``) -> a `CrossAttentionFusion`'s."""
+    return _rename(state, [("in_proj.", "inputs."), ("condition_modules.", "readers."), ("out_proj.", "output.")])
+
+
 def _rename(state: dict[str, torch.Tensor], rules: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """Replace the beginning of each name by the first rule that matches it; {x} is the rule's group x, 0 if unused."""
     renamed = {}
     for name, tensor in state.items():
-        for old, new in rules:
-            changed, count = re.subn("^" + old, new, name)
-            if count:
-                renamed[changed] = tensor
-                break
-        else:
+        matches = ((re.match(old, name), new) for old, new in rules)
+        match, new = next(((match, new) for match, new in matches if match), (None, ""))
+        if match is None:
             raise ValueError(f"'{name}' is no tensor of the released connector: no rule names it")
+        renamed[new.format(**match.groupdict("0")) + name[match.end() :]] = tensor
     return renamed

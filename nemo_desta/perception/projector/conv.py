@@ -1,0 +1,111 @@
+"""ALARM's projector: an adapter per encoder (`adapters`), then one stream of them all (`fusion`).
+
+The released single-encoder models are one adapter; ALARM-CA is four adapters and cross-attention. Nothing here knows
+about time windows: the output has the adapters' frame rate, 25 vectors per second behind a 50 Hz encoder.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.perception.projector.adapters import Adapter
+from nemo_desta.perception.projector.base import Projector
+from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
+from nemo_desta.types import EncoderOutput
+
+if TYPE_CHECKING:
+    from nemo_desta.perception.encoders import AudioEncoder
+
+FUSIONS: dict[str, type[nn.Module]] = {"sum": SumFusion, "cross_attention": CrossAttentionFusion}
+
+
+class ConvProjector(Projector):
+    """Adapters and fusion; the first encoder is the main stream."""
+
+    def __init__(
+        self,
+        encoders: "dict[str, AudioEncoder]",
+        output_size: int,
+        *,
+        adapter: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, Mapping[str, Any]] | None = None,
+        fusion: str | Mapping[str, Any] = "sum",
+        main: str | None = None,
+        original_masks: bool = False,
+        markers: bool = False,
+        output_norm: bool = False,
+        output_rms: float | None = None,
+    ):
+        """Build one adapter per encoder and their fusion. See `Projector` for the arguments that all projectors share.
+
+        Args:
+            adapter: knobs of every adapter: ``body, hidden_size, depth, norm, mix`` of `Adapter`.
+            adapters: more of them by encoder name, which win: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
+            fusion: "sum", "cross_attention", or a mapping with that as ``name`` and the fusion's knobs. A single
+                encoder has nothing to be fused with: its adapter's stream goes out as it is.
+            main: the encoder whose stream reads the others; the first one if None.
+            original_masks: mask and round as ALARM was released, for parity; see `Adapter`.
+
+        Raises:
+            ConfigError: an unknown knob or fusion.
+            ValueError: ``main`` or ``adapters`` name an encoder that is not there; streams of different rates to add.
+        """
+        super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
+        main = main or next(iter(encoders))
+        adapters = adapters or {}
+        for name in (main, *adapters):
+            if name not in encoders:
+                raise ValueError(f"'{name}' is no encoder of this projector.{nearest(name, encoders)}")
+        names = [main, *(name for name in encoders if name != main)]
+        self.adapters = nn.ModuleDict()
+        for name in names:
+            knobs = {**(adapter or {}), **adapters.get(name, {})}
+            known = set(inspect.signature(Adapter).parameters) - {"num_taps", "width", "output_size", "original_masks"}
+            check_keys(knobs, known, f"model.perception.projector.adapters.{name}")
+            self.adapters[name] = Adapter(
+                len(encoders[name].layer_ids),
+                encoders[name].hidden_size,
+                output_size,
+                original_masks=original_masks,
+                **knobs,
+            )
+        self.fusion = _build_fusion(fusion, names, output_size, original_masks)
+        if isinstance(self.fusion, SumFusion):
+            rates = {n: encoders[n].frame_grid.frame_rate / 2 ** self.adapters[n].halvings for n in names}
+            if len(set(rates.values())) > 1:
+                raise ValueError(f"streams of different frame rates cannot be added: {rates} per second")
+
+    def project(
+        self, features: dict[str, EncoderOutput], audio_lens: torch.Tensor, sampling_rate: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Projector.project`."""
+        streams = {
+            name: adapter(features[name].layers, features[name].lens) for name, adapter in self.adapters.items()
+        }
+        return self.fusion(streams)
+
+    def num_vectors(self, num_samples: int, sampling_rate: int) -> int:
+        """See `Projector.num_vectors`."""
+        frames = {
+            name: adapter.num_frames(self.num_frames(name, num_samples, sampling_rate))
+            for name, adapter in self.adapters.items()
+        }
+        return self.fusion.num_vectors(frames)
+
+
+def _build_fusion(
+    fusion: str | Mapping[str, Any], names: list[str], output_size: int, original_masks: bool
+) -> nn.Module:
+    knobs = {"name": fusion} if isinstance(fusion, str) else dict(fusion)
+    kind = knobs.pop("name", "sum")
+    if kind not in FUSIONS:
+        raise ConfigError(f"unknown fusion '{kind}'.{nearest(kind, FUSIONS)}")
+    known = set(inspect.signature(FUSIONS[kind]).parameters) - {"names", "output_size", "original_masks"}
+    check_keys(knobs, known, "model.perception.projector.fusion")
+    if len(names) == 1:
+        return SumFusion(names, output_size, original_masks=original_masks)
+    return FUSIONS[kind](names, output_size, original_masks=original_masks, **knobs)

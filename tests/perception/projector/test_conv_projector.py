@@ -1,0 +1,197 @@
+"""ALARM's adapters and fusion against their own numbers, and what our masks change."""
+
+import json
+
+import pytest
+import torch
+
+from nemo_desta.config import ConfigError
+from nemo_desta.perception.projector import ConvProjector
+from nemo_desta.perception.projector.adapters import Adapter
+from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
+from nemo_desta.perception.projector.released import from_alarm_adapter, from_alarm_fusion
+from nemo_desta.types import FrameGrid
+from tests.perception.projector.recipe import FIXTURES, load_arrays, load_weights
+from tests.perception.projector.toys import (
+    RATE,
+    ToyEncoder,
+    assert_batch_equals_alone,
+    assert_every_gradient_is_finite,
+    randomise,
+    run,
+    toy_encoders,
+    toy_features,
+)
+
+CASES = json.loads((FIXTURES / "alarm" / "cases.json").read_text())
+SAMPLES = [40_003, 16_000, 5_000, 1]
+CROSS = {"name": "cross_attention", "hidden_size": 8, "num_heads": 2, "feed_forward_size": 16}
+BODIES = {"downsampler_conformer": "downsampler", "mlp": "mlp", "identity": "identity"}
+
+
+def original_adapter(case: str) -> Adapter:
+    """An adapter built from ALARM's config of a case, with its weights, masks as released."""
+    config = CASES[case]
+    adapter = Adapter(
+        len(config["audio_encoder_layers"]),
+        config["encoder_embedding_dim"],
+        config["llm_embedding_dim"] if config.get("use_llm_proj", True) else None,
+        body=BODIES[config["adapter_name"]],
+        hidden_size=config["adapter_embedding_dim"],
+        depth=config.get("downsampler_depth", 1),
+        norm=config.get("norm_type", "layer"),
+        mix="before" if config["pre_average"] else "after",
+        original_masks=True,
+    )
+    adapter.load_state_dict(from_alarm_adapter(load_weights("alarm", case)))
+    return adapter.eval()
+
+
+@pytest.mark.parametrize(
+    "case",
+    sorted(path.stem for path in (FIXTURES / "alarm").glob("adapter_*_*.npz") if not path.stem.endswith("trainmode")),
+)
+def test_adapter_equals_alarm(case):
+    expected, adapter = load_arrays("alarm", case), original_adapter(case.rsplit("_", 1)[0])
+    out, lens = adapter(list(expected["taps"]), expected["lengths"])
+    assert lens.tolist() == expected["out_lengths"].tolist()
+    torch.testing.assert_close(out, expected["output"], atol=1e-5, rtol=0)
+
+
+def test_batchnorm_adapter_in_train_mode_equals_alarm():
+    expected = load_arrays("alarm", "adapter_whisper_batchnorm_trainmode")
+    adapter = original_adapter("adapter_whisper_batchnorm").train()
+    out, _ = adapter(list(expected["taps"]), expected["lengths"])
+    torch.testing.assert_close(out, expected["output"], atol=1e-5, rtol=0)
+    buffers = {name[7:]: array for name, array in expected.items() if name.startswith("after__")}
+    assert len(buffers) == 6
+    for name, value in from_alarm_adapter(buffers).items():
+        torch.testing.assert_close(adapter.get_buffer(name), value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["fusion_crossattention", "fusion_crossattention_skip", "fusion_sum"])
+def test_fusion_equals_alarm(case):
+    config, expected = CASES[case], load_arrays("alarm", case)
+    names = ["whisper", "muq", "sslam"]
+    if case == "fusion_sum":
+        fusion = SumFusion(names, 48, original_masks=True)
+    else:
+        fusion = CrossAttentionFusion(
+            names,
+            48,
+            hidden_size=config["hidden_dim"],
+            num_heads=config["num_attention_heads"],
+            feed_forward_size=config["ffn_dims"],
+            num_layers=dict(zip(config["conditional_encoders"], config["num_hidden_layers"], strict=True)),
+            skip=config["use_skip_connection"],
+            original_masks=True,
+        ).eval()
+        weights = load_weights("alarm", "fusion_crossattention")
+        weights = {name.removeprefix("fusion_model."): tensor for name, tensor in weights.items()}
+        fusion.load_state_dict(from_alarm_fusion(weights))
+    out, lens = fusion({name: (expected[f"in__{name}"], expected[f"len__{name}"]) for name in names})
+    assert lens.tolist() == expected["out_lengths"].tolist()
+    torch.testing.assert_close(out, expected["output"], atol=7e-5, rtol=0)
+
+
+def test_parameter_counts_are_alarms():
+    whisper_grid, full = FrameGrid(RATE, 320), 2560
+    encoders = {
+        "whisper": ToyEncoder(1280, (8, 16, 24, 32), whisper_grid),
+        "w2vbert": ToyEncoder(1024, (6, 10, 15, 20, 24), whisper_grid),
+        "muq": ToyEncoder(1024, (4, 8, 12), FrameGrid(24_000, 960)),
+        "sslam": ToyEncoder(768, (4, 8, 12), whisper_grid),
+    }
+    with torch.device("meta"):
+        projector = ConvProjector(
+            encoders, full, adapters={"whisper": {"norm": "batch"}, "muq": {"body": "mlp"}}, fusion="cross_attention"
+        )
+    counts = {name: sum(p.numel() for p in adapter.parameters()) for name, adapter in projector.adapters.items()}
+    assert counts == {"whisper": 18_625_028, "w2vbert": 17_313_285, "sslam": 18_100_739, "muq": 4_723_203}
+    assert sum(p.numel() for p in projector.fusion.parameters()) == 63_503_872
+
+
+@pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats")], ids="+".join)
+@pytest.mark.parametrize("fusion", ["sum", CROSS], ids=["sum", "cross"])
+@pytest.mark.parametrize(
+    "adapter",
+    [{"norm": "batch"}, {"depth": 2, "mix": "after"}, {"body": "mlp"}, {"body": "identity"}],
+    ids=["batchnorm", "depth2-after", "mlp", "identity"],
+)
+def test_a_clip_in_a_batch_equals_the_clip_alone(names, fusion, adapter):
+    encoders = {name: toy_encoders()[name] for name in names}
+    projector = randomise(
+        ConvProjector(encoders, 10, adapter={"hidden_size": 6, **adapter}, fusion=fusion, markers=True)
+    )
+    assert_batch_equals_alone(projector.eval(), encoders, SAMPLES)
+
+
+@pytest.mark.parametrize("fusion", ["sum", CROSS], ids=["sum", "cross"])
+def test_every_parameter_learns_and_nothing_is_cut(fusion):
+    encoders = toy_encoders()
+    projector = randomise(
+        ConvProjector(encoders, 10, adapter={"hidden_size": 6}, adapters={"whisper": {"norm": "batch"}}, fusion=fusion)
+    )
+    assert_every_gradient_is_finite(projector, encoders, SAMPLES)
+    alone = ConvProjector({"whisper": encoders["whisper"]}, 10)
+    assert [alone.num_tokens(n, RATE) for n in (0, 320, 640, 641, 16_000)] == [1, 1, 1, 2, 25]
+
+
+def test_released_rounding_cuts_an_odd_last_frame():
+    encoders = {"whisper": toy_encoders()["whisper"]}
+    projector = ConvProjector(encoders, 10, adapter={"hidden_size": 6}, original_masks=True)
+    assert [projector.num_tokens(n, RATE) for n in (320, 640, 960, 16_000)] == [1, 1, 1, 25]
+
+
+def test_batchnorm_learns_its_statistics_from_real_frames_only():
+    encoders = {"whisper": toy_encoders()["whisper"]}
+    knobs = {"hidden_size": 6, "norm": "batch"}
+    one, other = (ConvProjector(encoders, 10, adapter=knobs) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    features = toy_features(encoders, [16_000, 3_200])
+    wider = [torch.cat([layer, layer], dim=1) for layer in features["whisper"].layers]  # 52 frames of padding more
+    lens = {"audio_lens": torch.tensor([16_000, 3_200]), "sampling_rate": RATE}
+    one(features, **lens)
+    other({"whisper": features["whisper"]._replace(layers=tuple(wider))}, **lens)
+    for name, buffer in one.named_buffers():
+        assert torch.equal(buffer, other.get_buffer(name)) and buffer.isfinite().all(), name
+
+
+def test_a_frozen_adapter_stays_in_eval_mode():
+    encoders = toy_encoders()
+    projector = ConvProjector(encoders, 10, adapter={"hidden_size": 6, "norm": "batch"}, fusion=CROSS)
+    projector.adapters["whisper"].requires_grad_(False)
+    projector.train()
+    assert not projector.adapters["whisper"].bodies[0].stages[0].norm.training
+    assert projector.adapters["beats"].bodies[0].stages[0].norm.training
+    before = projector.adapters["whisper"].bodies[0].stages[0].norm.running_mean.clone()
+    run(projector, encoders, SAMPLES)
+    assert torch.equal(projector.adapters["whisper"].bodies[0].stages[0].norm.running_mean, before)
+
+
+def test_streams_keep_their_own_lengths_in_the_fusion():
+    """A main stream of 4 frames must not see frames of the other stream that lie behind its end, and only those."""
+    fusion = randomise(CrossAttentionFusion(["a", "b"], 10, hidden_size=8, num_heads=2, feed_forward_size=16)).eval()
+    a, b = torch.randn(1, 4, 10), torch.randn(1, 9, 10)
+    lens = {"a": torch.tensor([4]), "b": torch.tensor([6])}
+    before, out_lens = fusion({"a": (a, lens["a"]), "b": (b, lens["b"])})
+    assert out_lens.tolist() == [4]
+    behind, inside = b.clone(), b.clone()
+    behind[:, 6:] += 1
+    inside[:, 5] += 1
+    assert torch.equal(fusion({"a": (a, lens["a"]), "b": (behind, lens["b"])})[0], before)
+    assert not torch.allclose(fusion({"a": (a, lens["a"]), "b": (inside, lens["b"])})[0], before)
+
+
+def test_wrong_knobs_are_named():
+    encoders = toy_encoders()
+    with pytest.raises(ConfigError, match="adapters.whisper.hiden_size.*Did you mean 'hidden_size'"):
+        ConvProjector(encoders, 10, adapters={"whisper": {"hiden_size": 6}})
+    with pytest.raises(ValueError, match="'wisper' is no encoder.*Did you mean 'whisper'"):
+        ConvProjector(encoders, 10, adapters={"wisper": {}})
+    with pytest.raises(ConfigError, match="unknown fusion 'cross'.*Known: cross_attention, "):
+        ConvProjector(encoders, 10, fusion="cross")
+    with pytest.raises(ValueError, match="different frame rates"):
+        ConvProjector(encoders, 10, adapters={"beats": {"body": "mlp"}})
+    with pytest.raises(ValueError, match="adapter norm is 'group'"):
+        ConvProjector(encoders, 10, adapter={"norm": "group"})
