@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 BLOCK = 1 << 20
 WHISPER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 BEATS_HELP = """\
-BEATs checkpoints are not hosted reliably: the links in microsoft/unilm's beats/README.md (MIT licence) often answer with
-errors. Nothing is fetched; get the file yourself:
+BEATs checkpoints are not hosted reliably: the links in microsoft/unilm's beats/README.md (MIT licence) often answer
+with errors. Nothing is fetched; get the file yourself:
   1. try those links first, then search for the exact file name; people keep copies, on the Hugging Face Hub too:
        BEATs_iter3_plus_AS2M.pt                           pre-trained
        BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt    fine-tuned on AudioSet, the one that SALMONN uses
