@@ -1,0 +1,1 @@
+"""Evaluation: scorers and the controls that their figures are read against."""

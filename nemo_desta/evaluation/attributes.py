@@ -1,0 +1,171 @@
+"""Ask and parse: did the model hear the attribute? One closed question per clip, the value read from the answer.
+
+An answer counts as right only when it names exactly the right value; what cannot be parsed, or names several values,
+is wrong. Beside each accuracy stand what no hearing at all would reach (the best constant answer on the very test set,
+the same answers dealt out to other clips) and how far chance alone can move it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+_Z = 1.959964  # two-sided 95 %
+
+#: A value right behind one of these (and perhaps an article) is ruled out, not named: "female, not male".
+_NEGATION = re.compile(r"(?:\b(?:not|no|never|without|rather than|instead of)|n't)(?: (?:a|an|the|any))? $")
+
+
+def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str | None:
+    """The one of ``values`` that ``answer`` names, None when it names none or several.
+
+    ``aliases``: value -> further wordings of it. Whole words, whatever their case; hyphens and underscores are spaces;
+    where names overlap the longest wins ("bass clarinet" is no "clarinet"). A value that is directly negated does not
+    count as named. A think block is left out; one that never closes leaves no answer.
+    """
+    values = list(values)
+    pairs = [(value, value) for value in values]
+    pairs += [(wording, value) for value, wordings in (aliases or {}).items() for wording in wordings]
+    names: dict[str, str] = {}
+    for wording, value in pairs:
+        if value not in values:
+            raise ValueError(f"aliases are given for {value!r}, which is none of the values {', '.join(values)}")
+        if names.setdefault(_plain(wording), value) != value:
+            raise ValueError(f"{wording!r} stands for both {names[_plain(wording)]!r} and {value!r}")
+    text = _plain(strip_thinking(answer))
+    ordered = sorted(names, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
+    named = {names[match[0]] for match in pattern.finditer(text) if not _NEGATION.search(text[: match.start()])}
+    return named.pop() if len(named) == 1 else None
+
+
+def strip_thinking(answer: str) -> str:
+    """What follows the think block; nothing when the block was opened and never closed."""
+    _, closed, rest = answer.rpartition("</think>")
+    if closed:
+        return rest
+    return answer.partition("<think>")[0]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``correct`` of ``total``; ``unparsed`` of the wrong ones named no value, or several."""
+
+    correct: int
+    total: int
+    unparsed: int = 0
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.total
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial: clips count as independent, which those of one speaker are not."""
+        return sqrt(self.value * (1 - self.value) / self.total)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval, which keeps its meaning near 0 and 1."""
+        n, p = self.total, self.value
+        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def attribute_accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> Accuracy:
+    """Parsed values against true ones, clip by clip; a prediction of None is wrong."""
+    _check(predictions, references)
+    correct = sum(p == r for p, r in zip(predictions, references, strict=True))
+    return Accuracy(correct, len(references), sum(p is None for p in predictions))
+
+
+def best_constant(references: Sequence[str]) -> tuple[str, float]:
+    """The single answer that would do best on these clips, and its accuracy: (value, share)."""
+    _check(references, references)
+    counts = Counter(references)
+    value = min(counts, key=lambda name: (-counts[name], name))
+    return value, counts[value] / len(references)
+
+
+class ShuffledControl(NamedTuple):
+    """Accuracy of the same answers dealt out to other clips: ``mean`` and ``max`` over the permutations."""
+
+    mean: float
+    max: float
+
+
+def shuffled_control(
+    answers: Sequence[str | None], references: Sequence[str], permutations: int = 200, seed: int = 0
+) -> ShuffledControl:
+    """What the answers reach when their clips are permuted.
+
+    With one fixed question for all clips this equals asking about the wrong clips: answers depend on clips alone.
+    """
+    _check(answers, references)
+    ids = {value: i for i, value in enumerate(dict.fromkeys(references))}
+    given = np.array([ids.get(answer, -1) for answer in answers])
+    true = np.array([ids[reference] for reference in references])
+    rng = np.random.default_rng(seed)
+    scores = [float((rng.permutation(given) == true).mean()) for _ in range(permutations)]
+    return ShuffledControl(float(np.mean(scores)), max(scores))
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """All figures of one task: ``constant`` and ``shuffled`` are what `accuracy` must be read against."""
+
+    task: str
+    accuracy: Accuracy
+    constant: tuple[str, float]
+    shuffled: ShuffledControl
+
+
+def task_result(
+    task: str, predictions: Sequence[str | None], references: Sequence[str], *, permutations: int = 200, seed: int = 0
+) -> TaskResult:
+    """Score one task: its predictions (`parse_value`) against the true values."""
+    return TaskResult(
+        task,
+        attribute_accuracy(predictions, references),
+        best_constant(references),
+        shuffled_control(predictions, references, permutations, seed),
+    )
+
+
+def render_results(results: Iterable[TaskResult], extra: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """A text table of the tasks; ``extra``: further columns, name -> task -> share (a task may lack a value)."""
+    extra = extra or {}
+    header = ["task", "n", "accuracy", "+-", "95 %", "unparsed", *extra, "best constant", "shuffled mean (max)"]
+    rows = []
+    for r in results:
+        low, high = r.accuracy.interval
+        own = [f"{r.accuracy.value:.3f}", f"{r.accuracy.standard_error:.3f}", f"{low:.2f}-{high:.2f}"]
+        others = [f"{column[r.task]:.3f}" if r.task in column else "" for column in extra.values()]
+        controls = [f"{r.constant[1]:.3f} ({r.constant[0]})", f"{r.shuffled.mean:.3f} ({r.shuffled.max:.3f})"]
+        rows.append([r.task, str(r.accuracy.total), *own, str(r.accuracy.unparsed), *others, *controls])
+    return render_table(header, rows)
+
+
+def render_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An aligned text table that is Markdown, too; the first column to the left, the others to the right."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
+    lines = [f"| {' | '.join(row)} |" for row in padded]
+    rule = "|".join("-" * (w + 1) + ":" if i else "-" * (w + 2) for i, w in enumerate(widths))
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _plain(text: str) -> str:
+    """Case folded; hyphens, underscores and runs of white space as one space; typewriter apostrophes."""
+    return re.sub(r"[-_\s]+", " ", text.casefold().replace("\u2019", "'"))
+
+
+def _check(predictions: Sequence[str | None], references: Sequence[str]) -> None:
+    if len(predictions) != len(references) or not references:
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references; need one each, 1 or more")
