@@ -1,0 +1,55 @@
+"""The numerics, the encoders and the benchmarks run on a bare GPU machine: torch and transformers, no NeMo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BARRED = ("nemo", "lhotse", "lightning", "pytorch_lightning", "hydra", "omegaconf", "peft")
+
+IMPORT_ALL = """
+import importlib, importlib.util, sys
+
+real_find_spec = importlib.util.find_spec
+barred = set({barred!r})
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in barred:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+# transformers asks whether optional packages exist; the answer must be no, not an exception.
+importlib.util.find_spec = lambda name, *a: None if name.partition(".")[0] in barred else real_find_spec(name, *a)
+sys.meta_path.insert(0, Blocker())
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+
+
+def modules_of(folder: str) -> list[str]:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    return [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in files]
+
+
+def import_without_nemo(modules: list[str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    code = IMPORT_ALL.format(barred=BARRED, modules=modules)
+    env = {**os.environ, "PYTHONPATH": str(cwd)}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, text=True, capture_output=True)
+
+
+@pytest.mark.parametrize("folder", ["nemo_desta/ops", "nemo_desta/perception", "benchmarks"])
+def test_imports_without_nemo(folder):
+    modules = modules_of(folder)
+    if folder != "benchmarks":
+        assert modules, f"{folder} holds no module"
+    result = import_without_nemo(modules)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_the_barrier_stops_an_import_of_nemo(tmp_path):
+    (tmp_path / "needs_nemo.py").write_text("from nemo.collections import speechlm2\n")
+    result = import_without_nemo(["needs_nemo"], cwd=tmp_path)
+    assert result.returncode != 0 and "No module named 'nemo'" in result.stderr
