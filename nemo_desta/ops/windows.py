@@ -61,8 +61,7 @@ def window_table(
         tokens_per_second: r.
     """
     rate = exact_rate(tokens_per_second)
-    clip = torch.repeat_interleave(windows_per_clip)  # (P,)
-    window = torch.arange(len(clip), device=clip.device) - (windows_per_clip.cumsum(0) - windows_per_clip)[clip]
+    clip, window = clip_and_window(windows_per_clip)
     first, end, end_if_last = _steps(window, grid, rate)
     end = torch.where(window == windows_per_clip[clip] - 1, end_if_last, end)
 
@@ -77,6 +76,13 @@ def window_table(
     start = first * grid.frames_per_step
     counts = torch.minimum(end * grid.frames_per_step, valid) - start
     return WindowTable(starts=clip * max_frames + start, counts=counts, lens=windows_per_clip)
+
+
+def clip_and_window(windows_per_clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) windows of each clip -> for every packed window its clip (P,) and its number inside that clip (P,)."""
+    clip = torch.repeat_interleave(windows_per_clip)
+    first = windows_per_clip.cumsum(0) - windows_per_clip
+    return clip, torch.arange(len(clip), device=clip.device) - first[clip]
 
 
 def window_index(windows: WindowTable, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,7 @@ from nemo_desta.perception.projector.base import Projector
 from nemo_desta.perception.projector.conv import ConvProjector
 from nemo_desta.perception.projector.qformer import QFormerProjector
 from nemo_desta.perception.projector.window import WindowProjector
+from nemo_desta.perception.projector.window_qformer import WindowQFormerProjector
 
 if TYPE_CHECKING:
     from nemo_desta.perception.encoders import AudioEncoder
@@ -16,9 +17,18 @@ PROJECTORS: dict[str, type[Projector]] = {
     "window": WindowProjector,
     "qformer": QFormerProjector,
     "conv": ConvProjector,
+    "window_qformer": WindowQFormerProjector,
 }
 
-__all__ = ["PROJECTORS", "ConvProjector", "Projector", "QFormerProjector", "WindowProjector", "build_projector"]
+__all__ = [
+    "PROJECTORS",
+    "ConvProjector",
+    "Projector",
+    "QFormerProjector",
+    "WindowProjector",
+    "WindowQFormerProjector",
+    "build_projector",
+]
 
 
 def build_projector(name: str, encoders: "dict[str, AudioEncoder]", output_size: int, **knobs: Any) -> Projector:

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from nemo_desta.ops.windows import exact_rate, max_window_frames, num_windows, window_index, window_table
+from nemo_desta.ops.windows import (
+    clip_and_window,
+    exact_rate,
+    max_window_frames,
+    num_windows,
+    window_index,
+    window_table,
+)
 from nemo_desta.perception.projector.base import Projector, pad_packed
 from nemo_desta.perception.projector.bert import QueryDecoderLayer, default_heads
 from nemo_desta.types import EncoderOutput, FrameGrid, WindowTable
@@ -155,6 +162,5 @@ def _whole_chunks(name: str, chunks: torch.Tensor, max_frames: int, width: int, 
             f"mask_padding=False reads whole chunks of {width} frames, {longest * width} for the longest clip, but "
             f"encoder '{name}' hands out {max_frames} (overlapping steps: {grid.overlap}); use mask_padding=True"
         )
-    clip = torch.repeat_interleave(chunks)
-    position = torch.arange(len(clip), device=clip.device) - (chunks.cumsum(0) - chunks)[clip]
-    return WindowTable(clip * max_frames + position * width, torch.full_like(clip, width), chunks)
+    clip, chunk = clip_and_window(chunks)
+    return WindowTable(clip * max_frames + chunk * width, torch.full_like(clip, width), chunks)

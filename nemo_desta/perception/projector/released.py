@@ -56,6 +56,24 @@ def from_alarm_fusion(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return _rename(state, [("in_proj.", "inputs."), ("condition_modules.", "readers."), ("out_proj.", "output.")])
 
 
+def from_salmonn(
+    state: dict[str, torch.Tensor], speech: str = "whisper", audio: str = "beats"
+) -> dict[str, torch.Tensor]:
+    """SALMONN's connector -> a `WindowQFormerProjector`'s."""
+    rules = [(rf"speech_Qformer\.bert\.encoder\.{old}", new) for old, new in _BERT]
+    rules += [
+        (r"speech_Qformer\.bert\.embeddings\.LayerNorm\.", "query_norm."),
+        (r"ln_speech\.", f"norms.{speech}."),
+        (r"ln_audio\.", f"norms.{audio}."),
+        (r"speech_query_tokens$", "queries"),
+        (r"speech_llama_proj\.", "output."),
+    ]
+    unused = "speech_Qformer.bert.embeddings.position_ids"  # a buffer of counting numbers, for text only
+    renamed = _rename({name: tensor for name, tensor in state.items() if name != unused}, rules)
+    renamed["queries"] = renamed["queries"][0]  # (1, Q, H) -> (Q, H)
+    return renamed
+
+
 def _rename(state: dict[str, torch.Tensor], rules: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
     """Replace the beginning of each name by the first rule that matches it; {x} is the rule's group x, 0 if unused."""
     renamed = {}
