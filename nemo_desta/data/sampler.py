@@ -113,7 +113,8 @@ class BatchPlan:
             is_last_pool = first + size >= len(order)
             steps, waiting = self._cut(waiting, is_last_pool)
             if self.settings.shuffle:
-                steps = [steps[i] for i in self._rng(_POOL, epoch, pool).permutation(len(steps))]
+                whole = sum(len(step) == self.num_ranks for step in steps)  # a step with idle ranks stays the last
+                steps = [steps[i] for i in self._rng(_POOL, epoch, pool).permutation(whole)] + steps[whole:]
             for step in steps:
                 if last_step is not None:
                     yield last_step, bad_rows, False
