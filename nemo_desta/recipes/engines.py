@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.sources import resolve_source
 
 Messages = Sequence[Mapping[str, Any]]
@@ -73,8 +74,9 @@ class HFEngine:
         self.name = name
         self.batch_size = batch_size
         self.progress = progress
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.end_ids = _end_ids(model, tokenizer)
+        # Prompts are rendered and tokenised by the code that will train on the answers.
+        self.prompts = PromptBuilder(tokenizer, chat_template_kwargs=chat_template_kwargs)
+        self.end_ids = _end_ids(model, self.prompts)
 
     @classmethod
     def from_pretrained(cls, path: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> "HFEngine":
@@ -101,7 +103,7 @@ class HFEngine:
     ) -> list[Generation]:
         """See `Engine`. A prompt that leaves no room for ``max_new_tokens`` in the LLM's context becomes an error."""
         seeds = [sampling.seed + i for i in range(len(conversations))] if seeds is None else seeds
-        prompts = [self._encode(messages) for messages in conversations]
+        prompts = [self.prompts.tokenize(self.prompts.render(messages)) for messages in conversations]
         results: list[Generation | None] = [None] * len(prompts)
         room = self.model.config.get_text_config().max_position_embeddings - sampling.max_new_tokens
         for i, ids in enumerate(prompts):
@@ -115,12 +117,6 @@ class HFEngine:
             for i, answer in zip(batch, answers, strict=True):
                 results[i] = answer
         return [result for result in results if result is not None]
-
-    def _encode(self, messages: Messages) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False, **self.chat_template_kwargs
-        )
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _answer(self, prompts: list[list[int]], sampling: Sampling, seeds: list[int]) -> list[Generation]:
         width = max(len(ids) for ids in prompts)
@@ -173,12 +169,9 @@ class _RowSampler(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every id that ends a turn, by the generation config and by the tokenizer."""
+def _end_ids(model: Any, prompts: PromptBuilder) -> list[int]:
+    """Every id that ends a turn: by the chat template, the tokenizer and the generation config."""
     configured = model.generation_config.eos_token_id
-    ids = [configured] if isinstance(configured, int) else list(configured or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.append(tokenizer.eos_token_id)
-    if not ids:
-        raise ValueError("neither the generation config nor the tokenizer says which token ends a turn")
-    return ids
+    ids = [prompts.end_of_turn_id, prompts.tokenizer.eos_token_id]
+    ids += configured if isinstance(configured, list) else [configured]
+    return list(dict.fromkeys(token for token in ids if token is not None))

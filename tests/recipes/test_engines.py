@@ -19,7 +19,8 @@ def engine(llm_folder: Path) -> HFEngine:
 def test_greedy_answers_are_the_argmax_of_the_bare_llm(engine: HFEngine) -> None:
     answers = engine.generate(CONVERSATIONS, Sampling(max_new_tokens=12, temperature=0.0))
     for messages, answer in zip(CONVERSATIONS, answers, strict=True):
-        ids = engine._encode(messages)
+        text = f"<|im_start|>user\n{messages[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+        ids = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
         start = len(ids)
         with torch.no_grad():
             while len(ids) < start + 12:
@@ -89,6 +90,14 @@ def test_missing_tokenizer_or_template_is_named(llm_folder: Path, tmp_path: Path
     with pytest.raises(ValueError, match="'toy' has no chat template"):
         HFEngine(engine.model, engine.tokenizer, name="toy")
     engine.tokenizer.chat_template = template
+
+
+def test_end_of_turn_comes_from_the_template_when_nothing_else_names_it(llm_folder: Path) -> None:
+    known = HFEngine.from_pretrained(str(llm_folder))
+    known.tokenizer.eos_token = "<think>"
+    known.model.generation_config.eos_token_id = [5, 6]
+    end = known.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<think>"])
+    assert HFEngine(known.model, known.tokenizer, name="toy").end_ids == [*end, 5, 6]
 
 
 def test_engine_is_named_after_its_folder_not_its_place(engine: HFEngine) -> None:
