@@ -66,10 +66,8 @@ def test_window_table_equals_the_definition_at_any_rate_and_length(grid, rate):
 
 
 @pytest.mark.parametrize("grid", [WHISPER, BEATS], ids=["whisper", "beats"])
-@pytest.mark.parametrize("rate", RATES, ids=str)
+@pytest.mark.parametrize("rate", [rate for rate in RATES if Fraction(str(rate)) < 50], ids=str)
 def test_every_frame_of_a_clip_is_read_when_windows_are_longer_than_frames(grid, rate):
-    if Fraction(str(rate)) > 50:
-        pytest.skip("windows shorter than a frame")
     frame_lens = torch.tensor([ceil(n / grid.hop) * grid.frames_per_step for n in SAMPLES[1:]])
     table = window_table(frame_lens, num_windows(torch.tensor(SAMPLES[1:]), 16000, rate), 4000, grid, rate)
     read = {f for s, c in zip(table.starts.tolist(), table.counts.tolist(), strict=True) for f in range(s, s + c)}

@@ -28,13 +28,14 @@ class Adapter(nn.Module):
         self,
         num_taps: int,
         width: int,
-        output_size: int | None,
+        output_size: int,
         *,
         body: Literal["downsampler", "mlp", "identity"] = "downsampler",
         hidden_size: int = 1024,
         depth: int = 1,
         norm: Literal["layer", "batch"] = "layer",
         mix: Literal["before", "after"] = "before",
+        project: bool = True,
         original_masks: bool = False,
     ):
         """Build one adapter.
@@ -42,11 +43,12 @@ class Adapter(nn.Module):
         Args:
             num_taps: N.
             width: C.
-            output_size: D, or None to leave out the last Linear.
+            output_size: D.
             body: "downsampler" halves the frame rate ``depth`` times, "mlp" and "identity" keep it.
             hidden_size: H.
             norm: behind each convolution; ALARM has "batch" for Whisper and "layer" for the others.
             mix: the layers "before" one body, or "after" a body for each of them.
+            project: False leaves out the last Linear, for a fusion that reads the body's own width.
 
         Raises:
             ValueError: an unknown body, norm or mix.
@@ -70,10 +72,11 @@ class Adapter(nn.Module):
         )
         self.halvings = depth if body == "downsampler" else 0
         body_width = width if body == "identity" else hidden_size
-        self.output = nn.Linear(body_width, output_size) if output_size else nn.Identity()
+        self.width = output_size if project else body_width
+        self.output = nn.Linear(body_width, output_size) if project else nn.Identity()
 
     def forward(self, layers: Sequence[torch.Tensor], lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """N tensors (B, T, C), lens (B,) -> (B, T', D), lens'; frames beyond lens' hold no meaning."""
+        """N tensors (B, T, C), lens (B,) -> (B, T', width), lens'; frames beyond lens' hold no meaning."""
         dtype = next((p.dtype for p in self.parameters()), torch.float32)
         longest = int(lens.max())
         taps = [layer[:, :longest].to(dtype) for layer in layers]

@@ -40,10 +40,10 @@ class QueryDecoderLayer(nn.Module):
         return self.feed_forward(self.cross_attention(queries, frames, valid))
 
 
-class AttentionBlock(nn.Module):
-    """Multi-head attention, dropout, residual, norm."""
+class Attention(nn.Module):
+    """Multi-head attention of queries (C channels) to frames (E channels)."""
 
-    def __init__(self, width: int, context_width: int, num_heads: int, dropout: float):
+    def __init__(self, width: int, context_width: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width {width} does not split into {num_heads} heads of equal size")
@@ -53,23 +53,32 @@ class AttentionBlock(nn.Module):
         self.key = nn.Linear(context_width, width)
         self.value = nn.Linear(context_width, width)
         self.output = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
 
-    def forward(self, queries: torch.Tensor, frames: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        """queries (P, Q, C) read frames (P, K, E) where valid (P, K)."""
-        dropout = self.dropout if self.training else 0.0
+    def attend(self, queries: torch.Tensor, frames: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """queries (P, Q, C) read frames (P, K, E) where valid (P, K) bool, None for all -> (P, Q, C)."""
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(queries)),
             self._heads(self.key(frames)),
             self._heads(self.value(frames)),
             attn_mask=None if valid is None else valid[:, None, None],
-            dropout_p=dropout,
+            dropout_p=self.dropout if self.training else 0.0,
         )
-        update = self.output(attended.transpose(1, 2).flatten(2))
-        return self.norm(queries + F.dropout(update, dropout))
+        return self.output(attended.transpose(1, 2).flatten(2))
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (P, L, C) -> (P, heads, L, C / heads)
+
+
+class AttentionBlock(Attention):
+    """Attention, dropout, residual, norm."""
+
+    def __init__(self, width: int, context_width: int, num_heads: int, dropout: float):
+        super().__init__(width, context_width, num_heads, dropout)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+
+    def forward(self, queries: torch.Tensor, frames: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """queries (P, Q, C) read frames (P, K, E) where valid (P, K) -> (P, Q, C)."""
+        return self.norm(queries + F.dropout(self.attend(queries, frames, valid), self.dropout, self.training))
 
 
 class FeedForwardBlock(nn.Module):

@@ -15,12 +15,17 @@ from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.perception.projector.adapters import Adapter
 from nemo_desta.perception.projector.base import Projector
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
+from nemo_desta.perception.projector.perceiver import PerceiverFusion
 from nemo_desta.types import EncoderOutput
 
 if TYPE_CHECKING:
     from nemo_desta.perception.encoders import AudioEncoder
 
-FUSIONS: dict[str, type[nn.Module]] = {"sum": SumFusion, "cross_attention": CrossAttentionFusion}
+FUSIONS: dict[str, type[nn.Module]] = {
+    "sum": SumFusion,
+    "cross_attention": CrossAttentionFusion,
+    "perceiver": PerceiverFusion,
+}
 
 
 class ConvProjector(Projector):
@@ -43,10 +48,11 @@ class ConvProjector(Projector):
         """Build one adapter per encoder and their fusion. See `Projector` for the arguments that all projectors share.
 
         Args:
-            adapter: knobs of every adapter: ``body, hidden_size, depth, norm, mix`` of `Adapter`.
+            adapter: knobs of every adapter: ``body, hidden_size, depth, norm, mix, project`` of `Adapter`.
             adapters: more of them by encoder name, which win: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
-            fusion: "sum", "cross_attention", or a mapping with that as ``name`` and the fusion's knobs. A single
-                encoder has nothing to be fused with: its adapter's stream goes out as it is.
+            fusion: "sum", "cross_attention" (ALARM-CA), "perceiver" (ALARM-P, whose side encoders have the adapter
+                ``{"body": "identity", "project": False}``), or a mapping with that as ``name`` and the fusion's
+                knobs. A single encoder has nothing to be fused with: its adapter's stream goes out as it is.
             main: the encoder whose stream reads the others; the first one if None.
             original_masks: mask and round as ALARM was released, for parity; see `Adapter`.
 
@@ -73,7 +79,8 @@ class ConvProjector(Projector):
                 original_masks=original_masks,
                 **knobs,
             )
-        self.fusion = _build_fusion(fusion, names, output_size, original_masks)
+        widths = {name: adapter.width for name, adapter in self.adapters.items()}
+        self.fusion = _build_fusion(fusion, widths, output_size, original_masks)
         if isinstance(self.fusion, SumFusion):
             rates = {n: encoders[n].frame_grid.frame_rate / 2 ** self.adapters[n].halvings for n in names}
             if len(set(rates.values())) > 1:
@@ -98,14 +105,14 @@ class ConvProjector(Projector):
 
 
 def _build_fusion(
-    fusion: str | Mapping[str, Any], names: list[str], output_size: int, original_masks: bool
+    fusion: str | Mapping[str, Any], widths: dict[str, int], output_size: int, original_masks: bool
 ) -> nn.Module:
     knobs = {"name": fusion} if isinstance(fusion, str) else dict(fusion)
     kind = knobs.pop("name", "sum")
     if kind not in FUSIONS:
         raise ConfigError(f"unknown fusion '{kind}'.{nearest(kind, FUSIONS)}")
-    known = set(inspect.signature(FUSIONS[kind]).parameters) - {"names", "output_size", "original_masks"}
+    known = set(inspect.signature(FUSIONS[kind]).parameters) - {"widths", "output_size", "original_masks"}
     check_keys(knobs, known, "model.perception.projector.fusion")
-    if len(names) == 1:
-        return SumFusion(names, output_size, original_masks=original_masks)
-    return FUSIONS[kind](names, output_size, original_masks=original_masks, **knobs)
+    if len(widths) == 1:
+        return SumFusion(widths, output_size, original_masks=original_masks)
+    return FUSIONS[kind](widths, output_size, original_masks=original_masks, **knobs)

@@ -1,4 +1,4 @@
-"""ALARM's ways to make one stream of several: sum, cross-attention, perceiver prefixes.
+"""ALARM's ways to make one stream of several: sum and cross-attention (`perceiver` has the third).
 
 Each takes the adapters' streams by encoder name, the main one first, and gives vectors of the LLM's width. Masks come
 from each stream's own lengths; with ``original_masks`` all of them come from the main stream's, as ALARM was released.
@@ -12,14 +12,16 @@ from torch import nn
 
 from nemo_desta.perception.projector.adapters import is_valid, zero_beyond
 
-Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> frames (B, T, D), lens (B,)
+Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> frames (B, T, width), lens (B,)
 
 
 class SumFusion(nn.Module):
     """Adds the streams; a stream that ended earlier adds nothing. The only choice for a single encoder."""
 
-    def __init__(self, names: list[str], output_size: int, *, original_masks: bool = False):
+    def __init__(self, widths: dict[str, int], output_size: int, *, original_masks: bool = False):
         super().__init__()
+        if any(width != output_size for width in widths.values()):
+            raise ValueError(f"streams to add must all have the LLM's width {output_size}, found {widths}")
         self.original_masks = original_masks
 
     def forward(self, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +43,7 @@ class CrossAttentionFusion(nn.Module):
 
     def __init__(
         self,
-        names: list[str],
+        widths: dict[str, int],
         output_size: int,
         *,
         hidden_size: int = 1024,
@@ -55,19 +57,19 @@ class CrossAttentionFusion(nn.Module):
         """Build the layers.
 
         Args:
-            names: encoders; the first is the main stream.
+            widths: of the streams by encoder name; the first is the main stream.
             output_size: D.
             hidden_size: H.
             num_layers: decoder layers for each of the others, one number or by name.
             skip: add the main stream, as it came in at width H, before the last Linear.
         """
         super().__init__()
-        self.main, others = names[0], names[1:]
+        self.main, *others = widths
         self.skip, self.original_masks = skip, original_masks
         depth = num_layers if isinstance(num_layers, dict) else dict.fromkeys(others, num_layers)
         if set(depth) != set(others):
             raise ValueError(f"num_layers names {sorted(depth)}, but the encoders beside '{self.main}' are {others}")
-        self.inputs = nn.ModuleDict({name: nn.Linear(output_size, hidden_size) for name in names})
+        self.inputs = nn.ModuleDict({name: nn.Linear(width, hidden_size) for name, width in widths.items()})
         self.readers = nn.ModuleDict(
             {
                 name: nn.ModuleList(

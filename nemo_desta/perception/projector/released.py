@@ -56,6 +56,27 @@ def from_alarm_fusion(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return _rename(state, [("in_proj.", "inputs."), ("condition_modules.", "readers."), ("out_proj.", "output.")])
 
 
+def from_alarm_perceiver(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """ALARM-P's fusion (names without ``fusion_model.``) -> a `PerceiverFusion`'s."""
+    attention = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output"}
+    norms = {"q_norm": "norm", "norm": "norm", "kv_norm": "context_norm"}
+    rules = [(r"out_proj\.", "outputs."), (r"cond_start_emb$", "start"), (r"cond_end_emb$", "end")]
+    rules.append((r"perceiver\.(?P<e>\w+)\.latent_provider\._query$", "perceivers.{e}.latents"))
+    for which, place in (("1", "first"), ("n", "later")):
+        for old, new in (
+            (rf"cross_attn_{which}\.", f"read_{place}."),
+            (rf"self_attn_{which}\.(?P<i>\d+)\.", f"think_{place}.{{i}}."),
+        ):
+            old, new = r"perceiver\.(?P<e>\w+)\." + old, "perceivers.{e}." + new
+            rules += [
+                (rf"{old}0\.module\.attention\.{theirs}\.", f"{new}{ours}.") for theirs, ours in attention.items()
+            ]
+            rules += [(rf"{old}0\.module\.{theirs}\.", f"{new}{ours}.") for theirs, ours in norms.items()]
+            rules.append((rf"{old}1\.module\.", f"{new}mlp."))
+    renamed = _rename(state, rules)
+    return {name: tensor[0] if name in ("start", "end") else tensor for name, tensor in renamed.items()}
+
+
 def from_salmonn(
     state: dict[str, torch.Tensor], speech: str = "whisper", audio: str = "beats"
 ) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from nemo_desta.config import ConfigError
 from nemo_desta.perception.projector import ConvProjector
 from nemo_desta.perception.projector.adapters import Adapter
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
-from nemo_desta.perception.projector.released import from_alarm_adapter, from_alarm_fusion
+from nemo_desta.perception.projector.perceiver import PerceiverFusion
+from nemo_desta.perception.projector.released import from_alarm_adapter, from_alarm_fusion, from_alarm_perceiver
 from nemo_desta.types import FrameGrid
 from tests.perception.projector.recipe import FIXTURES, load_arrays, load_weights
 from tests.perception.projector.toys import (
@@ -35,12 +36,13 @@ def original_adapter(case: str) -> Adapter:
     adapter = Adapter(
         len(config["audio_encoder_layers"]),
         config["encoder_embedding_dim"],
-        config["llm_embedding_dim"] if config.get("use_llm_proj", True) else None,
+        config["llm_embedding_dim"],
         body=BODIES[config["adapter_name"]],
         hidden_size=config["adapter_embedding_dim"],
         depth=config.get("downsampler_depth", 1),
         norm=config.get("norm_type", "layer"),
         mix="before" if config["pre_average"] else "after",
+        project=config.get("use_llm_proj", True),
         original_masks=True,
     )
     adapter.load_state_dict(from_alarm_adapter(load_weights("alarm", case)))
@@ -72,12 +74,12 @@ def test_batchnorm_adapter_in_train_mode_equals_alarm():
 @pytest.mark.parametrize("case", ["fusion_crossattention", "fusion_crossattention_skip", "fusion_sum"])
 def test_fusion_equals_alarm(case):
     config, expected = CASES[case], load_arrays("alarm", case)
-    names = ["whisper", "muq", "sslam"]
+    widths = {"whisper": 48, "muq": 48, "sslam": 48}
     if case == "fusion_sum":
-        fusion = SumFusion(names, 48, original_masks=True)
+        fusion = SumFusion(widths, 48, original_masks=True)
     else:
         fusion = CrossAttentionFusion(
-            names,
+            widths,
             48,
             hidden_size=config["hidden_dim"],
             num_heads=config["num_attention_heads"],
@@ -89,9 +91,41 @@ def test_fusion_equals_alarm(case):
         weights = load_weights("alarm", "fusion_crossattention")
         weights = {name.removeprefix("fusion_model."): tensor for name, tensor in weights.items()}
         fusion.load_state_dict(from_alarm_fusion(weights))
-    out, lens = fusion({name: (expected[f"in__{name}"], expected[f"len__{name}"]) for name in names})
+    out, lens = fusion({name: (expected[f"in__{name}"], expected[f"len__{name}"]) for name in widths})
     assert lens.tolist() == expected["out_lengths"].tolist()
     torch.testing.assert_close(out, expected["output"], atol=7e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["fusion_multiperceiver", "fusion_multiperceiver_2cross_unshared"])
+def test_perceiver_fusion_equals_alarm(case):
+    config, expected = CASES[case], load_arrays("alarm", case)
+    others = config["conditional_encoders"]
+    theirs = {
+        "num_latents": "num_latents",
+        "latent_size": "num_latent_channels",
+        "num_heads": "num_cross_attention_heads",
+        "num_blocks": "num_self_attention_blocks",
+        "layers_per_block": "num_self_attention_layers_per_block",
+        "num_reads": "num_cross_attention_layers",
+        "share_reads": "first_cross_attention_layer_shared",
+        "share_blocks": "first_self_attention_block_shared",
+        "read_widening": "cross_attention_widening_factor",
+        "think_widening": "self_attention_widening_factor",
+    }
+    fusion = PerceiverFusion(
+        {"whisper": 48, **dict(zip(others, config["conditional_embedding_dim"], strict=True))},
+        48,
+        perceivers={
+            name: {ours: config[key][i] for ours, key in theirs.items() if key in config}
+            for i, name in enumerate(others)
+        },
+    )
+    weights = {name.removeprefix("fusion_model."): tensor for name, tensor in load_weights("alarm", case).items()}
+    fusion.load_state_dict(from_alarm_perceiver(weights))
+    out, lens = fusion({name: (expected[f"in__{name}"], expected[f"len__{name}"]) for name in ("whisper", *others)})
+    assert lens.tolist() == expected["out_lengths"].tolist()
+    # The original pads the main stream by 14 frames, up to the longest side stream.
+    torch.testing.assert_close(out, expected["output"][:, : out.shape[1]], atol=9e-5, rtol=0)
 
 
 def test_parameter_counts_are_alarms():
@@ -109,6 +143,28 @@ def test_parameter_counts_are_alarms():
     counts = {name: sum(p.numel() for p in adapter.parameters()) for name, adapter in projector.adapters.items()}
     assert counts == {"whisper": 18_625_028, "w2vbert": 17_313_285, "sslam": 18_100_739, "muq": 4_723_203}
     assert sum(p.numel() for p in projector.fusion.parameters()) == 63_503_872
+
+    side = dict.fromkeys(("w2vbert", "muq", "sslam"), {"body": "identity", "project": False})
+    with torch.device("meta"):
+        projector = ConvProjector(encoders, full, adapters={"whisper": {"norm": "batch"}, **side}, fusion="perceiver")
+    counts = {name: sum(p.numel() for p in adapter.parameters()) for name, adapter in projector.adapters.items()}
+    assert counts == {"whisper": 18_625_028, "w2vbert": 5, "sslam": 3, "muq": 3}
+    assert sum(p.numel() for p in projector.fusion.parameters()) == 81_228_288
+
+
+def test_perceiver_projector_puts_latents_before_the_main_stream_of_each_clip():
+    encoders = toy_encoders()
+    perceiver = {"num_latents": 3, "latent_size": 8, "num_heads": 2, "layers_per_block": 1}
+    projector = ConvProjector(
+        encoders,
+        10,
+        adapter={"hidden_size": 6},
+        adapters={"beats": {"body": "identity", "project": False}},
+        fusion={"name": "perceiver", "perceiver": perceiver},
+    )
+    assert_every_gradient_is_finite(randomise(projector), encoders, SAMPLES)
+    assert projector.num_tokens(16_000, RATE) == 1 + 3 + 1 + 25
+    assert_batch_equals_alone(projector.eval(), encoders, SAMPLES)
 
 
 @pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats")], ids="+".join)
@@ -171,7 +227,9 @@ def test_a_frozen_adapter_stays_in_eval_mode():
 
 def test_streams_keep_their_own_lengths_in_the_fusion():
     """A main stream of 4 frames must not see frames of the other stream that lie behind its end, and only those."""
-    fusion = randomise(CrossAttentionFusion(["a", "b"], 10, hidden_size=8, num_heads=2, feed_forward_size=16)).eval()
+    fusion = randomise(
+        CrossAttentionFusion({"a": 10, "b": 10}, 10, hidden_size=8, num_heads=2, feed_forward_size=16)
+    ).eval()
     a, b = torch.randn(1, 4, 10), torch.randn(1, 9, 10)
     lens = {"a": torch.tensor([4]), "b": torch.tensor([6])}
     before, out_lens = fusion({"a": (a, lens["a"]), "b": (b, lens["b"])})
@@ -193,5 +251,7 @@ def test_wrong_knobs_are_named():
         ConvProjector(encoders, 10, fusion="cross")
     with pytest.raises(ValueError, match="different frame rates"):
         ConvProjector(encoders, 10, adapters={"beats": {"body": "mlp"}})
+    with pytest.raises(ConfigError, match="perceivers.beats.num_latent'.*Did you mean 'num_latents'"):
+        ConvProjector(encoders, 10, fusion={"name": "perceiver", "perceiver": {"num_latent": 3}})
     with pytest.raises(ValueError, match="adapter norm is 'group'"):
         ConvProjector(encoders, 10, adapter={"norm": "group"})

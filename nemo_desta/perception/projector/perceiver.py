@@ -1,0 +1,162 @@
+"""ALARM-P's fusion: the main stream stays whole, and each other encoder adds a few latent vectors in front of it.
+
+[start][latents of the second encoder][latents of the third]...[end][main stream]. The latents of an encoder are as
+many for a short clip as for a long one; they read the whole clip through a Perceiver: pre-norm cross-attention to the
+frames, then blocks of self-attention.
+
+Letters: B clips, T frames, C frame width, Q latents, H latent width, W vectors out, D LLM width.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from nemo_desta.config import check_keys
+from nemo_desta.perception.projector.adapters import is_valid
+from nemo_desta.perception.projector.bert import Attention
+from nemo_desta.perception.projector.fusion import Streams
+
+
+class PerceiverFusion(nn.Module):
+    """Latent prefixes and the main stream. Every stream is masked by its own lengths, as in the original."""
+
+    def __init__(
+        self,
+        widths: dict[str, int],
+        output_size: int,
+        *,
+        perceiver: Mapping[str, Any] | None = None,
+        perceivers: Mapping[str, Mapping[str, Any]] | None = None,
+        original_masks: bool = False,
+    ):
+        """Build one Perceiver per encoder beside the main one, the first.
+
+        Args:
+            widths: of the streams by encoder name; the main one has the LLM's width D.
+            output_size: D.
+            perceiver: knobs of every `Perceiver`.
+            perceivers: more of them by encoder name, which win.
+            original_masks: changes nothing here.
+
+        Raises:
+            ConfigError: an unknown knob, or ``perceivers`` name no encoder beside the main one.
+            ValueError: a main stream of another width than D.
+        """
+        super().__init__()
+        self.main, *others = widths
+        if widths[self.main] != output_size:
+            raise ValueError(
+                f"main stream '{self.main}' must have the LLM's width {output_size}, not {widths[self.main]}"
+            )
+        perceivers = perceivers or {}
+        check_keys(perceivers, others, "model.perception.projector.fusion.perceivers")
+        knobs = {name: {**(perceiver or {}), **perceivers.get(name, {})} for name in others}
+        for name in others:
+            known = set(inspect.signature(Perceiver).parameters) - {"width"}
+            check_keys(knobs[name], known, f"model.perception.projector.fusion.perceivers.{name}")
+        self.perceivers = nn.ModuleDict({name: Perceiver(widths[name], **knobs[name]) for name in others})
+        self.outputs = nn.ModuleDict(
+            {n: nn.Linear(p.latents.shape[1], output_size) for n, p in self.perceivers.items()}
+        )
+        self.start = nn.Parameter(torch.randn(output_size))
+        self.end = nn.Parameter(torch.randn(output_size))
+
+    def forward(self, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+        """Streams -> (B, W, D), lens (B,)."""
+        main, lens = streams[self.main]
+        parts = [self.start.expand(len(main), 1, -1)]
+        for name, perceiver in self.perceivers.items():
+            frames, own_lens = streams[name]
+            parts.append(self.outputs[name](perceiver(frames, is_valid(frames, own_lens))))
+        parts += [self.end.expand(len(main), 1, -1), main]
+        return torch.cat(parts, dim=1), lens + self.num_latents + 2
+
+    @property
+    def num_latents(self) -> int:
+        """Latent vectors of all encoders together."""
+        return sum(len(perceiver.latents) for perceiver in self.perceivers.values())
+
+    def num_vectors(self, frames: dict[str, int]) -> int:
+        """Vectors of a clip whose streams hold so many frames."""
+        return frames[self.main] + self.num_latents + 2
+
+
+class Perceiver(nn.Module):
+    """Latents that read frames once or a few times and think in between."""
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        num_latents: int = 20,
+        latent_size: int = 768,
+        num_heads: int = 4,
+        num_blocks: int = 3,
+        layers_per_block: int = 6,
+        num_reads: int = 1,
+        share_reads: bool = True,
+        share_blocks: bool = True,
+        read_widening: int = 1,
+        think_widening: int = 1,
+    ):
+        """The defaults are ALARM-P's.
+
+        Args:
+            width: C.
+            num_latents: Q.
+            latent_size: H.
+            num_blocks: self-attention blocks of ``layers_per_block`` layers each.
+            num_reads: the first so many blocks have a cross-attention in front.
+            share_reads, share_blocks: all have the weights of the first; False: those behind the first share others.
+            read_widening, think_widening: width of the MLP behind cross- and self-attention, in units of H.
+        """
+        super().__init__()
+        self.num_blocks, self.num_reads = num_blocks, num_reads
+        self.latents = nn.Parameter(0.02 * torch.randn(num_latents, latent_size))
+
+        def read() -> nn.Module:
+            return PreNormLayer(latent_size, width, num_heads, read_widening)
+
+        def block() -> nn.Module:
+            return nn.ModuleList(
+                PreNormLayer(latent_size, None, num_heads, think_widening) for _ in range(layers_per_block)
+            )
+
+        self.read_first, self.think_first = read(), block()
+        self.read_later = read() if num_reads > 1 and not share_reads else None
+        self.think_later = block() if num_blocks > 1 and not share_blocks else None
+
+    def forward(self, frames: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """frames (B, T, C), valid (B, T) -> (B, Q, H)."""
+        state = self.latents.expand(len(frames), -1, -1)
+        for i in range(self.num_blocks):
+            if i < self.num_reads:
+                read = self.read_later if i and self.read_later is not None else self.read_first
+                state = read(state, frames, valid)
+            for layer in self.think_later if i and self.think_later is not None else self.think_first:
+                state = layer(state)
+        return state
+
+
+class PreNormLayer(Attention):
+    """Norm, attention, residual, then norm, two-layer MLP, residual."""
+
+    def __init__(self, width: int, context_width: int | None, num_heads: int, widening: int):
+        """``context_width``: channels of the frames, None for self-attention."""
+        super().__init__(width, context_width or width, num_heads)
+        self.norm = nn.LayerNorm(width)
+        self.context_norm = nn.LayerNorm(context_width) if context_width else None
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, widening * width), nn.GELU(), nn.Linear(widening * width, width)
+        )
+
+    def forward(
+        self, state: torch.Tensor, frames: torch.Tensor | None = None, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """state (B, Q, H) reads frames (B, T, C) where valid (B, T), or itself -> (B, Q, H)."""
+        queries = self.norm(state)
+        state = state + self.attend(queries, queries if frames is None else self.context_norm(frames), valid)
+        return state + self.mlp(state)
