@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.demo.prompts import make_prompt
-from nemo_desta.demo.score import Score, table
+from nemo_desta.demo.score import Scores
 from nemo_desta.recipes.describe import describe
 
 
@@ -54,12 +54,12 @@ def plot_loss(steps: Path, picture: Path) -> Path:
     return picture
 
 
-def summary(model: Any, scores: Sequence[Score], picture: Path, work_dir: Path, *, seconds: float) -> str:
+def summary(model: Any, scores: Scores, picture: Path, work_dir: Path, *, seconds: float) -> str:
     """The table, what it means, and the commands to try next."""
     trained = sum(p.numel() for p in model.perception.projector.parameters())
     frozen = sum(p.numel() for p in model.parameters()) - trained
     rows = (work_dir / "rows_train.jsonl").as_posix()
-    return f"""{table(scores)}
+    return f"""{scores}
 
 A mechanism check with a stand-in LLM and stand-in encoders, {frozen / 1e6:.1f} M frozen parameters together; {trained:,}
 projector parameters were trained. "Shuffled audio" is what the same answers are worth for other clips; the linear

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nemo_desta.demo.report import conversations, plot_loss, summary
 
     print("\n" + conversations(model, rows, work_dir / "corpus"))
-    picture = plot_loss(work_dir / "training" / "steps.jsonl", work_dir / "loss.png")
+    picture = plot_loss(work_dir / "training" / "records" / "steps.jsonl", work_dir / "loss.png")
     print("\n" + summary(model, scores, picture, work_dir, seconds=time.perf_counter() - started))
     return 0
 
@@ -104,23 +104,19 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
         return hydra_compose(name, overrides=list(overrides))
 
 
-def evaluate(model: Any, rows: Sequence[Mapping[str, Any]], work_dir: Path) -> list[Any]:
+def evaluate(model: Any, rows: Sequence[Mapping[str, Any]], work_dir: Path) -> Any:
     """Scores of every task on the test split; answers go to ``answers.jsonl``."""
-    from nemo_desta.demo.score import score_task
-    from nemo_desta.demo.world import gold
-    from nemo_desta.evaluation.probe import probe_accuracy
+    from nemo_desta.demo.score import Scores, known
 
-    corpus = work_dir / "corpus"
-    scores, answers = [], []
+    corpus, scores = work_dir / "corpus", Scores()
     for task in TASKS:
-        known = [row for row in rows if gold(row, task) is not None]
-        train_rows = [row for row in known if row["split"] == "train"]
-        test_rows = [row for row in known if row["split"] == "test"][:MAX_CLIPS_PER_TASK]
-        probe = probe_accuracy(train_rows, test_rows, lambda row, task=task: gold(row, task), corpus)
-        score, details = score_task(model, test_rows, task, corpus, probe=probe)
-        scores.append(score)
-        answers += details
-    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        train_rows = [row for row in rows if row["split"] == "train"]
+        test_rows = known([row for row in rows if row["split"] == "test"], task)[:MAX_CLIPS_PER_TASK]
+        print(f"  {task}: {len(test_rows)} clips", flush=True)
+        scores.score(model, test_rows, task, corpus)
+        scores.cascade(model, test_rows, task)
+        scores.probe(train_rows, test_rows, task, corpus)
+    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in scores.answers)
     (work_dir / "answers.jsonl").write_text(lines, encoding="utf-8")
     return scores
 

@@ -23,6 +23,11 @@ class NotFinite(RuntimeError):
     """Gradients became NaN or infinite more often in a row than a run should bear."""
 
 
+def records_folder(log_dir: str | Path) -> Path:
+    """Where files live that a resumed run goes on writing; exp_manager moves files of the log dir itself away."""
+    return Path(log_dir) / "records"
+
+
 class StepSeed(Callback):
     """Seeds every step from (seed, step, rank): dropout after a resume is the dropout of the uninterrupted run."""
 
@@ -35,7 +40,7 @@ class StepSeed(Callback):
 
 
 class StepLog(Callback):
-    """Appends one JSON line per micro-batch to ``<log dir>/steps.jsonl``: batch, step, loss, rows.
+    """Appends one JSON line per micro-batch to ``<log dir>/records/steps.jsonl``: batch, step, loss, rows.
 
     After a resume, lines beyond the checkpoint are taken back, so the file always tells one uninterrupted run.
     """
@@ -47,7 +52,7 @@ class StepLog(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.name
+        path = records_folder(trainer.default_root_dir) / self.name  # exp_manager puts its log dir there
         path.parent.mkdir(parents=True, exist_ok=True)
         done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
         kept = path.read_bytes().splitlines(keepends=True)[:done] if path.exists() else []

@@ -15,7 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.training.callbacks import NaNGuard, PoliteStop, SampleAnswers, StepLog, StepSeed, Stopped, Throughput
+from nemo_desta.training.callbacks import (
+    NaNGuard,
+    PoliteStop,
+    SampleAnswers,
+    StepLog,
+    StepSeed,
+    Stopped,
+    Throughput,
+    records_folder,
+)
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.preflight import preflight
@@ -54,7 +63,7 @@ def fit(cfg: DictConfig) -> DestaModel | None:
         prompts=model.prompts,
         num_audio_tokens=model.num_audio_tokens,
         sampling_rate=model.sampling_rate,
-        log_dir=log_dir,
+        log_dir=records_folder(log_dir),
     )
     model.validation_names = data.validation_names
     try:

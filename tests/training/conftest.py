@@ -64,7 +64,7 @@ class Workplace:
         )
 
     def steps(self, run: str) -> list[dict]:
-        path = self.folder / run / "desta25" / "steps.jsonl"
+        path = self.folder / run / "desta25" / "records" / "steps.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
 

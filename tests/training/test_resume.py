@@ -11,11 +11,11 @@ pytestmark = pytest.mark.slow
 
 def wait_for_steps(workplace, run, count, process):
     """Until ``count`` steps are logged; fails when the run ends before."""
-    path = workplace.folder / run / "desta25" / "steps.jsonl"
+    path = workplace.folder / run / "desta25" / "records" / "steps.jsonl"
     for _ in range(1200):
         if path.exists() and len(path.read_text().splitlines()) >= count:
             return
-        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert process.poll() is None, process.communicate()[0][-2000:]
         time.sleep(0.05)
     raise AssertionError("the run did not get that far")
 
@@ -26,13 +26,13 @@ def interrupted(workplace, run, sig, after, **more):
         cwd=workplace.folder,
         env=workplace.environment(),
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     wait_for_steps(workplace, run, after, process)
     process.send_signal(sig)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+    printed, _ = process.communicate(timeout=120)
+    return process.returncode, printed
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(workplace, reference, n
 
 
 def test_sigterm_saves_and_exits_cleanly_and_the_run_goes_on(workplace, reference):
-    code, errors = interrupted(workplace, "asked", signal.SIGTERM, 4)
-    assert code == 0, errors[-3000:]
-    assert "SIGTERM at step" in errors
+    code, printed = interrupted(workplace, "asked", signal.SIGTERM, 4)
+    assert code == 0, printed[-3000:]
+    assert "SIGTERM at step" in printed
     stopped_at = len(workplace.steps("asked"))
     assert stopped_at < 14
     done = workplace.train("asked")
