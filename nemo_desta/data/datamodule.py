@@ -1,6 +1,7 @@
 """The Lightning side of the data: loaders from the config section ``data``, and a position that resumes exactly."""
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,7 @@ def _repair_progress(trainer: Any, epoch_is_over: bool) -> None:
     progress = loop.batch_progress
     if not loop.restarting or progress.current.processed != progress.current.ready:
         return
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, through the data module
     progress.current.completed = progress.current.processed
     progress.total.completed = progress.total.processed
     progress.is_last_batch |= epoch_is_over
