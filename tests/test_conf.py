@@ -1,0 +1,94 @@
+"""Every config and every combination of groups composes, and none holds a key that nothing reads."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from nemo_desta.config import ModelConfig, parse
+from nemo_desta.data.settings import parse_data
+from nemo_desta.perception.projector import PROJECTORS
+from nemo_desta.training.fit import SECTIONS, build_trainer
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+TOP = sorted(path.stem for path in CONF.glob("*.yaml"))
+GIVEN = ["model.perception.encoders.beats.path=beats.pt", "data.audio_roots.default=audio"]
+
+
+def options(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(name, overrides=list(overrides))
+    if OmegaConf.is_missing(config, "data_root"):
+        config.data_root = "data"
+    for encoder in config.model.perception.encoders.values():
+        if OmegaConf.is_missing(encoder, "path"):
+            encoder.path = "beats.pt"
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def check(settings):
+    model = parse(ModelConfig, settings["model"])
+    assert model.perception.projector["name"] in PROJECTORS
+    parse_data(settings["data"])
+    assert set(settings) <= {*SECTIONS, "data_root", "generated", "corpora"}
+    assert settings["check"] is False
+    return model
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_a_top_config_composes_and_every_key_is_known(name):
+    settings = composed(name)
+    check(settings)
+    trainer = build_trainer({**settings["trainer"], "accelerator": "cpu", "devices": 1}, settings.get("callbacks"), 0)
+    assert trainer.max_steps == settings["trainer"]["max_steps"]
+
+
+def test_every_combination_of_groups_composes():
+    groups = [options(group) for group in ("llm", "encoders", "projector", "strategy")]
+    combinations = list(itertools.product(*groups))
+    assert len(combinations) >= 100
+    with initialize_config_dir(str(CONF), version_base=None):
+        for llm, encoders, projector, strategy in combinations:
+            config = compose(
+                "desta25",
+                overrides=[f"llm={llm}", f"encoders={encoders}", f"projector={projector}", f"strategy={strategy}"],
+            )
+            assert config.trainer.strategy.name == strategy
+            assert config.model.perception.projector.name in projector
+            assert config.model.llm.path != "???"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("desta25_qformer", 131_540_224), ("desta2", 22_251_776), ("alarm", 18_625_028)],
+)
+def test_a_papers_config_has_the_papers_number_of_trainable_parameters(name, count):
+    """Projector of the config over encoders and LLM of the real shapes, on the meta device."""
+    import torch
+
+    from nemo_desta.perception.projector import build_projector
+    from nemo_desta.types import FrameGrid
+
+    class Shape:
+        def __init__(self, hidden_size, layer_ids):
+            self.hidden_size, self.layer_ids = hidden_size, tuple(layer_ids)
+            self.sampling_rate, self.frame_rate, self.frame_grid = 16_000, 50.0, FrameGrid(16_000, 320)
+
+        def num_frames(self, num_samples):
+            return -(-num_samples // 320)
+
+    whisper = composed(name)["model"]["perception"]["encoders"]["whisper"]
+    width = {"openai/whisper-large-v3": 1280, "openai/whisper-small": 768}[whisper["path"]]
+    knobs = dict(composed(name)["model"]["perception"]["projector"])
+    llm_width = {"desta25_qformer": 4096, "desta2": 4096, "alarm": 2560}[name]
+    with torch.device("meta"):
+        projector = build_projector(
+            knobs.pop("name"), {"whisper": Shape(width, whisper["layer_ids"])}, llm_width, output_rms=1.0, **knobs
+        )
+    assert sum(p.numel() for p in projector.parameters()) == count
