@@ -1,0 +1,278 @@
+"""Trains the demo's stand-in encoders: small Whisper and BEATs models in their real classes and checkpoint forms.
+
+    python -m nemo_desta.demo.encoders --out FOLDER --corpus FOLDER/manifest.jsonl [--minutes 10]
+        [--extra MANIFEST ... --data-root FOLDER]
+
+They learn to tell the attributes of labelled clips (training splits only), each with heads of its own that are thrown
+away; the last block's frames are asked one window of 160 ms at a time and all together, as a projector reads them.
+Writes ``whisper/`` (Hugging Face form), ``beats.pt`` (public form) and ``training.json``.
+
+Letters: B clips, T frames, W windows, C width.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
+
+from nemo_desta.demo.encoder_data import HEADS, Batch, Clip, load_clips, mask_features, plain_batches, training_batches
+from nemo_desta.demo.llm import sha256
+from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
+from nemo_desta.perception.encoders import fbank as kaldi
+from nemo_desta.perception.encoders.beats import FBANK_MEAN, FBANK_STD, FRAMES_PER_STEP
+from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
+from nemo_desta.perception.encoders.log_mel import LogMel
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent / "assets" / "encoders"
+WIDTH, LAYERS, ATTENTION_HEADS = 128, 3, 4
+WINDOW_FRAMES = 250  # Whisper's window of 5 s
+SHORT_WINDOWS = (48, 128)  # training on words and crops need not pay for 5 s
+WHISPER_HOP = 320
+POOL = 8  # frames of one window of 160 ms
+
+
+class Heads(nn.Module):
+    """One linear classifier per head, on frames averaged over windows and over the clip."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linears = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in HEADS.items()})
+
+    def loss(self, frames: torch.Tensor, lens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """frames: (B, T, C), lens: (B,), labels: (B, heads) -> mean over heads of both readings' cross-entropy."""
+        windows, valid = _windows(frames, lens)
+        losses = []
+        for number, linear in enumerate(self.linears.values()):
+            known = labels[:, number] >= 0
+            if not known.any():
+                continue
+            truth = labels[known, number]
+            clip_loss = F.cross_entropy(linear(self.norm(_mean(windows[known], valid[known]))), truth)
+            logits = linear(self.norm(windows[known]))  # (B', W, classes)
+            each = F.cross_entropy(logits.transpose(1, 2), truth[:, None].expand(-1, logits.shape[1]), reduction="none")
+            losses.append(clip_loss + (each * valid[known]).sum() / valid[known].sum())
+        return torch.stack(losses).mean()
+
+    def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """frames: (B, T, C), lens: (B,) -> log-probabilities (B, classes) by head."""
+        windows, valid = _windows(frames, lens)
+        clip = self.norm(_mean(windows, valid))
+        return {name: linear(clip).log_softmax(-1) for name, linear in self.linears.items()}
+
+
+class WhisperStudent(nn.Module):
+    """Hugging Face's Whisper encoder with heads; shorter windows share its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = WhisperConfig(
+            d_model=WIDTH,
+            encoder_layers=LAYERS,
+            encoder_attention_heads=ATTENTION_HEADS,
+            encoder_ffn_dim=4 * WIDTH,
+            num_mel_bins=80,
+            max_source_positions=WINDOW_FRAMES,
+            decoder_layers=1,
+            decoder_attention_heads=ATTENTION_HEADS,
+            decoder_ffn_dim=WIDTH,
+            attn_implementation="eager",
+            init_std=0.04,
+        )
+        self.encoder = HFWhisperEncoder(config)
+        self.heads = Heads(WIDTH)
+        self._log_mel = LogMel(config.num_mel_bins)
+        self._windows = {WINDOW_FRAMES: self.encoder} | {frames: self._shorter(frames) for frames in SHORT_WINDOWS}
+
+    def _shorter(self, frames: int) -> HFWhisperEncoder:
+        config = copy.deepcopy(self.encoder.config)
+        config.max_source_positions = frames
+        encoder = HFWhisperEncoder(config)  # the sinusoids of the first positions are the same
+        for name in ("conv1", "conv2", "layers", "layer_norm"):
+            setattr(encoder, name, getattr(self.encoder, name))
+        return encoder
+
+    def loss(self, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
+        """Loss of one batch in the shortest window that holds it."""
+        lens = -(-batch.audio_lens // WHISPER_HOP)
+        frames = min(size for size in self._windows if size >= lens.max())
+        mel = self._log_mel(F.pad(batch.audio, (0, frames * WHISPER_HOP - batch.audio.shape[1])))
+        hidden = self._windows[frames](mask_features(mel, rng)).last_hidden_state
+        return self.heads.loss(hidden, lens, batch.labels)
+
+    def save(self, folder: Path) -> None:
+        """The encoder alone, in fp16."""
+        copy.deepcopy(self.encoder).half().save_pretrained(folder)
+
+
+class BeatsStudent(nn.Module):
+    """BEATs with heads; its bands of one step are averaged with the window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = BeatsConfig(
+            encoder_layers=LAYERS,
+            encoder_embed_dim=WIDTH,
+            encoder_ffn_embed_dim=4 * WIDTH,
+            encoder_attention_heads=ATTENTION_HEADS,
+            embed_dim=64,
+            conv_pos=32,  # the public models' 128 cost half of the time at this width
+        )
+        self.encoder = Beats(config)
+        self.heads = Heads(WIDTH)
+        self._fbank = kaldi.KaldiFbank()
+
+    def loss(self, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
+        """Loss of one batch; lengths as `BeatsEncoder` counts them."""
+        frames = 1 + (batch.audio_lens - kaldi.WINDOW).clamp(min=0).add(kaldi.HOP - 1) // kaldi.HOP
+        steps = -(-frames // FRAMES_PER_STEP)
+        samples = kaldi.WINDOW + (int(frames.max()) - 1) * kaldi.HOP
+        fbank = self._fbank(F.pad(batch.audio, (0, samples - batch.audio.shape[1])))
+        fbank = (fbank - FBANK_MEAN) / (2 * FBANK_STD)
+        fbank = mask_features(fbank.transpose(1, 2), rng).transpose(1, 2)
+        fbank = kaldi.zero_beyond(fbank, frames)
+        fbank = F.pad(fbank, (0, 0, 0, int(steps.max()) * FRAMES_PER_STEP - fbank.shape[1]))
+        lens = steps * BANDS_PER_STEP
+        return self.heads.loss(self.encoder(fbank, lens)[-1], lens, batch.labels)
+
+    def save(self, path: Path) -> None:
+        """The encoder alone, in fp16."""
+        copy.deepcopy(self.encoder).half().save_checkpoint(path)
+
+
+def train(
+    corpus: Path,
+    out: Path,
+    *,
+    extra: Sequence[Path] = (),
+    data_root: Path | None = None,
+    seed: int = 0,
+    steps: int = 2000,
+    minutes: float | None = None,
+    learning_rate: float = 1.5e-3,
+) -> dict[str, Any]:
+    """Trains both encoders on the training splits, saves them to ``out`` and scores their heads on the valid splits.
+
+    ``extra``: further manifests below ``data_root``. ``minutes`` ends the run early (the learning rate follows).
+    """
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    clips, valid = (
+        load_clips([corpus.name], corpus.parent, split) + (load_clips(extra, data_root, split) if extra else [])
+        for split in ("train", "valid")
+    )
+    students = nn.ModuleDict({"whisper": WhisperStudent(), "beats": BeatsStudent()})
+    optimizer = torch.optim.AdamW(students.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
+    rng, step, began = np.random.default_rng([seed, 8]), 0, time.monotonic()
+    bar = tqdm(total=steps, desc="stand-in encoders", unit="step", mininterval=5.0)
+    for batch in training_batches(clips, seed):
+        progress = step / steps
+        if minutes is not None:
+            progress = max(progress, (time.monotonic() - began) / (60 * minutes))
+        if progress >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * progress))
+        losses = {name: student.loss(batch, rng) for name, student in students.items()}
+        optimizer.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        for student in students.values():
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        bar.update()
+        if step % 20 == 0:
+            bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+    bar.close()
+    out.mkdir(parents=True, exist_ok=True)
+    students["whisper"].save(out / "whisper")
+    students["beats"].save(out / "beats.pt")
+    record = {
+        "seed": seed,
+        "steps": step,
+        "clips": {source: sum(c.source == source for c in clips) for source in sorted({c.source for c in clips})},
+        "seconds": {"loading": round(began - started), "training": round(time.monotonic() - began)},
+        "parameters": {name: sum(p.numel() for p in s.encoder.parameters()) for name, s in students.items()},
+        "sha256": {name: sha256(out / name) for name in ("whisper/model.safetensors", "beats.pt")},
+        "valid_accuracy": score(out, students, valid),
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+@torch.no_grad()
+def score(folder: Path, students: nn.ModuleDict, clips: Sequence[Clip]) -> dict[str, dict[str, Any]]:
+    """Accuracy of the heads on the saved encoders, loaded by the real classes: "source/head" -> by encoder, and n."""
+    encoders = {
+        "whisper": WhisperEncoder.from_pretrained(str(folder / "whisper"), layer_ids=[LAYERS], final_norm=True),
+        "beats": BeatsEncoder.from_checkpoint(folder / "beats.pt", layer_ids=[LAYERS]),
+    }
+    right: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for source in sorted({clip.source for clip in clips}):
+        for batch in plain_batches([clip for clip in clips if clip.source == source]):
+            scores = {
+                name: students[name].heads(encoder(batch.audio, batch.audio_lens).layers[0], encoder_lens)
+                for name, encoder in encoders.items()
+                for encoder_lens in [encoder(batch.audio, batch.audio_lens).lens]
+            }
+            for number, head in enumerate(HEADS):
+                both = sum(scores[name][head] for name in encoders)
+                for i in (batch.labels[:, number] >= 0).nonzero().flatten().tolist():
+                    hits = {name: float(scores[name][head][i].argmax() == batch.labels[i, number]) for name in encoders}
+                    hits["both"] = float(both[i].argmax() == batch.labels[i, number])
+                    right.setdefault((source, head), []).append(hits)
+    return {
+        f"{source}: {head}": {name: round(sum(h[name] for h in hits) / len(hits), 3) for name in hits[0]}
+        | {"n": len(hits)}
+        for (source, head), hits in right.items()
+    }
+
+
+def _windows(frames: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """frames: (B, T, C), lens: (B,) -> means over windows of ``POOL`` frames (B, W, C), valid (B, W) as 0.0 or 1.0."""
+    frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % POOL))
+    mask = (torch.arange(frames.shape[1])[None] < lens[:, None]).float()
+    counts = mask.unflatten(1, (-1, POOL)).sum(-1)  # (B, W)
+    sums = (frames * mask[..., None]).unflatten(1, (-1, POOL)).sum(2)
+    return sums / counts.clamp(min=1)[..., None], (counts > 0).float()
+
+
+def _mean(windows: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    return (windows * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the encoders")
+    parser.add_argument("--corpus", type=Path, required=True, help="manifest of a corpus of nemo_desta.demo.corpus")
+    parser.add_argument("--extra", type=Path, nargs="*", default=(), help="further manifests")
+    parser.add_argument("--data-root", type=Path, help="folder that the further manifests' audio paths start from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, help="stop after this time")
+    args = parser.parse_args()
+    if args.extra and args.data_root is None:
+        parser.error("--extra needs --data-root: the folder that the manifests' audio paths start from")
+    options = {"extra": args.extra, "data_root": args.data_root, "seed": args.seed}
+    record = train(args.corpus, args.out, **options, steps=args.steps, minutes=args.minutes)
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()
