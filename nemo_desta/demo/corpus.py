@@ -3,7 +3,8 @@
     python -m nemo_desta.demo.corpus --out FOLDER [--seed 0] [--clips 1500]
 
 Writes ``audio/*.flac`` (16 kHz) and ``manifest.jsonl``. The same seed gives the same corpus; a second call reuses it.
-Splits never share a speaker (a voice variant of espeak-ng) or a recording (every sound and melody has random parameters of its own).
+Splits never share a speaker (a voice variant of espeak-ng) or a recording (every sound and melody has random
+parameters of its own).
 """
 
 import argparse

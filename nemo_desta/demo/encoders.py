@@ -65,7 +65,9 @@ class Heads(nn.Module):
             truth = labels[known, number]
             clip_loss = F.cross_entropy(linear(self.norm(_mean(windows[known], valid[known]))), truth)
             logits = linear(self.norm(windows[known]))  # (B', W, classes)
-            each = F.cross_entropy(logits.transpose(1, 2), truth[:, None].expand(-1, logits.shape[1]), reduction="none")
+            each = F.cross_entropy(
+                logits.transpose(1, 2), truth[:, None].expand(-1, logits.shape[1]), reduction="none"
+            )
             losses.append(clip_loss + (each * valid[known]).sum() / valid[known].sum())
         return torch.stack(losses).mean()
 
@@ -233,7 +235,9 @@ def score(folder: Path, students: nn.ModuleDict, clips: Sequence[Clip]) -> dict[
             for number, head in enumerate(HEADS):
                 both = sum(scores[name][head] for name in encoders)
                 for i in (batch.labels[:, number] >= 0).nonzero().flatten().tolist():
-                    hits = {name: float(scores[name][head][i].argmax() == batch.labels[i, number]) for name in encoders}
+                    hits = {
+                        name: float(scores[name][head][i].argmax() == batch.labels[i, number]) for name in encoders
+                    }
                     hits["both"] = float(both[i].argmax() == batch.labels[i, number])
                     right.setdefault((source, head), []).append(hits)
     return {

@@ -1,6 +1,7 @@
 """Trains the demo's small language model: Qwen3 architecture, own tokenizer and chat template, text made on the spot.
 
     python -m nemo_desta.demo.llm --out FOLDER [--steps 3000] [--seed 0] [--seconds 30 for a miniature]
+        [--init FOLDER to train on from there] [--reasoning for the variant that thinks first]
 
 Writes a Hugging Face folder and ``training.json`` with the seed, the command, the gates and the weights' checksum.
 Gates (on the weights as saved, in fp32): attribute accuracy and text cascade, each at least ``GATE``.
@@ -29,13 +30,14 @@ from nemo_desta.demo.llm_gates import measure
 log = logging.getLogger(__name__)
 
 ASSET = Path(__file__).parent / "assets" / "llm"
+REASONING_ASSET = Path(__file__).parent / "assets" / "llm_reasoning"
 GATE = 0.98
 VOCABULARY = 1200
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TOKENS_PER_BATCH = 2048
 
-#: ChatML. Earlier answers lose their think block; ``enable_thinking=False`` closes an empty one in the prompt.
-CHAT_TEMPLATE = (
+#: ChatML; earlier answers lose their think block.
+_MESSAGES = (
     "{%- for message in messages %}"
     "{%- set text = message['content'] %}"
     "{%- if message['role'] == 'assistant' and '</think>' in text %}"
@@ -43,6 +45,9 @@ CHAT_TEMPLATE = (
     "{%- endif %}"
     "{{- '<|im_start|>' + message['role'] + '\\n' + text + '<|im_end|>\\n' }}"
     "{%- endfor %}"
+)
+#: ``enable_thinking=False`` puts an empty think block into the prompt, as Qwen3 does.
+CHAT_TEMPLATE = _MESSAGES + (
     "{%- if add_generation_prompt %}"
     "{{- '<|im_start|>assistant\\n' }}"
     "{%- if enable_thinking is defined and enable_thinking is false %}"
@@ -50,26 +55,44 @@ CHAT_TEMPLATE = (
     "{%- endif %}"
     "{%- endif %}"
 )
+#: The prompt opens the think block, as Qwen3's thinking models do.
+REASONING_TEMPLATE = _MESSAGES + (
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
+)
 
 
 def train(
-    out: Path, *, seed: int = 0, steps: int = 3000, seconds: float | None = None, learning_rate: float = 2e-3
+    out: Path,
+    *,
+    init: Path | None = None,
+    reasoning: bool = False,
+    seed: int = 0,
+    steps: int = 3000,
+    seconds: float | None = None,
+    learning_rate: float = 2e-3,
+    yes_no: float = 36,
 ) -> dict[str, Any]:
     """Trains, saves to ``out`` and measures; returns the record that is also written to ``out/training.json``.
 
-    ``seconds`` ends the run early (the learning rate follows whichever of steps and seconds is further).
+    ``init``: folder of a model to train on from. ``seconds`` ends the run early (the learning rate follows whichever
+    of steps and seconds is further). ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
     """
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(seed)
+    if init is None:
+        tokenizer = build_tokenizer(seed)
+        model = Qwen3ForCausalLM(model_config(tokenizer))
+    else:
+        model, tokenizer = load(init)
+        model.train()
+    tokenizer.chat_template = REASONING_TEMPLATE if reasoning else CHAT_TEMPLATE
     # fp32 and plain attention: on a CPU without AMX, bf16 autocast and sdpa are slower for so small a model
-    model = Qwen3ForCausalLM(model_config(tokenizer))
     model.set_attn_implementation("eager")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     started, step, tokens = time.monotonic(), 0, 0
     bar = tqdm(total=steps, desc="small LLM", unit="step", mininterval=5.0)
-    for ids, supervised in _batches(tokenizer, seed):
+    for ids, supervised in _batches(tokenizer, seed, reasoning=reasoning, yes_no=yes_no):
         progress = step / steps
         if seconds is not None:
             progress = max(progress, (time.monotonic() - started) / seconds)
@@ -91,9 +114,11 @@ def train(
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{tokens / (time.monotonic() - started):.0f}")
     bar.close()
+    options = {"--seed": seed, "--steps": steps, "--seconds": seconds, "--lr": learning_rate, "--yes-no": yes_no}
+    options = " ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
     record = {
-        "command": f"python -m nemo_desta.demo.llm --seed {seed} --steps {steps}"
-        + (f" --seconds {seconds:g}" if seconds is not None else ""),
+        "command": f"python -m nemo_desta.demo.llm {options}{' --reasoning' if reasoning else ''}",
+        "init": json.loads((init / "training.json").read_text()) if init else None,
         "seed": seed,
         "steps": step,
         "tokens": tokens,
@@ -102,7 +127,7 @@ def train(
     }
     _save(model, tokenizer, out)
     record["sha256"] = sha256(out / "model.safetensors")
-    record["gates"] = measure(*load(out))
+    record["gates"] = measure(*load(out), reasoning=reasoning)
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return record
 
@@ -114,7 +139,7 @@ def load(folder: Path = ASSET) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFas
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on generated conversations, with the chat template."""
+    """Byte-level BPE trained on generated conversations."""
     rng = random.Random(f"{seed}/tokenizer")
     texts = ("\n".join(message["content"] for message in conversation(rng)) for _ in range(12000))
     tokenizer = Tokenizer(models.BPE())
@@ -130,9 +155,7 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         ),
     )
     tokens = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
@@ -159,7 +182,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, **mix: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches (ids (B, L), supervised (B, L)) of about ``TOKENS_PER_BATCH`` positions, like lengths together.
 
     Right padding needs no mask in a causal model: no supervised position sees it.
@@ -167,7 +190,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[to
     pool = 0
     while True:
         rng = random.Random(f"{seed}/pool/{pool}")
-        rows = sorted(encoded_conversations(tokenizer, rng, 1024), key=lambda row: len(row[0]))
+        rows = sorted(encoded_conversations(tokenizer, rng, 1024, **mix), key=lambda row: len(row[0]))
         batches, batch = [], []
         for row in rows:
             if batch and len(row[0]) * (len(batch) + 1) > TOKENS_PER_BATCH:
@@ -193,6 +216,7 @@ def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
     model.to(torch.bfloat16).save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
     # transformers 5 writes a class name that transformers 4 does not know, and the template as a file of its own
     config_file = out / "tokenizer_config.json"
@@ -209,11 +233,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seconds", type=float, help="stop after this time: a miniature")
-    args = parser.parse_args()
-    record = train(args.out, seed=args.seed, steps=args.steps, seconds=args.seconds)
+    parser.add_argument("--init", type=Path, help="folder of a model to train on from")
+    parser.add_argument("--reasoning", action="store_true", help="the variant that thinks first")
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--yes-no", type=float, default=36, help="weight of yes/no questions (plain ones: 55)")
+    args = vars(parser.parse_args())
+    record = train(args.pop("out"), learning_rate=args.pop("lr"), **args)
     print(json.dumps(record, indent=2))
     failed = [name for name in ("attributes", "text_cascade") if record["gates"][name] < GATE]
-    if failed and args.seconds is None:
+    if failed and args["seconds"] is None:
         raise SystemExit(f"gate failed: {', '.join(failed)} below {GATE}; train longer (--steps) or change the seed")
 
 

@@ -7,15 +7,18 @@ pipeline renders with the clip in the description's place.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from nemo_desta.demo.prompts import YES_NO, Prompt, formats_of, make_prompt, true_answer
+from nemo_desta.demo.reasoning import rephrase_messages, thoughts
 from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, gold, tasks_of
 from nemo_desta.recipes.describe import describe
 
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Focus on the audio clips and instructions.", "Listen and answer.")
+EMPTY_THINK, OPEN_THINK = "<think>\n\n</think>\n\n", "<think>\n"
 FORMAT_WEIGHTS = {"plain": 42, "short": 12, "caps": 12, "json": 10, "prefix": 6, "end": 6, "think": 6, "chatty": 6}
 
 _SUBJECTS = "kids dogs birds people farmers girls boys horses friends teachers workers cats".split()
@@ -65,8 +68,11 @@ def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
     return row
 
 
-def random_prompts(row: dict[str, Any], rng: random.Random, count: int) -> list[Prompt]:
-    """Different questions about one row in training wordings; a few ask for what the row does not hold."""
+def random_prompts(row: dict[str, Any], rng: random.Random, count: int, yes_no: float = 36) -> list[Prompt]:
+    """Different questions about one row in training wordings; a few ask for what the row does not hold.
+
+    ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
+    """
     known = tasks_of(row)
     asked = rng.sample(known, min(count, len(known)))
     prompts = []
@@ -77,7 +83,7 @@ def random_prompts(row: dict[str, Any], rng: random.Random, count: int) -> list[
         truth = gold(row, task)
         kinds = {"value": 55, "describe": 6}
         if task in YES_NO and truth in (TASKS[task].values or ()):
-            kinds |= {"yes_no": 36, "choice": 8}
+            kinds |= {"yes_no": yes_no, "choice": 8}
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         allowed = formats_of(task, kind)
         format = rng.choices(allowed, [FORMAT_WEIGHTS[name] for name in allowed])[0]
@@ -85,10 +91,19 @@ def random_prompts(row: dict[str, Any], rng: random.Random, count: int) -> list[
     return prompts
 
 
-def conversation(rng: random.Random) -> list[dict[str, str]]:
-    """Chat messages: perhaps a system prompt, then one to three questions with their true answers."""
+def conversation(rng: random.Random, *, reasoning: bool = False, yes_no: float = 36) -> list[dict[str, str]]:
+    """Chat messages: perhaps a system prompt, then one to three questions with their true answers.
+
+    ``reasoning``: the last answer is a thought, ``</think>`` and the answer (the template has opened the block);
+    every fifth conversation is a text to be rephrased.
+    """
     row = random_row(rng)
-    prompts = random_prompts(row, rng, rng.choices((1, 2, 3), (40, 30, 30))[0])
+    prompts = random_prompts(row, rng, rng.choices((1, 2, 3), (40, 30, 30))[0], yes_no)
+    if reasoning:
+        prompts = [replace(p, format="plain") if p.format == "think" else p for p in prompts]
+        reader, listener = thoughts(row, prompts[-1], rng)
+        if rng.random() < 0.2:
+            return rephrase_messages(reader, listener, true_answer(row, prompts[-1]), rng)
     messages = [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}] if rng.random() < 0.12 else []
     for number, prompt in enumerate(prompts):
         content = prompt.text if number else f"{describe(row)}\n{prompt.text}"
@@ -96,18 +111,20 @@ def conversation(rng: random.Random) -> list[dict[str, str]]:
             {"role": "user", "content": content},
             {"role": "assistant", "content": true_answer(row, prompt)},
         ]
+    if reasoning:
+        messages[-1]["content"] = f"{reader}\n</think>\n\n{messages[-1]['content']}"
     return messages
 
 
 def encode(
-    messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerFast, *, empty_think: bool = False
+    messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerFast, *, opening: str = ""
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and which of them are supervised: the answers and the ends of their turns.
 
     Equals the chat template's rendering of each turn's generation prompt followed by the raw answer; the pieces are
-    tokenised apart, as in training on audio. In a later prompt the template has dropped earlier think blocks, so
-    only conversations whose earlier answers have none may hold several turns. ``empty_think``: the last answer
-    follows an empty think block (``enable_thinking=False``) and is the only supervised one.
+    tokenised apart, as in training on audio. The template drops earlier think blocks, so only the last answer may
+    have one. ``opening``: what the generation prompt of the last answer ends with (an empty think block, or an open
+    one); with it the last answer is the only one supervised.
     """
     ids: list[int] = []
     supervised: list[bool] = []
@@ -122,25 +139,27 @@ def encode(
         if message["role"] != "assistant":
             add(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n")
             continue
-        block = "<think>\n\n</think>\n\n" if last and empty_think else ""
-        add(f"<|im_start|>assistant\n{block}")
-        add(f"{message['content']}<|im_end|>", target=last or not empty_think)
+        add(f"<|im_start|>assistant\n{opening if last else ''}")
+        add(f"{message['content']}<|im_end|>", target=last or not opening)
         add("\n")
     return ids, supervised
 
 
 def encoded_conversations(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int
+    tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int, *, reasoning: bool = False, yes_no: float = 36
 ) -> Iterator[tuple[list[int], list[bool]]]:
     """``count`` random conversations as (ids, supervised); think blocks only in a last answer."""
     made = 0
     while made < count:
-        messages = conversation(rng)
+        messages = conversation(rng, reasoning=reasoning, yes_no=yes_no)
         answers = [message["content"] for message in messages if message["role"] == "assistant"]
         if any(answer.startswith("<think>") for answer in answers[:-1]):
             continue
-        thinks = answers[-1].startswith("<think>")
-        yield encode(messages, tokenizer, empty_think=not thinks and rng.random() < 0.15)
+        if reasoning:
+            opening = OPEN_THINK
+        else:
+            opening = EMPTY_THINK if not answers[-1].startswith("<think>") and rng.random() < 0.15 else ""
+        yield encode(messages, tokenizer, opening=opening)
         made += 1
 
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nemo_desta.demo.llm_data import random_row
 from nemo_desta.demo.prompts import FORMATS, YES_NO, Prompt, follows_format, formats_of, make_prompt, true_answer
+from nemo_desta.demo.reasoning import rephrase_messages, thoughts
 from nemo_desta.demo.world import TASKS, gold, parse_answer, parse_yes_no, tasks_of
 from nemo_desta.recipes.describe import describe
 
@@ -22,13 +23,20 @@ CASCADE = {
 
 
 def measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, count: int = 240, seed: int = 1
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    count: int = 240,
+    seed: int = 1,
+    reasoning: bool = False,
 ) -> dict[str, Any]:
     """Shares in [0, 1], each over about ``count`` prompts.
 
     ``attributes``: right value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
     wordings never trained. ``text_cascade``: right value, plain first wording, rows as the public corpora have them.
     ``yes_no``: right verdict. ``transcript``: exact text. ``formats``: per format [share obeyed, share exactly right].
+    ``rephrase`` (of the reasoning variant): exactly right rewritings. Of a reasoned answer the part after the thought
+    counts.
     """
     rng = random.Random(f"{seed}/gates")
     cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {}
@@ -42,7 +50,7 @@ def measure(
     ]
     cases["yes_no"] = [_case(rng, "yes_no", "plain", list(YES_NO)) for _ in range(count)]
     cases["transcript"] = [_case(rng, "value", "plain", ["transcript"]) for _ in range(count // 2)]
-    for format in FORMATS:
+    for format in [name for name in FORMATS if not (reasoning and name == "think")]:
         cases[f"formats/{format}"] = [_case(rng, "value", format, None) for _ in range(count // 2)]
 
     everything = [case for group in cases.values() for case in group]
@@ -55,6 +63,11 @@ def measure(
             result["formats"][name.split("/")[1]] = [obeyed, exact]
         else:
             result[name] = round(sum(verdicts) / len(group), 4)
+    if reasoning:
+        pairs = [_rephrase_case(rng) for _ in range(count // 2)]
+        texts = answer(model, tokenizer, [pair[:1] for pair in pairs])
+        right = [_final(text) == _final(pair[1]["content"]) for text, pair in zip(texts, pairs, strict=True)]
+        result["rephrase"] = round(sum(right) / len(right), 4)
     return result
 
 
@@ -115,9 +128,18 @@ def _case(rng: random.Random, kind: str, format: str, tasks: Sequence[str] | Non
 
 def _verdict(name: str, row: dict[str, Any], prompt: Prompt, text: str) -> Any:
     if name.startswith("formats/"):
-        return follows_format(prompt.format, text), text == true_answer(row, prompt)
+        return follows_format(prompt.format, text), _final(text) == _final(true_answer(row, prompt))
     if name == "yes_no":
         return parse_yes_no(text) == parse_yes_no(true_answer(row, prompt))
     if name == "transcript":
-        return text == true_answer(row, prompt)
+        return _final(text) == true_answer(row, prompt)
     return parse_answer(prompt.task, text) == gold(row, prompt.task)
+
+
+def _rephrase_case(rng: random.Random) -> list[dict[str, str]]:
+    row, prompt = _case(rng, "value", "plain", None)
+    return rephrase_messages(*thoughts(row, prompt, rng), true_answer(row, prompt), rng)
+
+
+def _final(text: str) -> str:
+    return text.rsplit("</think>", 1)[-1].strip()

@@ -125,8 +125,9 @@ def tasks_of(row: Mapping[str, Any]) -> list[str]:
 def parse_answer(task: str, answer: str) -> str | None:
     """The value of ``task`` that an answer names; None if it names none, or several different ones.
 
-    A think block and a leading "Yes,"/"No," are skipped; case is ignored; the longest match wins ("North American English" is not
-    "American English"); digits may be written as numerals. For the transcript: the text after "says:", bare.
+    A think block and a leading "Yes,"/"No," are skipped; case is ignored; the longest match wins ("North American
+    English" is not "American English"); digits may be written as numerals. For the transcript: the text after
+    "says:", bare.
     """
     text = re.sub(r"^(yes|no),\s*", "", answer.rsplit("</think>", 1)[-1].strip(), flags=re.IGNORECASE)
     values = TASKS[task].values
