@@ -25,7 +25,7 @@ from tests.perception.projector.toys import (
 )
 
 CASES = json.loads((FIXTURES / "alarm" / "cases.json").read_text())
-SAMPLES = [40_003, 16_000, 5_000, 1]
+SAMPLES = [20_003, 16_000, 5_000, 1]
 CROSS = {"name": "cross_attention", "hidden_size": 8, "num_heads": 2, "feed_forward_size": 16}
 BODIES = {"downsampler_conformer": "downsampler", "mlp": "mlp", "identity": "identity"}
 

@@ -16,7 +16,7 @@ from tests.perception.projector.toys import (
     toy_features,
 )
 
-SAMPLES = [40_003, 16_000, 5_000, 1]
+SAMPLES = [20_003, 16_000, 5_000, 1]
 
 
 @pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats"), ("beats", "whisper")], ids="+".join)

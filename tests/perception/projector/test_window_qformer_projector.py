@@ -18,7 +18,7 @@ from tests.perception.projector.toys import (
     toy_features,
 )
 
-SAMPLES = [40_003, 16_000, 5_000, 1]
+SAMPLES = [20_003, 16_000, 5_000, 1]
 SMALL = {"hidden_size": 8, "num_heads": 2, "feed_forward_size": 16, "dropout": 0.0}
 
 
