@@ -1,0 +1,90 @@
+"""Model FLOPs of a step: what the mathematics needs, whatever an implementation wastes, and peaks of known GPUs.
+
+A linear layer with n weights costs 2 n per position forward, as much again for the gradient of its input and, only
+where it is trained, as much again for the gradient of its weights. So the frozen LLM and its head cost 4 n, the
+projector 6 n, the encoders 2 n. Attention costs 4 C per pair of positions forward (half of the pairs where causal) and
+twice that backward. Not counted: padding of text, logits that no target needs, recomputed activations, norms,
+softmaxes, filter banks. Counted: Whisper's whole 30 s window, since that is how Whisper reads.
+
+MFU = model FLOPs / (time * peak), peak = dense bfloat16 as the vendor states it, whatever dtype the variant runs in.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from benchmarks.train_step_rows import BenchRow
+from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.perception.projector import QFormerProjector
+
+#: Dense bfloat16 FLOP/s by a part of the GPU's name; the first that fits counts.
+PEAKS = {
+    "B200": 2250e12,
+    "H200": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100": 989.4e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165.2e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak of this device, None where the table has none (every CPU)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def step_flops(rows: list[BenchRow], llm: PreTrainedModel, perception: FusedPerception) -> float:
+    """Model FLOPs of forward and backward on these rows."""
+    total = 0.0
+    for row in rows:
+        vectors = perception.num_tokens(row.num_samples)
+        total += _llm(llm, vectors + row.prompt_tokens + row.target_tokens, row.target_tokens)
+        total += sum(_encoder(encoder, row.num_samples) for encoder in perception.encoders.values())
+        total += _projector(perception, vectors)
+    return total
+
+
+def _llm(llm: PreTrainedModel, positions: int, targets: int) -> float:
+    config = llm.config
+    width = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
+    width = width or config.hidden_size
+    linear = 4 * linear_size(llm.base_model) * positions
+    attention = 3 * 4 * width * config.num_hidden_layers * positions**2 / 2
+    return linear + attention + 4 * config.hidden_size * config.vocab_size * targets
+
+
+def _encoder(encoder: nn.Module, num_samples: int) -> float:
+    frames = encoder.num_frames(num_samples)
+    window = getattr(encoder, "window_frames", None)
+    if window is not None:  # Whisper: whole windows
+        frames = window * -(-frames // window)
+    else:  # BEATs: chunks of its own frames
+        window = min(frames, encoder.chunk_steps * encoder.frame_grid.frames_per_step)
+    layers = encoder.model.layers if hasattr(encoder.model, "layers") else encoder.model.encoder.layers
+    return 2 * linear_size(layers) * frames + 4 * encoder.hidden_size * len(layers) * frames * window
+
+
+def _projector(perception: FusedPerception, vectors: int) -> float:
+    projector = perception.projector
+    if not isinstance(projector, QFormerProjector):
+        return 6 * linear_size(projector) * vectors
+    flops = 6 * projector.output.weight.numel() * vectors
+    for name, branch in projector.branches.items():
+        taps = len(perception.encoders[name].layer_ids)
+        frames = perception.encoders[name].window_frames * vectors // projector.num_queries
+        of_frames = sum(
+            linear_size(nn.ModuleList([layer.cross_attention.key, layer.cross_attention.value]))
+            for layer in branch.layers
+        )
+        of_queries = linear_size(branch) - of_frames
+        flops += taps * (6 * of_queries * vectors + 4 * of_frames * frames)  # frames are frozen: no gradient of them
+    return flops
+
+
+def linear_size(module: nn.Module) -> int:
+    """Weights of all linear layers in a module."""
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
