@@ -65,10 +65,11 @@ def make_encoders(work_dir: Path, generated: Path, args: argparse.Namespace) -> 
     manifests += [f"{args.data_root}/manifests/{name}.jsonl" for name in ("ravdess", "librispeech_clean")]
     manifests += [f"{args.data_root}/manifests/librispeech_other.jsonl"]
     common = ["--corpus", str(generated), "--extra", *manifests, "--data-root", args.data_root]
-    for folder, minutes in (("encoders", args.encoder_minutes), ("encoders_random", 0)):
+    long = ["--steps", "1000000", "--minutes", str(args.encoder_minutes)]
+    for folder, length in (("encoders", long), ("encoders_random", ["--steps", "0"])):
         if not (work_dir / folder / "beats.pt").exists():
             command = [sys.executable, "-m", "nemo_desta.demo.encoders", "--out", str(work_dir / folder), *common]
-            subprocess.run([*command, "--minutes", str(minutes)], check=True)
+            subprocess.run([*command, *length], check=True)
 
 
 def write_rows(rows: dict[str, list[dict[str, Any]]], generated: Path, data_root: str, work_dir: Path) -> None:

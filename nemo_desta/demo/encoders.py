@@ -183,7 +183,7 @@ def train(
     rng, step, began = np.random.default_rng([seed, 8]), 0, time.monotonic()
     bar = tqdm(total=steps, desc="stand-in encoders", unit="step", mininterval=5.0)
     for batch in training_batches(clips, seed):
-        progress = step / steps
+        progress = step / steps if steps else 1.0  # none: untrained encoders, to compare with
         if minutes is not None:
             progress = max(progress, (time.monotonic() - began) / (60 * minutes))
         if progress >= 1:
