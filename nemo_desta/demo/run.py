@@ -111,7 +111,8 @@ def evaluate(model: Any, rows: Sequence[Mapping[str, Any]], work_dir: Path) -> A
     corpus, scores = work_dir / "corpus", Scores()
     for task in TASKS:
         train_rows = [row for row in rows if row["split"] == "train"]
-        test_rows = known([row for row in rows if row["split"] == "test"], task)[:MAX_CLIPS_PER_TASK]
+        test_rows = known([row for row in rows if row["split"] == "test"], task)
+        test_rows = test_rows[:: -(-len(test_rows) // MAX_CLIPS_PER_TASK)]
         print(f"  {task}: {len(test_rows)} clips", flush=True)
         scores.score(model, test_rows, task, corpus)
         scores.cascade(model, test_rows, task)
