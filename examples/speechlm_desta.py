@@ -1,7 +1,7 @@
 """Train a DeSTA model: ``python examples/speechlm_desta.py --config-name desta25 [key=value ...]``.
 
-Configs live in ``conf/``; ``--config-dir <folder>`` adds your own. ``check=true`` validates and stops. The same command
-goes on where a killed run stopped.
+Configs live in ``conf/``; ``--config-dir <folder>`` adds your own. ``check=true`` validates and stops. The same
+command goes on where a killed run stopped.
 """
 
 import logging

@@ -61,7 +61,7 @@ def summary(model: Any, scores: Scores, picture: Path, work_dir: Path, *, second
     rows = (work_dir / "rows_train.jsonl").as_posix()
     return f"""{scores}
 
-A mechanism check with a stand-in LLM and stand-in encoders, {frozen / 1e6:.1f} M frozen parameters together; {trained:,}
+A mechanism check with a stand-in LLM and encoders, {frozen / 1e6:.1f} M frozen parameters together; {trained:,}
 projector parameters were trained. "Shuffled audio" is what the same answers are worth for other clips; the linear
 probe hears without any LLM; the text cascade reads the true description. Test speakers and recordings are new.
 

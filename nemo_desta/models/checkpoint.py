@@ -116,7 +116,7 @@ def load_projector(source: str | Path, projector: nn.Module) -> int:
     own = projector.state_dict()
     tensors = {}
     with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+        for name in file.keys():
             tensors[name.removeprefix(PROJECTOR_PREFIX)] = file.get_tensor(name)
     for name, tensor in tensors.items():
         if name not in own:

@@ -11,8 +11,14 @@ from nemo_desta.perception.testing import tiny_beats, tiny_whisper
 
 def tiny_llm(folder: str | Path, *, kind: str = "qwen3", template: str = "chatml", pad: str = "own") -> Path:
     """Write a two-layer Qwen3, Llama or Gemma2 (whose logits are capped) with a tokenizer; returns the folder."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config
-    from transformers import Qwen3ForCausalLM
+    from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     tokenizer = tiny_tokenizer(template, pad=pad)
     shape: dict[str, Any] = {
