@@ -258,7 +258,7 @@ def follows_format(format: str, answer: str) -> bool:
         return text.startswith("<think>") and "</think>" in text
     text = text.rsplit("</think>", 1)[-1].strip()
     if format == "short":
-        return 0 < len(text.split()) <= 3 and not text.endswith(".")
+        return 0 < len(text.split()) <= 3 and text[-1] not in ".}"
     if format == "caps":
         return text.isupper()
     if format == "json":
