@@ -57,29 +57,24 @@ def parse_row(line: bytes | str, where: str) -> Row:
 
 def check_row(row: Any) -> None:
     """Raise `RowError` unless ``row`` has the fields of a row, with the right types."""
-    _expect(isinstance(row, Mapping), f"a row is a JSON object, found {type(row).__name__}")
-    _expect(
-        isinstance(row.get("id"), str) and row["id"] != "", f"'id' must be a non-empty string, {_found(row, 'id')}"
-    )
+    if not isinstance(row, Mapping):
+        raise _wrong("a row is a JSON object", row)
+    if not _is_text(row.get("id")):
+        raise _wrong("'id' must be a non-empty string", row, "id")
     name = f"row '{row['id']}'"
-    _expect(
-        isinstance(row.get("dataset", ""), str), f"{name}: 'dataset' must be a string, found {row.get('dataset')!r}"
-    )
-    _expect(
-        isinstance(row.get("response"), str) and row["response"] != "",
-        f"{name}: 'response' must be a non-empty string, {_found(row, 'response')}",
-    )
+    if not isinstance(row.get("dataset", ""), str):
+        raise _wrong(f"{name}: 'dataset' must be a string", row, "dataset")
+    if not _is_text(row.get("response")):
+        raise _wrong(f"{name}: 'response' must be a non-empty string", row, "response")
     messages = row.get("messages")
-    _expect(
-        isinstance(messages, list) and len(messages) > 0,
-        f"{name}: 'messages' must be a non-empty list, {_found(row, 'messages')}",
-    )
+    if not isinstance(messages, list) or not messages:
+        raise _wrong(f"{name}: 'messages' must be a non-empty list", row, "messages")
     for number, message in enumerate(messages):
         _check_message(message, f"{name}, message {number}")
-    _expect(
-        messages[-1]["role"] != "assistant",
-        f"{name}: the last message is the assistant's; the answer to learn belongs into 'response'",
-    )
+    if messages[-1]["role"] == "assistant":
+        raise RowError(
+            "schema", f"{name}: the last message is the assistant's; the answer to learn belongs into 'response'"
+        )
 
 
 def audio_entries(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -179,36 +174,35 @@ class JsonlIndex:
 
 
 def _check_message(message: Any, where: str) -> None:
-    _expect(isinstance(message, Mapping), f"{where}: a message is an object, found {type(message).__name__}")
+    if not isinstance(message, Mapping):
+        raise _wrong(f"{where}: must be an object", message)
     for key in ("role", "content"):
-        _expect(isinstance(message.get(key), str), f"{where}: '{key}' must be a string, {_found(message, key)}")
+        if not isinstance(message.get(key), str):
+            raise _wrong(f"{where}: '{key}' must be a string", message, key)
     audios = message.get("audios") or []
-    _expect(isinstance(audios, list), f"{where}: 'audios' must be a list, {_found(message, 'audios')}")
+    if not isinstance(audios, list):
+        raise _wrong(f"{where}: 'audios' must be a list", message, "audios")
     for number, entry in enumerate(audios):
-        there = f"{where}, audio {number}"
-        _expect(isinstance(entry, Mapping), f"{there}: must be an object, found {type(entry).__name__}")
-        _expect(
-            isinstance(entry.get("audio"), str) and entry["audio"] != "",
-            f"{there}: 'audio' must be a path, {_found(entry, 'audio')}",
-        )
-        _expect(
-            entry.get("text") is None or isinstance(entry["text"], str),
-            f"{there}: 'text' must be a transcript or null, {_found(entry, 'text')}",
-        )
+        if not isinstance(entry, Mapping):
+            raise _wrong(f"{where}, audio {number}: must be an object", entry)
+        if not _is_text(entry.get("audio")):
+            raise _wrong(f"{where}, audio {number}: 'audio' must be a path", entry, "audio")
+        if not isinstance(entry.get("text"), str | None):
+            raise _wrong(f"{where}, audio {number}: 'text' must be a transcript or null", entry, "text")
         duration = entry.get("duration")
-        _expect(
-            duration is None or (isinstance(duration, (int, float)) and duration >= 0),
-            f"{there}: 'duration' must be seconds, {_found(entry, 'duration')}",
-        )
+        if not isinstance(duration, int | float | None) or (duration or 0) < 0:
+            raise _wrong(f"{where}, audio {number}: 'duration' must be seconds", entry, "duration")
 
 
-def _expect(holds: bool, message: str) -> None:
-    if not holds:
-        raise RowError("schema", message)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
-def _found(mapping: Mapping[str, Any], key: str) -> str:
-    return f"found {mapping[key]!r:.80}" if key in mapping else "but it is missing"
+def _wrong(rule: str, found: Any, key: str | None = None) -> RowError:
+    """The error of a broken rule: what was found, as a whole or under ``key``."""
+    if key is None:
+        return RowError("schema", f"{rule}, found {type(found).__name__}")
+    return RowError("schema", f"{rule}, " + (f"found {found[key]!r:.80}" if key in found else "but it is missing"))
 
 
 def _expand_braces(text: str) -> list[str]:
