@@ -5,15 +5,20 @@ Read by setup.py as a plain file, before anything is installed: it must not impo
 
 __package_name__ = "nemo_desta"
 __version__ = "0.1.0"
-__description__ = "A NeMo plugin that gives a frozen text LLM ears: fused audio encoders, one projector, no forgetting."
+__description__ = (
+    "A NeMo plugin that gives a frozen text LLM ears: fused audio encoders, one projector, no forgetting."
+)
 __license__ = "Apache-2.0"
 __python_requires__ = ">=3.10,<3.13"
 
 #: What `ops` and `perception` need: enough for a bare GPU machine without NeMo.
 REQUIRES = [
+    "huggingface_hub>=0.30",
     "numpy>=1.26",
     "safetensors>=0.4",
+    "tokenizers>=0.21",
     "torch>=2.6",
+    "tqdm>=4.66",
     "transformers>=4.57,<6",
 ]
 
@@ -32,14 +37,16 @@ EXTRAS = {
         "tensorboard>=2.16",
     ],
     "megatron": ["megatron-core>=0.16,<0.17"],
-    "recipes": ["httpx>=0.27"],
+    "recipes": ["hydra-core>=1.3.2", "jinja2>=3.1", "omegaconf>=2.3", "soundfile>=0.12"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
         "matplotlib>=3.8",
         "scikit-learn>=1.4",  # the linear probe of the results table
-        "tqdm>=4.66",
+        "scipy>=1.11",
+        "soundfile>=0.12",
+        "soxr>=0.4",
     ],
     "dev": [
         "import-linter>=2.1",

@@ -1,9 +1,17 @@
 """The numerics, the encoders and the benchmarks run on a bare GPU machine: torch and transformers, no NeMo."""
 
+import ast
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from nemo_desta.doctor import ACCELERATORS
+from nemo_desta.package_info import EXTRAS, REQUIRES
 
 ROOT = Path(__file__).resolve().parents[2]
 BARRED = ("nemo", "lhotse", "lightning", "pytorch_lightning", "hydra", "omegaconf", "peft")
@@ -49,3 +57,28 @@ def test_the_barrier_stops_an_import_of_nemo(tmp_path):
     (tmp_path / "needs_nemo.py").write_text("from nemo.collections import speechlm2\n")
     result = import_without_nemo(["needs_nemo"], cwd=tmp_path)
     assert result.returncode != 0 and "No module named 'nemo'" in result.stderr
+
+
+def test_every_import_is_a_requirement():
+    """Of this package, torch, the standard library, or a package that package_info.py or the doctor names."""
+    declared = {canonicalize_name(Requirement(line).name) for line in REQUIRES + sum(EXTRAS.values(), [])}
+    declared |= {canonicalize_name(name) for name in ACCELERATORS}
+    provided_by = importlib.metadata.packages_distributions()
+    undeclared = []
+    for file in sorted((ROOT / "nemo_desta").rglob("*.py")):
+        for name, line in imports_of(file):
+            sources = {canonicalize_name(source) for source in provided_by.get(name, [name])}
+            if name != "nemo_desta" and name not in sys.stdlib_module_names and not sources & declared:
+                undeclared.append(f"{file.relative_to(ROOT)}:{line}: import {name}")
+    assert not undeclared
+
+
+def imports_of(file: Path) -> list[tuple[str, int]]:
+    """(top-level package, line) of every import, inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name.partition(".")[0], node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.append((node.module.partition(".")[0], node.lineno))
+    return found
