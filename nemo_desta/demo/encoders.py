@@ -1,7 +1,7 @@
 """Trains the demo's stand-in encoders: small Whisper and BEATs models in their real classes and checkpoint forms.
 
     python -m nemo_desta.demo.encoders --out FOLDER --corpus FOLDER/manifest.jsonl [--minutes 10]
-        [--extra MANIFEST ... --data-root FOLDER]
+        [--extra MANIFEST ... --data-root FOLDER] [--init FOLDER to train on from there]
 
 They learn to tell the attributes of labelled clips (training splits only), each with heads of its own that are thrown
 away; the last block's frames are asked one window of 160 ms at a time and all together, as a projector reads them.
@@ -120,6 +120,7 @@ class WhisperStudent(nn.Module):
     def save(self, folder: Path) -> None:
         """The encoder alone, in fp16."""
         copy.deepcopy(self.encoder).half().save_pretrained(folder)
+        (folder / "model.safetensors").chmod(0o644)
 
 
 class BeatsStudent(nn.Module):
@@ -163,6 +164,7 @@ def train(
     *,
     extra: Sequence[Path] = (),
     data_root: Path | None = None,
+    init: Path | None = None,
     seed: int = 0,
     steps: int = 2000,
     minutes: float | None = None,
@@ -170,7 +172,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains both encoders on the training splits, saves them to ``out`` and scores their heads on the valid splits.
 
-    ``extra``: further manifests below ``data_root``. ``minutes`` ends the run early (the learning rate follows).
+    ``extra``: further manifests below ``data_root``. ``init``: encoders to start from (with new heads). ``minutes``
+    ends the run early (the learning rate follows).
     """
     torch.manual_seed(seed)
     started = time.monotonic()
@@ -179,6 +182,9 @@ def train(
         for split in ("train", "valid")
     )
     students = nn.ModuleDict({"whisper": WhisperStudent(), "beats": BeatsStudent()})
+    if init is not None:
+        students["whisper"].encoder.load_state_dict(HFWhisperEncoder.from_pretrained(init / "whisper").state_dict())
+        students["beats"].encoder.load_state_dict(Beats.from_checkpoint(init / "beats.pt").state_dict())
     optimizer = torch.optim.AdamW(students.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
     rng, step, began = np.random.default_rng([seed, 8]), 0, time.monotonic()
     bar = tqdm(total=steps, desc="stand-in encoders", unit="step", mininterval=5.0)
@@ -204,9 +210,12 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     students["whisper"].save(out / "whisper")
     students["beats"].save(out / "beats.pt")
+    options = {"--seed": seed, "--steps": steps, "--minutes": minutes, "--lr": learning_rate}
+    options = " ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
     record = {
-        "seed": seed,
+        "command": f"python -m nemo_desta.demo.encoders {options}",
         "steps": step,
+        "init": json.loads((init / "training.json").read_text())["sha256"] if init else None,
         "clips": {source: sum(c.source == source for c in clips) for source in sorted({c.source for c in clips})},
         "seconds": {"loading": round(began - started), "training": round(time.monotonic() - began)},
         "parameters": {name: sum(p.numel() for p in s.encoder.parameters()) for name, s in students.items()},
@@ -219,7 +228,7 @@ def train(
 
 @torch.no_grad()
 def score(folder: Path, students: nn.ModuleDict, clips: Sequence[Clip]) -> dict[str, dict[str, Any]]:
-    """Accuracy of the heads on the saved encoders, loaded by the real classes: "source/head" -> by encoder, and n."""
+    """Accuracy of the heads on the saved encoders, loaded by the real classes: "source: head" -> share, and n."""
     encoders = {
         "whisper": WhisperEncoder.from_pretrained(str(folder / "whisper"), layer_ids=[LAYERS], final_norm=True),
         "beats": BeatsEncoder.from_checkpoint(folder / "beats.pt", layer_ids=[LAYERS]),
@@ -227,11 +236,10 @@ def score(folder: Path, students: nn.ModuleDict, clips: Sequence[Clip]) -> dict[
     right: dict[tuple[str, str], list[dict[str, float]]] = {}
     for source in sorted({clip.source for clip in clips}):
         for batch in plain_batches([clip for clip in clips if clip.source == source]):
-            scores = {
-                name: students[name].heads(encoder(batch.audio, batch.audio_lens).layers[0], encoder_lens)
-                for name, encoder in encoders.items()
-                for encoder_lens in [encoder(batch.audio, batch.audio_lens).lens]
-            }
+            scores = {}
+            for name, encoder in encoders.items():
+                layers, lens = encoder(batch.audio, batch.audio_lens)
+                scores[name] = students[name].heads(layers[0], lens)
             for number, head in enumerate(HEADS):
                 both = sum(scores[name][head] for name in encoders)
                 for i in (batch.labels[:, number] >= 0).nonzero().flatten().tolist():
@@ -267,14 +275,16 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="manifest of a corpus of nemo_desta.demo.corpus")
     parser.add_argument("--extra", type=Path, nargs="*", default=(), help="further manifests")
     parser.add_argument("--data-root", type=Path, help="folder that the further manifests' audio paths start from")
+    parser.add_argument("--init", type=Path, help="folder of encoders to start from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--minutes", type=float, help="stop after this time")
     args = parser.parse_args()
     if args.extra and args.data_root is None:
         parser.error("--extra needs --data-root: the folder that the manifests' audio paths start from")
-    options = {"extra": args.extra, "data_root": args.data_root, "seed": args.seed}
-    record = train(args.corpus, args.out, **options, steps=args.steps, minutes=args.minutes)
+    options = vars(args)
+    record = train(options.pop("corpus"), options.pop("out"), learning_rate=options.pop("lr"), **options)
     print(json.dumps(record, indent=2))
 
 
