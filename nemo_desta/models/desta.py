@@ -20,7 +20,7 @@ from nemo_desta.config import ModelConfig, parse, to_dict
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models import builder, chat, checkpoint
 from nemo_desta.models.loss import choose_cross_entropy, has_plain_head, summed_cross_entropy
-from nemo_desta.models.parallel import shard
+from nemo_desta.models.parallel import shard_llm
 from nemo_desta.models.splice import Spliced, splice
 from nemo_desta.models.window import LossWindow
 from nemo_desta.sources import local_folder
@@ -177,11 +177,9 @@ class DestaModel(SALM):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        trainer = self.trainer
-        data_parallel = self.device_mesh["data_parallel"].size() if self.device_mesh else trainer.world_size
         self.window.close(
             (p for _, p in self.trained_parameters()),
-            averaged_over=trainer.accumulate_grad_batches * data_parallel,
+            averaged_over=self.trainer.accumulate_grad_batches * self.trainer.world_size,
             device=self.device,
         )
 
@@ -192,9 +190,9 @@ class DestaModel(SALM):
         return configure_optimizers(self)
 
     def configure_model(self) -> None:
-        """FSDP2 when the strategy has a device mesh; tensor parallelism is refused here."""
+        """FSDP2 for the LLM when the strategy has a device mesh."""
         if self.device_mesh is not None:
-            shard(self, self.device_mesh)
+            shard_llm(self.llm, self.device_mesh["data_parallel"])
 
     # ---- validation
 

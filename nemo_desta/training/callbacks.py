@@ -123,7 +123,7 @@ class NaNGuard(Callback):
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             return
-        bad = ~torch.stack([g.isfinite().all() for g in map(_local, grads)]).all()
+        bad = ~torch.stack([grad.isfinite().all() for grad in grads]).all()
         if dist.is_available() and dist.is_initialized():
             flag = bad.to(torch.int32)
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
@@ -214,7 +214,3 @@ def first_prompts(batch: dict[str, Any], num_rows: int) -> dict[str, torch.Tenso
         "input_lens": lens,
         "prompt_lens": lens,
     }
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

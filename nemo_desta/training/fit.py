@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from nemo.utils.exp_manager import exp_manager
@@ -71,7 +70,9 @@ def fit(cfg: DictConfig) -> DestaModel | None:
     except Stopped as stopped:
         logger.warning("%s: state saved under %s. The same command goes on from here.", stopped, log_dir)
         return None
-    save(trainer, model, log_dir / "model")
+    if trainer.is_global_zero:
+        model.save_pretrained(log_dir / "model")
+        logger.info("trained part written to %s", log_dir / "model")
     return model
 
 
@@ -106,18 +107,3 @@ def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
         SampleAnswers(settings.get("sample_rows", 2), settings.get("sample_max_new_tokens", 64)),
         PoliteStop(),
     ]
-
-
-def save(trainer: Trainer, model: DestaModel, folder: Path) -> None:
-    """Write the model folder once, whatever the strategy: sharded tensors are gathered first."""
-    tensors = {
-        name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-        for name, tensor in model.state_dict().items()
-    }
-    if trainer.is_global_zero:
-        from nemo_desta.models.checkpoint import save_folder
-
-        save_folder(folder, model.config, tensors, model.tokenizer)
-        logger.info("trained part written to %s", folder)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()

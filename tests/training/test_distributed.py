@@ -7,7 +7,12 @@ from safetensors.torch import load_file
 from nemo_desta.config import ConfigError
 from nemo_desta.training.strategies import build_strategy
 
-TWO = {"trainer.devices": 2, "data.train_ds.shuffle": "false", "trainer.max_steps": 6}
+TWO = {
+    "trainer.devices": 2,
+    "data.train_ds.shuffle": "false",
+    "trainer.max_steps": 6,
+    "model.lr_scheduler.max_steps": 6,
+}
 
 
 def trained(workplace, run):
