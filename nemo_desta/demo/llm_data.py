@@ -36,6 +36,8 @@ _COMMON = (
     "thought both few those always looked show large often together asked house don't world going want young father"
 ).split()
 _SYLLABLES = "ba be do fa gri hon ing ka lo mer na os pre qui ra sen to un ver wi xa yel zo ch th sh mister ed".split()
+#: Letters about as often as English has them.
+_LETTERS = "eeeeettttaaaaooooiiinnnsssshhhrrrddlllcuumwfgypbvk" + "etaoinshrdlcumwfgypbvkjxqz"
 #: Combinations of attributes as the public corpora have them; the rest is drawn freely.
 _REAL_STYLES = ("digit", "emotion", "audiobook", "sound")
 
@@ -57,7 +59,7 @@ def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
         row["attributes"] = _values(rng, ("gender", "accent", "emotion", "intensity"))
         row["attributes"]["accent"] = "North American English"
     elif style == "audiobook":
-        row["transcript"] = rng.choice((None, _text(rng)))
+        row["transcript"] = rng.choice((None, _text(rng), _text(rng)))
         row["duration"] = rng.uniform(1.5, 25.0)
         row["attributes"] = {"gender": rng.choice(TASKS["gender"].values)}
         if rng.random() < 0.3:
@@ -189,7 +191,7 @@ def _speech(rng: random.Random) -> dict[str, Any]:
     chances = {"gender": 0.8, "accent": 0.4, "emotion": 0.4, "intensity": 0.2, "style": 0.2}
     chances |= {"language": 0.5, "speaking_speed": 0.5, "pitch": 0.5}
     attributes = _some(rng, chances)
-    kind = rng.choices(("digit", "command", "sentence", "grammar", "text", "none"), (30, 15, 22, 15, 10, 8))[0]
+    kind = rng.choices(("digit", "command", "sentence", "grammar", "text", "none"), (28, 12, 20, 14, 18, 8))[0]
     if kind == "digit":
         digit = rng.randrange(10)
         if rng.random() < 0.4:
@@ -209,12 +211,17 @@ def _speech(rng: random.Random) -> dict[str, Any]:
 
 
 def _text(rng: random.Random) -> str:
-    """Common and invented words, up to the length of an audiobook sentence."""
+    """Common and invented words, up to the length of an audiobook sentence: any text must be copied, not known."""
     words = []
-    for _ in range(rng.choice((3, 5, 8, 12, 20, 32))):
-        common = rng.random() < 0.75
-        words.append(rng.choice(_COMMON) if common else "".join(rng.sample(_SYLLABLES, rng.choice((2, 2, 3)))))
+    for _ in range(rng.choice((2, 3, 5, 8, 12, 20))):
+        kind = rng.random()
+        if kind < 0.5:
+            words.append(rng.choice(_COMMON))
+        elif kind < 0.7:
+            words.append("".join(rng.sample(_SYLLABLES, rng.choice((1, 2, 3)))))
+        else:
+            words.append("".join(rng.choices(_LETTERS, k=rng.choice((1, 3, 4, 5, 6, 8)))))
         if rng.random() < 0.08:
-            words[-1] += ","
+            words[-1] += rng.choice((",", ";", "'s"))
     text = " ".join(words)
     return text[:1].upper() + text[1:] + rng.choice((".", ""))
