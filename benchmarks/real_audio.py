@@ -28,6 +28,10 @@ TESTS = (
     ("gender, librispeech", ("librispeech_clean", "librispeech_other"), "gender", ("test",)),
     ("emotion, ravdess", ("ravdess",), "emotion", ("test",)),
 )
+MANIFESTS = [
+    f"manifests/{name}.jsonl"
+    for name in ("fsdd", "esc10", "ravdess", "librispeech_clean", "librispeech_other", "ljspeech")
+]
 VARIANTS = {
     "fused": [],
     "random": [],  # encoders that never learnt anything
@@ -43,7 +47,7 @@ def main() -> None:
     config = compose("real_audio", [f"data_root={args.data_root}", f"work_dir={work_dir}"])
     rows = read_rows(args.data_root, config.corpora)
     generated = build_corpus(work_dir / "generated", seed=0)
-    make_encoders(work_dir, generated, args)
+    make_encoders(work_dir, args)
     write_rows(rows, generated, args.data_root, work_dir)
     runs = [("fused", seed) for seed in args.seeds]
     runs += [(name, args.seeds[0]) for name in ("random", "whisper", "beats")] if not args.fused_only else []
@@ -59,17 +63,18 @@ def read_rows(data_root: str, corpora: Any) -> dict[str, list[dict[str, Any]]]:
     return {name: list(read_corpus([manifest], data_root)) for name, manifest in corpora.items()}
 
 
-def make_encoders(work_dir: Path, generated: Path, args: argparse.Namespace) -> None:
-    """Train the stand-in encoders, and write untrained ones of the same shape."""
-    manifests = [f"{args.data_root}/{path}" for path in ("manifests/fsdd.jsonl", "manifests/esc10.jsonl")]
-    manifests += [f"{args.data_root}/manifests/{name}.jsonl" for name in ("ravdess", "librispeech_clean")]
-    manifests += [f"{args.data_root}/manifests/librispeech_other.jsonl"]
-    common = ["--corpus", str(generated), "--extra", *manifests, "--data-root", args.data_root]
-    long = ["--steps", "1000000", "--minutes", str(args.encoder_minutes)]
-    for folder, length in (("encoders", long), ("encoders_random", ["--steps", "0"])):
-        if not (work_dir / folder / "beats.pt").exists():
-            command = [sys.executable, "-m", "nemo_desta.demo.encoders", "--out", str(work_dir / folder), *common]
-            subprocess.run([*command, *length], check=True)
+def make_encoders(work_dir: Path, args: argparse.Namespace) -> None:
+    """Train the shipped stand-in encoders on, with the corpora's training clips; and write untrained ones."""
+    from nemo_desta.demo.encoders import ASSETS
+
+    if (work_dir / "encoders" / "beats.pt").exists() and (work_dir / "encoders_random" / "beats.pt").exists():
+        return
+    voices = build_corpus(work_dir / "voices", seed=1, clips=6000)
+    common = ["--corpus", str(voices), "--data-root", args.data_root, "--extra", *MANIFESTS]
+    learnt = ["--init", str(ASSETS), "--steps", "4000", "--minutes", str(args.encoder_minutes), "--lr", "1e-3"]
+    for folder, options in (("encoders", learnt), ("encoders_random", ["--steps", "0"])):
+        command = [sys.executable, "-m", "nemo_desta.demo.encoders", "--out", str(work_dir / folder), *common]
+        subprocess.run([*command, *options], check=True)
 
 
 def write_rows(rows: dict[str, list[dict[str, Any]]], generated: Path, data_root: str, work_dir: Path) -> None:
