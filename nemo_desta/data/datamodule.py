@@ -74,7 +74,9 @@ class DestaDataModule(LightningDataModule):
         if self.settings.train is None:
             raise ConfigError("data.train_ds is not given")
         if self.trainer is not None:
-            _repair_progress(self.trainer, epoch_is_over=self._next[0] > 0 and self._next[1] == 0)
+            epoch, batches = self._next
+            again = _repair_progress(self.trainer, epoch_is_over=epoch > 0 and batches == 0)
+            self._next = (epoch, batches - again)
         settings = self.settings.train
         self._plan, dataset = self._open(settings, seed=settings.seed)
         self._adopt_position(self._plan)
@@ -208,25 +210,31 @@ def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def _repair_progress(trainer: Any, epoch_is_over: bool) -> None:
-    """Make Lightning 2.4 restart where its checkpoint was saved.
+def _repair_progress(trainer: Any, epoch_is_over: bool) -> int:
+    """Make Lightning 2.4 restart where its checkpoint was saved; returns how many batches must be trained again.
 
     It saves in ``on_train_batch_end``, before it counts that batch as completed, and so restarts one batch too low:
-    gradient accumulation would close its windows one batch late. And after the last batch of an epoch it trains
-    another one unless a validation has run, which with ``val_check_interval`` may not be due.
+    gradient accumulation would close its windows one batch late. After the last batch of an epoch it trains another
+    one unless a validation has run, which with ``val_check_interval`` may not be due. And it forgets the gradients of
+    an accumulation window that was under way: those batches are the ones to train again.
     """
     loop = trainer.fit_loop.epoch_loop
     progress = loop.batch_progress
     if not loop.restarting or progress.current.processed != progress.current.ready:
-        return
+        return 0
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, through the data module
-    progress.current.completed = progress.current.processed
-    progress.total.completed = progress.total.processed
     progress.is_last_batch |= epoch_is_over
-    if progress.is_last_batch or progress.current.ready == trainer.limit_train_batches:
-        interval, limit = trainer.val_check_interval, trainer.limit_train_batches
-        if isinstance(interval, float) and isinstance(limit, int):
+    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    limited = isinstance(limit, int)  # else it is a share: 1.0 is no limit
+    if progress.is_last_batch or (limited and progress.current.ready == limit):
+        again = 0
+        if limited and isinstance(interval, float):
             interval = max(1, int(limit * interval))
         batches = (progress.total if trainer.check_val_every_n_epoch is None else progress.current).ready
         if isinstance(interval, int) and batches % interval != 0:
             loop.val_loop._has_run = True  # as if: none is due
+    else:
+        again = progress.current.ready % trainer.accumulate_grad_batches
+    for count in (progress.current, progress.total):
+        count.ready = count.started = count.processed = count.completed = count.ready - again
+    return again

@@ -135,6 +135,29 @@ def test_resume_is_exact(rows: Path, tmp_path: Path, name: str) -> None:
         assert again.weight.item() == full.weight.item()
 
 
+def test_resume_trains_an_unfinished_accumulation_window_again(rows: Path, tmp_path: Path) -> None:
+    settings = {
+        "max_epochs": 2,
+        "accumulate_grad_batches": 3,
+        "val_check_interval": 2,
+        "check_val_every_n_epoch": None,
+    }
+
+    class SaveAtValidation(lightning.Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Recorder) -> None:
+            trainer.save_checkpoint(tmp_path / f"batch={len(pl_module.batches)}.ckpt")
+
+    model, data = Recorder(), data_of(rows, 0, with_validation=True)
+    trainer = trainer_of(tmp_path, **settings)
+    trainer.callbacks.append(SaveAtValidation())
+    trainer.fit(model, data)
+    for num_batches in (2, 4, 8, 10):  # inside a window, one past it, first of an epoch, at the end of a window
+        window_start = max([0, *(end for end in model.step_ends if end <= num_batches)])
+        again = run(rows, tmp_path / "again", tmp_path / f"batch={num_batches}.ckpt", **settings)
+        assert again.batches == model.batches[window_start:]
+        assert again.weight.item() == model.weight.item()
+
+
 def test_every_epoch_trains_on_every_row_once(rows: Path, tmp_path: Path) -> None:
     full = run(rows, tmp_path, max_epochs=2)
     half = len(full.batches) // 2
