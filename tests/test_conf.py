@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.data.settings import parse_data
 from nemo_desta.perception.projector import PROJECTORS
-from nemo_desta.training.fit import SECTIONS, build_trainer
+from nemo_desta.training.fit import SECTIONS, VALUES, build_trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TOP = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -36,7 +36,7 @@ def check(settings):
     model = parse(ModelConfig, settings["model"])
     assert model.perception.projector["name"] in PROJECTORS
     parse_data(settings["data"])
-    assert set(settings) <= {*SECTIONS, "data_root", "generated", "corpora"}
+    assert set(settings) <= {*SECTIONS, *VALUES}
     assert settings["check"] is False
     return model
 

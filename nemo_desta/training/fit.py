@@ -31,7 +31,9 @@ from nemo_desta.training.strategies import build_strategy
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "work_dir")
+SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name")
+#: Top-level values that nothing reads but other settings' ``${}``.
+VALUES = ("work_dir", "data_root", "generated", "corpora")
 CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
 
 
@@ -44,7 +46,7 @@ def fit(cfg: DictConfig) -> DestaModel | None:
     Raises:
         ConfigError: an unknown or impossible setting. MissingParts: data or weights that are not there.
     """
-    check_keys(cfg, SECTIONS, "config")
+    check_keys(cfg, (*SECTIONS, *VALUES), "config")
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     model_config = parse(ModelConfig, settings["model"])
     preflight(model_config, settings["data"])
