@@ -34,11 +34,16 @@ LANGUAGES = {
     "en-us": ("English", "American English"),
     "en": ("English", "British English"),
     "en-gb-scotland": ("English", "Scottish English"),
+    "en-us-nyc": ("English", None),
+    "en-029": ("English", None),
+    "en-gb-x-rp": ("English", None),
     "de": ("German", None),
     "fr": ("French", None),
     "es": ("Spanish", None),
     "it": ("Italian", None),
 }
+WORD_LANGUAGES = ("en-us", "en-us", "en", "en-gb-scotland", "en-us-nyc", "en-029", "en-gb-x-rp")
+WORD_RATES, WORD_PITCHES = (110, 290), (10, 90)
 RATES = {"slow": (85, 105), "medium": (155, 180), "fast": (270, 330)}
 PITCHES = {"low": (5, 20), "medium": (45, 55), "high": (85, 99)}
 LEVEL_DBFS = (-38.0, -14.0)
@@ -97,11 +102,11 @@ def speakers(gender: str) -> dict[str, str]:
 
 def _word(rng: random.Random, words: tuple[str, ...], number: int) -> tuple[dict[str, Any], speech.Utterance]:
     word = words[number % len(words)]
-    row, voice = _speaker(rng, rng.choice(("en-us", "en-us", "en", "en-gb-scotland")))
+    row, voice = _speaker(rng, rng.choice(WORD_LANGUAGES))
     language, accent = LANGUAGES[voice.split("+")[0]]
     row |= {"transcript": word, "language": language}
     row["attributes"] |= {"accent": accent} | ({"digit": DIGITS.index(word)} if words is DIGITS else {})
-    return row, speech.Utterance(word, voice, rng.randint(110, 230), rng.randint(25, 75))
+    return row, speech.Utterance(word, voice, rng.randint(*WORD_RATES), rng.randint(*WORD_PITCHES))
 
 
 def _sentence(rng: random.Random) -> tuple[dict[str, Any], speech.Utterance]:

@@ -43,7 +43,9 @@ WIDTH, LAYERS, ATTENTION_HEADS = 128, 3, 4
 WINDOW_FRAMES = 250  # Whisper's window of 5 s
 SHORT_WINDOWS = (48, 128)  # training on words and crops need not pay for 5 s
 WHISPER_HOP = 320
+LONG_WINDOW_SHARE = 0.15  # of short batches that see the silence of the whole window all the same
 POOL = 8  # frames of one window of 160 ms
+HEAD_WEIGHTS = {"word": 3.0, "sound_class": 2.0}
 
 
 class Heads(nn.Module):
@@ -55,10 +57,10 @@ class Heads(nn.Module):
         self.linears = nn.ModuleDict({name: nn.Linear(width, len(classes)) for name, classes in HEADS.items()})
 
     def loss(self, frames: torch.Tensor, lens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """frames: (B, T, C), lens: (B,), labels: (B, heads) -> mean over heads of both readings' cross-entropy."""
+        """frames: (B, T, C), lens: (B,), labels: (B, heads) -> weighted mean over heads of both cross-entropies."""
         windows, valid = _windows(frames, lens)
-        losses = []
-        for number, linear in enumerate(self.linears.values()):
+        losses, weights = [], []
+        for number, (name, linear) in enumerate(self.linears.items()):
             known = labels[:, number] >= 0
             if not known.any():
                 continue
@@ -69,7 +71,8 @@ class Heads(nn.Module):
                 logits.transpose(1, 2), truth[:, None].expand(-1, logits.shape[1]), reduction="none"
             )
             losses.append(clip_loss + (each * valid[known]).sum() / valid[known].sum())
-        return torch.stack(losses).mean()
+            weights.append(HEAD_WEIGHTS.get(name, 1.0))
+        return (torch.stack(losses) * torch.tensor(weights)).sum() / sum(weights)
 
     def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> dict[str, torch.Tensor]:
         """frames: (B, T, C), lens: (B,) -> log-probabilities (B, classes) by head."""
@@ -110,9 +113,11 @@ class WhisperStudent(nn.Module):
         return encoder
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
-        """Loss of one batch in the shortest window that holds it."""
+        """Loss of one batch, mostly in the shortest window that holds it."""
         lens = -(-batch.audio_lens // WHISPER_HOP)
         frames = min(size for size in self._windows if size >= lens.max())
+        if rng.random() < LONG_WINDOW_SHARE:
+            frames = WINDOW_FRAMES
         mel = self._log_mel(F.pad(batch.audio, (0, frames * WHISPER_HOP - batch.audio.shape[1])))
         hidden = self._windows[frames](mask_features(mel, rng)).last_hidden_state
         return self.heads.loss(hidden, lens, batch.labels)
