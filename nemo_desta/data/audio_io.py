@@ -62,8 +62,8 @@ class AudioRoots:
             raise AudioError(
                 "outside_root", f"'{path}' belongs to no audio root: '{name}' is not among {sorted(self.roots)}"
             )
-        if "\0" in path:
-            raise AudioError("not_found", f"{path!r} is not a file name")
+        if "\0" in path or len(path) > 4096:
+            raise AudioError("not_found", f"{path!r:.80} is not a file name")
         wanted = self.roots[name] / path
         for candidate in (wanted, wanted.with_suffix(".wav")):
             real = Path(os.path.realpath(candidate))
@@ -73,7 +73,7 @@ class AudioRoots:
                     f"'{path}' leads to {real}, outside every audio root ({self._listed()}); "
                     "move the file or add its folder to data.audio_roots",
                 )
-            if real.is_file():
+            if os.path.isfile(real):
                 return real
         raise AudioError("not_found", f"no file '{path}' under audio root '{name}' ({self.roots[name]})")
 

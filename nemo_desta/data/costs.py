@@ -1,5 +1,6 @@
 """What a row costs the LLM: text tokens plus audio tokens, known before any audio is decoded."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,13 @@ from nemo_desta.data.sources import RowSource
 
 #: Rows of each source that the estimate of characters per token is taken from, evenly spread.
 CALIBRATION_ROWS = 256
+
+ESTIMATE_FROM = 200_000
+
+#: A source of so many rows without durations is worth a warning: all ranks open all of its audio files.
+WARN_HEADERS_FROM = 10_000
+
+logger = logging.getLogger(__name__)
 
 
 class RowRef(NamedTuple):
@@ -29,7 +37,7 @@ class RowCosts:
         num_audio_tokens: vectors that a clip of so many samples becomes.
         max_row_tokens: a longer row is bad (it fits into no batch). max_target_tokens: likewise for the target alone.
         text_tokens: "exact" tokenises every row once; "estimate" divides its characters by a cautious ratio measured
-            on rows of each source: for corpora of millions of rows on many GPUs, where every rank plans all batches.
+            on rows of each source; "auto" estimates from `ESTIMATE_FROM` rows on: every rank plans all batches.
     """
 
     def __init__(
@@ -41,7 +49,7 @@ class RowCosts:
         sampling_rate: int,
         max_row_tokens: int,
         max_target_tokens: int | None = None,
-        text_tokens: str = "exact",
+        text_tokens: str = "auto",
     ) -> None:
         self.sources = sources
         self.prompts = prompts
@@ -50,7 +58,10 @@ class RowCosts:
         self.max_row_tokens = max_row_tokens
         self.max_target_tokens = max_target_tokens
         self._known = [np.zeros(len(source), dtype=np.int32) for source in sources]
+        if text_tokens == "auto":
+            text_tokens = "estimate" if sum(map(len, sources)) >= ESTIMATE_FROM else "exact"
         self._chars_per_token = self._calibrate() if text_tokens == "estimate" else None
+        self._warned: set[str] = set()
 
     def tokens(self, ref: RowRef) -> int:
         """Positions that the row takes in the LLM.
@@ -85,6 +96,13 @@ class RowCosts:
         entries = audio_entries(row)
         if all(entry.get("duration") is not None for entry in entries):
             return [max(1, round(entry["duration"] * self.sampling_rate)) for entry in entries]
+        if len(source) >= WARN_HEADERS_FROM and source.name not in self._warned:
+            self._warned.add(source.name)
+            logger.warning(
+                "rows of '%s' have no 'duration', so every rank opens each audio file once to plan its batches; "
+                "python -m nemo_desta.data.durations writes them into the rows",
+                source.name,
+            )
         return [count_samples(file, self.sampling_rate) for file in source.audio_files(index, row)]
 
     def _estimate(self, row: Row) -> int:

@@ -89,6 +89,8 @@ class DestaDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> list[SizedPlanLoader]:
+        if not self.settings.validation:
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         loaders = []
         for settings in self.settings.validation.values():
             plan, dataset = self._open(settings, seed=None)

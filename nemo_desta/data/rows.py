@@ -9,6 +9,7 @@ was cut by a length limit. Provenance (``llm``, ``prompt_id``, ``seed``, ``stage
 
 import glob
 import json
+import math
 import os
 import re
 from array import array
@@ -45,8 +46,11 @@ def parse_row(line: bytes | str, where: str) -> Row:
         RowError: not JSON, or not a row; the message starts with ``where``.
     """
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        text = line if isinstance(line, str) else line.decode("utf-8-sig")
+        row = json.loads(text)
+        if "\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except (ValueError, RecursionError) as error:
         raise RowError("not_json", f"{where}: not a JSON object ({error})") from error
     try:
         check_row(row)
@@ -190,7 +194,7 @@ def _check_message(message: Any, where: str) -> None:
         if not isinstance(entry.get("text"), str | None):
             raise _wrong(f"{where}, audio {number}: 'text' must be a transcript or null", entry, "text")
         duration = entry.get("duration")
-        if not isinstance(duration, int | float | None) or (duration or 0) < 0:
+        if not isinstance(duration, int | float | None) or not 0 <= (duration or 0) < math.inf:
             raise _wrong(f"{where}, audio {number}: 'duration' must be seconds", entry, "duration")
 
 

@@ -14,7 +14,7 @@ class LoaderSettings:
 
     ``input_cfg``: list of sources in NeMo's grammar, or a YAML file with that list. ``batch_tokens``: upper bound of
     rows times longest row, in LLM positions (audio and text). ``max_target_tokens``: a longer target is a bad row.
-    ``text_tokens``: "exact" or "estimate", see `RowCosts`. ``bucket_buffer_size``, ``rows_per_epoch``: see
+    ``text_tokens``: "auto", "exact" or "estimate", see `RowCosts`. ``bucket_buffer_size``, ``rows_per_epoch``: see
     `PlanSettings`.
     """
 
@@ -26,7 +26,7 @@ class LoaderSettings:
     shuffle: bool = True
     seed: int = 0
     rows_per_epoch: int | None = None
-    text_tokens: str = "exact"
+    text_tokens: str = "auto"
     num_workers: int = 2
     prefetch_factor: int = 2
 
@@ -78,8 +78,8 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
         for name, own in sets.items()
     }
     for name, loader in {"train_ds": parse(LoaderSettings, train, "data.train_ds"), **validation}.items():
-        if loader.text_tokens not in ("exact", "estimate"):
-            raise ConfigError(f"{name}.text_tokens must be 'exact' or 'estimate', found '{loader.text_tokens}'")
+        if loader.text_tokens not in ("auto", "exact", "estimate"):
+            raise ConfigError(f"{name}.text_tokens must be auto, exact or estimate, found '{loader.text_tokens}'")
     return DataSettings(
         audio_roots=dict(cfg.get("audio_roots") or {}),
         train=parse(LoaderSettings, train, "data.train_ds") if train else None,

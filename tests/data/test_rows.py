@@ -75,6 +75,24 @@ def test_invalid_utf8_is_a_bad_row(tmp_path: Path) -> None:
         JsonlIndex(path).row(0)
 
 
+@pytest.mark.parametrize(
+    "line", ['{"id": "\\ud800"}', "[" * 100_000, '"text"', '{"id": "a", "messages": NaN}', "\0", "9" * 10_000]
+)
+def test_odd_json_is_a_bad_row_and_no_crash(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RowError, match=r"rows\.jsonl:1"):
+        JsonlIndex(path).row(0)
+
+
+@pytest.mark.parametrize("duration", [-1, float("nan"), float("inf"), "3"])
+def test_impossible_durations_are_bad_rows(duration: object) -> None:
+    row = tiny_row("a", "a.wav")
+    row["messages"][-1]["audios"][0]["duration"] = duration
+    with pytest.raises(RowError, match="'duration' must be seconds"):
+        check_row(row)
+
+
 def test_index_reads_any_row_of_many_shards_in_any_order_and_after_pickling(tmp_path: Path) -> None:
     for shard in range(12):
         rows = [tiny_row(f"{shard}-{i}", "ä.wav", response="ö" * (i + 1)) for i in range(shard % 4)]

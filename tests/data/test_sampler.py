@@ -200,3 +200,19 @@ def test_estimates_stay_close_and_rarely_below_the_truth(costs_of, tmp_path: Pat
     ratios = np.array([estimated.tokens(RowRef(0, i)) / exact.tokens(RowRef(0, i)) for i in range(40)])
     assert (ratios >= 0.97).mean() > 0.8
     assert ratios.max() < 1.35
+
+
+def test_durations_tool_writes_what_the_files_say(tmp_path: Path) -> None:
+    from nemo_desta.data.durations import main
+
+    path = tiny_rows(tmp_path, 4, durations=False)
+    with open(path, "a") as file:
+        file.write("not a row\n")
+    main([str(path), str(tmp_path / "out.jsonl"), "--audio-root", f"default={tmp_path}"])
+    found = JsonlSource(tmp_path / "out.jsonl")
+    for i in range(4):
+        row = found.row(i)
+        entry = row["messages"][-1]["audios"][0]
+        assert entry.pop("duration") == len_of_wav(found, i) / 16000
+        assert row == JsonlSource(path).row(i)
+    assert found.index.line(4) == b"not a row\n"
