@@ -37,9 +37,9 @@ def report(model: ModelConfig, settings: Mapping[str, Any]) -> str:
     weights = llm_size * width + encoder_size * width + trainable * 16  # fp32 weight, gradient, two Adam moments
     activations = activation_bytes(text, tokens, width, recompute=model.activation_checkpointing)
     lines = [
-        f"LLM            {model.llm.path}: {llm_size / 1e9:.2f} B parameters, {text.num_hidden_layers} layers, frozen",
+        f"LLM            {model.llm.path}: {_amount(llm_size)} parameters, {text.num_hidden_layers} layers, frozen",
         *(
-            f"encoder        {name}: {_numel(e) / 1e6:.1f} M parameters, layers {list(e.layer_ids)}, "
+            f"encoder        {name}: {_amount(_numel(e))} parameters, layers {list(e.layer_ids)}, "
             f"{e.frame_rate:g} frames/s, frozen"
             for name, e in encoders.items()
         ),
