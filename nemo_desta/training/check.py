@@ -45,7 +45,7 @@ def report(model: ModelConfig, settings: Mapping[str, Any]) -> str:
         ),
         f"projector      {model.perception.projector.get('name', 'window')}: {trainable:,} trainable parameters",
         f"audio tokens   {per_second:.2f} per second of audio; 10 s become {projector.num_tokens(10 * rate, rate)}",
-        f"memory         about {weights / GIB:.1f} GiB weights and optimiser + {activations / GIB:.1f} GiB "
+        f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
         f"activations "
         f"at {tokens} tokens per batch, per GPU without sharding (estimate)",
         f"strategy       {settings['trainer']['strategy']['name']}, {settings['trainer'].get('devices')} devices, "
@@ -65,6 +65,10 @@ def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: boo
         return num_tokens * config.num_hidden_layers * config.hidden_size * width
     per_position = 10 * config.hidden_size + 3 * config.intermediate_size
     return num_tokens * config.num_hidden_layers * per_position * width
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M"
 
 
 def _numel(module: torch.nn.Module) -> int:
