@@ -21,7 +21,6 @@ from tests.perception.projector.toys import (
     randomise,
     run,
     toy_encoders,
-    toy_features,
 )
 
 CASES = json.loads((FIXTURES / "alarm" / "cases.json").read_text())
@@ -200,17 +199,18 @@ def test_released_rounding_cuts_an_odd_last_frame():
 
 
 def test_batchnorm_learns_its_statistics_from_real_frames_only():
+    """The mean over a batch of 50 and 10 frames is that of the clips alone, weighted 50 to 10: no padding in it."""
     encoders = {"whisper": toy_encoders()["whisper"]}
-    knobs = {"hidden_size": 6, "norm": "batch"}
-    one, other = (ConvProjector(encoders, 10, adapter=knobs) for _ in range(2))
-    other.load_state_dict(one.state_dict())
-    features = toy_features(encoders, [16_000, 3_200])
-    wider = [torch.cat([layer, layer], dim=1) for layer in features["whisper"].layers]  # 52 frames of padding more
-    lens = {"audio_lens": torch.tensor([16_000, 3_200]), "sampling_rate": RATE}
-    one(features, **lens)
-    other({"whisper": features["whisper"]._replace(layers=tuple(wider))}, **lens)
-    for name, buffer in one.named_buffers():
-        assert torch.equal(buffer, other.get_buffer(name)) and buffer.isfinite().all(), name
+    start = randomise(ConvProjector(encoders, 10, adapter={"hidden_size": 6, "norm": "batch"})).state_dict()
+
+    def learned_mean(samples: list[int], first_clip: int) -> torch.Tensor:
+        projector = ConvProjector(encoders, 10, adapter={"hidden_size": 6, "norm": "batch"})
+        projector.load_state_dict(start)
+        run(projector.double(), encoders, samples, first_clip=first_clip, dtype=torch.float64)
+        return projector.adapters["whisper"].bodies[0].stages[0].norm.running_mean
+
+    expected = (50 * learned_mean([16_000], 0) + 10 * learned_mean([3_200], 1)) / 60
+    torch.testing.assert_close(learned_mean([16_000, 3_200], 0), expected, atol=1e-12, rtol=0)
 
 
 def test_a_frozen_adapter_stays_in_eval_mode():
