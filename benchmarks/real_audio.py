@@ -49,10 +49,9 @@ def main() -> None:
     generated = build_corpus(work_dir / "generated", seed=0)
     make_encoders(work_dir, args)
     write_rows(rows, generated, args.data_root, work_dir)
-    runs = [("fused", seed) for seed in args.seeds]
-    runs += [(name, args.seeds[0]) for name in ("random", "whisper", "beats")] if not args.fused_only else []
-    for variant, seed in runs:
-        score_run(variant, seed, rows, args, work_dir)
+    for variant in args.variants:
+        for seed in args.seeds if variant == "fused" else args.seeds[:1]:
+            score_run(variant, seed, rows, args, work_dir)
     print(summary(work_dir, args))
 
 
@@ -198,6 +197,8 @@ def summary(work_dir: Path, args: argparse.Namespace) -> str:
     lines = []
     for name, *_ in TESTS:
         values = [r["tasks"][name]["accuracy"] for r in fused]
+        if not values:
+            continue
         single = {r["variant"]: r["tasks"][name]["accuracy"] for r in records}
         columns = {key: value for r in fused for key, value in r["columns"].items()}
         first = fused[0]["tasks"][name]
@@ -220,7 +221,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoder-minutes", type=float, default=12.0)
     parser.add_argument("--valid", action="store_true", help="score the validation splits, to choose settings")
-    parser.add_argument("--fused-only", action="store_true", help="leave out random encoders and single ones")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run")
     parser.add_argument("overrides", nargs="*", help="key=value of conf/real_audio.yaml")
     return parser.parse_args()
 
