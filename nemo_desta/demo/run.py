@@ -158,5 +158,5 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--prompts-per-clip", type=int, default=4, help="rows per training clip (default: %(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=600, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps (default: %(default)s)")
     return parser.parse_args(arguments)
