@@ -112,9 +112,7 @@ class DestaDataModule(LightningDataModule):
             self._in_step = batch["position"]
             # Without a length Lightning cannot see the end of the data when limit_train_batches is set.
             self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch |= self._in_step[2]
-            self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
-        elif batch["bad_rows"]:
-            self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
+        self.bad_rows.update(batch["num_rows"], batch["bad_rows"])
         return batch
 
     @property
