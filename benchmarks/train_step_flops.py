@@ -39,33 +39,36 @@ def peak_flops(device: torch.device) -> float | None:
 
 def step_flops(rows: list[BenchRow], llm: PreTrainedModel, perception: FusedPerception) -> float:
     """Model FLOPs of forward and backward on these rows."""
-    total = 0.0
-    for row in rows:
-        vectors = perception.num_tokens(row.num_samples)
-        total += _llm(llm, vectors + row.prompt_tokens + row.target_tokens, row.target_tokens)
-        total += sum(_encoder(encoder, row.num_samples) for encoder in perception.encoders.values())
-        total += _projector(perception, vectors)
-    return total
+    samples = [row.num_samples for row in rows]
+    vectors = [perception.num_tokens(count) for count in samples]
+    positions = [n + row.prompt_tokens + row.target_tokens for n, row in zip(vectors, rows, strict=True)]
+    return (
+        _llm(llm, positions, sum(row.target_tokens for row in rows))
+        + sum(_encoder(encoder, samples) for encoder in perception.encoders.values())
+        + _projector(perception, sum(vectors))
+    )
 
 
-def _llm(llm: PreTrainedModel, positions: int, targets: int) -> float:
+def _llm(llm: PreTrainedModel, positions: list[int], targets: int) -> float:
+    """``positions``: of each row; ``targets``: of all rows."""
     config = llm.config
     width = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
     width = width or config.hidden_size
-    linear = 4 * linear_size(llm.base_model) * positions
-    attention = 3 * 4 * width * config.num_hidden_layers * positions**2 / 2
+    linear = 4 * linear_size(llm.base_model) * sum(positions)
+    attention = 3 * 4 * width * config.num_hidden_layers * sum(n**2 for n in positions) / 2
     return linear + attention + 4 * config.hidden_size * config.vocab_size * targets
 
 
-def _encoder(encoder: nn.Module, num_samples: int) -> float:
-    frames = encoder.num_frames(num_samples)
-    window = getattr(encoder, "window_frames", None)
-    if window is not None:  # Whisper: whole windows
-        frames = window * -(-frames // window)
+def _encoder(encoder: nn.Module, num_samples: list[int]) -> float:
+    frames = [encoder.num_frames(count) for count in num_samples]
+    if hasattr(encoder, "window_frames"):  # Whisper: whole windows
+        window = encoder.window_frames
+        frames = [window * -(-n // window) for n in frames]
     else:  # BEATs: chunks of its own frames
-        window = min(frames, encoder.chunk_steps * encoder.frame_grid.frames_per_step)
+        window = encoder.chunk_steps * encoder.frame_grid.frames_per_step
     layers = encoder.model.layers if hasattr(encoder.model, "layers") else encoder.model.encoder.layers
-    return 2 * linear_size(layers) * frames + 4 * encoder.hidden_size * len(layers) * frames * window
+    pairs = sum(n * min(n, window) for n in frames)
+    return 2 * linear_size(layers) * sum(frames) + 4 * encoder.hidden_size * len(layers) * pairs
 
 
 def _projector(perception: FusedPerception, vectors: int) -> float:

@@ -14,6 +14,8 @@ from benchmarks.train_step_profile import PARTS
 from benchmarks.train_step_rows import SAMPLING_RATE, BenchRow
 from benchmarks.train_step_shapes import build_encoders, build_llm, shape
 from benchmarks.train_step_variants import Parts, make_loss, our_loss, variants
+from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.perception.projector import WindowProjector
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 NOISE = 0.1 * torch.randn(30 * SAMPLING_RATE, generator=torch.Generator().manual_seed(0))
@@ -114,12 +116,24 @@ def test_model_flops_of_a_row_at_real_size():
     chosen = shape("qwen3-4b")
     llm = build_llm(chosen, META, torch.bfloat16, "sdpa")
     # 3.63e9 linear weights and 0.39e9 of the head: 4 FLOPs each per position or target, plus causal attention
-    flops = train_step_flops._llm(llm, positions=500, targets=400)
+    flops = train_step_flops._llm(llm, positions=[500], targets=400)
     linear = 4 * (36 * (2560 * 4096 * 2 + 2560 * 1024 * 2 + 3 * 2560 * 9728) * 500 + 2560 * 151_936 * 400)
     assert flops == pytest.approx(linear + 6 * 4096 * 36 * 500**2)
     whisper = build_encoders(chosen, META, torch.bfloat16, "sdpa", ("whisper",))["whisper"]
-    assert train_step_flops._encoder(whisper, 11 * SAMPLING_RATE) == pytest.approx(2.26e12, rel=0.02)
+    assert train_step_flops._encoder(whisper, [11 * SAMPLING_RATE]) == pytest.approx(2.26e12, rel=0.02)
     assert train_step_flops.peak_flops(CPU) is None
+
+
+@pytest.mark.parametrize(("name", "tera", "rate"), [("qwen3-4b", 9.9, 1110), ("llama3-8b", 16.4, 674)])
+def test_arithmetic_of_the_readme(name, tera, rate):
+    chosen, rows = shape(name), rows_of.make_rows(2048, seed=0)
+    llm = build_llm(chosen, META, torch.bfloat16, "sdpa")
+    encoders = build_encoders(chosen, META, torch.bfloat16, "sdpa", ("whisper", "beats"))
+    perception = FusedPerception(encoders, WindowProjector(encoders, chosen.llm.hidden_size))
+    flops = train_step_flops.step_flops(rows, llm, perception)
+    audio_hours = sum(row.num_samples for row in rows) / SAMPLING_RATE / 3600
+    assert flops / len(rows) / 1e12 == pytest.approx(tera, abs=0.05)
+    assert audio_hours / (flops / 989.4e12 / 3600) == pytest.approx(rate, abs=1)
 
 
 def test_imports_without_nemo_lhotse_and_lightning():
