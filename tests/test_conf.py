@@ -64,6 +64,18 @@ def test_every_combination_of_groups_composes():
             assert config.model.llm.path != "???"
 
 
+def test_every_setting_that_the_docs_show_can_be_overridden():
+    page = (CONF.parent / "docs" / "configs.md").read_text()
+    block = page.split("## What you will change most")[1].split("```bash\n")[1].split("```")[0]
+    shown = [line.split("#")[0].strip().replace("'", "") for line in block.splitlines() if line.strip()]
+    overrides = [line for line in shown if "<" not in line]
+    assert len(overrides) >= 6
+    settings = composed("desta25", *overrides, *GIVEN)
+    assert settings["model"]["perception"]["use"] == ["whisper"]
+    assert settings["model"]["llm"]["lora"] == {"r": 16}
+    check({**settings, "model": {**settings["model"], "freeze": []}})
+
+
 @pytest.mark.parametrize(
     ("name", "count"),
     [("desta25_qformer", 131_540_224), ("desta2", 22_251_776), ("alarm", 18_625_028)],
