@@ -1,6 +1,6 @@
 """The papers' claim at this scale: targets that the LLM wrote itself against targets in another style.
 
-    python benchmarks/target_source.py [--work-dir runs/target_source] [--seeds 0 1 2] [--steps 250]
+    python benchmarks/target_source.py [--work-dir runs/target_source] [--seeds 0 1 2] [--steps 200]
 
 One projector is trained twice per seed with equal steps on the same clips and plain questions: on the frozen LLM's own
 answers, and on the true answers in a chatty style that the LLM can read, and write when asked, but does not write
@@ -129,7 +129,7 @@ def ask(model: Any, rows: Sequence[Mapping[str, Any]], name: str, corpus: Path) 
     from nemo_desta.evaluation.ask import ask_about_clips
 
     asked = [(row, task) for task in TASKS for row in rows if row["split"] == "test" and gold(row, task)]
-    asked = asked[:: max(1, len(asked) // 240)]
+    asked = asked[:: max(1, len(asked) // 160)]
     answers = ask_about_clips(
         model,
         [corpus / row["audio"] for row, _ in asked],
@@ -191,7 +191,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", default="runs/target_source")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=200)
     return parser.parse_args()
 
 
