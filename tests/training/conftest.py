@@ -60,7 +60,7 @@ class Workplace:
             env=self.environment(**(env or {})),
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,
         )
 
     def steps(self, run: str) -> list[dict]:
