@@ -10,14 +10,14 @@ export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := offline
 # Packages are installed without byte code, which is twice as fast; what is imported is compiled once, on first use.
 export PYTHONDONTWRITEBYTECODE :=
-# Two workers with one thread each: more threads per worker slow both down.
+# One thread per process everywhere: on a busy machine more threads wait for each other and slow everything down.
 PYTEST := python -m pytest -q -n 2 --dist loadfile
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.stamp  ## the whole way on 2 cores: corpus, LLM, self-generation, training, evaluation, a table
-	.venv/bin/python -m nemo_desta.demo $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m nemo_desta.demo $(ARGS)
 
 test: .venv/.stamp  ## the tests, on the latest stack
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m "not slow" $(ARGS)
