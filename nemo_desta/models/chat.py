@@ -5,6 +5,7 @@ model's sampling rate, or ``{"audio": either of them, "text": transcript or None
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,12 +91,14 @@ def write(model: "DestaModel", batch: Mapping[str, Tensor], **generation: Any) -
 
 
 def answer(model: "DestaModel", messages: list[Any], **generation: Any) -> str | list[str]:
-    """Text of the answers, special tokens left out; a string for one conversation, a list for a batch."""
+    """Text of the answers up to their end of turn, think blocks kept; a string for one conversation, else a list."""
     if not messages:
         raise ValueError("no messages: give one conversation [{'role': ..., 'content': ...}] or a list of them")
     single = isinstance(messages[0], Mapping)
     ids = generate(model, [messages] if single else messages, **generation)
-    texts = [text.strip() for text in model.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    ends = set(_end_ids(model)) | {model.text_pad_id}
+    written = [list(takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]
+    texts = [model.tokenizer.decode(row, clean_up_tokenization_spaces=False).strip() for row in written]
     return texts[0] if single else texts
 
 
