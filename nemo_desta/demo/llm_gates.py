@@ -35,8 +35,8 @@ def measure(
     ``attributes``: right value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
     wordings never trained. ``text_cascade``: right value, plain first wording, rows as the public corpora have them.
     ``yes_no``: right verdict. ``transcript``: exact text. ``formats``: per format [share obeyed, share exactly right].
-    ``rephrase`` (of the reasoning variant): exactly right rewritings. Of a reasoned answer the part after the thought
-    counts.
+    ``rephrase`` (of the reasoning variant): exactly right rewritings; ``rephrase_heard``: those with the right
+    thought, whatever the answer after it. Of a reasoned answer the part after the thought counts.
     """
     rng = random.Random(f"{seed}/gates")
     cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {}
@@ -66,8 +66,10 @@ def measure(
     if reasoning:
         pairs = [_rephrase_case(rng) for _ in range(count // 2)]
         texts = answer(model, tokenizer, [pair[:1] for pair in pairs])
-        right = [_final(text) == _final(pair[1]["content"]) for text, pair in zip(texts, pairs, strict=True)]
-        result["rephrase"] = round(sum(right) / len(right), 4)
+        done = [(_final(text), _final(pair[1]["content"])) for text, pair in zip(texts, pairs, strict=True)]
+        result["rephrase"] = round(sum(text == wanted for text, wanted in done) / len(done), 4)
+        heard = [_thought(text) == _thought(wanted) for text, wanted in done]
+        result["rephrase_heard"] = round(sum(heard) / len(heard), 4)
     return result
 
 
@@ -143,3 +145,8 @@ def _rephrase_case(rng: random.Random) -> list[dict[str, str]]:
 
 def _final(text: str) -> str:
     return text.rsplit("</think>", 1)[-1].strip()
+
+
+def _thought(rewritten: str) -> str:
+    """The rewritten thought between its neutral tags, with them."""
+    return rewritten[: rewritten.find("</")]

@@ -11,7 +11,7 @@ from nemo_desta.demo.llm_data import EMPTY_THINK, OPEN_THINK, conversation, enco
 from nemo_desta.demo.llm_gates import answer, measure
 
 SIZE_LIMIT = 4_000_000
-ASSETS = [pytest.param(llm.ASSET, id="instruct")]
+ASSETS = [pytest.param(llm.ASSET, id="instruct"), pytest.param(llm.REASONING_ASSET, id="reasoning")]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,11 @@ def test_shipped_model_passes_its_gates(shipped):
     result = measure(*shipped, count=60, seed=2)
     assert result["attributes"] >= 0.95 and result["text_cascade"] >= 0.95  # 60 prompts each: room for two slips
     assert all(obeyed >= 0.95 for obeyed, _ in result["formats"].values())
+
+
+def test_shipped_reasoning_model_thinks_first_and_rewrites_reading_into_hearing():
+    result = measure(*llm.load(llm.REASONING_ASSET), count=40, seed=2, reasoning=True)
+    assert result["attributes"] >= 0.9 and result["rephrase_heard"] >= 0.9  # 40 and 20 prompts: room for two slips
 
 
 @pytest.mark.parametrize(
