@@ -77,12 +77,13 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
         name: parse(LoaderSettings, {**shared, **(own or {})}, f"data.validation_ds.datasets.{name}")
         for name, own in sets.items()
     }
-    for name, loader in {"train_ds": parse(LoaderSettings, train, "data.train_ds"), **validation}.items():
+    train_loader = parse(LoaderSettings, train, "data.train_ds")
+    for name, loader in {"train_ds": train_loader, **validation}.items():
         if loader.text_tokens not in ("auto", "exact", "estimate"):
             raise ConfigError(f"{name}.text_tokens must be auto, exact or estimate, found '{loader.text_tokens}'")
     return DataSettings(
         audio_roots=dict(cfg.get("audio_roots") or {}),
-        train=parse(LoaderSettings, train, "data.train_ds") if train else None,
+        train=train_loader if train else None,
         validation=validation,
         bad_rows=parse(BadRowSettings, cfg.get("bad_rows"), "data.bad_rows"),
     )
