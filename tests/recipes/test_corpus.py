@@ -25,7 +25,7 @@ def test_read_corpus_filters_splits_and_names_the_source(tmp_path: Path) -> None
     assert [row["source"] for row in read_corpus([tmp_path / "m.jsonl"], tmp_path)] == ["m"] * 4
 
 
-@pytest.mark.parametrize("audio", ["../../etc/passwd", "/etc/passwd", "audio/../../x.wav", "", "."])
+@pytest.mark.parametrize("audio", ["../../etc/passwd", "/etc/passwd", "audio/../../x.wav", "."])
 def test_read_corpus_refuses_audio_outside_the_root(tmp_path: Path, audio: str) -> None:
     write(tmp_path, ROW, {**ROW, "id": "b", "audio": audio})
     with pytest.raises(ManifestError, match=r"m\.jsonl:2: .*below the data root"):
@@ -44,11 +44,14 @@ def test_read_corpus_normalises_audio_inside_the_root(tmp_path: Path) -> None:
         ('{"id": "b", "audio": "b.w', "not JSON .*is the line cut"),
         ("[1, 2]", "one JSON object per line, found a list"),
         ({**ROW, "id": "a"}, "id 'a' was seen before"),
-        ({"id": "b", "audio": "b.wav"}, "duration, domain missing"),
+        ({"id": "b", "audio": "b.wav", "duration": 1}, "domain missing; a clip needs id, audio, domain"),
+        ({**ROW, "id": "b", "audio": ""}, "audio missing"),
+        ({"id": "b", "audio": "b.wav", "domain": "speech"}, "duration missing"),
+        ({**ROW, "id": "b", "domain": "speach"}, "domain 'speach' is not known. Did you mean 'speech'"),
         ({**ROW, "id": "b", "duration": "1"}, "duration must be seconds above 0, found '1'"),
         ({**ROW, "id": "b", "duration": 0}, "duration must be seconds above 0, found 0"),
-        ({**ROW, "id": 7}, "id must be str, found int 7"),
-        ({**ROW, "id": "b", "attributes": ["x"]}, "attributes must be dict"),
+        ({**ROW, "id": 7}, "id must be text, found int 7"),
+        ({**ROW, "id": "b", "attributes": ["x"]}, "attributes must be an object"),
     ],
 )
 def test_read_corpus_names_file_and_line_of_a_bad_row(tmp_path: Path, line: object, message: str) -> None:

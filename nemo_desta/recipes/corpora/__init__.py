@@ -1,0 +1,13 @@
+"""Corpora as data: a card (YAML) says how a corpus lies on disk and what its labels mean; `load_corpus` reads it.
+
+``card.py`` what a card may say, ``template.py`` its ``{field|filter}`` texts, ``readers.py`` and its neighbours how
+metadata is read row by row, ``corpus.py`` from rows to clips, ``audio.py`` whether a clip can be used,
+``cards/`` the corpora that ship with the package.
+"""
+
+from nemo_desta.recipes.corpora.audio import check_audio, relative_audio
+from nemo_desta.recipes.corpora.card import Card, shipped_cards
+from nemo_desta.recipes.corpora.corpus import Corpus, load_corpus
+from nemo_desta.recipes.corpora.errors import CorpusError
+
+__all__ = ["Card", "Corpus", "CorpusError", "check_audio", "load_corpus", "relative_audio", "shipped_cards"]

@@ -1,0 +1,215 @@
+"""What a corpus card may say, as dataclasses; where the shipped cards are; reading and overriding a card."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.config import MISSING, ConfigError, check_keys, nearest, parse
+from nemo_desta.recipes.corpora.errors import CorpusError
+
+READERS = ("csv", "tsv", "jsonl", "json", "files", "lhotse", "huggingface")
+DOMAINS = ("speech", "sound", "music", "audio")
+CLIP_FIELDS = ("id", "audio", "duration", "transcript", "caption", "speaker_id", "group", "segments", "speakers")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Metadata on disk, read row by row.
+
+    ``type``: csv, tsv (no quotes), jsonl, json (one object of objects, or one list of objects), files (each matched
+    file is a row), lhotse (cuts, or recordings with ``supervisions``), huggingface (parquet, or a saved dataset).
+    ``files``: glob or globs below the data root, ``**`` for any depth. ``pattern``: regular expression for each
+    file's path relative to the data root; its named groups are fields. Every row also has the fields ``file``,
+    ``folder``, ``stem``. A column of the row wins over a group, a group over these three.
+
+    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks), ``columns``: names, where the file has no
+    header; the last one takes the rest of the line. ``comment``: lines that start so are skipped. ``quoted``: whether
+    double quotes hold fields together. ``where``: field -> value or values; other rows are no part of the corpus.
+    """
+
+    type: str = MISSING
+    files: Any = MISSING
+    pattern: str | None = None
+    delimiter: str | None = None
+    columns: list[str] | None = None
+    comment: str | None = None
+    quoted: bool | None = None
+    where: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def globs(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else list(self.files)
+
+
+@dataclass(frozen=True)
+class TableConfig(SourceConfig):
+    """A table joined to each row as ``{<name>.<column>}``: its ``key`` (template on the table's row) equals ``match``
+    (template on the corpus' row). ``required``: a row without a partner is an error, else its columns are unknown.
+    """
+
+    key: str = MISSING
+    match: str = MISSING
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A text file per row, ``path`` a template below the data root; its content is the field of this name."""
+
+    path: str = MISSING
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class ReaderConfig(SourceConfig):
+    """The rows of the corpus. ``parts``: field -> regular expression; its named groups are further fields.
+    ``tables`` and ``texts``: what is joined to each row. ``supervisions`` (lhotse): glob of the manifest that goes
+    with recordings. ``extract_to`` (huggingface): folder below the data root for audio that is inside the dataset.
+    """
+
+    parts: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, TableConfig] = field(default_factory=dict)
+    texts: dict[str, TextConfig] = field(default_factory=dict)
+    supervisions: str | None = None
+    extract_to: str = "extracted_audio"
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which split a clip is in. ``by``: template of the official split, ``values``: what it says -> split name,
+    ``"*"`` for all others; null leaves the clip to ``shares``: split -> share, drawn by a hash of the clip's group.
+    ``disjoint``: what never crosses a split, for the reader of the card (speaker, recording, ...).
+    """
+
+    by: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    disjoint: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One corpus. ``domain`` and ``language`` may be templates. ``clip``: clip field -> template; empty where the
+    rows carry the fields of a clip by our own names already. ``attributes``: what can be said about the sound.
+    ``values``: attribute or clip field -> {value as found: value}, null = not known, ``"*"`` = all others.
+    ``not_audible``: attributes (shell patterns) that nobody can hear. ``obtain``: for a user who has no copy.
+    """
+
+    name: str = MISSING
+    version: str = MISSING
+    title: str = MISSING
+    licence: str = MISSING
+    home: str = MISSING
+    citation: str = ""
+    hours: float | None = None
+    domain: str | None = None
+    language: str | None = None
+    obtain: str = ""
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    clip: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    not_audible: list[str] = field(default_factory=list)
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+def shipped_cards() -> list[str]:
+    """Names of the cards that ship with the package."""
+    return sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+
+
+def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Card:
+    """A shipped card by name or a card file, with ``overrides`` merged in (nested mappings as in the YAML).
+
+    Raises ``CorpusError`` naming the card and the key, with the nearest known name.
+    """
+    import yaml
+
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")):
+        source: Any = Path(text)
+    elif text in shipped_cards():
+        source = _folder() / f"{text}.yaml"
+    else:
+        hint = nearest(text, shipped_cards())
+        raise CorpusError(
+            f"no corpus '{text}'.{hint} A card file (.yaml) or a manifest (.jsonl, .csv, .tsv) works, too"
+        )
+    try:
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CorpusError(f"card {text} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorpusError(f"card {text}: not YAML in UTF-8: {error}") from None
+    if not isinstance(values, Mapping):
+        raise CorpusError(f"card {text}: expected a mapping, found {type(values).__name__}")
+    return parse_card(_merged(values, overrides or {}), where=text)
+
+
+def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
+    """A card from a plain mapping; ``CorpusError`` for whatever cannot be right, naming the key."""
+    try:
+        values = dict(values)
+        if isinstance(values.get("reader"), Mapping):
+            reader = values["reader"] = dict(values["reader"])
+            for key, kind in (("tables", TableConfig), ("texts", TextConfig)):
+                if isinstance(reader.get(key), Mapping):
+                    reader[key] = {
+                        name: parse(kind, value, f"reader.{key}.{name}") for name, value in reader[key].items()
+                    }
+        card = parse(Card, values, "card")
+        _check(card)
+    except ConfigError as error:
+        raise CorpusError(f"card {where}: {error}") from None
+    return card
+
+
+def _check(card: Card) -> None:
+    sources = {"reader": card.reader, **{f"reader.tables.{name}": t for name, t in card.reader.tables.items()}}
+    for where, source in sources.items():
+        if source.type not in READERS:
+            raise ConfigError(f"{where}.type '{source.type}' is not known.{nearest(source.type, READERS)}")
+        globs = [source.files] if isinstance(source.files, str) else source.files
+        if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
+            raise ConfigError(f"{where}.files must be a glob or a list of globs, found {source.files!r}")
+    patterns = {f"{where}.pattern": source.pattern for where, source in sources.items() if source.pattern}
+    patterns.update({f"reader.parts.{name}": pattern for name, pattern in card.reader.parts.items()})
+    for where, pattern in patterns.items():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ConfigError(f"{where} is not a regular expression: {error}") from None
+    if card.domain is not None and card.domain not in DOMAINS and "{" not in card.domain:
+        raise ConfigError(f"domain '{card.domain}' is not known.{nearest(card.domain, DOMAINS)}")
+    check_keys(card.clip, CLIP_FIELDS, "clip")
+    if card.clip and not {"id", "audio"} <= set(card.clip):
+        raise ConfigError("clip needs at least id and audio; leave it out where rows carry our own field names")
+    check_keys(card.values, [*card.attributes, *CLIP_FIELDS, "language", "domain"], "values")
+    for where, mapping in {
+        **{f"values.{k}": v for k, v in card.values.items()},
+        "split.values": card.split.values,
+    }.items():
+        for key in mapping:
+            if isinstance(key, bool):
+                raise ConfigError(f"{where}: YAML reads an unquoted yes, no, on or off as {key}; put it in quotes")
+    shares = card.split.shares
+    if shares and (abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0):
+        raise ConfigError(f"split.shares must be 0 or more and add up to 1, found {shares}")
+    if None in card.split.values.values() and not shares:
+        raise ConfigError("split.values leaves clips to split.shares (null), but there are no shares")
+
+
+def _folder() -> Any:
+    return resources.files("nemo_desta.recipes.corpora") / "cards"
+
+
+def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(values)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if both else value
+    return result

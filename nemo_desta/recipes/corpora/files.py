@@ -1,0 +1,75 @@
+"""Files of a corpus: globs in a fixed order without holding a tree in memory, and lines with their numbers."""
+
+import gzip
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from nemo_desta.recipes.corpora.errors import CorpusError
+
+
+def matching(root: Path, glob: str) -> Iterator[str]:
+    """Paths below ``root`` that match, relative and with ``/``, sorted folder by folder; folders match, too.
+
+    ``**`` stands for any number of folders. Hidden names match no wildcard; links are followed. A full path (a
+    manifest that the user names) is taken as it is. Raises ``CorpusError`` for ``..`` in the glob.
+    """
+    if os.path.isabs(glob):
+        if os.path.exists(glob):
+            yield glob
+        return
+    parts = PurePosixPath(glob).parts
+    if ".." in parts:
+        raise CorpusError(f"reader.files: {glob!r} leaves the data root")
+    yield from _visit(root, "", parts)
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """The file for reading, unpacked when its name ends in ``.gz``."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line with its end) of a UTF-8 file; ``CorpusError`` with ``file:line`` for other bytes."""
+    number = 0
+    try:
+        with open_binary(path) as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise CorpusError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
+    except (OSError, EOFError) as error:  # unreadable, or a .gz that is cut or none
+        raise CorpusError(f"{path}:{number + 1}: cannot be read ({error})") from None
+
+
+def _visit(root: Path, folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+    first, rest = parts[0], parts[1:]
+    if first == "**":
+        yield from _visit(root, folder, rest or ("*",))
+        for name, is_folder in _entries(root / folder):
+            if is_folder:
+                yield from _visit(root, _join(folder, name), parts)
+    elif any(sign in first for sign in "*?["):
+        for name, is_folder in _entries(root / folder):
+            if fnmatchcase(name, first) and (is_folder or not rest):
+                yield from _visit(root, _join(folder, name), rest) if rest else (_join(folder, name),)
+    elif (root / folder / first).exists():
+        path = _join(folder, first)
+        yield from _visit(root, path, rest) if rest else (path,)
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """(name, is a folder) of what is not hidden, sorted; nothing for a file."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+    except NotADirectoryError:
+        return []
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

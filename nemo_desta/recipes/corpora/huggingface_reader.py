@@ -1,0 +1,111 @@
+"""Hugging Face data on disk as rows: parquet files, or folders that ``save_to_disk`` wrote.
+
+Nothing is decoded. A column of audio becomes its path; audio that the dataset carries inside as bytes is written once
+to ``<data root>/<extract_to>/<file or folder>/<row>.<ending>``, so that every clip has a file of its own. Class labels
+become their names.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
+from nemo_desta.recipes.corpora.errors import CorpusError
+
+_BATCH = 64  # rows in memory at a time
+_ENDINGS = {
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"RIFF": ".wav",
+    b"ID3": ".mp3",
+    b"\xff\xfb": ".mp3",
+    b"\xff\xf3": ".mp3",
+}
+
+
+class HuggingFaceReader:
+    """Rows with the dataset's own columns, and ``hf_split`` for a saved dataset that knows its split."""
+
+    def __init__(self, source: SourceConfig, root: Path):
+        self._root = root
+        self._extract_to = source.extract_to if isinstance(source, ReaderConfig) else None
+
+    def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        path = self._root / relative
+        if path.is_dir():
+            parts = self._saved(path, relative)
+        elif path.suffix == ".parquet":
+            parts = self._parquet(path, relative)
+        else:
+            raise CorpusError(f"{path}: neither a .parquet file nor a folder written by save_to_disk")
+        for name, extra, names, batches in parts:
+            number = 0
+            for batch in batches:
+                for row in batch.to_pylist():
+                    number += 1
+                    where = f"{self._root / name}:{number}"
+                    for column, value in row.items():
+                        if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+                            row[column] = self._audio(value, f"{name}/{number - 1:08d}", where)
+                        elif column in names and isinstance(value, int) and 0 <= value < len(names[column]):
+                            row[column] = names[column][value]
+                    yield where, {**extra, **row}
+
+    def _parquet(self, path: Path, relative: str) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise ImportError("parquet files need pyarrow: pip install pyarrow") from None
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise CorpusError(f"{path}: not a whole parquet file ({error})") from None
+        info = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = (info.get("info") or {}).get("features") or {}
+        names = {column: kind["names"] for column, kind in features.items() if "names" in kind}
+        yield relative, {}, names, file.iter_batches(batch_size=_BATCH)
+
+    def _saved(self, path: Path, relative: str) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
+        try:
+            import datasets
+        except ImportError:
+            raise ImportError("saved datasets need datasets: pip install datasets") from None
+        try:
+            loaded = datasets.load_from_disk(str(path))
+        except (OSError, ValueError, KeyError) as error:
+            raise CorpusError(f"{path}: not a folder written by save_to_disk ({error})") from None
+        single = isinstance(loaded, datasets.Dataset)
+        for split, data in [(None, loaded)] if single else loaded.items():
+            names = {column: kind.names for column, kind in data.features.items() if hasattr(kind, "names")}
+            split = str(data.split or "") if split is None else split
+            batches = data.with_format("arrow").iter(batch_size=_BATCH)
+            yield relative if single else f"{relative}/{split}", {"hf_split": split or None}, names, batches
+
+    def _audio(self, value: Mapping[str, Any], name: str, where: str) -> str:
+        """Path of the clip, relative to the data root where it was written here."""
+        content, path = value["bytes"], value["path"]
+        if content is None:
+            if path is None:
+                raise CorpusError(f"{where}: an audio column with neither bytes nor a path")
+            return path
+        if self._extract_to is None:
+            raise CorpusError(f"{where}: a joined table cannot carry audio")
+        ending = PurePosixPath(path or "").suffix or next(
+            (e for m, e in _ENDINGS.items() if content.startswith(m)), ""
+        )
+        relative = f"{self._extract_to}/{name.replace('.parquet', '')}{ending or '.audio'}"
+        target = self._root / relative
+        try:
+            if not (target.is_file() and target.stat().st_size == len(content)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+                partial.write_bytes(content)
+                os.replace(partial, target)
+        except OSError as error:
+            raise CorpusError(
+                f"{where}: audio is inside the dataset and cannot be written to {target} ({error}); set "
+                "reader.extract_to to a folder below the data root that can be written"
+            ) from None
+        return relative

@@ -1,0 +1,121 @@
+"""Which clips can be used: sound, missing, corrupt and mislabelled files, and the fast check against libsndfile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from nemo_desta.recipes.corpora import CorpusError, check_audio, relative_audio
+from nemo_desta.recipes.corpora.headers import crc16, intact_seconds
+
+NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
+FORMATS = ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.au", "a.aiff"]
+
+
+def reason(root: Path, name: str, *, duration: float | None = None, decode: bool = False) -> str | None:
+    verdict, _ = check_audio({"audio": name, "duration": duration}, root, decode=decode)
+    assert verdict is None or name in verdict.detail
+    return verdict and verdict.reason
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_sound_clip_has_no_verdict_and_the_seconds_of_its_header(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / name, NOISE, 16000)
+    for decode in (False, True):
+        verdict, seconds = check_audio({"audio": name, "duration": None}, tmp_path, decode=decode)
+        assert verdict is None and seconds == pytest.approx(1.875, abs=0.1 if name == "a.mp3" else 1e-9)
+    assert check_audio({"audio": name}, tmp_path)[0] is None
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97, 0.999])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.au", "a.aiff"])
+def test_a_truncated_clip_is_corrupt_wherever_it_is_cut(tmp_path: Path, name: str, share: float) -> None:
+    soundfile.write(tmp_path / name, NOISE, 16000)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+    assert reason(tmp_path, name) == "corrupt audio"
+    assert reason(tmp_path, name, decode=True) == "corrupt audio"
+
+
+def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("this is no audio")
+    (tmp_path / "nothing.flac").write_bytes(b"")
+    (tmp_path / "folder.wav").mkdir()
+    soundfile.write(tmp_path / "empty.wav", NOISE[:0], 16000)
+    assert reason(tmp_path, "gone.wav") == reason(tmp_path, "folder.wav") == "missing audio"
+    assert reason(tmp_path, "text.wav") == reason(tmp_path, "nothing.flac") == "corrupt audio"
+    assert reason(tmp_path, "empty.wav") == reason(tmp_path, "empty.wav", decode=True) == "corrupt audio"
+
+
+def test_a_duration_that_is_far_from_the_files_is_wrong(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", NOISE, 16000)
+    assert reason(tmp_path, "a.wav", duration=2.3) is None
+    assert reason(tmp_path, "a.wav", duration=2.5) == "wrong duration"
+    verdict, seconds = check_audio({"audio": "a.wav", "duration": 9.0}, tmp_path)
+    assert verdict is not None and "1.88 s long, the metadata says 9.00 s" in verdict.detail and seconds == 1.875
+
+
+def test_decoding_finds_damage_in_the_middle_and_samples_that_are_not_finite(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", NOISE, 16000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    (tmp_path / "a.flac").write_bytes(content)
+    assert reason(tmp_path, "a.flac") is None
+    assert reason(tmp_path, "a.flac", decode=True) == "corrupt audio"
+    soundfile.write(tmp_path / "b.wav", np.array([0.1, np.nan, 0.2]), 16000, subtype="FLOAT")
+    assert reason(tmp_path, "b.wav") is None
+    assert reason(tmp_path, "b.wav", decode=True) == "corrupt audio"
+
+
+def test_a_streamed_wav_without_its_size_is_as_long_as_what_is_there(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", NOISE, 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "a.wav").write_bytes(content)
+    assert check_audio({"audio": "a.wav"}, tmp_path) == (None, 1.875)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("frames", [1, 4095, 4096, 4097, 600_000])
+def test_the_fast_check_agrees_with_libsndfile(
+    tmp_path: Path, suffix: str, channels: int, subtype: str, frames: int
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    samples = np.resize(NOISE, (frames, channels))
+    samples[frames // 2 :] = 0  # frames of very different sizes
+    soundfile.write(path, samples, 44100, subtype=subtype)
+    assert intact_seconds(str(path)) == pytest.approx(soundfile.info(path).duration)
+
+
+def test_crc16_is_that_of_the_standard_whatever_the_length() -> None:
+    # CRC-16/UMTS (BUYPASS): the check value of the catalogue of CRCs for "123456789".
+    assert crc16(b"123456789") == 0xFEE8
+    data = np.random.default_rng(1).integers(0, 256, 1000, dtype=np.uint8).tobytes()
+    for length in (0, 1, 255, 256, 257, 1000):
+        assert crc16(data[:length]) == slow_crc16(data[:length])
+
+
+def slow_crc16(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x8005 if crc & 0x8000 else 0)) & 0xFFFF
+    return crc
+
+
+@pytest.mark.parametrize("audio", ["../../etc/passwd", "/etc/passwd", "a/../../x.wav", "", ".", "a/..", "a\0b.wav"])
+def test_audio_outside_the_data_root_is_refused(tmp_path: Path, audio: str) -> None:
+    with pytest.raises(CorpusError, match=r"m:3: audio .* is not a file below the data root"):
+        relative_audio(audio, tmp_path, where="m:3")
+
+
+def test_audio_inside_the_data_root_is_normalised(tmp_path: Path) -> None:
+    assert relative_audio("./a/x/../b.wav", tmp_path) == "a/b.wav"
+    assert relative_audio(str(tmp_path / "a" / ".hidden.wav"), tmp_path) == "a/.hidden.wav"
+    assert relative_audio("a/..b.wav", tmp_path) == "a/..b.wav"
+    assert relative_audio("a//b c.wav", tmp_path) == "a/b c.wav"
