@@ -1,0 +1,151 @@
+"""Multiple choice and yes-no from a clip's own attributes: a template's slots, filled by the seed.
+
+The right value comes from the clip, the wrong ones from lists of what the attribute can be. Where the right one
+stands is even over the places, and nothing but the filled prompt leaves this file: which option is right is not said.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_desta.recipes.prompts.prompt import SLOT, Prompt
+
+#: Values of attributes by name: lists of entries, an entry being one value or several that must not be offered
+#: together, separated by "|" (happy|joyful).
+ValueLists = Mapping[str, Sequence[str]]
+
+
+def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueLists | None = None) -> Prompt | None:
+    """The prompt as the clip will be asked; itself, where it has no slots.
+
+    ``{options}``: lettered lines; ``{options_or_none}``: the same with a last "None of these", which is right where
+    the true value was left out (1 in the number of options); ``{choices}``: "x, y, or z"; ``{pair}``: "x or y";
+    ``{value}``: the true value or, as often, a wrong one. ``values`` of an attribute replace the known lists.
+    None: no honest question can be made, as speakers differ or no wrong value is known.
+    """
+    if "{" not in prompt.prompt or not (slot := SLOT.search(prompt.prompt)):
+        return prompt
+    name = prompt.requires[0]
+    true = true_values(row, name)
+    if not true:
+        return None
+    rng = random.Random(f"{seed}:{row['id']}:{prompt.prompt_id}")
+    right = rng.choice(true)
+    wrong = _wrong_values(name, true, right, values, rng)
+    if not wrong:
+        return None
+    right = _in_style(right, wrong)
+    which = slot.group(1)
+    if which == "value":
+        shown = right if rng.random() < 0.5 else wrong[0]
+    else:
+        count = 2 if which == "pair" else rng.choice((3, 4, 4, 5))
+        with_none = which == "options_or_none"
+        options = wrong[: count - 1 - with_none]
+        if with_none and rng.random() * (len(options) + 2) < 1 and len(wrong) > len(options):
+            options.append(wrong[len(options)])
+            rng.shuffle(options)
+        else:
+            options.insert(rng.randrange(len(options) + 1), right)
+        options += ["None of these"] if with_none else []
+        shown = _lettered(options, rng) if which.startswith("options") else _or(options)
+    return replace(prompt, prompt=_put(prompt.prompt, slot.group(), shown))
+
+
+def true_values(row: Mapping[str, Any], name: str) -> list[str]:
+    """What the clip holds under ``name``, several where several are right (two sounds in one clip); empty where it is
+    not known or differs between speakers, so that no single answer is right."""
+    segments, speakers = row.get("segments") or [], row.get("speakers") or {}
+    found = _texts((row.get("attributes") or {}).get(name))
+    if name == "number_of_speakers" and not found:
+        return [str(n)] if (n := len({s["speaker"] for s in segments if s.get("speaker") is not None})) else []
+    parts = [*(s.get("attributes") for s in segments), *speakers.values()]
+    of_parts = {tuple(texts) for part in parts if (texts := _texts((part or {}).get(name)))}
+    if len(of_parts | ({tuple(found)} if found else set())) > 1:
+        return []
+    return found or [text for texts in of_parts for text in texts]
+
+
+class _Values:
+    """One list of what an attribute can be. ``closed``: it speaks only about clips whose value it holds."""
+
+    def __init__(self, entries: Sequence[str], closed: bool) -> None:
+        self.groups = [str(entry).split("|") for entry in entries]
+        self.members = {value.casefold(): number for number, group in enumerate(self.groups) for value in group}
+        self.closed = closed
+
+
+@lru_cache(maxsize=1)
+def _known_values() -> dict[str, list[_Values]]:
+    file = Path(__file__).with_name("values.yaml")
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    known = {}
+    for name, lists in [*content["closed"].items(), *content["open"].items()]:
+        known[name] = [_Values(entries, closed=name in content["closed"]) for entries in lists]
+    return known
+
+
+def _wrong_values(
+    name: str, true: Sequence[str], right: str, values: ValueLists | None, rng: random.Random
+) -> list[str]:
+    """In random order, one per entry of the list that the right value is on; none that could be right as well."""
+    lists = [_Values(values[name], closed=False)] if values and name in values else _known_values().get(name, [])
+    on = next((one for one in lists if right.casefold() in one.members), None)
+    if on is None:
+        on = next((one for one in lists if not one.closed), None)
+    if on is None:
+        return []
+    taken = {on.members[value.casefold()] for value in true if value.casefold() in on.members}
+    wrong = [rng.choice(group) for number, group in enumerate(on.groups) if number not in taken]
+    rng.shuffle(wrong)
+    bare = [_bare(value) for value in true]
+    return [value for value in wrong if not any(_within(_bare(value), known) for known in bare)]
+
+
+def _within(a: str, b: str) -> bool:
+    """Whether one's words occur in the other, as "guitar" in "acoustic guitar": both may be right then."""
+    return f" {a} " in f" {b} " or f" {b} " in f" {a} "
+
+
+def _bare(value: str) -> str:
+    return " ".join(re.findall(r"\w+", value.casefold()))
+
+
+def _in_style(right: str, wrong: Sequence[str]) -> str:
+    """The right value's first letter as the wrong ones have it: it must not stand out by its looks."""
+    right = right.replace("_", " ")
+    if all(value[:1].islower() for value in wrong):
+        return right.lower()
+    return right[:1].upper() + right[1:] if all(value[:1].isupper() for value in wrong) else right
+
+
+def _lettered(options: Sequence[str], rng: random.Random) -> str:
+    style = rng.choice(("{}. {}", "{}) {}", "({}) {}"))
+    return "\n".join(style.format("ABCDEFGH"[i], option) for i, option in enumerate(options))
+
+
+def _or(options: Sequence[str]) -> str:
+    return ", ".join(options[:-1]) + ("," if len(options) > 2 else "") + f" or {options[-1]}"
+
+
+def _put(template: str, slot: str, shown: str) -> str:
+    """Lettered options stand on lines of their own."""
+    if slot.startswith("{options"):
+        before, after = template.split(slot, 1)
+        return f"{before.rstrip()}\n{shown}\n{after.lstrip()}".rstrip()
+    return template.replace(slot, shown)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [text for one in value for text in _texts(one)]
+    if value is None or isinstance(value, bool):
+        return [] if value is None else ["yes" if value else "no"]
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    return [text] if text else []

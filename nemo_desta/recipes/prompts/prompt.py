@@ -1,0 +1,128 @@
+"""What a prompt is, and prompts from files: one mapping per prompt, or groups of prompts that share their fields.
+
+A prompt says what a description must hold for it to be answerable (``requires``), so that the LLM is not asked for
+what it cannot know: negative answers about clips that do hold the thing are what it would learn from that.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_desta.recipes.prompts.constraints import Constraint, parse_constraint
+
+#: Places of a template that each clip fills, see `nemo_desta.recipes.prompts.fill`.
+SLOT = re.compile(r"\{(options|options_or_none|choices|pair|value)\}")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One thing to ask. ``tasks``: what it is about, for the reader; ``domains``: where it fits, empty = anywhere.
+
+    ``requires``: attribute names, all of which the description must hold; also ``transcript`` and ``caption``. A
+    template (``{options}``, ``{value}``, ...) is about the first of them. ``kind``: what sort of request it is, such
+    as ``describe`` or ``yes_no``; draws are even over kinds. ``constraint``: the format that it asks for, if any.
+    """
+
+    prompt_id: str
+    prompt: str
+    tasks: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    kind: str = ""
+    constraint: Constraint | None = None
+
+
+def parse_prompts(entries: Sequence[Mapping[str, Any]], *, where: str = "prompts") -> list[Prompt]:
+    """Prompts from plain mappings with the fields of `Prompt`; ``ValueError`` names the entry that is not one.
+
+    An entry with ``prompts`` (a list of texts) instead of ``prompt_id`` and ``prompt`` is a group: its other fields
+    hold for all of them, and each gets an id that follows from those and its text.
+    """
+    prompts: dict[str, Prompt] = {}
+    for number, entry in enumerate(entries, start=1):
+        at = f"{where}:{number}"
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{at}: expected one object per prompt, found a {type(entry).__name__}")
+        for prompt in _group(entry, at) if "prompts" in entry else [_prompt(entry, at)]:
+            if prompt.prompt_id in prompts:
+                raise ValueError(f"{at}: prompt_id {prompt.prompt_id!r} was seen before; each prompt has its own")
+            prompts[prompt.prompt_id] = prompt
+    if not prompts:
+        raise ValueError(f"{where}: no prompts")
+    return list(prompts.values())
+
+
+def load_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
+    """Prompts from a YAML file (a list) or a JSONL file (one per line, no blank lines between them)."""
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 (byte {error.start} is {error.object[error.start]:#04x})") from None
+    if Path(path).suffix in (".yaml", ".yml"):
+        return parse_prompts(_yaml_list(content, path), where=str(path))
+    entries = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not JSON ({error.msg} at character {error.pos})") from None
+    return parse_prompts(entries, where=str(path))
+
+
+def text_hash(text: str) -> str:
+    """Eight hex digits that follow from the text alone: what ids are made of."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _yaml_list(content: str, path: str | os.PathLike[str]) -> list[Any]:
+    try:
+        entries = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of prompts or groups, found a {type(entries).__name__}")
+    return entries
+
+
+def _group(entry: Mapping[str, Any], at: str) -> list[Prompt]:
+    shared = {name: value for name, value in entry.items() if name != "prompts"}
+    if clash := {"prompt", "prompt_id"} & set(shared):
+        raise ValueError(f"{at}: a group of prompts has no {sorted(clash)[0]!r} of its own")
+    texts = entry["prompts"]
+    if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
+        raise ValueError(f"{at}: prompts must be a list of texts, found {texts!r}")
+    head = [*(shared.get("domains") or ["any"])[:1], shared.get("kind") or "ask", *(shared.get("requires") or ())]
+    prompts = []
+    for number, text in enumerate(texts, start=1):
+        name = "-".join(map(str, [*head, text_hash(text)])) if isinstance(text, str) else "?"
+        prompts.append(_prompt({**shared, "prompt_id": name, "prompt": text}, f"{at}, text {number}"))
+    return prompts
+
+
+def _prompt(entry: Mapping[str, Any], at: str) -> Prompt:
+    known = {field.name for field in fields(Prompt)}
+    if unknown := set(entry) - known:
+        raise ValueError(f"{at}: unknown field {sorted(unknown)[0]!r}; a prompt has {', '.join(sorted(known))}")
+    values = dict(entry)
+    for name in ("prompt_id", "prompt"):
+        if not isinstance(values.get(name), str) or not values[name].strip():
+            raise ValueError(f"{at}: {name} must be text, found {values.get(name)!r}")
+    for name in ("tasks", "requires", "domains"):
+        items = values.get(name) or ()
+        if isinstance(items, str) or not all(isinstance(item, str) for item in items):
+            raise ValueError(f"{at}: {name} must be a list of names, found {items!r}")
+        values[name] = tuple(items)
+    if not isinstance(values.setdefault("kind", ""), str):
+        raise ValueError(f"{at}: kind must be text, found {values['kind']!r}")
+    if values.get("constraint") is not None:
+        values["constraint"] = parse_constraint(values["constraint"], at)
+    if (slot := SLOT.search(values["prompt"])) and not values["requires"]:
+        raise ValueError(f"{at}: {slot.group()} is filled from the first name of requires, and there is none")
+    return Prompt(**values)
