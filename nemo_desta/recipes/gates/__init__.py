@@ -1,0 +1,103 @@
+"""Quality gates: which rows are not worth training on, and why.
+
+`RowGates` looks at one row at a time and knows nothing of the others; `Duplicates` remembers what came before;
+`Decontamination` keeps benchmark items out before any LLM is asked. Whatever a gate says goes to ``rejected/``.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.recipes.gates import text
+from nemo_desta.recipes.gates.decontaminate import Decontamination
+from nemo_desta.recipes.gates.duplicates import Duplicates, DuplicatesConfig
+from nemo_desta.recipes.gates.facts import FactCheck, FactsConfig, value_sets
+from nemo_desta.recipes.gates.language import LanguageGate
+from nemo_desta.recipes.gates.leak import LeakCheck
+from nemo_desta.recipes.gates.loops import LoopGate
+from nemo_desta.recipes.gates.refusals import RefusalGate
+from nemo_desta.recipes.gates.text import CLOSING_TAGS, LengthGate, Seen, answer_of
+from nemo_desta.recipes.items import Verdict
+
+__all__ = [
+    "Decontamination",
+    "Duplicates",
+    "DuplicatesConfig",
+    "FactCheck",
+    "GatesConfig",
+    "REGENERABLE",
+    "RowGates",
+    "answer_of",
+    "value_sets",
+]
+
+#: Reasons for which another answer with another seed may do better.
+REGENERABLE = frozenset(
+    {"empty", "not text", "truncated", "too short", "too long", "repetition loop", "wrong language"}
+    | {"unexpected script", "refusal", "leak", "contradicts attributes"}
+)
+
+
+@dataclass(frozen=True)
+class GatesConfig:
+    """The gates in their order; null (or false) turns one off.
+
+    ``truncated``: "keep" trains truncated answers without an end of turn, "drop" rejects them. ``facts``: off by
+    default. ``closing_tags``: of think blocks, where the LLM has other ones than `CLOSING_TAGS`. ``duplicates`` is no
+    part of `RowGates`: see `Duplicates`.
+    """
+
+    empty: bool = True
+    not_text: bool = True
+    truncated: str = "keep"
+    length: LengthGate | None = field(default_factory=LengthGate)
+    loops: LoopGate | None = field(default_factory=LoopGate)
+    language: LanguageGate | None = field(default_factory=LanguageGate)
+    refusals: RefusalGate | None = field(default_factory=RefusalGate)
+    leak: bool = True
+    facts: FactsConfig | None = None
+    closing_tags: list[str] = field(default_factory=lambda: list(CLOSING_TAGS))
+    duplicates: DuplicatesConfig | None = field(default_factory=DuplicatesConfig)
+
+    def __post_init__(self) -> None:
+        if self.truncated not in ("keep", "drop"):
+            raise ConfigError(f"gates.truncated must be 'keep' or 'drop', found {self.truncated!r}")
+
+
+class RowGates:
+    """All gates over one row, the first objection counts.
+
+    ``values``: for the fact check, in the place of those in ``config.facts``; see `value_sets`.
+    """
+
+    def __init__(
+        self,
+        config: GatesConfig = GatesConfig(),
+        *,
+        values: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        gates: list[tuple[bool, Callable[[Seen], Verdict | None] | None]] = [
+            (config.empty, text.empty),
+            (config.not_text, text.not_text),
+            (config.truncated == "drop", text.truncated),
+            (config.length is not None, config.length),
+            (config.loops is not None, config.loops),
+            (config.language is not None, config.language),
+            (config.refusals is not None, config.refusals),
+        ]
+        if config.leak:
+            leak = LeakCheck()
+            gates.append((True, lambda seen: leak.check(seen.row)))
+        if config.facts is not None:
+            gates.append((True, FactCheck(config.facts.values if values is None else values, config.facts)))
+        self._gates = [gate for wanted, gate in gates if wanted and gate is not None]
+        self._closing_tags = tuple(config.closing_tags)
+
+    def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Verdict | None:
+        """Why ``row`` is not kept, or None. ``clip``: its manifest row, where there is one."""
+        seen = Seen(row, clip, self._closing_tags)
+        for gate in self._gates:
+            if verdict := gate(seen):
+                return verdict
+        return None

@@ -1,0 +1,130 @@
+"""The fact check: does the answer name another value of the attribute that was asked about than the true one?
+
+Only closed sets can be checked so: attributes of few known values, named in words (gender, emotion, accent). A miss
+costs nothing, a false alarm costs a row: where an answer hedges or names the true value as well, it passes.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.recipes.gates.text import Seen
+from nemo_desta.recipes.items import Verdict
+
+#: Other words for a value, by attribute; matched as whole words.
+SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "gender": {
+        "male": ("man", "man's", "gentleman", "boy", "masculine"),
+        "female": ("woman", "woman's", "lady", "girl", "feminine"),
+    },
+    "emotion": {
+        "happy": ("happiness", "joyful", "cheerful"),
+        "sad": ("sadness", "sorrowful"),
+        "angry": ("anger",),
+        "fearful": ("fear", "afraid", "scared"),
+        "disgust": ("disgusted",),
+        "disgusted": ("disgust",),
+        "surprised": ("surprise",),
+        "surprise": ("surprised",),
+    },
+}
+_NEGATED = re.compile(
+    r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\bwithout|\brather than|\binstead of|\bunlike|\bless)"
+    r"(?: (?:a|an|the|any|at|all|really|very|particularly|sound|sounding|seem|be|is|of|being|especially|likely|to))*$"
+)
+_HEDGED = re.compile(
+    r"\b(?:or|either|might|may|could|perhaps|possibly|unclear|hard to (?:tell|say)|not sure|uncertain|"
+    r"(?:can|could) ?not (?:tell|say|determine)|can't (?:tell|say|determine))\b"
+)
+
+
+@dataclass(frozen=True)
+class FactsConfig:
+    """``values``: attribute -> all values that the corpus has for it, ``{gender: [male, female]}``; a caller that
+    knows the corpus gives them itself. ``attributes``: the ones to check, None checks all closed sets. ``max_values``:
+    more values than these are no closed set. ``synonyms``: attribute -> value -> further words for it, beside
+    `SYNONYMS`.
+
+    Leave out what prompts calculate with ("Add one to the spoken digit").
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    attributes: list[str] | None = None
+    max_values: int = 30
+    synonyms: dict[str, Any] = field(default_factory=dict)
+
+
+class FactCheck:
+    """``values``: attribute -> all values that the corpus has for it, see `value_sets`."""
+
+    def __init__(self, values: Mapping[str, Collection[str]], config: FactsConfig = FactsConfig()) -> None:
+        if not values:
+            raise ConfigError("gates.facts needs the values that attributes may have: facts.values is empty")
+        wanted = set(values) if config.attributes is None else set(config.attributes)
+        if unknown := wanted - set(values):
+            raise ConfigError(
+                f"gates.facts.attributes: {sorted(unknown)[0]!r} is no attribute of the corpus; it has "
+                f"{', '.join(sorted(values)) or 'none'}"
+            )
+        self._words: dict[str, dict[str, str]] = {}  # attribute -> word, lower case -> the value it stands for
+        self._pattern: dict[str, re.Pattern[str]] = {}
+        for name in sorted(wanted):
+            known = set().union(*map(_texts, values[name]))
+            if not 2 <= len(known) <= config.max_values:
+                continue
+            words = {value: value for value in known}
+            for table in (SYNONYMS.get(name, {}), config.synonyms.get(name, {})):
+                for value, others in table.items():
+                    for word in others if value.lower() in known else ():
+                        words.setdefault(word.lower(), value.lower())
+            self._words[name] = words
+            longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
+            self._pattern[name] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+
+    def __call__(self, seen: Seen) -> Verdict | None:
+        asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
+        attributes = seen.clip.get("attributes") or {}
+        for name in asked:
+            if name not in self._words or (true := attributes.get(name)) is None:
+                continue
+            if verdict := self._contradiction(name, _texts(true), seen.lower):
+                return verdict
+        return None
+
+    def _contradiction(self, name: str, true: set[str], text: str) -> Verdict | None:
+        named: set[str] = set()
+        for found in self._pattern[name].finditer(text):
+            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
+                named.add(self._words[name][found[0]])
+        wrong = named - true
+        if not wrong or named & true or _HEDGED.search(text):
+            return None
+        return Verdict("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
+
+
+def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:
+    """Attribute -> the values that the clips have for it; attributes of more than ``max_values`` values, and numbers
+    with a fraction, are left out."""
+    values: dict[str, set[str]] = {}
+    open_sets: set[str] = set()
+    for clip in clips:
+        for name, value in (clip.get("attributes") or {}).items():
+            if name in open_sets or value is None:
+                continue
+            if isinstance(value, float) or len(values.setdefault(name, set())) > max_values:
+                open_sets.add(name)
+                values.pop(name, None)
+                continue
+            values[name] |= _texts(value)
+    return {name: found for name, found in values.items() if found and len(found) <= max_values}
+
+
+def _texts(value: Any) -> set[str]:
+    if isinstance(value, (list, tuple, set)):
+        return set().union(*map(_texts, value))
+    if isinstance(value, bool):
+        return {"yes" if value else "no"}
+    text = str(value).strip().lower()
+    return {text} if text else set()

@@ -1,0 +1,193 @@
+"""Wrong language: the answer is not in the prompt's language, or slips into a script that nobody asked for.
+
+Most rows are settled by counting English function words; py3langid (a naive Bayes over byte n-grams, offline) is asked
+about the others, and believed only on texts that are long enough and when it is sure.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from nemo_desta.recipes.gates.text import Seen, words_of
+from nemo_desta.recipes.items import Verdict
+
+#: Script -> its letters. Greek letters stand for quantities in any language: only a word of them counts.
+_SCRIPTS = {
+    "Han": "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",
+    "Kana": "[\u3041-\u30ff]",
+    "Hangul": "[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]",
+    "Cyrillic": "[\u0400-\u052f]",
+    "Greek": "[\u0370-\u03ff\u1f00-\u1fff]{4}",
+    "Arabic": "[\u0620-\u06ff\u0750-\u077f]",
+    "Hebrew": "[\u05d0-\u05ea]",
+    "Devanagari": "[\u0900-\u097f]",
+    "Indic": "[\u0980-\u0dff]",
+    "Thai": "[\u0e01-\u0e5b]",
+    "Lao, Tibetan or Burmese": "[\u0e80-\u109f]",
+    "Georgian": "[\u10a0-\u10ff]",
+    "Armenian": "[\u0531-\u058f]",
+    "Ethiopic": "[\u1200-\u137f]",
+    "Khmer": "[\u1780-\u17ff]",
+}
+_SCRIPT = {name: re.compile(letters) for name, letters in _SCRIPTS.items()}
+_ANY_SCRIPT = re.compile("|".join(_SCRIPTS.values()))
+
+#: English function words that are no words of the languages around.
+_ENGLISH = frozenset(
+    "about after again and any are because been before but could does each for from have how if into it its like "
+    "might not only other she should some such than that the their them then there these they this those through "
+    "too very what when where whether which while who why with would you your".split()
+)
+#: English from this share of function words on; not called another language from that share on.
+_IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
+
+_LANGUAGE_NAMES = (
+    "afrikaans albanian amharic arabic armenian basque bengali bosnian bulgarian burmese cantonese catalan chinese "
+    "croatian czech danish dutch english esperanto estonian filipino finnish flemish french galician georgian "
+    "german greek gujarati hausa hebrew hindi hungarian icelandic igbo indonesian irish italian japanese kannada "
+    "kazakh khmer korean kurdish lao latin latvian lithuanian macedonian malay malayalam mandarin marathi mongolian "
+    "nepali norwegian pashto persian farsi polish portuguese punjabi quechua romanian russian sanskrit serbian "
+    "sinhala slovak slovenian somali spanish swahili swedish tagalog tamil telugu thai tibetan turkish ukrainian "
+    "urdu uzbek vietnamese welsh yiddish yoruba zulu deutsch englisch französisch spanisch italienisch anglais "
+    "français allemand espagnol italien inglés francés alemán español italiano inglese francese tedesco inglês "
+    "francês alemão espanhol engels frans duits spaans"
+).split()
+_NAMES_LANGUAGE = re.compile(
+    r"\b(?:translat|übersetz|tradu|vertaal|bilingual|(?:an|)other language|foreign language|"
+    rf"{'|'.join(_LANGUAGE_NAMES)})"
+    "|[中英法德日韩俄]语|[中英法德日韩俄]文|[英独仏]語|(?:日本|中国|韓国)語|翻译|翻訳|번역|(?:영|한국|일본|중국)어|перевед|язык",
+    re.IGNORECASE,
+)
+
+#: The languages that are told apart; rare ones only steal from the others on short texts.
+_LANGUAGES = (
+    "af ar be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv "
+    "mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur vi zh"
+).split()
+#: Languages that are too close for a short text.
+_KIN = ("be ru uk bg mk sr", "bs hr sl sr", "ca es gl pt", "cs sk", "da nn no sv", "id ms", "af nl", "hi mr ne")
+
+
+@dataclass(frozen=True)
+class LanguageGate:
+    """``min_words`` and ``min_letters``: shorter answers are not judged by language (scripts are, always).
+    ``min_confidence``: of py3langid, 0 to 1. ``max_foreign_letters``: letters of a script that is neither in the
+    prompt nor in the description.
+
+    Not judged: prompts that name a language or ask for a translation, answers in the language that is spoken, lists of
+    words of prompt and description.
+    """
+
+    min_words: int = 6
+    min_letters: int = 30
+    min_confidence: float = 0.9
+    max_foreign_letters: int = 0
+
+    def __call__(self, seen: Seen) -> Verdict | None:
+        if not seen.answer.isascii() and (verdict := self._script(seen)):
+            return verdict
+        words = seen.words
+        share = _english_share(words)
+        if share >= _IS_ENGLISH and _language_of_prompt(seen.prompt, self.min_confidence) == "en":
+            return None
+        letters = sum(map(len, words))
+        spaced = letters < 12 * len(words)  # scripts without spaces: letters alone count
+        if letters < self.min_letters or (spaced and len(words) < self.min_words):
+            return None
+        if _names_language(seen.prompt):
+            return None
+        expected = _language_of_prompt(seen.prompt, self.min_confidence)
+        if expected is None or (expected == "en" and share >= _MAYBE_ENGLISH):
+            return None
+        if expected != "en" and share >= 2 * _IS_ENGLISH:
+            found, confidence = "en", 1.0
+        else:
+            found, confidence = _IDENTIFIER.classify(" ".join(words[:60]))
+        if confidence < self.min_confidence or _same(found, expected) or _is_spoken(found, seen):
+            return None
+        if found != "en" and _share_known(words, seen) >= 0.5:
+            return None
+        return Verdict("wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}")
+
+    def _script(self, seen: Seen) -> Verdict | None:
+        if not _ANY_SCRIPT.search(seen.answer):
+            return None
+        # Spoken or asked words may be quoted, and Kanji are Han letters.
+        given = " ".join((seen.prompt, str(seen.row.get("seed_description") or ""), seen.transcripts))
+        allowed = {name for name, letters in _SCRIPT.items() if letters.search(given)}
+        if "Kana" in allowed:
+            allowed.add("Han")
+        for name, letters in _SCRIPT.items():
+            found = [] if name in allowed else letters.findall(seen.answer)
+            if len(found) > self.max_foreign_letters:
+                if _names_language(seen.prompt) or _names_language(seen.answer):
+                    return None
+                return Verdict("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
+        return None
+
+
+class _Identifier:
+    """py3langid, loaded when the first text needs it (about a second)."""
+
+    @cached_property
+    def _model(self) -> Any:
+        try:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        except ImportError as error:
+            raise ImportError(
+                "the language gate needs py3langid: pip install 'nemo_desta[recipes]', or turn it off with "
+                "gates.language=null"
+            ) from error
+        model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        model.set_languages(sorted(set(_LANGUAGES) & set(model.labels)))
+        return model
+
+    def classify(self, text: str) -> tuple[str, float]:
+        """(ISO 639-1 code, confidence from 0 to 1)."""
+        return self._model.classify(text)
+
+
+_IDENTIFIER = _Identifier()
+
+
+def _english_share(words: Sequence[str]) -> float:
+    return sum(map(_ENGLISH.__contains__, words)) / len(words) if words else 0.0
+
+
+@lru_cache(maxsize=8192)
+def _names_language(text: str) -> bool:
+    return _NAMES_LANGUAGE.search(text) is not None
+
+
+@lru_cache(maxsize=8192)
+def _language_of_prompt(prompt: str, min_confidence: float) -> str | None:
+    """None: not to be told."""
+    words = words_of(prompt)
+    share = _english_share(words)
+    if share >= 2 * _IS_ENGLISH and len(words) >= 4:
+        return "en"
+    language, confidence = _IDENTIFIER.classify(" ".join(words))
+    if confidence >= min_confidence or (language == "en" and share > 0):
+        return language
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or any(one in kin.split() and other in kin.split() for kin in _KIN)
+
+
+def _is_spoken(language: str, seen: Seen) -> bool:
+    """The clip's speech is in this language: the answer may repeat it."""
+    declared = str(seen.clip.get("language") or "").lower().replace("_", "-").split("-")[0]
+    if declared and _same(language, declared):
+        return True
+    spoken = words_of(seen.transcripts)
+    return len(spoken) >= 3 and _same(language, _IDENTIFIER.classify(" ".join(spoken[:60]))[0])
+
+
+def _share_known(words: Sequence[str], seen: Seen) -> float:
+    """Share of the answer's words that stand in prompt or description."""
+    known = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''}"))
+    return sum(map(known.__contains__, words)) / len(words)

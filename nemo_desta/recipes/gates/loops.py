@@ -1,0 +1,93 @@
+"""Repetition loops: an LLM that says the same over and over, at the end of its answer or in the middle.
+
+A loop is a stretch of words that repeats itself with a fixed period, long enough that no list, refrain or laughter
+does so. One counting of n-grams clears nearly every text; only the others are looked at period by period.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nemo_desta.recipes.gates.text import Seen, words_of
+from nemo_desta.recipes.items import Verdict
+
+#: Longer "words" are none ("hahaha...").
+_LONGEST_WORD = 40
+#: Scripts that put no spaces between words: Thai to Burmese, Khmer, kana, Han.
+_NO_SPACES = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+#: What rules and tables are drawn with.
+_DRAWING = frozenset("-=_*~#|:+ ")
+#: Longer periods are left to the share of different runs.
+_LONGEST_PERIOD = 300
+
+
+@dataclass(frozen=True)
+class LoopGate:
+    """``words``, ``characters``: how long a stretch is a loop when it says one thing ``repeats`` times or more; so one
+    word must come 24 times, a phrase of six words 4 times. ``min_distinct``: share of different four-word runs in a
+    text of 100 words or more, which catches loops that vary.
+    """
+
+    words: int = 24
+    characters: int = 90
+    repeats: int = 3
+    min_distinct: float = 0.3
+
+    def __call__(self, seen: Seen) -> Verdict | None:
+        words = words_of(seen.response) if seen.thinks else seen.words
+        return self._in_words(words) or self._in_characters(seen.response, words)
+
+    def _in_words(self, words: Sequence[str]) -> Verdict | None:
+        if len(words) - len(set(words)) < self.words * (1 - 1 / self.repeats):  # fewer than the shortest loop repeats
+            return None
+        total = len(words) - 3
+        again = total - len(set(zip(words, words[1:], words[2:], words[3:], strict=False)))
+        if again < self.words * (1 - 1 / self.repeats) - 3:  # the same for runs of four words
+            return None
+        numbers: dict[str, int] = {}
+        codes = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int32)
+        if found := _loop(codes, self.words, self.repeats):
+            first, period, times = found
+            return Verdict("repetition loop", f"{times} times {' '.join(words[first : first + period])[:100]!r}")
+        if total >= 97 and total - again < self.min_distinct * total:
+            share = (total - again) / total
+            return Verdict("repetition loop", f"only {share:.0%} of its four-word runs are different")
+        return None
+
+    def _in_characters(self, text: str, words: Sequence[str]) -> Verdict | None:
+        """The same for what words do not show: marks, figures, and scripts without spaces."""
+        others = len(text) - sum(map(len, words)) - len(words)
+        spaced = not words or (
+            max(map(len, words)) <= _LONGEST_WORD and (text.isascii() or not _NO_SPACES.search(text))
+        )
+        if others < self.characters and spaced:
+            return None
+        grams = len(text) - 7
+        again = grams - len({text[at : at + 8] for at in range(grams)})
+        if again < self.characters * (1 - 1 / self.repeats) - 7:
+            return None
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        found = _loop(codes, self.characters, self.repeats, skip=_DRAWING)
+        if found is None:
+            return None
+        first, period, times = found
+        return Verdict("repetition loop", f"{times} times {text[first : first + period][:100]!r}")
+
+
+def _loop(
+    codes: np.ndarray, length: int, repeats: int, skip: frozenset[str] = frozenset()
+) -> tuple[int, int, int] | None:
+    """(first, period, times) of the first stretch of at least ``length`` ``codes`` that has a period and holds it
+    ``repeats`` times, shortest periods first."""
+    for period in range(1, min(len(codes) // repeats, _LONGEST_PERIOD) + 1):
+        same = codes[period:] == codes[:-period]
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False]))))  # starts and ends of runs, in turn
+        runs = edges[1::2] - edges[::2] + period
+        for run in np.flatnonzero(runs >= max(length, repeats * period)):
+            first = int(edges[2 * run])
+            unit = codes[first : first + period]
+            if not skip or not skip.issuperset(map(chr, unit)):
+                return first, period, int(runs[run]) // period
+    return None

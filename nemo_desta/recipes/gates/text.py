@@ -1,0 +1,146 @@
+"""What a gate sees of a row, and the gates that read nothing but the text: empty, not text, truncated, lengths."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.thinking import KNOWN_TAGS
+
+CLOSING_TAGS = tuple(tags.close for tags in KNOWN_TAGS)
+
+#: Letters only: list counters, figures and marks fall out, so that "1. Rain. 2. Rain." repeats itself.
+_WORD = re.compile(r"[^\W\d_]+")
+
+# Control characters other than tab, line feed and carriage return; surrogates; private use; the replacement
+# character; noncharacters.
+_NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\ufffd-\uffff]")
+_SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z0-9_/ -]{1,40}\|>|\[/?INST\]")
+
+
+def answer_of(text: str, closing_tags: Sequence[str] = CLOSING_TAGS) -> str:
+    """What stands behind the last closing think tag, without surrounding white space; all of it where there is none.
+
+    A thought that was cut off has no closing tag: the answer is then the thought.
+    """
+    end = max((at + len(tag) for tag in closing_tags if (at := text.rfind(tag)) >= 0), default=0)
+    return text[end:].strip()
+
+
+class Seen:
+    """A row as the gates see it; what several of them need is worked out once.
+
+    ``response``: the target with its think block; ``answer``: what is behind it; ``prompt``; ``transcripts``: of all
+    audios; ``clip``: the manifest row, empty when it is not known.
+    """
+
+    def __init__(
+        self,
+        row: Mapping[str, Any],
+        clip: Mapping[str, Any] | None = None,
+        closing_tags: Sequence[str] = CLOSING_TAGS,
+    ) -> None:
+        self.row = row
+        self.clip = clip or {}
+        self.response: str = row["response"]
+        self.prompt: str = row.get("prompt") or ""
+        self.truncated = bool(row.get("truncated"))
+        self.answer = answer_of(self.response, closing_tags)
+
+    @cached_property
+    def lower(self) -> str:
+        """The answer in lower case, with plain apostrophes."""
+        return self.answer.lower().replace("\u2019", "'")
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The answer's runs of letters, in lower case."""
+        return _WORD.findall(self.lower)
+
+    @cached_property
+    def different_words(self) -> frozenset[str]:
+        return frozenset(self.words)
+
+    @property
+    def transcripts(self) -> str:
+        audios = [audio for message in self.row.get("messages") or () for audio in message.get("audios") or ()]
+        return " ".join(audio["text"] for audio in audios if audio.get("text"))
+
+    @property
+    def thinks(self) -> bool:
+        """There is a closed think block before the answer."""
+        return len(self.answer) < len(self.response.strip())
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters in lower case, as `Seen.words`."""
+    return _WORD.findall(text.lower().replace("\u2019", "'"))
+
+
+def empty(seen: Seen) -> Verdict | None:
+    """No answer: nothing at all, or nothing behind a finished think block. A row that was cut off there may stay."""
+    if not seen.response.strip():
+        return Verdict("empty", "the response is empty")
+    if not seen.answer and not seen.truncated:
+        return Verdict("empty", "no answer behind the think block")
+    return None
+
+
+def not_text(seen: Seen) -> Verdict | None:
+    """Characters that no text holds, and special tokens of a chat template."""
+    plain = seen.response.replace("\n", "").isprintable() and "\ufffd" not in seen.response  # so are nearly all
+    if not plain and (found := _NOT_TEXT.search(seen.response)):
+        at = found.start()
+        return Verdict("not text", f"character U+{ord(found[0]):04X} at {at}, behind {seen.response[:at][-20:]!r}")
+    if ("<|" in seen.response or "INST]" in seen.response) and (found := _SPECIAL_TOKEN.search(seen.response)):
+        return Verdict("not text", f"special token {found[0]!r}")
+    return None
+
+
+def truncated(seen: Seen) -> Verdict | None:
+    """The token limit came before the end of the turn."""
+    if seen.truncated:
+        return Verdict("truncated", f"cut off behind {seen.response[-40:]!r}")
+    return None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds, both included; None is no bound. ``words``: pieces between white space."""
+
+    min_words: int | None = None
+    max_words: int | None = None
+    min_characters: int | None = None
+    max_characters: int | None = None
+
+    def problem(self, text: str) -> tuple[str, str] | None:
+        """("too short" or "too long", the figures), or None."""
+        sizes = [("characters", len(text), self.min_characters, self.max_characters)]
+        if self.min_words is not None or self.max_words is not None:
+            sizes.append(("words", len(text.split()), self.min_words, self.max_words))
+        for unit, size, least, most in sizes:
+            if least is not None and size < least:
+                return "too short", f"{size} {unit}, at least {least} wanted"
+            if most is not None and size > most:
+                return "too long", f"{size} {unit}, at most {most} wanted"
+        return None
+
+
+@dataclass(frozen=True)
+class LengthGate:
+    """``answer``: bounds of the answer behind a think block; ``response``: of the whole target.
+
+    ALARM keeps answers of 100 to 612 tokens. A truncated row is never too short: its answer may not have begun.
+    """
+
+    answer: Limits = Limits(max_characters=20_000)
+    response: Limits = Limits(max_characters=100_000)
+
+    def __call__(self, seen: Seen) -> Verdict | None:
+        for what, limits, text in (("answer", self.answer, seen.answer), ("response", self.response, seen.response)):
+            problem = limits.problem(text)
+            if problem and not (problem[0] == "too short" and seen.truncated):
+                return Verdict(problem[0], f"{what}: {problem[1]}")
+        return None
