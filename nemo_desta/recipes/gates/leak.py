@@ -1,0 +1,226 @@
+"""Leaks: answers that give away that their author read a description where the training will give it sound.
+
+`LeakCheck` looks for telltale phrases (`leak_lexicon`); `LeakJudge` asks an LLM. An LLM trained on leaking answers
+learns to talk of descriptions that its users never wrote.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nemo_desta.config import ConfigError
+from nemo_desta.recipes.engines.base import Engine, Request, Sampling
+from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.thinking import KNOWN_TAGS
+
+_SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
+_QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')
+_STRUCTURED = re.compile(r"\s*(?:```|[{\[]\s*[\"{\[])")
+_PAIR = re.compile(r"(?<=[(,]) ?([A-Za-z][^:,()]{0,40}: [^,()]{1,60})(?=[,)])")
+_COPIES = ("times in brackets", "attribute: value", "caption in bars")
+
+
+class Leak(NamedTuple):
+    """``span``: where in the text; ``phrase``: what stands there; ``rule``: the name of the rule that found it."""
+
+    span: tuple[int, int]
+    phrase: str
+    rule: str
+
+
+class LeakCheck:
+    """The lexical check.
+
+    Args:
+        lexicon: rules in the place of the shipped ones; add to those by ``[*LEXICON["en"], Rule(...)]``.
+        languages: whose shipped rules to use, when ``lexicon`` is None.
+    """
+
+    def __init__(self, lexicon: Sequence[Rule] | None = None, languages: Sequence[str] = ("en",)) -> None:
+        if unknown := [name for name in languages if name not in LEXICON]:
+            raise ConfigError(f"no leak lexicon for language {unknown[0]!r}; there is one for {', '.join(LEXICON)}")
+        self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
+        self._patterns = [_compiled(rule) for rule in self.rules]
+        # Most texts hold no trigger, or those of one or two rules: text search is much faster than the expressions.
+        bits: dict[str, int] = {}  # trigger -> rules, as the bits of a number
+        for number, rule in enumerate(self.rules):
+            for trigger in rule.triggers:
+                bits[trigger] = bits.get(trigger, 0) | 1 << number
+        self._triggers = list(bits.items())
+        self._always = sum(1 << number for number, rule in enumerate(self.rules) if not rule.triggers)
+
+    def find(self, text: str) -> list[Leak]:
+        """Every telltale phrase, whatever was asked; one place may break several rules. What stands in quotation marks
+        is somebody's speech.
+        """
+        plain, leaks = _lower(_without_quotations(text)), []
+        for sentence in _SENTENCE.finditer(plain):
+            start, end = sentence.span()
+            held, bits = sentence[0], self._always
+            for trigger, rules in self._triggers:
+                if trigger in held:
+                    bits |= rules
+            for number, pattern in enumerate(self._patterns) if bits else ():
+                if bits >> number & 1:
+                    for match in pattern.finditer(plain, start, end):
+                        leaks.append(Leak(match.span(), text[slice(*match.span())], self.rules[number].name))
+        return sorted(leaks)
+
+    def check(self, row: Mapping[str, Any]) -> Verdict | None:
+        """The first leak of ``row["response"]``, thought included, as a verdict with reason "leak".
+
+        ``prompt`` and ``seed_description`` may be missing. What the prompt asks for is no leak, nor what the clip's
+        speaker says; a pair of the description that comes back word for word is one.
+        """
+        text, prompt, description = row["response"], row.get("prompt") or "", row.get("seed_description") or ""
+        leaks = self.find(text)
+        rules = {rule.name: rule for rule in self.rules}
+        for leak in leaks:
+            spoken = leak.rule not in _COPIES and leak.phrase.lower() in description.lower()
+            if not spoken and not _asked_for(leak, rules[leak.rule], prompt):
+                start, end = leak.span
+                around = " ".join(text[max(0, start - 30) : end + 30].split())
+                return Verdict("leak", f"{leak.rule}: {around!r}")
+        return _copied_pair(text, prompt, description, rules.get("attribute: value")) if ":" in text else None
+
+
+#: What the judge is asked. ``{prompt}`` and ``{response}`` stand for the row's.
+JUDGE_REQUEST = """\
+An assistant with ears was played an audio clip and asked about it. We suspect that in truth it heard nothing and was \
+handed notes about the clip instead: a description, a transcript with attributes, a caption, metadata, tags. Decide \
+whether its reply gives that away.
+
+It gives that away if it speaks of such notes or of reading them ("the description says", "according to the \
+text", "labeled as", "it is not specified", "no information is provided"), copies pieces of them (times in brackets, \
+lists such as "Gender: male, Pitch: low"), or admits that there was no sound. Thinking aloud counts as much as the \
+answer.
+It does not give that away if it speaks of what can be heard, of words said in the clip (even when these are about \
+texts or descriptions), of its own guesses, or of a transcript, caption or format that the question asked it to write.
+Whether the reply is right does not matter.
+
+=== Question ===
+{prompt}
+=== Reply ===
+{response}
+=== End ===
+
+Say in a sentence or two what you found. Then write your verdict alone on the last line: YES if the reply gives notes \
+away, NO if it does not."""
+
+_VERDICT = re.compile(r"\W*(?:(?:my |the )?(?:final )?(?:answer|verdict)(?: is)?\W+)?(yes|no)\W*", re.IGNORECASE)
+
+
+class LeakJudge:
+    """An LLM's opinion of a row: does the response give away that a text was read?
+
+    Args:
+        engine: the judge; any LLM, the writing one included.
+        sampling: by the judge's own generation config unless told otherwise. At temperature 0 a second try says the
+            same as the first.
+        on_unclear: what becomes of a row that the judge gives no verdict on: "drop" or "keep".
+        retries: further tries, with other seeds, before that.
+        request: what is asked, with ``{prompt}`` and ``{response}`` in it.
+
+    Raises ``ConfigError`` for another ``on_unclear``, and for a request without these two.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        sampling: Sampling = Sampling(2048, None),  # noqa: B008 - frozen
+        on_unclear: str = "drop",
+        retries: int = 1,
+        request: str = JUDGE_REQUEST,
+    ) -> None:
+        if on_unclear not in ("drop", "keep"):
+            raise ConfigError(f"on_unclear must be 'drop' or 'keep', found {on_unclear!r}")
+        if missing := [mark for mark in ("{prompt}", "{response}") if mark not in request]:
+            raise ConfigError(f"the judge's request holds no {missing[0]}")
+        self.engine = engine
+        self.sampling = sampling
+        self.on_unclear = on_unclear
+        self.retries = retries
+        self.request = request
+
+    async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Verdict | None:
+        """ "leak (judge)" with what the judge said, "judge unclear" with why there is no verdict, or None."""
+        marks = {"{prompt}": row.get("prompt") or "", "{response}": row["response"]}
+        content = re.sub(r"\{prompt\}|\{response\}", lambda mark: marks[mark[0]], self.request)
+        why = ""
+        for attempt in range(self.retries + 1):
+            own = random.Random(f"{seed}/judge/{attempt}").getrandbits(32)
+            said = await self.engine.generate(Request([{"role": "user", "content": content}], self.sampling, own))
+            if said.error is None and not said.truncated:
+                leaks = read_verdict(said.text)
+                if leaks is not None:
+                    return Verdict("leak (judge)", _shortened(said.text)) if leaks else None
+            why = said.error or ("cut: " if said.truncated else "no YES or NO: ") + _shortened(said.text)
+        return Verdict("judge unclear", why) if self.on_unclear == "drop" else None
+
+
+def read_verdict(text: str) -> bool | None:
+    """YES (True) or NO (False) alone on the last line that is not empty, perhaps as "Verdict: YES"; None otherwise.
+
+    A think block before it is not read.
+    """
+    for tags in KNOWN_TAGS:
+        text = text.rpartition(tags.close)[2]
+        if text.lstrip().startswith(tags.open):  # still thinking
+            return None
+    lines = [line for line in text.splitlines() if line.strip(" \t`*_#=-.")]
+    found = _VERDICT.fullmatch(lines[-1]) if lines else None
+    return None if found is None else found[1].lower() == "yes"
+
+
+def _compiled(rule: Rule) -> re.Pattern[str]:
+    pattern = re.compile(rf"(?<!\w)(?:{rule.pattern})")
+    if pattern.groups:
+        raise ConfigError(f"leak rule {rule.name!r} has a capturing group; write (?:...) for (...)")
+    return pattern
+
+
+def _lower(text: str) -> str:
+    """Lower case, apostrophes straight, each character in its place."""
+    lower = text.replace("\u2019", "'").lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def _without_quotations(text: str) -> str:
+    """The text with quoted words blanked, each character by one; a text that is all quotation or JSON stays."""
+    if '"' not in text and "\u201c" not in text:
+        return text
+    if _STRUCTURED.match(text):
+        return text
+    whole = len(text.strip())
+    return _QUOTED.sub(lambda m: m[0] if len(m[0]) > whole - 3 else '"' + "_" * (len(m[0]) - 2) + '"', text)
+
+
+def _asked_for(leak: Leak, rule: Rule, prompt: str) -> bool:
+    if rule.asked is None or not prompt:
+        return False
+    wanted = rule.asked
+    if "{noun}" in wanted:
+        nouns = [asked for named, asked in ASKED.items() if re.search(rf"\b(?:{named})", leak.phrase, re.IGNORECASE)]
+        if not nouns:
+            return False
+        wanted = wanted.replace("{noun}", "|".join(nouns))
+    return re.search(wanted, prompt, re.IGNORECASE) is not None
+
+
+def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Verdict | None:
+    lower = text.lower()
+    for pair in _PAIR.findall(description):
+        if pair.lower() in lower:
+            leak = Leak((0, 0), pair, "attribute: value")
+            if rule is None or not _asked_for(leak, rule, prompt):
+                return Verdict("leak", f"attribute: value: {pair!r} as in the description")
+    return None
+
+
+def _shortened(text: str) -> str:
+    """The end of what was said, where the reason and the verdict are."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 160 else f"... {flat[-160:]}"

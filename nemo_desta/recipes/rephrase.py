@@ -1,0 +1,220 @@
+"""Self-rephrasing (ALARM): the LLM rewrites its own answer from "I read a description" to "I hear the audio".
+
+The rewriter sees the first answer R0 and nothing else. Think tags go in under neutral names, so that the LLM does not
+take them for its own, and are named back afterwards; the rewriter's own thinking is thrown away.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
+from nemo_desta.recipes.thinking import (
+    CUT_SENTENCE,
+    ThinkFormat,
+    ThinkTags,
+    Thought,
+    generate_with_budget,
+    join,
+    split,
+    think_format,
+)
+
+
+class Rephrased(NamedTuple):
+    """``text``: the rewriting as a raw answer, empty with ``error``. ``truncated``: as R0 was. Tokens are those that
+    the rewriting took, the rewriter's thinking included.
+    """
+
+    text: str
+    truncated: bool
+    error: Verdict | None
+    prompt_tokens: int
+    new_tokens: int
+
+
+class Rephraser:
+    """Rewrites raw answers of ``engine``'s LLM by the same LLM.
+
+    Args:
+        format: the LLM's think block; None finds it in the engine's chat template. Without one (instruct LLMs, or a
+            server that renders prompts itself) answers are rewritten as a whole, in one pass without thinking budget.
+        max_thinking_tokens, max_new_tokens: the rewriter's thought is ended by force behind the former; both passes
+            together write no more than the latter.
+        sampling: its ``max_new_tokens`` is not used; the default leaves the rest to the LLM's generation config.
+        length_ratio: allowed length of the rewritten thought, and of the rewritten answer, relative to R0's.
+        length_slack: characters that a part may be off beyond that; short answers change by more than a ratio allows.
+
+    Reasons of `Rephrased.error`: "LLM error", "rewriter cut", "no answer tags", "think block lost", "think block
+    changed", "answer lost", "rewriting too short", "rewriting too long", "nothing to rewrite".
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        format: ThinkFormat | None = None,
+        max_thinking_tokens: int = 1536,
+        max_new_tokens: int = 4096,
+        sampling: Sampling = Sampling(4096, None),  # noqa: B008 - frozen
+        instructions: RephraseInstructions = INSTRUCTIONS,
+        cut_sentence: str = CUT_SENTENCE,
+        length_ratio: tuple[float, float] = (0.5, 2.0),
+        length_slack: int = 60,
+    ) -> None:
+        if not 0 <= length_ratio[0] < length_ratio[1]:
+            raise ValueError(f"length_ratio is {length_ratio}; expected a smaller and a larger number, 0 or more")
+        self.engine = engine
+        self.format = think_format(engine.prompts) if format is None and engine.prompts is not None else format
+        self.max_thinking_tokens = max_thinking_tokens
+        self.max_new_tokens = max_new_tokens
+        self.sampling = replace(sampling, max_new_tokens=max_new_tokens)
+        self.instructions = instructions
+        self.cut_sentence = cut_sentence
+        self.length_ratio = length_ratio
+        self.length_slack = length_slack
+
+    async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
+        """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
+        before = split(response, self.format)
+        if not response.strip():
+            return Rephrased("", truncated, Verdict("nothing to rewrite", "the first answer is empty"), 0, 0)
+        tag = None if before.thought is None else _free_name(self.instructions.neutral_tags, response)
+        wanted = self.instructions.answer_tags
+        answer_tag = _free_name(wanted, response, taken=tag) if wanted else None
+        shown = response.strip() if tag is None else _with_neutral_tags(before, self.format, tag)
+        messages = self.instructions.messages(shown, tag=tag, answer_tag=answer_tag)
+
+        generation = await self._generate(Request(messages, self.sampling, seed))
+        text, error = "", _generation_error(generation)
+        if error is None:
+            rewritten, error = _rewritten(generation.text, self.format, answer_tag)
+            if error is None:
+                text, error = self._as_raw_answer(rewritten, before, shown, tag)
+        return Rephrased("" if error else text, truncated, error, generation.prompt_tokens, generation.new_tokens)
+
+    async def _generate(self, request: Request) -> Generation:
+        if self.engine.prompts is None:
+            return await self.engine.generate(request)
+        return await generate_with_budget(
+            self.engine,
+            request,
+            max_thinking_tokens=self.max_thinking_tokens,
+            max_new_tokens=self.max_new_tokens,
+            format=self.format,
+            cut_sentence=self.cut_sentence,
+        )
+
+    def _as_raw_answer(
+        self, rewritten: str, before: Thought, shown: str, tag: str | None
+    ) -> tuple[str, Verdict | None]:
+        """The rewriting with R0's tags, R0's white space, and unfinished where R0 was."""
+        after, error = _parts(rewritten, before, shown, tag)
+        if error is not None:
+            return "", error
+        if self.format is not None and tag is not None:
+            after = after._replace(
+                thought=_with_tags(after.thought, tag, self.format.tags),
+                answer=after.answer and _with_tags(after.answer, tag, self.format.tags),
+            )
+        after = Thought(
+            _spaced_like(after.thought, before.thought), _spaced_like(after.answer, before.answer), *before[2:]
+        )
+        text = join(after, self.format)
+        if split(text, self.format) != after:
+            return "", Verdict("think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}")
+        return text, self._length_error("thought", before.thought, after.thought) or self._length_error(
+            "answer", before.answer, after.answer
+        )
+
+    def _length_error(self, what: str, before: str | None, after: str | None) -> Verdict | None:
+        old, new = (len((text or "").strip()) for text in (before, after))
+        if new < self.length_ratio[0] * old - self.length_slack:
+            return Verdict("rewriting too short", f"{what} of {old} characters became {new}")
+        if new > self.length_ratio[1] * old + self.length_slack:
+            return Verdict("rewriting too long", f"{what} of {old} characters became {new}")
+        return None
+
+
+def _with_neutral_tags(parts: Thought, format: ThinkFormat, tag: str) -> str:
+    """R0 as the rewriter sees it: both tags there, whoever wrote the first and whether the second was reached."""
+    thought = (parts.thought or "").strip("\n")
+    if parts.finished:
+        text = f"{format.tags.open}\n{thought}\n{format.tags.close}\n\n{(parts.answer or '').strip()}".rstrip()
+    else:
+        text = f"{format.tags.open}\n{thought.rstrip()}\n{format.tags.close}"
+    return text.replace(format.tags.open, f"<{tag}>").replace(format.tags.close, f"</{tag}>")
+
+
+def _with_tags(text: str | None, tag: str, tags: ThinkTags) -> str:
+    return (text or "").replace(f"<{tag}>", tags.open).replace(f"</{tag}>", tags.close)
+
+
+def _generation_error(generation: Generation) -> Verdict | None:
+    if generation.error is not None:
+        return Verdict("LLM error", generation.error)
+    if generation.truncated:
+        return Verdict("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
+    return None
+
+
+def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Verdict | None]:
+    """The rewriting in all that the rewriter said: behind the last opening tag of its answer."""
+    answer = split(text, format).answer
+    if answer is None:
+        return "", Verdict("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
+    if answer_tag is None:
+        return answer.strip(), None
+    _, opened, rest = answer.rpartition(f"<{answer_tag}>")
+    if not opened:
+        return "", Verdict("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
+    return rest.partition(f"</{answer_tag}>")[0].strip(), None
+
+
+def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Verdict | None]:
+    """Thought and answer of a rewriting that still has its neutral tags."""
+    if tag is None:
+        lost = None if rewritten else Verdict("answer lost", "the rewriting is empty")
+        return Thought(None, rewritten, True), lost
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    had_text = bool((before.thought or "").strip())
+    body = rewritten.partition(opening)[2] if opening in rewritten else rewritten
+    thought, closed, answer = body.partition(closing)
+    if (before.finished and not closed) or (not closed and opening not in rewritten):
+        return before, Verdict("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
+    if had_text and not thought.strip():
+        return before, Verdict("think block lost", f"the thought is empty in {_start(rewritten)}")
+    if rewritten.count(closing) > max(shown.count(closing), 1) or rewritten.count(opening) > shown.count(opening):
+        return before, Verdict("think block changed", f"more think tags than before in {_start(rewritten)}")
+    if not before.finished:  # what comes behind the closing tag that we lent is not R0's
+        return Thought(thought, None, False), None
+    if (before.answer or "").strip() and not answer.strip():
+        return before, Verdict("answer lost", f"nothing behind the thought in {_start(rewritten)}")
+    return Thought(thought, answer, True), None
+
+
+def _free_name(names: Sequence[str], text: str, taken: str | None = None) -> str:
+    """The first of ``names`` that is no tag in ``text``; numbered when all are."""
+    numbered = (f"{names[0]}_{number}" for number in range(2, len(text) + 3))
+    for name in (*names, *numbered):
+        if name != taken and not re.search(rf"</?{name}\s*/?>", text, re.IGNORECASE):
+            return name
+    raise AssertionError("a text has fewer tags than characters")
+
+
+def _spaced_like(new: str | None, old: str | None) -> str | None:
+    """``new`` with the white space around it that ``old`` had."""
+    if new is None or old is None:
+        return None
+    inner = old.strip()
+    if not inner:
+        return old if not new.strip() else new
+    start = old.index(inner)
+    return old[:start] + new.strip() + old[start + len(inner) :]
+
+
+def _start(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:80]}...")
