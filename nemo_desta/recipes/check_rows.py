@@ -1,0 +1,252 @@
+"""Checks any rows - a recipe's folder, JSONL files, the public DeSTA-AQA5M - before a training does.
+
+Everything that is wrong is counted by reason, with its first examples as ``file:line``; nothing stops at the first
+error. Some 60 bytes per row stay in memory, to find duplicates and clips that two splits share.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.data.audio_io import AudioRoots
+from nemo_desta.data.prompting import PromptBuilder, place_audios
+from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row
+from nemo_desta.recipes.corpora.audio import DURATION_TOLERANCE, check_audio
+from nemo_desta.recipes.report.overlap import Overlap
+from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
+from nemo_desta.sources import resolve_source
+
+#: Problems that are told but do not make rows unusable.
+HARMLESS = frozenset({"no line end", "no seed_description"})
+
+
+@dataclass
+class CheckReport:
+    """``problems``: reason -> how often; ``examples``: reason -> the first, as ``file:line: what``.
+
+    ``not_checked``: what there was no way to look at, in words.
+    """
+
+    rows: int = 0
+    bad_lines: int = 0
+    audios: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
+    not_checked: list[str] = field(default_factory=list)
+    max_examples: int = 5
+
+    @property
+    def ok(self) -> bool:
+        """There are rows, and nothing is wrong with any of them."""
+        return self.rows > 0 and not set(self.problems) - HARMLESS
+
+    @property
+    def exit_status(self) -> int:
+        return 0 if self.ok else 1
+
+    def found(self, reason: str, what: str) -> None:
+        """Count one problem."""
+        self.problems[reason] = self.problems.get(reason, 0) + 1
+        kept = self.examples.setdefault(reason, [])
+        if len(kept) < self.max_examples:
+            kept.append(what)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        names = ("rows", "bad_lines", "audios", "splits", "problems", "examples", "not_checked")
+        return {"ok": self.ok, **{name: getattr(self, name) for name in names}}
+
+    def __str__(self) -> str:
+        by_split = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        lines = self.rows + self.bad_lines
+        out = [f"rows: {self.rows:,} ({by_split or 'none'}), of {lines:,} lines; {self.audios:,} audios"]
+        for reason, count in sorted(self.problems.items(), key=lambda item: -item[1]):
+            out += [f"  {reason}: {count:,}", *(f"    {example}" for example in self.examples[reason])]
+            if count > len(self.examples[reason]):
+                out.append(f"    ... and {count - len(self.examples[reason]):,} more")
+        out += [f"not checked: {what}" for what in self.not_checked]
+        return "\n".join([*out, "all good" if self.ok else "these rows need mending" if self.rows else "no rows"])
+
+
+def check_rows(
+    rows: Paths,
+    *,
+    audio_roots: str | Path | Mapping[str, str | Path] | None = None,
+    tokenizer: str | Any | None = None,
+    max_target_tokens: int | None = None,
+    decode: bool = False,
+    audio_locator_tag: str = "<|AUDIO|>",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_examples: int = 5,
+    progress: bool = True,
+) -> CheckReport:
+    """Check every row of ``rows`` (`find_rows`).
+
+    Args:
+        audio_roots: the folder that audio paths start from, or one per dataset (`AudioRoots`). None: audio is not
+            looked at.
+        tokenizer: of the LLM to be trained (hub id, folder, ``package:<path>``, or loaded): every row is rendered by
+            its chat template. With ``max_target_tokens``, longer targets are found.
+        decode: read audio files whole; otherwise their header and their last sample.
+        max_examples: kept per reason.
+
+    Raises:
+        FileNotFoundError: nothing to read. ValueError: ``max_target_tokens`` without a tokenizer.
+    """
+    if max_target_tokens is not None and tokenizer is None:
+        raise ValueError("max_target_tokens counts tokens: give the LLM's tokenizer, too")
+    source = find_rows(rows)
+    report = CheckReport(max_examples=max_examples)
+    clips = None
+    if audio_roots is not None:
+        folders = audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots}
+        clips = _Clips(AudioRoots(folders), decode)
+    else:
+        report.not_checked.append("audio files (give audio_roots)")
+    builder = None
+    if tokenizer is not None:
+        builder = PromptBuilder(_tokenizer(tokenizer), audio_locator_tag, chat_template_kwargs)
+    else:
+        report.not_checked.append("chat template and length of targets (give the LLM or its tokenizer)")
+    seen = Overlap()
+    for row, line in _rows(source, report, progress):
+        seen.add(row, line)
+        for error in _problems(row, audio_locator_tag, builder, max_target_tokens):
+            report.found(error.reason, f"{line.where}: {error}")
+        for entry in audio_entries(row):
+            report.audios += 1
+            if clips is not None and (problem := clips.problem(entry, row.get("dataset"))):
+                report.found(problem.reason, f"{line.where}: row '{row['id']}': {problem}")
+    seen.finish(report.found)
+    if seen.groups_unknown:
+        report.not_checked.append("speakers and recordings in two splits (the rows carry no group)")
+    return report
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """The knobs of conf/recipes/check.yaml, which says what each is for."""
+
+    rows: Any = MISSING  # path, pattern, or a list of them
+    audio_roots: Any = None  # a folder, or one per dataset
+    llm: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    audio_locator_tag: str = "<|AUDIO|>"
+    max_target_tokens: int | None = None
+    decode: bool = False
+    max_examples: int = 5
+    output: str | None = None
+    progress: bool = True
+
+
+def run_check(plain: Mapping[str, Any]) -> CheckReport:
+    """`check_rows` by its config; with ``output``, its report is also written there as JSON.
+
+    Raises:
+        ConfigError: unknown or missing settings. FileNotFoundError: nothing to read.
+    """
+    config = parse(CheckConfig, plain, where="check")
+    if config.max_target_tokens is not None and config.llm is None:
+        raise ConfigError("'check.max_target_tokens' counts tokens: give the LLM, too (check.llm)")
+    report = check_rows(
+        config.rows,
+        audio_roots=config.audio_roots,
+        tokenizer=config.llm,
+        max_target_tokens=config.max_target_tokens,
+        decode=config.decode,
+        audio_locator_tag=config.audio_locator_tag,
+        chat_template_kwargs=config.chat_template_kwargs,
+        max_examples=config.max_examples,
+        progress=config.progress,
+    )
+    if config.output is not None:
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(config.output).write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n")
+    return report
+
+
+def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[tuple[Row, Line]]:
+    total = sum(path.stat().st_size for path in source.rows)
+    with tqdm(total=total, desc="checking rows", unit="B", unit_scale=True, disable=not progress) as bar:
+        for line in lines(source.rows):
+            try:
+                line.raw.decode("utf-8-sig")
+                row = parse_row(line.raw, line.where)
+            except UnicodeDecodeError as error:
+                report.bad_lines += 1
+                found = error.object[error.start]
+                report.found("not UTF-8", f"{line.where}: byte {found:#04x} at {error.start} is not UTF-8")
+            except RowError as error:
+                report.bad_lines += 1
+                torn = error.reason == "not_json" and not line.whole
+                what = f"{line.where}: the last line is half-written ({len(line.raw):,} bytes, no line end)"
+                report.found("half-written line" if torn else error.reason, what if torn else str(error))
+            else:
+                if not line.whole:
+                    report.found("no line end", f"{line.where}: the last line has no line end")
+                split = split_of(row, line.path)
+                report.rows += 1
+                report.splits[split] = report.splits.get(split, 0) + 1
+                yield row, line
+            bar.update(len(line.raw))
+
+
+def _problems(row: Row, tag: str, builder: PromptBuilder | None, max_target_tokens: int | None) -> Iterator[RowError]:
+    name = f"row '{row['id']}'"
+    try:
+        place_audios(row["messages"], tag)
+        if not any(message.get("audios") for message in row["messages"]):
+            yield RowError("no audio", f"{name}: no message has audios; there is nothing to hear")
+        elif builder is not None:
+            example = builder.example(row)
+            length = len(example.ids) - example.prompt_len
+            if max_target_tokens is not None and length > max_target_tokens:
+                yield RowError(
+                    "long target", f"{name}: a target of {length:,} tokens, the limit is {max_target_tokens:,}"
+                )
+    except RowError as error:
+        yield RowError(error.reason, f"{name}: {error}")
+    if not row["response"].strip():
+        yield RowError("blank response", f"{name}: the response is white space")
+    if not isinstance(row.get("seed_description"), str):
+        yield RowError("no seed_description", f"{name}: perplexity and fact checks will pass over it")
+
+
+class _Clips:
+    """Looks at audio files, each once while its rows are near each other."""
+
+    def __init__(self, roots: AudioRoots, decode: bool) -> None:
+        self.roots, self.decode = roots, decode
+        self._look = lru_cache(maxsize=16_384)(self._seconds)
+
+    def problem(self, entry: Mapping[str, Any], dataset: str | None) -> RowError | None:
+        found = self._look(entry["audio"], dataset if dataset in self.roots.roots else None)
+        if isinstance(found, RowError):
+            return found
+        said = entry.get("duration")
+        if said is not None and abs(found - said) > max(DURATION_TOLERANCE[0], DURATION_TOLERANCE[1] * said):
+            return RowError("wrong duration", f"'{entry['audio']}' is {found:.2f} s long, the row says {said:.2f} s")
+        return None
+
+    def _seconds(self, audio: str, dataset: str | None) -> float | RowError:
+        try:
+            path = self.roots.resolve(audio, dataset=dataset)
+        except RowError as error:
+            return error
+        verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
+        return RowError(verdict.reason, verdict.detail) if verdict else seconds
+
+
+def _tokenizer(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve_source(given))

@@ -1,0 +1,115 @@
+"""Where the rows of a report lie: a recipe's output folder, a plain folder of JSONL files, files, or patterns."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nemo_desta.data.rows import expand_paths
+
+Paths = str | Path | Iterable[str | Path]
+
+
+class Line(NamedTuple):
+    """One line that is not blank: its number (from 1) in its file, its bytes, and whether it ends with a line end."""
+
+    path: Path
+    number: int
+    raw: bytes
+    whole: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.number}"
+
+
+@dataclass(frozen=True)
+class RowsSource:
+    """Files to read. ``summary`` and ``recipe``: what the run noted about itself, empty where there is nothing."""
+
+    name: str
+    rows: list[Path]
+    rejected: list[Path] = field(default_factory=list)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in [*self.rows, *self.rejected])
+
+    @property
+    def num_lines(self) -> int:
+        """Line ends in the files of rows: what reading them at full speed tells about how many there are."""
+        total = 0
+        for path in self.rows:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    total += block.count(b"\n")
+        return total
+
+
+def find_rows(
+    rows: Paths, *, rejected: Paths | None = None, summary: str | Path | Mapping[str, Any] | None = None
+) -> RowsSource:
+    """Find the files behind ``rows``.
+
+    A recipe's output folder (or its ``rows/``) brings its ``rejected/``, ``summary.json`` and ``recipe.json`` with
+    it; any other folder gives its ``*.jsonl``; otherwise JSONL files or patterns over them.
+
+    Raises:
+        FileNotFoundError: no such folder or file, or a folder without JSONL files.
+    """
+    home: Path | None = None
+    if isinstance(rows, (str, Path)) and Path(rows).is_dir():
+        home = Path(rows)
+        if home.resolve().name == "rows" and (home.parent / "recipe.json").exists():
+            home = home.parent
+        inside = home / "rows" if (home / "rows").is_dir() else home
+        files = sorted(inside.glob("*.jsonl"))
+        if not files:
+            raise FileNotFoundError(f"no *.jsonl in {inside}; a recipe's rows appear there when its shards are done")
+        name = home.resolve().name
+    else:
+        files = expand_paths(rows)
+        name = files[0].stem if len(files) == 1 else f"{len(files)} files"
+    if rejected is not None:
+        dropped = expand_paths(rejected)
+    else:
+        dropped = sorted((home / "rejected").glob("*.jsonl")) if home else []
+    noted = summary if isinstance(summary, Mapping) else _json(Path(summary) if summary else _under(home, "summary"))
+    if summary is not None and not noted:
+        raise FileNotFoundError(f"no summary in {summary}; it is the JSON object that a recipe writes at its end")
+    return RowsSource(name, files, dropped, noted, _json(_under(home, "recipe")))
+
+
+def lines(paths: Iterable[Path]) -> Iterator[Line]:
+    """Every line of every file that is not blank, one at a time."""
+    for path in paths:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, 1):
+                if not raw.isspace():
+                    yield Line(path, number, raw, raw.endswith(b"\n"))
+
+
+def split_of(row: Mapping[str, Any], path: Path) -> str:
+    """The split that a row says, or the one in its file's name (``train-00000.jsonl``), or ``not said``."""
+    said = row.get("split")
+    if isinstance(said, str) and said:
+        return said
+    found = re.match(r"(train|valid|validation|dev|eval|test|all)(?=[-_.])", path.name)
+    return found.group(1) if found else "not said"
+
+
+def _under(home: Path | None, name: str) -> Path | None:
+    return home / f"{name}.json" if home else None
+
+
+def _json(path: Path | None) -> Mapping[str, Any]:
+    """What a JSON file holds; nothing where there is none or, after a kill, half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,218 @@
+"""What is counted of one row after the other; the figures at the end. No row is kept."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from nemo_desta.data.rows import audio_entries
+from nemo_desta.recipes.report.checks import SampledLeaks, constraint_kept
+from nemo_desta.recipes.report.counts import CappedCounter, Clips, Hashes, Lengths, first_few, top
+from nemo_desta.recipes.report.descriptions import read_description
+from nemo_desta.recipes.report.scripts import script_of
+from nemo_desta.recipes.report.thoughts import split_thought, starts_thought
+
+#: How many words of a prompt say how it begins.
+_OPENING_WORDS = 2
+_NOT_SAID = "not said"
+
+
+class RowTally:
+    """Counts rows. ``leak_rate``: the share of them that the leak check looks at."""
+
+    def __init__(self, leak_rate: float = 1.0) -> None:
+        self.total = 0
+        self.fields: dict[str, CappedCounter] = {
+            name: CappedCounter(2000) for name in ("corpus", "split", "stage", "llm", "language", "script")
+        }
+        self.corpus_split: dict[str, Counter[str]] = {}
+        self.attributes: dict[str, CappedCounter] = {}
+        self.kinds, self.openings = CappedCounter(2000), CappedCounter(20_000)
+        self.prompts, self.prompt_hashes = CappedCounter(), Hashes()
+        self.keys, self.responses = Hashes(), Hashes()
+        self.thoughts, self.answers = Lengths(), Lengths()
+        self.characters = Lengths()
+        self.unclosed: dict[str, tuple[Lengths, Counter[str]]] = {}  # llm -> cut responses without a closing tag
+        self.truncated: Counter[str] = Counter()
+        self.clips = Clips()
+        self.leaks = SampledLeaks(leak_rate)
+        self.constraints: dict[str, Counter[bool]] = {}
+
+    def add(self, row: Mapping[str, Any], split: str) -> None:
+        """Count a checked row of ``split``."""
+        self.total += 1
+        corpus, fields = _word(row.get("corpus") or row.get("dataset")), self.fields
+        fields["corpus"].add(corpus)
+        fields["split"].add(split)
+        for name in ("stage", "llm", "language"):
+            fields[name].add(_word(row.get(name)))
+        fields["script"].add(script_of(row["response"]))
+        if corpus in self.corpus_split:
+            self.corpus_split[corpus][split] += 1
+        elif len(self.corpus_split) < 2000:
+            self.corpus_split[corpus] = Counter({split: 1})
+        self._prompt(row)
+        self._response(row)
+        self._description_and_audio(row)
+        self.leaks.add(row)
+        if (kept := constraint_kept(row)) is not None:
+            self.constraints.setdefault(kept[0], Counter())[kept[1]] += 1
+
+    def _prompt(self, row: Mapping[str, Any]) -> None:
+        prompt = prompt_of(row)
+        self.prompts.add(prompt if len(prompt) <= 500 else f"{prompt[:499]}…")
+        self.prompt_hashes.add(prompt)
+        self.openings.add(_opening(prompt))
+        kinds = row.get("prompt_kind") or row.get("tasks") or ()
+        for kind in [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list | tuple) else ():
+            self.kinds.add(_word(kind))
+        self.keys.add((row.get("dataset", ""), row["id"], prompt))
+
+    def _response(self, row: Mapping[str, Any]) -> None:
+        response = row["response"]
+        self.responses.add(response)
+        self.characters.add(len(response))
+        thought, answer = split_thought(response)
+        cut = bool(row.get("truncated"))
+        self.truncated["rows"] += cut
+        if thought is not None:
+            self.thoughts.add(len(thought.split()))
+            if answer or not cut:
+                self.answers.add(len(answer.split()))
+            self._of(row)[1]["closed"] += 1
+        elif cut and not starts_thought(response):
+            self._of(row)[0].add(len(response.split()))  # thought or answer: known when the others have been seen
+        elif starts_thought(response):
+            self.thoughts.add(len(response.split()))
+            self.truncated["thoughts"] += 1
+        else:
+            self.answers.add(len(answer.split()))
+            self._of(row)[1]["plain"] += 1
+
+    def _of(self, row: Mapping[str, Any]) -> tuple[Lengths, Counter[str]]:
+        llm = _word(row.get("llm"))
+        if llm not in self.unclosed:
+            llm = llm if len(self.unclosed) < 200 else _NOT_SAID
+            self.unclosed.setdefault(llm, (Lengths(), Counter()))
+        return self.unclosed[llm]
+
+    def _description_and_audio(self, row: Mapping[str, Any]) -> None:
+        description = row.get("seed_description")
+        facts = read_description(description) if isinstance(description, str) else None
+        for name, value in facts.attributes if facts else ():
+            if name not in self.attributes:
+                name = name if len(self.attributes) < 100 else "(other attributes)"
+                self.attributes.setdefault(name, CappedCounter(2000))
+            self.attributes[name].add(value if len(value) <= 80 else f"{value[:79]}…")
+        entries = audio_entries(row)
+        for entry in entries:
+            seconds = entry.get("duration")
+            if seconds is None and facts and len(entries) == 1:
+                seconds = facts.duration
+            self.clips.add((row.get("dataset", ""), entry["audio"]), seconds)
+
+    def figures(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        thoughts, answers, unfinished = self._lengths()
+        return {
+            "rows": {
+                "total": self.total,
+                **{f"by_{name}": counts.most_common() for name, counts in self.fields.items()},
+                "by_corpus_and_split": {name: top(splits) for name, splits in sorted(self.corpus_split.items())},
+            },
+            "attributes": {
+                name: {"rows": counts.total, "distinct": len(counts), "values": counts.most_common(20)}
+                for name, counts in sorted(self.attributes.items(), key=lambda item: (-item[1].total, item[0]))
+            },
+            "prompts": {
+                "distinct": self.prompt_hashes.num_distinct,
+                "by_kind": self.kinds.most_common(),
+                "openings": self.openings.most_common(15),
+                "frequent": self.prompts.most_common(15),
+            },
+            "responses": {
+                "answer_words": answers.figures(),
+                "thought_words": thoughts.figures(),
+                "characters": self.characters.figures(),
+                "truncated": self.truncated["rows"],
+                "truncated_share": share(self.truncated["rows"], self.total),
+                "unfinished_thoughts": unfinished,
+            },
+            "audio": self.clips.figures(),
+            "duplicates": {"rows": self.keys.num_repeated, "responses": self.responses.num_repeated},
+            "leaks": {
+                "checked": self.leaks.checked,
+                "rows": self.leaks.found,
+                "share": share(self.leaks.found, self.leaks.checked),
+                "examples": self.leaks.examples,
+            },
+            "constraints": self._constraints(),
+        }
+
+    def _lengths(self) -> tuple[Lengths, Lengths, int]:
+        """Thoughts, answers, and unfinished thoughts: cut responses of an LLM whose others mostly close a thought."""
+        thoughts, answers, unfinished = Lengths(), Lengths(), self.truncated["thoughts"]
+        thoughts.update(self.thoughts)
+        answers.update(self.answers)
+        for lengths, seen in self.unclosed.values():
+            thinks = seen["closed"] > seen["plain"]
+            (thoughts if thinks else answers).update(lengths)
+            unfinished += len(lengths) if thinks else 0
+        return thoughts, answers, unfinished
+
+    def _constraints(self) -> dict[str, Any] | None:
+        if not self.constraints:
+            return None
+        obeyed = sum(counts[True] for counts in self.constraints.values())
+        rows = sum(counts.total() for counts in self.constraints.values())
+        kinds = {
+            name: {"rows": counts.total(), "obeyed": counts[True], "share": share(counts[True], counts.total())}
+            for name, counts in sorted(self.constraints.items())
+        }
+        return {"rows": rows, "obeyed": obeyed, "share": share(obeyed, rows), "by_kind": kinds}
+
+
+class RejectedTally:
+    """Counts rows that were not kept, by reason, with the first of each."""
+
+    def __init__(self) -> None:
+        self.reasons = CappedCounter(2000)
+        self.examples: dict[str, list[dict[str, str]]] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        reason = _word(record.get("reason"))
+        self.reasons.add(reason)
+        example = {"id": _word(record.get("id")), "detail": str(record.get("detail") or "")[:300]}
+        first_few(self.examples, reason, example)
+
+    def figures(self, kept: int) -> dict[str, Any]:
+        total = self.reasons.total
+        return {
+            "total": total,
+            "share": share(total, total + kept),
+            "reasons": self.reasons.most_common(),
+            "examples": self.examples,
+        }
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """The prompt of a row; of one without the field, its last message."""
+    prompt = row.get("prompt")
+    return prompt if isinstance(prompt, str) and prompt else row["messages"][-1]["content"]
+
+
+@lru_cache(maxsize=4096)
+def _opening(prompt: str) -> str:
+    """The words that say how a prompt begins."""
+    return " ".join(prompt.split(None, _OPENING_WORDS)[:_OPENING_WORDS]).strip(",.:;?!").capitalize()
+
+
+def share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0
+
+
+def _word(value: Any) -> str:
+    """``value`` as text to count by."""
+    if isinstance(value, str) and value:
+        return value[:200]
+    return _NOT_SAID if value is None or value == "" else str(value)[:200]
