@@ -19,7 +19,7 @@ setup(
     license=INFO["__license__"],
     python_requires=INFO["__python_requires__"],
     packages=find_packages(include=["nemo_desta", "nemo_desta.*"]),
-    package_data={"nemo_desta": ["demo/assets/**"]},
+    package_data={"nemo_desta": ["demo/assets/**", "recipes/**/*.yaml"]},
     install_requires=INFO["REQUIRES"],
     extras_require=INFO["EXTRAS"],
     zip_safe=False,

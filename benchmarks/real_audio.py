@@ -17,7 +17,7 @@ from typing import Any
 
 from nemo_desta.demo.corpus import build_corpus
 from nemo_desta.demo.pool import prompt_pool
-from nemo_desta.demo.run import LLM, compose, quiet
+from nemo_desta.demo.run import LLM, compose, quiet, self_generate
 
 TASKS = ("digit", "gender", "emotion", "sound_class")
 #: (name in the table, corpora, task, splits that are scored)
@@ -48,7 +48,7 @@ def main() -> None:
     rows = read_rows(args.data_root, config.corpora)
     generated = build_corpus(work_dir / "generated", seed=0)
     make_encoders(work_dir, args)
-    write_rows(rows, generated, args.data_root, work_dir)
+    write_rows(config.corpora, generated, args.data_root, work_dir)
     for variant in args.variants:
         for seed in args.seeds if variant == "fused" else args.seeds[:1]:
             score_run(variant, seed, rows, args, work_dir)
@@ -70,30 +70,18 @@ def make_encoders(work_dir: Path, args: argparse.Namespace) -> None:
         return
     voices = build_corpus(work_dir / "voices", seed=1, clips=6000)
     common = ["--corpus", str(voices), "--data-root", args.data_root, "--extra", *MANIFESTS]
-    learnt = ["--init", str(ASSETS), "--steps", "4000", "--minutes", str(args.encoder_minutes), "--lr", "1e-3"]
+    learnt = ["--init", str(ASSETS), "--steps", str(args.encoder_steps), "--lr", "1e-3"]
     for folder, options in (("encoders", learnt), ("encoders_random", ["--steps", "0"])):
         command = [sys.executable, "-m", "nemo_desta.demo.encoders", "--out", str(work_dir / folder), *common]
         subprocess.run([*command, *options], check=True)
 
 
-def write_rows(rows: dict[str, list[dict[str, Any]]], generated: Path, data_root: str, work_dir: Path) -> None:
+def write_rows(corpora: Any, generated: Path, data_root: str, work_dir: Path) -> None:
     """Self-generation with the demo's LLM: real training splits, generated clips, and rows for validation."""
-    from nemo_desta.recipes.engines import HFEngine, Sampling
-    from nemo_desta.recipes.self_generate import self_generate
-
-    engine = HFEngine.from_pretrained(LLM, batch_size=128)
-    pool = prompt_pool(("plain",), TASKS)
-    every = [row for corpus in rows.values() for row in corpus]
-    made = [json.loads(line) for line in generated.read_text().splitlines()]
-    jobs = [
-        ("rows_train", [r for r in every if r["split"] == "train"], data_root, 4),
-        ("rows_generated", [r for r in made if r["split"] != "test"], generated.parent, 2),
-        ("rows_valid", [r for r in every if r["split"] == "valid"], data_root, 1),
-    ]
-    for name, chosen, root, per_clip in jobs:
-        sampling = Sampling(max_new_tokens=64, temperature=0.0)
-        options = {"data_root": root, "prompts_per_clip": per_clip, "sampling": sampling, "batch_size": 128}
-        print(name, self_generate(chosen, pool, engine, work_dir / f"{name}.jsonl", **options), sep=": ")
+    pool, manifests = prompt_pool(("plain",), TASKS), list(corpora.values())
+    self_generate(manifests, data_root, work_dir / "rows_train", "train", pool, 4)
+    self_generate([generated.name], generated.parent, work_dir / "rows_generated", "train", pool, 2)
+    self_generate(manifests, data_root, work_dir / "rows_valid", "valid", pool, 1)
 
 
 def score_run(variant: str, seed: int, rows: Any, args: argparse.Namespace, work_dir: Path) -> None:
@@ -219,7 +207,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data-root", required=True, help="folder that holds manifests/ and audio/")
     parser.add_argument("--work-dir", default="runs/real_audio")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--encoder-minutes", type=float, default=12.0)
+    parser.add_argument("--encoder-steps", type=int, default=2400)
     parser.add_argument("--valid", action="store_true", help="score the validation splits, to choose settings")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run")
     parser.add_argument("overrides", nargs="*", help="key=value of conf/real_audio.yaml")

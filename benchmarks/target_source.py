@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.demo.corpus import build_corpus
+from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
 from nemo_desta.demo.prompts import apply_format, follows_format, make_prompt
-from nemo_desta.demo.run import LLM, compose, quiet
+from nemo_desta.demo.run import compose, quiet, self_generate
 from nemo_desta.demo.world import gold, parse_answer
 
 SOURCES = ("self-generated", "foreign style")
@@ -33,8 +33,8 @@ def main() -> None:
     work_dir = Path(args.work_dir)
     manifest = build_corpus(work_dir / "corpus", seed=0)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
-    write_self_generated(rows, work_dir)
-    write_foreign(rows, work_dir)
+    write_self_generated(work_dir)
+    write_foreign(work_dir)
     records = []
     for seed in args.seeds:
         for source in SOURCES:
@@ -45,30 +45,17 @@ def main() -> None:
 
 
 def rows_file(work_dir: Path, source: str) -> Path:
-    return work_dir / f"rows_{source.split()[0].replace('-', '_')}.jsonl"
+    name = source.split()[0].replace("-", "_")
+    return work_dir / (f"rows_{name}/rows/train-00000.jsonl" if source == SOURCES[0] else f"rows_{name}.jsonl")
 
 
-def write_self_generated(rows: Sequence[Mapping[str, Any]], work_dir: Path) -> None:
+def write_self_generated(work_dir: Path) -> None:
     """Plain questions, answered by the frozen LLM from the descriptions."""
-    from nemo_desta.recipes.engines import HFEngine, Sampling
-    from nemo_desta.recipes.self_generate import self_generate
-
     pool = [prompt for prompt in prompt_pool(("plain",), TASKS) if prompt.requires]
-    print(
-        self_generate(
-            [row for row in rows if row["split"] == "train"],
-            pool,
-            HFEngine.from_pretrained(LLM, batch_size=128),
-            rows_file(work_dir, SOURCES[0]),
-            data_root=work_dir / "corpus",
-            prompts_per_clip=3,
-            sampling=Sampling(max_new_tokens=64, temperature=0.0),
-            batch_size=128,
-        )
-    )
+    self_generate([MANIFEST], work_dir / "corpus", work_dir / "rows_self_generated", "train", pool, 3)
 
 
-def write_foreign(rows: Sequence[Mapping[str, Any]], work_dir: Path) -> None:
+def write_foreign(work_dir: Path) -> None:
     """The same rows and prompts with the same content in the chatty style."""
     lines = []
     for line in rows_file(work_dir, SOURCES[0]).read_text().splitlines():

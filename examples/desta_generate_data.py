@@ -1,7 +1,8 @@
-"""Make training rows from a labelled corpus: `python examples/desta_generate_data.py data_root=... llm=... ...`.
+"""Make training rows from a labelled corpus: `python examples/desta_generate_data.py corpus=... llm=... output=...`.
 
-All settings are in conf/recipes/self_generate.yaml (in a folder of its own: the training configs' group llm/ would
-hide the setting `llm`). A run that was killed goes on where it was when the same command is given again.
+Configs are in conf/recipes/: --config-name self_generate (default), self_rephrase, report, check. They have a folder
+of their own: the training configs' group llm/ would hide the setting `llm`. A run that was killed goes on when the
+same command is given again.
 """
 
 import sys
@@ -10,16 +11,25 @@ from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
 from nemo_desta.config import ConfigError
-from nemo_desta.recipes.corpus import ManifestError
-from nemo_desta.recipes.run import run_self_generate
+from nemo_desta.data.rows import RowError
+from nemo_desta.recipes.commands import failed, run_command
+from nemo_desta.recipes.corpora import CorpusError
+from nemo_desta.recipes.engines import EngineError
+from nemo_desta.recipes.pipeline import RecipeMismatch
+
+#: Errors that are shown without a stack: their messages say what to do.
+USERS_TO_MEND = (ConfigError, RecipeMismatch, CorpusError, RowError, EngineError, FileNotFoundError, ImportError)
 
 
 @hydra_runner(config_path="../conf/recipes", config_name="self_generate")
 def main(cfg: DictConfig) -> None:
     try:
-        print(run_self_generate(cfg))
-    except (ConfigError, ManifestError, FileNotFoundError) as error:  # the user's to mend: no stack of ours
+        result = run_command(cfg)
+    except USERS_TO_MEND as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    print(result)
+    if failed(result):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

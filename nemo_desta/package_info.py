@@ -37,7 +37,19 @@ EXTRAS = {
         "tensorboard>=2.16",
     ],
     "megatron": ["megatron-core>=0.16,<0.17"],
-    "recipes": ["hydra-core>=1.3.2", "jinja2>=3.1", "omegaconf>=2.3", "soundfile>=0.12"],
+    "recipes": [
+        "aiohttp>=3.9",
+        "hydra-core>=1.3.2",
+        "jinja2>=3.1",
+        "omegaconf>=2.3",
+        "py3langid>=0.4",  # its language models are inside
+        "pyyaml>=6",
+        "scipy>=1.11",
+        "soundfile>=0.12",
+        "soxr>=0.4",
+    ],
+    "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # the former is GPLv3: an extra of its own
+    "cluster": ["ray[data]>=2.40"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
     "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
     "demo": [

@@ -140,6 +140,13 @@ class PromptBuilder:
             )
         return self.tokenizer.eos_token_id
 
+    def end_ids(self, configured: int | Sequence[int] | None = None) -> list[int]:
+        """Every id that ends a turn: by the chat template, the tokenizer, and the LLM's generation config
+        (``configured``: its ``eos_token_id``)."""
+        listed = configured if isinstance(configured, Sequence) else [configured]
+        ids = (self.end_of_turn_id, self.tokenizer.eos_token_id, *listed)
+        return list(dict.fromkeys(i for i in ids if i is not None))
+
     def _transcript_ids(self, audio: Any, order: int, draw: Draw | None) -> list[int]:
         text = audio.get("text") if isinstance(audio, Mapping) else None
         if not self.transcript.enabled or not text:

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice
 from nemo_desta.data.rows import Row, RowError, audio_entries, check_row
 from nemo_desta.data.sources import RowSource
@@ -70,7 +72,14 @@ class SharSource:
         return list(files)
 
 
-def write_shar(source: RowSource, folder: str | Path, *, shard_size: int = 1000, audio_format: str = "flac") -> Path:
+def write_shar(
+    source: RowSource,
+    folder: str | Path,
+    *,
+    shard_size: int = 1000,
+    audio_format: str = "flac",
+    progress: bool = False,
+) -> Path:
     """Write every row of ``source`` with its audio into a new shar folder.
 
     Raises:
@@ -91,7 +100,7 @@ def write_shar(source: RowSource, folder: str | Path, *, shard_size: int = 1000,
             stack.enter_context(AudioTarWriter(f"{folder}/audio_{k}.%06d.tar", shard_size, audio_format))
             for k in range(1, most)
         ]
-        for i in range(len(source)):
+        for i in tqdm(range(len(source)), "rows", unit="row", disable=not progress):
             row, name = source.row(i), f"{i:09d}"
             clips = [_recording(file, name) for file in source.audio_files(i, row)]
             first = clips[0] if clips else None

@@ -58,7 +58,7 @@ def summary(model: Any, scores: Scores, picture: Path, work_dir: Path, *, second
     """The table, what it means, and the commands to try next."""
     trained = sum(p.numel() for p in model.perception.projector.parameters())
     frozen = sum(p.numel() for p in model.parameters()) - trained
-    rows = (work_dir / "rows_train.jsonl").as_posix()
+    rows = (work_dir / "rows_train" / "rows" / "*.jsonl").as_posix()
     return f"""{scores}
 
 A mechanism check with a stand-in LLM and encoders, {frozen / 1e6:.1f} M frozen parameters together; {trained:,}

@@ -11,16 +11,20 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.demo.corpus import build_corpus
+from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
+from nemo_desta.recipes.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LLM = "package:demo/assets/llm"
+#: The small LLM speaks five languages in one sentence and says "not clear" where that is the truth.
+GATES = {"language": None, "refusals": None}
 #: Asked on the unseen clips; the others are part of the training all the same.
 TASKS = ("digit", "gender", "language", "sound_class", "instrument", "tempo", "domain")
 MAX_CLIPS_PER_TASK = 100
@@ -56,24 +60,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], work_dir: Path, *, prompts_per_clip: int, seed: int) -> None:
-    """Self-generate ``rows_train.jsonl`` and ``rows_valid.jsonl`` below ``work_dir``; goes on where it was stopped."""
-    from nemo_desta.recipes.engines import HFEngine, Sampling
-    from nemo_desta.recipes.self_generate import self_generate
-
-    engine = HFEngine.from_pretrained(LLM, batch_size=128)
+    """Self-generate the rows of the train and valid splits; goes on where it was stopped."""
     pool = prompt_pool(("plain", "prefix"))
     for split, per_clip in (("train", prompts_per_clip), ("valid", 1)):
-        summary = self_generate(
-            [row for row in rows if row["split"] == split],
-            pool,
-            engine,
-            work_dir / f"rows_{split}.jsonl",
-            data_root=work_dir / "corpus",
-            prompts_per_clip=per_clip,
-            sampling=Sampling(max_new_tokens=64, temperature=0.0, seed=seed),
-            batch_size=128,
-        )
-        print(f"{split}: {summary}")
+        self_generate([MANIFEST], work_dir / "corpus", work_dir / f"rows_{split}", split, pool, per_clip, seed=seed)
+
+
+def self_generate(
+    manifests: Sequence[str],
+    data_root: str | Path,
+    output: Path,
+    split: str,
+    pool: Sequence[Prompt],
+    prompts_per_clip: int,
+    *,
+    seed: int = 0,
+) -> None:
+    """Rows of one split of ``manifests`` (below ``data_root``), written greedily by the demo's LLM."""
+    from nemo_desta.recipes.run import run_recipe
+
+    summary = run_recipe(
+        {
+            "corpus": [str(Path(data_root) / manifest) for manifest in manifests],
+            "data_root": str(data_root),
+            "splits": [split],
+            "prompts": [asdict(prompt) for prompt in pool],
+            "prompts_per_clip": prompts_per_clip,
+            "llm": LLM,
+            "engine": {"name": "hf", "batch_size": 128},
+            "request": {"sampling": {"max_new_tokens": 64, "temperature": 0.0}},
+            "gates": GATES,
+            "seed": seed,
+            "output": str(output),
+            "report": False,
+        }
+    )
+    print(f"{split}: {summary}")
 
 
 def train(work_dir: Path, *, steps: int, seed: int) -> Any:

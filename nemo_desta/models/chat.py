@@ -80,7 +80,7 @@ def write(model: "DestaModel", batch: Mapping[str, Tensor], **generation: Any) -
     model.eval()
     try:
         inputs = model.embed(batch, padding_side="left")
-        settings = {"eos_token_id": _end_ids(model), "pad_token_id": model.text_pad_id, **generation}
+        settings = {"eos_token_id": end_ids(model), "pad_token_id": model.text_pad_id, **generation}
         if settings.get("do_sample") is False:
             settings = {**dict.fromkeys(SAMPLING_KNOBS), **settings}
         return model.llm.generate(
@@ -96,10 +96,15 @@ def answer(model: "DestaModel", messages: list[Any], **generation: Any) -> str |
         raise ValueError("no messages: give one conversation [{'role': ..., 'content': ...}] or a list of them")
     single = isinstance(messages[0], Mapping)
     ids = generate(model, [messages] if single else messages, **generation)
-    ends = set(_end_ids(model)) | {model.text_pad_id}
+    ends = set(end_ids(model)) | {model.text_pad_id}
     written = [list(takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]
     texts = [model.tokenizer.decode(row, clean_up_tokenization_spaces=False).strip() for row in written]
     return texts[0] if single else texts
+
+
+def end_ids(model: "DestaModel") -> list[int]:
+    """Every id that ends the LLM's turn."""
+    return model.prompts.end_ids(model.llm.generation_config.eos_token_id)
 
 
 def _load(item: Any, sampling_rate: int) -> np.ndarray:
@@ -111,9 +116,3 @@ def _load(item: Any, sampling_rate: int) -> np.ndarray:
             raise ValueError(f"an audio array must be (samples,), found {source.shape}")
         return source.astype(np.float32, copy=False)
     return load_audio(source, sampling_rate=sampling_rate)
-
-
-def _end_ids(model: "DestaModel") -> list[int]:
-    configured = model.llm.generation_config.eos_token_id
-    configured = [] if configured is None else configured if isinstance(configured, list) else [configured]
-    return sorted({*configured, model.text_eos_id})

@@ -128,7 +128,7 @@ def _meter(sampling_rate: int) -> Any:
     try:
         import pyloudnorm
     except ImportError as error:
-        raise ImportError("measuring volume needs pyloudnorm: pip install 'nemo_desta[recipes]'") from error
+        raise ImportError("measuring volume needs pyloudnorm: pip install 'nemo_desta[measure]'") from error
     return pyloudnorm.Meter(sampling_rate)
 
 
@@ -137,7 +137,7 @@ def _parselmouth() -> Any:
         import parselmouth
     except ImportError as error:
         raise ImportError(
-            "measuring pitch and speaking speed needs praat-parselmouth: pip install 'nemo_desta[recipes]'"
+            "measuring pitch and speaking speed needs praat-parselmouth: pip install 'nemo_desta[measure]'"
         ) from error
     return parselmouth
 

@@ -1,94 +1,154 @@
-"""From a recipe's config to its parts and through the pipeline; the only place in the recipes that looks at config."""
+"""A generating recipe from its config to its rows: claim the folder, plan, make rows, finish, report."""
 
-from collections.abc import Mapping
+import gc
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, ConfigError, parse
-from nemo_desta.recipes.corpus import read_corpus
-from nemo_desta.recipes.engines import HFEngine, Sampling
-from nemo_desta.recipes.prompts import Prompt, load_prompts, parse_prompts, starter_prompts
-from nemo_desta.recipes.self_generate import Summary, self_generate
+from nemo_desta.config import ConfigError
+from nemo_desta.recipes.build import (
+    build_clip_rows,
+    build_engines,
+    build_input,
+    build_prompts,
+    build_stage,
+    cross_checks,
+    fingerprint,
+    units,
+)
+from nemo_desta.recipes.corpora import Corpus
+from nemo_desta.recipes.pipeline import RecipeFolder, Summary, finish, run_shards, write_plan
+from nemo_desta.recipes.pipeline.finish import read_summary
+from nemo_desta.recipes.pipeline.stage import Wanted
+from nemo_desta.recipes.prompts import PromptPool
+from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SelfGenerateConfig:
-    """The knobs of conf/recipes/self_generate.yaml, which says what each is for."""
+def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
+    """Run the recipe that ``cfg`` describes (conf/recipes/self_generate.yaml, self_rephrase.yaml).
 
-    data_root: str = MISSING
-    manifests: list[str] = field(default_factory=list)
-    splits: list[str] | None = field(default_factory=lambda: ["train"])
-    dialect: str = "desta25"
-    prompts: Any = None  # path of a JSONL file, list of mappings, or None for the starter pool
-    prompts_per_clip: int = 1
-    audio_locator_tag: str = "<|AUDIO|>"
-    llm: str = MISSING
-    device: str = "auto"
-    dtype: str = "auto"
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 32
-    max_new_tokens: int = 512
-    temperature: float = 0.05
-    top_p: float = 1.0
-    seed: int = 0
-    output: str = MISSING
-    check: bool = False
+    A run that was killed goes on when it is called again with the same settings; one that has ended is only read.
 
-
-def run_self_generate(cfg: DictConfig | Mapping[str, Any]) -> Summary:
-    """Run the recipe that ``cfg`` describes.
-
-    Raises ``ConfigError`` for unknown or missing keys, ``FileNotFoundError`` that lists every missing file at once,
-    and what `read_corpus` and `load_prompts` raise; all before the LLM is loaded.
+    Raises:
+        ConfigError: unknown, missing or contradicting settings. FileNotFoundError: what is not there. RecipeMismatch:
+        the output folder belongs to another recipe. ManifestError: a row of the corpus that makes no sense.
+        EngineError: the LLM cannot be asked; what is written stays, and the next call goes on.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    if missing := [key for key, value in plain.items() if value == MISSING]:
-        raise ConfigError(f"to be given, ??? so far: {', '.join(missing)}")
-    config = parse(SelfGenerateConfig, plain, where="self_generate")
-    _require_files(config)
-    rows = list(read_corpus(config.manifests, config.data_root, splits=config.splits))
-    if not rows:
-        raise ValueError(f"no rows of splits {config.splits} in {', '.join(config.manifests) or 'no manifests'}")
-    engine = None
-    if not config.check:
-        engine = HFEngine.from_pretrained(
-            config.llm,
-            device=config.device,
-            dtype=config.dtype,
-            batch_size=config.batch_size,
-            chat_template_kwargs=config.chat_template_kwargs,
-        )
-    return self_generate(
-        rows,
-        _prompts(config.prompts),
-        engine,
-        config.output,
-        data_root=config.data_root,
-        prompts_per_clip=config.prompts_per_clip,
-        sampling=Sampling(config.max_new_tokens, config.temperature, config.top_p, config.seed),
-        batch_size=config.batch_size,
-        dialect=config.dialect,
-        audio_locator_tag=config.audio_locator_tag,
+    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    config = parse_recipe(plain)
+    corpora, roots = build_input(config)
+    pool = build_prompts(config)
+    if config.check:
+        return count(config, corpora, roots, pool)
+    folder = RecipeFolder(config.output)
+    cards = {corpus.name: corpus.version for corpus in corpora}
+    folder.claim({**identity(config), "prompts_hash": fingerprint(pool), "cards": cards})
+    if folder.finished:
+        logger.info("%s is finished: nothing to do", folder.path)
+        return read_summary(folder)
+    total = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=config.progress)
+    unfinished = set(folder.unfinished())
+    numbers = [number for number in my_shards(config.shard, total) if number in unfinished]
+    if numbers and config.runner.get("name") == "ray":
+        from nemo_desta.recipes.cluster import run_on_ray
+
+        run_on_ray(plain, folder, numbers, **{k: v for k, v in config.runner.items() if k != "name"})
+    elif numbers:
+        make_rows(config, corpora, roots, pool, folder, numbers)
+    about = {"llm": config.llm, "engine": config.engine.get("name"), "corpora": cards}
+    summary = finish(
+        folder, cross_checks(config), rows_per_file=config.rows_per_file, about=about, progress=config.progress
+    )
+    if config.report and not summary.missing_shards:
+        from nemo_desta.recipes.report import write_report
+
+        roots_of_rows = {name: str(root) for name, root in roots.items()} or _roots(config.data_root)
+        print(f"report: {write_report(folder.path, folder.path, audio_root=roots_of_rows, progress=config.progress)}")
+    return summary
+
+
+def make_rows(
+    config: RecipeConfig,
+    corpora: Sequence[Corpus],
+    roots: Mapping[str, Path],
+    pool: PromptPool | None,
+    folder: RecipeFolder,
+    numbers: Sequence[int],
+) -> list[int]:
+    """Load the LLM and make the rows of shards ``numbers`` in this process; returns the shards that it finished."""
+    engines = build_engines(config)
+    folder.remember("llm_revision", engines[0].revision)
+    stage = build_stage(config, corpora, roots, pool, engines)
+    gc.freeze()  # what is loaded by now stays: looking through it again and again costs a quarter of a row's time
+    return run_shards(
+        folder,
+        stage,
+        numbers,
+        concurrency=engines[0].concurrency,
+        engines=list({id(engine): engine for engine in engines}.values()),
+        progress=config.progress,
     )
 
 
-def _require_files(config: SelfGenerateConfig) -> None:
-    missing = []
-    if not Path(config.data_root).is_dir():
-        missing.append(f"data_root: no folder {config.data_root}; manifests name audio files relative to it")
-    for manifest in config.manifests:
-        if not (Path(config.data_root) / manifest).is_file():
-            missing.append(f"manifests: no file {manifest}, in full or below data_root")
-    if isinstance(config.prompts, str) and not Path(config.prompts).is_file():
-        missing.append(f"prompts: no file {config.prompts}; null takes the starter pool")
-    if missing:
-        raise FileNotFoundError("self-generation cannot start:\n  " + "\n  ".join(missing))
+def my_shards(share: str | None, total: int) -> list[int]:
+    """The shards of a job ``i/n`` of an array, counted from 0 (Slurm: ``$SLURM_ARRAY_TASK_ID/8``); all when None.
+
+    Raises:
+        ConfigError: not of that form, or ``i`` is not below ``n``.
+    """
+    if share is None:
+        return list(range(total))
+    first, slash, count = str(share).partition("/")
+    if not slash or not first.strip().isdigit() or not count.strip().isdigit() or not int(first) < int(count):
+        raise ConfigError(f"shard must be i/n with i from 0 to n-1, such as 0/8, found {share!r}")
+    return list(range(int(first), total, int(count)))
 
 
-def _prompts(given: Any) -> list[Prompt]:
-    if given is None:
-        return starter_prompts()
-    return load_prompts(given) if isinstance(given, str) else parse_prompts(given)
+@dataclass
+class Count:
+    """What a recipe would do: ``to_make`` rows, and what is wrong with the others, by reason."""
+
+    units: int = 0
+    to_make: int = 0
+    unusable: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"clips: {self.units}; rows to make: {self.to_make}; rows that cannot be made: {self.unusable.total()}"
+        ]
+        for reason, count in self.unusable.most_common():
+            lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
+        return "\n".join(lines)
+
+
+def count(
+    config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], pool: PromptPool | None
+) -> Count:
+    """Every check but the LLM's, and nothing written."""
+    result = Count()
+    clip_rows = None if config.rows is not None else build_clip_rows(config, corpora, roots, pool)
+    for unit in units(config, corpora, roots):
+        result.units += 1
+        for wanted in clip_rows(unit) if clip_rows else [Wanted(unit["id"], unit)]:
+            if wanted.verdict is None:
+                result.to_make += 1
+                continue
+            reason, detail = wanted.verdict
+            result.unusable[reason] += 1
+            if len(examples := result.examples.setdefault(reason, [])) < 3:
+                examples.append(f"{wanted.id} ({detail})")
+    return result
+
+
+def _roots(data_root: Any) -> dict[str, str]:
+    if data_root is None:
+        return {}
+    return {"default": data_root} if isinstance(data_root, str) else dict(data_root)

@@ -1,201 +1,206 @@
 """Self-generation (DeSTA): a frozen LLM answers prompts about seed descriptions; its answers are the training targets.
 
-corpus rows -> draw prompts -> description + newline + prompt -> LLM -> DeSTA-AQA rows in one JSONL file. A killed run
-goes on by reading the ids in its output; clips and answers that cannot be used are counted by reason and named.
+clip -> audio check -> description -> prompts (drawn from a pool, or proposed by an LLM) -> answer -> [self-rephrasing]
+-> gates -> row. `SelfGenerate` is the stage; the driver in `nemo_desta.recipes.pipeline` owns files and resume.
 """
 
-import logging
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tqdm import tqdm
+from nemo_desta.recipes.answer import Answerer, Judge, first_problem
+from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
+from nemo_desta.recipes.engines.base import Generation
+from nemo_desta.recipes.items import Item, Verdict
+from nemo_desta.recipes.pipeline.stage import Outcome, Wanted
+from nemo_desta.recipes.prompts import Prompt
+from nemo_desta.recipes.rephrase import Rephraser
 
-from nemo_desta.recipes.corpus import audio_problem
-from nemo_desta.recipes.describe import describe
-from nemo_desta.recipes.engines import Engine, Generation, Sampling
-from nemo_desta.recipes.output import RowFile
-from nemo_desta.recipes.prompts import Prompt, draw
-
-logger = logging.getLogger(__name__)
-
-#: Batches are filled from this many at a time, sorted by length, so that little of a batch is padding.
-_BATCHES_SORTED_TOGETHER = 16
+#: Looks at a clip's file: what speaks against it, and its length in seconds.
+AudioCheck = Callable[[Mapping[str, Any]], tuple[Verdict | None, float | None]]
+#: Up to ``count`` prompts for a clip, by seed.
+DrawPrompts = Callable[[Mapping[str, Any], int], Sequence[Prompt]]
+#: What speaks against a finished row, or nothing.
+Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Verdict | None]
 
 
 @dataclass
-class Summary:
-    """What became of every wanted row.
+class ClipRows:
+    """Which rows a clip becomes, before any LLM is asked.
 
-    ``to_write``: rows that a run without engine found to be made. ``dropped``: reason -> rows; ``examples``: reason ->
-    the first few that it met.
+    ``draw`` gives prompts from a pool; None leaves them to an LLM. ``check_clip`` and ``check_audio`` may refuse.
     """
 
-    written: int = 0
-    truncated: int = 0
-    to_write: int = 0
-    already_there: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    draw: DrawPrompts | None
+    rows_per_clip: int = 1
+    check_clip: Callable[[Mapping[str, Any]], Verdict | None] | None = None
+    check_audio: AudioCheck | None = None
+    dialect: str = "desta25"
+    not_audible: Collection[str] = NOT_AUDIBLE
+    seed: int = 0
 
-    @property
-    def num_dropped(self) -> int:
-        return sum(self.dropped.values())
+    def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
+        """``rows_per_clip`` rows; those that cannot be made carry the reason."""
+        clip = dict(unit)
+        ids = [f"{clip['id']}-p{k}" for k in range(self.rows_per_clip)]
+        if problem := self._problem(clip):
+            return [Wanted(row_id, None, problem) for row_id in ids]
+        description = describe(clip, self.dialect, exclude=self.not_audible)
+        prompts = [None] * len(ids) if self.draw is None else self.draw(clip, len(ids))
+        lacking = Verdict("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
+        return [
+            Wanted(row_id, Item(row_id, clip, description, prompts[k], row_seed(self.seed, row_id)))
+            if k < len(prompts)
+            else Wanted(row_id, None, lacking)
+            for k, row_id in enumerate(ids)
+        ]
 
-    @property
-    def num_settled(self) -> int:
-        """Rows whose fate is known, of the clips that the run came to."""
-        return self.written + self.to_write + self.already_there + self.num_dropped
-
-    def drop(self, reason: str, what: str, count: int = 1) -> None:
-        self.dropped[reason] += count
-        logger.info("dropped, %s: %s", reason, what)
-        if len(self.examples.setdefault(reason, [])) < 3:
-            self.examples[reason].append(what)
-
-    def __str__(self) -> str:
-        lines = [f"rows written: {self.written} ({self.truncated} of them truncated)"]
-        if self.to_write:
-            lines = [f"rows to write: {self.to_write}"]
-        lines += [f"rows already there: {self.already_there}", f"rows dropped: {self.num_dropped}"]
-        for reason, count in self.dropped.most_common():
-            lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
-        return "\n".join(lines)
+    def _problem(self, clip: dict[str, Any]) -> Verdict | None:
+        """What speaks against the clip; its length is filled in when the corpus does not say it."""
+        problem = self.check_clip(clip) if self.check_clip else None
+        if problem is None and self.check_audio is not None:
+            problem, seconds = self.check_audio(clip)
+            if clip.get("duration") is None:
+                clip["duration"] = seconds
+        if problem is None and clip.get("duration") is None:
+            return Verdict("unknown duration", "neither the corpus nor a look at the audio says it")
+        return problem
 
 
-def self_generate(
-    rows: Sequence[Mapping[str, Any]],
-    prompts: Sequence[Prompt],
-    engine: Engine | None,
-    output: str | PathLike[str],
-    *,
-    data_root: str | PathLike[str],
-    prompts_per_clip: int = 1,
-    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-    batch_size: int = 32,
-    dialect: str = "desta25",
-    audio_locator_tag: str = "<|AUDIO|>",
-    progress: bool = True,
-) -> Summary:
-    """Write one row per clip and drawn prompt to ``output`` (JSONL), skipping the ids that it already holds.
+@dataclass
+class SelfGenerate:
+    """The stage. ``answerer`` asks the LLM; ``rephraser`` rewrites its answer before the gates, if there is one.
 
-    ``rows``: manifest rows (`read_corpus`). ``sampling.seed`` seeds the draw of prompts, too. Each batch of
-    ``batch_size`` answers reaches the disk before the next one begins, so that a kill loses one batch at most. With
-    ``engine`` None nothing is written: every check but the LLM's is made and the rows are counted.
+    ``propose`` lets an LLM write the prompts (`PromptProposer`). ``gate`` is a check of the finished row, ``judge``
+    one by an LLM. A row that is refused for one of the ``regenerable`` reasons is asked for again, ``max_attempts``
+    times in all. ``provenance``: further fields of every row.
     """
-    summary = Summary()
-    with RowFile(output, readonly=engine is None) as file:
-        todo = _todo(rows, prompts, file.ids, summary, data_root, prompts_per_clip, sampling.seed, dialect)
-        with tqdm(total=len(rows) * prompts_per_clip, desc="rows", disable=not progress, unit="row") as bar:
-            for batch in _batches(todo, batch_size):
-                if engine is None:
-                    summary.to_write += len(batch)
-                else:
-                    file.append(_answer(batch, engine, sampling, audio_locator_tag, summary))
-                bar.set_postfix(dropped=summary.num_dropped, refresh=False)
-                bar.update(summary.num_settled - bar.n)
-            bar.update(summary.num_settled - bar.n)
-    return summary
 
-
-@dataclass(frozen=True)
-class _Item:
-    """One row to be made."""
-
-    id: str
-    clip: Mapping[str, Any]
-    description: str
-    prompt: Prompt
-    seed: int
+    rows: ClipRows
+    answerer: Answerer
+    gate: Gate
+    propose: Any | None = None
+    rephraser: Rephraser | None = None
+    judge: Judge | None = None
+    audio_locator_tag: str = "<|AUDIO|>"
+    max_attempts: int = 3
+    regenerable: Collection[str] = frozenset()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def question(self) -> str:
-        return f"{self.description}\n{self.prompt.prompt}"
+    def rows_per_unit(self) -> int:
+        return self.rows.rows_per_clip
+
+    def wanted(self, unit: Mapping[str, Any]) -> list[Wanted]:
+        """The rows of one clip, see `ClipRows`."""
+        return self.rows(unit)
+
+    async def make(self, item: Item) -> Outcome:
+        """The answer to one prompt, asked again while a gate finds something that another draw may mend."""
+        used = [0, 0]
+        prompt = item.prompt
+        if prompt is None:
+            proposed = await self.propose(item.id, item.clip, item.description, 1, seed=item.seed)
+            used = [proposed.prompt_tokens, proposed.new_tokens]
+            if not proposed.prompts:
+                detail = "; ".join(f"{text[:60]!r}: {why}" for text, why in proposed.rejected[:3]) or "none written"
+                return Outcome(None, Verdict("no usable proposal", detail), 0, *used)
+            prompt = proposed.prompts[0]
+        row, verdict = None, None
+        for attempt in range(self.max_attempts):
+            seed = attempt_seed(item.seed, attempt)
+            answer = await self.answerer(item.description, prompt.prompt, seed=seed)
+            used = [used[0] + answer.prompt_tokens, used[1] + answer.new_tokens]
+            verdict = first_problem(answer)
+            if verdict is None:
+                row = self._row(item, prompt, answer, attempt)
+                if self.rephraser is not None:
+                    verdict = await rephrase_row(row, self.rephraser, seed, used)
+            verdict = verdict or self.gate(row, item.clip)
+            if verdict is None and self.judge is not None:
+                verdict = await self.judge(row, seed=seed)
+            if verdict is None or verdict.reason not in self.regenerable:
+                break
+        return Outcome(row, verdict, attempt + 1, *used)
+
+    def _row(self, item: Item, prompt: Prompt, answer: Generation, attempt: int) -> dict[str, Any]:
+        clip = item.clip
+        audio = {"audio": clip["audio"], "text": clip.get("transcript"), "duration": clip["duration"]}
+        row = {
+            "id": item.id,
+            "dataset": clip["source"],
+            "seed_description": item.description,
+            "prompt": prompt.prompt,
+            "messages": [{"role": "user", "content": f"{self.audio_locator_tag}\n{prompt.prompt}", "audios": [audio]}],
+            "response": answer.text,
+            "truncated": answer.truncated,
+            "stage": "self_generate",
+            "prompt_id": prompt.prompt_id,
+            "prompt_kind": prompt.kind,
+            "prompt_requires": list(prompt.requires),
+        }
+        if prompt.constraint is not None:
+            row["constraint"] = prompt.constraint
+        row |= {"seed": item.seed, "attempt": attempt}
+        row |= {name: clip.get(name) for name in ("split", "group", "corpus", "corpus_version")}
+        return row | dict(self.provenance)
 
 
-def _todo(
-    rows: Sequence[Mapping[str, Any]],
-    prompts: Sequence[Prompt],
-    done: set[str],
-    summary: Summary,
-    data_root: str | PathLike[str],
-    prompts_per_clip: int,
-    seed: int,
-    dialect: str,
-) -> Iterator[_Item]:
-    for clip in rows:
-        wanted = [f"{clip['id']}-p{k}" for k in range(prompts_per_clip)]
-        summary.already_there += sum(row_id in done for row_id in wanted)
-        missing = [row_id for row_id in wanted if row_id not in done]
-        if not missing:
-            continue
-        if problem := audio_problem(clip, data_root):
-            summary.drop(problem[0], f"{clip['id']} ({problem[1]})", len(missing))
-            continue
-        drawn = draw(prompts, clip, prompts_per_clip, seed=seed)
-        if len(drawn) < prompts_per_clip:
-            what = f"{clip['id']} ({len(drawn)} of {prompts_per_clip} prompts fit)"
-            summary.drop("no fitting prompt", what, prompts_per_clip - len(drawn))
-        description = describe(clip, dialect)
-        for row_id, prompt in zip(wanted, drawn, strict=False):
-            if row_id not in done:
-                yield _Item(row_id, clip, description, prompt, random.Random(f"{seed}:{row_id}").getrandbits(32))
+@dataclass
+class SelfRephrase:
+    """The stage on rows of an earlier self-generation: each row's response is rewritten, the rest stays."""
+
+    rephraser: Rephraser
+    gate: Gate
+    judge: Judge | None = None
+    seed: int = 0
+    max_attempts: int = 3
+    regenerable: Collection[str] = frozenset()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    rows_per_unit: int = 1
+
+    def wanted(self, unit: Mapping[str, Any]) -> list[Wanted]:
+        """One row per row."""
+        return [Wanted(unit["id"], unit)]
+
+    async def make(self, item: Mapping[str, Any]) -> Outcome:
+        """The row with its response rewritten."""
+        used, row, verdict = [0, 0], None, None
+        for attempt in range(self.max_attempts):
+            seed = attempt_seed(row_seed(self.seed, item["id"]), attempt)
+            row = {**item, "attempt": attempt, **self.provenance}
+            verdict = await rephrase_row(row, self.rephraser, seed, used)
+            verdict = verdict or self.gate(row, {})
+            if verdict is None and self.judge is not None:
+                verdict = await self.judge(row, seed=seed)
+            if verdict is None or verdict.reason not in self.regenerable:
+                break
+        return Outcome(row, verdict, attempt + 1, *used)
 
 
-def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
-    window: list[_Item] = []
-    for item in items:
-        window.append(item)
-        if len(window) == size * _BATCHES_SORTED_TOGETHER:
-            yield from _sorted_batches(window, size)
-            window = []
-    yield from _sorted_batches(window, size)
+async def rephrase_row(row: dict[str, Any], rephraser: Rephraser, seed: int, used: list[int]) -> Verdict | None:
+    """Rewrite ``row``'s response in place and keep the first one; adds the tokens to ``used``."""
+    rewritten = await rephraser(row["response"], truncated=bool(row.get("truncated")), seed=seed)
+    used[0] += rewritten.prompt_tokens
+    used[1] += rewritten.new_tokens
+    if rewritten.error is not None:
+        return rewritten.error
+    row |= {"first_response": row["response"], "response": rewritten.text, "truncated": rewritten.truncated}
+    row["stage"] = "self_rephrase"
+    return None
 
 
-def _sorted_batches(window: list[_Item], size: int) -> Iterator[list[_Item]]:
-    window.sort(key=lambda item: len(item.question))
-    yield from (window[first : first + size] for first in range(0, len(window), size))
+def row_seed(seed: int, row_id: str) -> int:
+    """The seed of a row: of the recipe's seed and the row's id alone."""
+    return random.Random(f"{seed}:{row_id}").getrandbits(32)
 
 
-def _answer(
-    batch: Sequence[_Item], engine: Engine, sampling: Sampling, tag: str, summary: Summary
-) -> list[dict[str, Any]]:
-    conversations = [[{"role": "user", "content": item.question}] for item in batch]
-    answers = engine.generate(conversations, sampling, [item.seed for item in batch])
-    rows = []
-    for item, answer in zip(batch, answers, strict=True):
-        if reason := _unusable(answer):
-            summary.drop(reason, f"{item.id} ({answer.error or answer.text[:60]!r})")
-            continue
-        rows.append(_row(item, answer, engine.name, tag))
-        summary.written += 1
-        summary.truncated += answer.truncated
-    return rows
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of a row's further attempts; the first one's is the row's own."""
+    return seed if attempt == 0 else random.Random(f"{seed}/{attempt}").getrandbits(32)
 
 
-def _unusable(answer: Generation) -> str | None:
-    if answer.error is not None:
-        return "LLM error"
-    if not answer.text.strip():
-        return "empty answer"
-    return "answer is not text" if "\ufffd" in answer.text else None
-
-
-def _row(item: _Item, answer: Generation, llm: str, tag: str) -> dict[str, Any]:
-    audio = {"audio": item.clip["audio"], "text": item.clip.get("transcript")}
-    return {
-        "id": item.id,
-        "dataset": item.clip["source"],
-        "seed_description": item.description,
-        "prompt": item.prompt.prompt,
-        "messages": [{"role": "user", "content": f"{tag}\n{item.prompt.prompt}", "audios": [audio]}],
-        "response": answer.text,
-        "llm": llm,
-        "prompt_id": item.prompt.prompt_id,
-        "seed": item.seed,
-        "stage": "self_generate",
-        "truncated": answer.truncated,
-    }
+def sampling_fields(sampling: Any) -> dict[str, Any]:
+    """A sampling as a row says it: what is not None."""
+    return {name: value for name, value in asdict(sampling).items() if value is not None}

@@ -1,66 +1,174 @@
-"""The recipe from its config: the shipped file, the thin main, and what a wrong config says."""
+"""A recipe from its config to its rows: the shipped files, the thin main, real engines, and what is refused."""
 
 import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from nemo_desta.config import ConfigError
-from nemo_desta.recipes.run import SelfGenerateConfig, run_self_generate
+from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
+from nemo_desta.recipes.run import my_shards, run_recipe
+from nemo_desta.recipes.settings import RecipeConfig, parse_recipe
+from nemo_desta.recipes.testing import Faults, Reply, ScriptedServer
 
 REPO = Path(__file__).parents[2]
-CONF = REPO / "conf/recipes/self_generate.yaml"
+CONF = REPO / "conf/recipes"
+PROMPTS = [
+    {"prompt_id": "who", "prompt": "Who?", "requires": ["gender"]},
+    {"prompt_id": "said", "prompt": "What is said?", "requires": ["transcript"]},
+]
 
 
-def test_shipped_config_has_every_knob_with_its_default() -> None:
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF))
-    config = SelfGenerateConfig()
-    defaults = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    assert {**defaults, "manifests": "???"} == shipped
+def shipped(name: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base=None):
+        return OmegaConf.to_container(compose(name, overrides=list(overrides)))
+
+
+def given(root: Path, llm_path: Path, **more: Any) -> dict[str, Any]:
+    base = {"corpus": "m.jsonl", "data_root": str(root), "llm": str(llm_path), "prompts": PROMPTS}
+    base |= {"output": str(root / "out"), "engine": {"name": "hf", "batch_size": 4}, "progress": False}
+    base |= {"request": {"sampling": {"max_new_tokens": 8, "temperature": 1.0}}, "report": False, "seed": 3}
+    return {**base, **more}
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    rows = [json.loads(line) for path in sorted((folder / "rows").iterdir()) for line in path.open(encoding="utf-8")]
+    assert len({row["id"] for row in rows}) == len(rows)
+    return {row["id"]: row for row in rows}
+
+
+@pytest.mark.parametrize("name", ["self_generate", "self_rephrase"])
+def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
+    config = shipped(name)
+    assert config.pop("recipe") == "generate"
+    assert set(config) == {item.name for item in dataclasses.fields(RecipeConfig)}
+    config |= {"corpus": "fsdd", "data_root": "x", "llm": "x", "output": "x"}
+    parsed = parse_recipe(config)
+    if name == "self_generate":
+        defaults = RecipeConfig(**{key: config[key] for key in ("corpus", "data_root", "llm", "output")})
+        assert dataclasses.replace(parsed, engine={"name": "hf"}) == defaults
+    else:
+        assert parsed.rephrase.enabled and parsed.request.sampling.temperature is None and parsed.request.system
+
+
+@pytest.mark.parametrize("group", ["engine", "runner"])
+def test_groups_compose(group: str) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        assert shipped("self_generate", f"{group}={path.stem}")[group]["name"] == path.stem
 
 
 def test_main_writes_rows_from_a_config(corpus: Path, llm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("generate", REPO / "examples/desta_generate_data.py")
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    prompts = [{"prompt_id": "who", "prompt": "Who?", "requires": ["gender"]}]
-    given = {"data_root": str(corpus), "manifests": ["m.jsonl"], "llm": str(llm_folder), "prompts": prompts}
-    given |= {"output": str(corpus / "rows.jsonl"), "max_new_tokens": 8, "batch_size": 4, "dialect": "alarm"}
-    example.main(OmegaConf.merge(OmegaConf.load(CONF), given))
-    rows = [json.loads(line) for line in (corpus / "rows.jsonl").read_text().splitlines()]
+    config = {**shipped("self_generate"), **given(corpus, llm_folder, describe={"dialect": "alarm"}, gates={})}
+    example.main(OmegaConf.create(config))
+    rows = rows_of(corpus / "out")
     assert f"rows written: {len(rows)}" in capsys.readouterr().out and len(rows) > 5
-    assert {row["llm"] for row in rows} == {"tiny-qwen3"}
-    assert all("(duration: 1s, gender: " in row["seed_description"] for row in rows)
+    assert {row["llm"] for row in rows.values()} == {"tiny-qwen3"} and all(r["llm_revision"] for r in rows.values())
+    assert all("(duration: 1s, gender: " in row["seed_description"] for row in rows.values())
+    config |= {"engine": {"name": "hff"}, "output": str(corpus / "other")}
+    with pytest.raises(SystemExit, match="unknown engine 'hff'. Did you mean 'hf'"):
+        example.main(OmegaConf.create(config))
 
 
-def test_missing_files_are_listed_together_before_the_llm_is_loaded(corpus: Path) -> None:
-    given = {"data_root": str(corpus), "manifests": ["m.jsonl", "n.jsonl"], "prompts": "p.jsonl"}
-    with pytest.raises(FileNotFoundError) as error:
-        run_self_generate({**given, "llm": "no/such-llm", "output": "rows.jsonl"})
-    assert "no file n.jsonl" in str(error.value) and "no file p.jsonl" in str(error.value)
-    assert "m.jsonl" not in str(error.value)
+def test_bad_audio_is_counted_and_named(corpus: Path, llm_folder: Path) -> None:
+    summary = run_recipe(given(corpus, llm_folder, prompts_per_clip=2))
+    assert summary.rejected["missing audio"] == 2 and summary.rejected["corrupt audio"] == 2
+    assert "c3" in summary.examples["missing audio"][0] and "c7" in summary.examples["corrupt audio"][0]
+    assert summary.written + summary.num_rejected == 24
+    rejected = [json.loads(line) for path in (corpus / "out/rejected").iterdir() for line in path.open()]
+    assert len(rejected) == summary.num_rejected and {"c3-p0", "c3-p1"} <= {r["id"] for r in rejected}
+
+
+def test_rows_do_not_depend_on_batches_or_shards(corpus: Path, llm_folder: Path) -> None:
+    run_recipe(given(corpus, llm_folder))
+    other = given(corpus, llm_folder, output=str(corpus / "b"), engine={"name": "hf", "batch_size": 1})
+    run_recipe({**other, "shard_size": 5})
+    assert rows_of(corpus / "b") == rows_of(corpus / "out")
+    seeds = {row["seed"] for row in rows_of(corpus / "out").values()}
+    assert len(seeds) == len(rows_of(corpus / "out"))
+
+
+def test_the_same_folder_with_other_settings_is_refused(corpus: Path, llm_folder: Path) -> None:
+    run_recipe(given(corpus, llm_folder))
+    assert isinstance(run_recipe(given(corpus, llm_folder, engine={"name": "hf", "batch_size": 2})), Summary)
+    with pytest.raises(RecipeMismatch, match="seed .there: 3, now: 4."):
+        run_recipe(given(corpus, llm_folder, seed=4))
+    changed = [{**PROMPTS[0], "prompt": "Who is it?"}, PROMPTS[1]]
+    with pytest.raises(RecipeMismatch, match="prompts"):
+        run_recipe(given(corpus, llm_folder, prompts=changed))
+
+
+def test_check_counts_without_an_llm_and_writes_nothing(corpus: Path) -> None:
+    result = run_recipe(given(corpus, Path("no/such-llm"), prompts_per_clip=2, check=True))
+    assert (result.units, result.to_make) == (12, 20) and not (corpus / "out").exists()
+    assert result.unusable == {"missing audio": 2, "corrupt audio": 2} and "c3-p0" in str(result)
+
+
+def test_an_array_of_jobs_shares_the_shards(corpus: Path, llm_folder: Path) -> None:
+    run_recipe(given(corpus, llm_folder))
+    parts = given(corpus, llm_folder, output=str(corpus / "array"), shard_size=3)
+    assert run_recipe({**parts, "shard": "0/2"}).missing_shards == 2
+    assert run_recipe({**parts, "shard": "1/2"}).missing_shards == 0
+    assert rows_of(corpus / "array") == rows_of(corpus / "out")
+    assert my_shards("1/3", 8) == [1, 4, 7] and my_shards(None, 2) == [0, 1]
+    for wrong in ("3/3", "a/2", "1", "1/0"):
+        with pytest.raises(ConfigError, match="shard must be i/n"):
+            my_shards(wrong, 4)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("change", "message"),
     [
-        ({}, "data_root, manifests, llm, output"),
+        ({"llm": "???", "output": "???", "request": {"sampling": {"seed": "???"}}}, "llm, output, request.sampling.s"),
         ({"promts_per_clip": 2}, "Did you mean 'prompts_per_clip'"),
-        ({"batch_size": "many"}, "'self_generate.batch_size' must be int"),
+        ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be int"),
+        ({"gates": {"lenght": None}}, "Did you mean 'length'"),
+        ({"corpus": None}, "either corpus .* or rows"),
+        ({"data_root": None}, "data_root must be given"),
+        ({"corpus": None, "rows": "rows"}, "self_rephrase"),
+        ({"prompts": "proposed", "prompts_per_clip": 2}, "one per clip"),
+        ({"request": {"template": "{prompt}"}}, "must hold"),
+        ({"audio": {"check": "ears"}}, "header, decode or off"),
     ],
 )
-def test_wrong_settings_are_named(given: dict, message: str) -> None:
-    cfg = OmegaConf.load(CONF)
-    if given:
-        cfg = OmegaConf.merge(cfg, {"data_root": "r", "manifests": ["m"], "llm": "l", "output": "o"}, given)
+def test_wrong_settings_are_named(corpus: Path, llm_folder: Path, change: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_self_generate(cfg)
+        run_recipe(given(corpus, llm_folder, **change))
 
 
-def test_no_rows_of_the_wanted_splits_is_an_error(corpus: Path) -> None:
-    given = {"data_root": str(corpus), "manifests": ["m.jsonl"], "llm": "x", "output": "o", "splits": ["tset"]}
-    with pytest.raises(ValueError, match=r"no rows of splits \['tset'\] in m.jsonl"):
-        run_self_generate(given)
+def test_missing_files_are_named_before_the_llm_is_loaded(corpus: Path) -> None:
+    for change, message in (
+        ({"corpus": "n.jsonl"}, "n.jsonl does not exist"),
+        ({"data_root": str(corpus / "nowhere")}, "nowhere"),
+        ({"prompts": "p.jsonl"}, "p.jsonl"),
+    ):
+        with pytest.raises((FileNotFoundError, ConfigError), match=message):
+            run_recipe(given(corpus, Path("no/such-llm"), **change))
+
+
+def answers(prompt: str) -> str | Reply:
+    """A server's LLM: leaks once in three clips, at first."""
+    if "word 4 " in prompt:
+        return Reply(status=400, message="prompt too long")
+    return "According to the description, it is a man." if "word 2 " in prompt else "It is a calm voice, I hear."
+
+
+def test_rows_over_http_with_faults_and_a_leak(corpus: Path, llm_folder: Path) -> None:
+    faults = Faults(http_500=0.1, dropped=0.05, malformed=0.05)
+    with ScriptedServer(answers, faults=faults) as server:
+        engine = {"name": "openai", "base_url": server.url, "model": server.model, "first_wait_secs": 0.001}
+        summary = run_recipe(given(corpus, llm_folder, engine=engine, prompts_per_clip=2))
+        again = len(server.calls)
+        assert run_recipe(given(corpus, llm_folder, engine=engine, prompts_per_clip=2)) == summary
+        assert len(server.calls) == again, "a finished recipe asks nothing"
+    assert summary.rejected == {"missing audio": 2, "corrupt audio": 2, "LLM error": 2, "leak": 2}
+    rows = rows_of(corpus / "out")
+    assert len(rows) == 16 and {row["response"] for row in rows.values()} == {"It is a calm voice, I hear."}
+    assert {row["llm"] for row in rows.values()} == {"scripted"}

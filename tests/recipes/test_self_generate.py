@@ -1,195 +1,222 @@
-"""Self-generation: the rows, the drops, and going on after a kill."""
+"""The stages: which rows a clip becomes, what is asked, what is asked again, and what a row says of its origin."""
 
-import json
-import multiprocessing
-import os
-import random
-import signal
-import time
-from collections.abc import Sequence
-from pathlib import Path
+import asyncio
 from typing import Any
 
 import pytest
 
-from nemo_desta.recipes.corpus import read_corpus
-from nemo_desta.recipes.engines import Generation, HFEngine, Messages, Sampling
-from nemo_desta.recipes.output import RowFile
-from nemo_desta.recipes.prompts import Prompt, starter_prompts
-from nemo_desta.recipes.self_generate import Summary, self_generate
+from nemo_desta.recipes.answer import Answerer
+from nemo_desta.recipes.engines import Generation, Request, Sampling
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.pipeline import Outcome
+from nemo_desta.recipes.prompts import Prompt, draw
+from nemo_desta.recipes.rephrase import Rephrased
+from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 
 PROMPTS = [Prompt("said", "What is said?", requires=("transcript",)), Prompt("who", "Who?", requires=("gender",))]
+CLIP = {
+    "id": "c1",
+    "audio": "audio/c1.flac",
+    "duration": 1.4,
+    "domain": "speech",
+    "transcript": "hello there",
+    "attributes": {"gender": "female"},
+    "source": "toy",
+    "corpus": "toy",
+    "corpus_version": "2",
+    "split": "train",
+    "group": "s1",
+}
 
 
 class Scripted:
-    """Answers with a digest of what it was asked; some questions get answers that cannot be used."""
+    """Answers by a function of the request; keeps what it was asked."""
 
-    name = "scripted"
+    name, revision, concurrency, prompts = "scripted", "abc", 4, None
 
-    def __init__(self, delay: float = 0.0, answered: Any = None) -> None:
-        self.delay = delay
-        self.answered = answered
-        self.asked: list[str] = []
+    def __init__(self, answer=lambda request: "It is a woman.") -> None:
+        self.answer = answer
+        self.asked: list[Request] = []
 
-    def generate(
-        self, conversations: Sequence[Messages], sampling: Sampling, seeds: Sequence[int] | None = None
-    ) -> list[Generation]:
-        time.sleep(self.delay)
-        if self.answered is not None:
-            self.answered.value += len(conversations)
-        self.asked += [messages[0]["content"] for messages in conversations]
-        return [self._one(m[0]["content"], seed) for m, seed in zip(conversations, seeds or [], strict=True)]
+    async def generate(self, request: Request) -> Generation:
+        self.asked.append(request)
+        answer = self.answer(request)
+        return answer if isinstance(answer, Generation) else Generation(answer, False, None, 11, 5)
 
-    def _one(self, question: str, seed: int) -> Generation:
-        if "word 5 " in question:
-            return Generation("  \n", False)
-        if "word 6 " in question:
-            return Generation("", False, "prompt of 9 tokens, the context leaves 8")
-        if "word 8 " in question:
-            return Generation("half a character \ufffd, then more", False)
-        return Generation(f"{question[-12:]} {seed}</think> ", "word 9 " in question)
+    async def close(self) -> None:
+        pass
 
 
-def rows_of(path: Path) -> dict[str, dict[str, Any]]:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len({row["id"] for row in rows}) == len(rows)
-    return {row["id"]: row for row in rows}
+def clip_rows(**options: Any) -> ClipRows:
+    options = {"rows_per_clip": 2, **options}
+    return ClipRows(draw=lambda clip, count: draw(PROMPTS, clip, count, seed=0), **options)
 
 
-def run(corpus: Path, output: str, engine: Any = None, **options: Any) -> tuple[Summary, dict[str, dict[str, Any]]]:
-    options = {"prompts_per_clip": 2, "batch_size": 3, "progress": False, **options}
-    rows = list(read_corpus(["m.jsonl"], corpus))
-    summary = self_generate(rows, PROMPTS, engine or Scripted(), corpus / output, data_root=corpus, **options)
-    return summary, rows_of(corpus / output)
+def stage(engine: Scripted, **options: Any) -> SelfGenerate:
+    rows = options.pop("rows", None) or clip_rows()
+    answerer = Answerer(engine, Sampling(max_new_tokens=8), **options.pop("request", {}))
+    return SelfGenerate(rows, answerer, **{"gate": lambda row, clip: None, **options})
 
 
-def test_rows_are_desta_aqa_rows_with_their_origin(corpus: Path) -> None:
+def make(stage: Any, unit: dict[str, Any] = CLIP) -> list[Outcome]:
+    async def all_of_them() -> list[Outcome]:
+        return [await stage.make(w.item) for w in stage.wanted(unit) if w.verdict is None]
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_row_is_a_desta_aqa_row_with_its_origin() -> None:
     engine = Scripted()
-    _, rows = run(corpus, "out/rows.jsonl", engine)
-    for row_id, row in rows.items():
-        clip = row_id.split("-")[0]
-        text = f"word {clip[1:]}"
-        gender = "female" if int(clip[1:]) % 2 else "male"
-        prompt = {p.prompt_id: p.prompt for p in PROMPTS}[row["prompt_id"]]
-        description = f"[00:00-00:01] {text} (Gender: {gender}, Duration: 1s)"
-        assert row == {
-            "id": row_id,
-            "dataset": "toy",
-            "seed_description": description,
-            "prompt": prompt,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": f"<|AUDIO|>\n{prompt}",
-                    "audios": [{"audio": f"audio/{clip}.flac", "text": text}],
-                }
-            ],
-            "response": f"{description}\n{prompt}"[-12:] + f" {row['seed']}</think> ",
-            "llm": "scripted",
-            "prompt_id": row["prompt_id"],
-            "seed": row["seed"],
-            "stage": "self_generate",
-            "truncated": clip == "c9",
-        }
-        assert f"{description}\n{prompt}" in engine.asked
-    assert {row["prompt_id"] for row in rows.values()} == {"said", "who"}
-    assert len({row["seed"] for row in rows.values()}) == len(rows)
+    outcomes = make(stage(engine, provenance={"llm": "scripted", "llm_revision": "abc"}))
+    row = next(o.row for o in outcomes if o.row["prompt_id"] == "who")
+    description = "[00:00-00:01] hello there (Gender: female, Duration: 1s)"
+    audio = {"audio": "audio/c1.flac", "text": "hello there", "duration": 1.4}
+    assert row == {
+        "id": row["id"],
+        "dataset": "toy",
+        "seed_description": description,
+        "prompt": "Who?",
+        "messages": [{"role": "user", "content": "<|AUDIO|>\nWho?", "audios": [audio]}],
+        "response": "It is a woman.",
+        "truncated": False,
+        "stage": "self_generate",
+        "prompt_id": "who",
+        "prompt_kind": "",
+        "prompt_requires": ["gender"],
+        "seed": row["seed"],
+        "attempt": 0,
+        "split": "train",
+        "group": "s1",
+        "corpus": "toy",
+        "corpus_version": "2",
+        "llm": "scripted",
+        "llm_revision": "abc",
+    }
+    assert {o.row["id"] for o in outcomes} == {"c1-p0", "c1-p1"} and len({o.row["seed"] for o in outcomes}) == 2
+    asked = {request.messages[0]["content"]: request for request in engine.asked}
+    assert set(asked) == {f"{description}\nWho?", f"{description}\nWhat is said?"}
+    assert asked[f"{description}\nWho?"].seed == row["seed"]
 
 
-def test_what_cannot_be_used_is_counted_and_named_and_not_kept(corpus: Path) -> None:
-    summary, rows = run(corpus, "rows.jsonl")
-    assert {row_id.split("-")[0] for row_id in rows} == {f"c{i}" for i in (0, 1, 2, 4, 9, 10, 11)}
-    assert (summary.written, summary.truncated, summary.already_there) == (14, 2, 0)
-    reasons = ["missing audio", "corrupt audio", "empty answer", "LLM error", "answer is not text"]
-    assert summary.dropped == dict.fromkeys(reasons, 2)
-    text = str(summary)
-    assert "rows written: 14 (2 of them truncated)" in text and "rows dropped: 10" in text
-    assert "missing audio: 2, such as c3 (no file audio/c3.flac)" in text and "c7 (audio/c7.flac" in text
-
-
-def test_a_clip_gets_only_prompts_that_its_description_answers(corpus: Path) -> None:
-    manifest = corpus / "m.jsonl"
-    first = json.loads(manifest.read_text().splitlines()[0])
-    manifest.write_text(json.dumps({**first, "transcript": None}) + "\n" + json.dumps({**first, "id": "d"}) + "\n")
-    summary, rows = run(corpus, "rows.jsonl")
-    assert rows["c0-p0"]["prompt_id"] == "who" and rows["c0-p0"]["messages"][0]["audios"][0]["text"] is None
-    assert set(rows) == {"c0-p0", "d-p0", "d-p1"} and summary.dropped == {"no fitting prompt": 1}
-
-
-def test_second_run_adds_only_what_is_missing(corpus: Path) -> None:
-    _, rows = run(corpus, "once.jsonl", prompts_per_clip=1)
-    assert all(row_id.endswith("-p0") for row_id in rows)
+def test_a_request_can_be_worded_as_alarm_does() -> None:
     engine = Scripted()
-    summary, more = run(corpus, "once.jsonl", engine)
-    assert summary.already_there == 7 and summary.written == 7 and len(engine.asked) == 7 + 6
-    assert {row_id: more[row_id] for row_id in rows} == rows
-    assert more == run(corpus, "fresh.jsonl")[1]
+    request = {"system": "You hear.", "template": "<audio>{description}</audio>\n\n{prompt}"}
+    make(stage(engine, request=request, rows=clip_rows(dialect="alarm")))
+    system, user = engine.asked[0].messages
+    assert system == {"role": "system", "content": "You hear."}
+    assert user["content"].startswith("<audio>[00:00-00:01] hello there (duration: 1s, gender: female)</audio>\n\nW")
 
 
-def test_seed_changes_draws_and_nothing_else_does(corpus: Path) -> None:
-    rows = run(corpus, "a.jsonl", prompts_per_clip=1)[1]
-    assert run(corpus, "b.jsonl", prompts_per_clip=1, batch_size=32)[1] == rows
-    others = run(corpus, "c.jsonl", prompts_per_clip=1, sampling=Sampling(seed=1))[1]
-    assert [r["prompt_id"] for r in others.values()] != [r["prompt_id"] for r in rows.values()]
+def test_braces_in_a_transcript_stay_as_they_are() -> None:
+    engine = Scripted()
+    make(stage(engine), {**CLIP, "transcript": "say {prompt} and {0}"})
+    assert "say {prompt} and {0} (Gender" in engine.asked[0].messages[0]["content"]
 
 
-@pytest.mark.parametrize("cut", [1, 40, 10_000])
-def test_half_written_last_row_is_cut_off_and_made_again(corpus: Path, cut: int) -> None:
-    rows = run(corpus, "rows.jsonl")[1]
-    file = corpus / "rows.jsonl"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-cut])
-    assert run(corpus, "rows.jsonl")[1] == rows
-    assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
+def test_a_clip_gets_only_prompts_that_its_description_answers() -> None:
+    wanted = clip_rows()({**CLIP, "transcript": None})
+    assert [w.item.prompt.prompt_id for w in wanted if w.verdict is None] == ["who"]
+    assert wanted[1].verdict == Verdict("no fitting prompt", "1 of 2 prompts fit") and wanted[1].id == "c1-p1"
 
 
-def test_killed_run_loses_one_batch_at_most_and_ends_with_the_same_rows(corpus: Path) -> None:
-    manifest = corpus / "m.jsonl"
-    good = json.loads(manifest.read_text().splitlines()[0])
-    manifest.write_text("".join(json.dumps({**good, "id": f"k{i}"}) + "\n" for i in range(300)))
-    expected = run(corpus, "whole.jsonl")[1]
-    assert len(expected) == 600
-    rng, output = random.Random(0), corpus / "killed.jsonl"
-    context, there = multiprocessing.get_context("fork"), 0
-    for _ in range(12):
-        answered = context.Value("i", 0)
-        engine = Scripted(delay=0.004, answered=answered)
-        process = context.Process(target=run, args=(corpus, "killed.jsonl", engine))
-        process.start()
-        until = rng.randint(1, 40)
-        while answered.value < until and process.is_alive():
-            time.sleep(0.001)
-        time.sleep(0.01 * rng.random())
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-        before, there = there, len(RowFile(output, readonly=True).ids) if output.exists() else 0
-        assert before + answered.value - 3 <= there <= before + answered.value + 3
-        if rng.random() < 0.5 and output.exists():  # a write that the kill interrupted midway
-            with output.open("ab") as file:
-                file.write(b'{"id": "k7-p0", "resp')
-    assert 0 < there < 600
-    summary, rows = run(corpus, "killed.jsonl")
-    assert summary.already_there == there and rows == expected
+def test_what_no_one_can_hear_is_not_described() -> None:
+    rows = clip_rows(not_audible={"gender"}, rows_per_clip=1)
+    assert rows(CLIP)[0].item.description == "[00:00-00:01] hello there (Duration: 1s)"
 
 
-def test_edited_output_is_named_by_line(corpus: Path) -> None:
-    (corpus / "rows.jsonl").write_text('{"id": "c0-p0"}\n{"no": "id"}\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl:2: not a row with an id"):
-        run(corpus, "rows.jsonl")
+@pytest.mark.parametrize("seconds", [2.0, None])
+def test_a_length_that_the_corpus_does_not_say_comes_from_the_audio(seconds: float | None) -> None:
+    rows = clip_rows(check_audio=lambda clip: (None, seconds), rows_per_clip=1)
+    (wanted,) = rows({**CLIP, "duration": None})
+    if seconds is None:
+        assert wanted.verdict.reason == "unknown duration"
+    else:
+        assert wanted.item.clip["duration"] == 2.0 and "Duration: 2s" in wanted.item.description
 
 
-def test_without_engine_rows_are_counted_and_nothing_is_written(corpus: Path) -> None:
-    rows = list(read_corpus(["m.jsonl"], corpus))
-    summary = self_generate(rows, starter_prompts(), None, corpus / "x.jsonl", data_root=corpus, progress=False)
-    assert summary.to_write == 10 and not (corpus / "x.jsonl").exists()
-    assert "rows to write: 10" in str(summary) and summary.dropped == {"missing audio": 1, "corrupt audio": 1}
+def test_refused_clips_are_never_asked_about() -> None:
+    bad = Verdict("missing audio", "no file")
+    audio = clip_rows(check_audio=lambda clip: (bad, None))
+    listed = clip_rows(check_clip=lambda clip: Verdict("benchmark item", clip["id"]), check_audio=lambda clip: 1 / 0)
+    assert [w.verdict for w in audio(CLIP)] == [bad, bad]
+    assert [w.verdict.reason for w in listed(CLIP)] == ["benchmark item"] * 2
 
 
-def test_real_llm_resumes_to_the_same_rows(corpus: Path, llm_folder: Path) -> None:
-    sampling = Sampling(max_new_tokens=8, temperature=1.0, seed=3)
-    rows = run(corpus, "a.jsonl", HFEngine.from_pretrained(str(llm_folder)), sampling=sampling)[1]
-    assert len(rows) > 15 and len({row["response"] for row in rows.values()}) > 10
-    lines = (corpus / "a.jsonl").read_bytes().splitlines(keepends=True)
-    (corpus / "b.jsonl").write_bytes(b"".join(lines[::2]))
-    assert run(corpus, "b.jsonl", HFEngine.from_pretrained(str(llm_folder)), sampling=sampling)[1] == rows
+def test_a_refused_answer_is_asked_for_again_with_another_seed() -> None:
+    seeds: list[int] = []
+
+    def answer(request: Request) -> str:
+        seeds.append(request.seed)
+        return "The text says: a woman." if len(seeds) < 3 else "A woman."
+
+    def gate(row, clip):
+        return Verdict("leak", row["response"]) if "text" in row["response"] else None
+
+    engine = Scripted(answer)
+    (outcome,) = make(stage(engine, gate=gate, regenerable={"leak"}, rows=clip_rows(rows_per_clip=1)))
+    assert outcome.verdict is None and outcome.row["response"] == "A woman." and outcome.row["attempt"] == 2
+    assert outcome.attempts == 3 and (outcome.prompt_tokens, outcome.new_tokens) == (33, 15)
+    assert len(set(seeds)) == 3 and seeds[0] == outcome.row["seed"]
+
+
+def test_attempts_are_bounded_and_pointless_ones_are_not_made() -> None:
+    engine = Scripted()
+    options = {"gate": lambda row, clip: Verdict("leak", "again"), "rows": clip_rows(rows_per_clip=1)}
+    (outcome,) = make(stage(engine, regenerable={"leak"}, max_attempts=4, **options))
+    assert outcome.attempts == 4 and outcome.verdict.reason == "leak" and outcome.row["response"]
+    (outcome,) = make(stage(engine, regenerable={"empty"}, max_attempts=4, **options))
+    assert outcome.attempts == 1 and len(engine.asked) == 5
+
+
+def test_no_answer_is_no_row() -> None:
+    broken = Scripted(lambda request: Generation("", False, "prompt of 9 tokens, the context leaves 8"))
+    (outcome,) = make(stage(broken, rows=clip_rows(rows_per_clip=1)))
+    assert outcome.row is None and outcome.verdict == Verdict("LLM error", "prompt of 9 tokens, the context leaves 8")
+    (outcome,) = make(stage(Scripted(lambda r: "  \n"), rows=clip_rows(rows_per_clip=1), regenerable={"empty"}))
+    assert outcome.row is None and outcome.verdict.reason == "empty" and outcome.attempts == 3
+
+
+class Upper:
+    """A rephraser that shouts, and fails on request."""
+
+    def __init__(self, error: Verdict | None = None) -> None:
+        self.error = error
+
+    async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
+        return Rephrased(response.upper(), truncated, self.error, 100, 10)
+
+
+def test_rephrasing_in_one_go_keeps_the_first_answer_and_gates_see_the_second() -> None:
+    seen = []
+    options = {"rephraser": Upper(), "gate": lambda row, clip: seen.append(row["response"])}
+    (outcome,) = make(stage(Scripted(), rows=clip_rows(rows_per_clip=1), **options))
+    row = outcome.row
+    assert (
+        (row["response"], row["first_response"]) == ("IT IS A WOMAN.", "It is a woman.") == (seen[0], "It is a woman.")
+    )
+    assert row["stage"] == "self_rephrase" and (outcome.prompt_tokens, outcome.new_tokens) == (111, 15)
+
+
+def test_rephrasing_rows_of_an_earlier_run_changes_only_the_response() -> None:
+    (first,) = make(stage(Scripted(), rows=clip_rows(rows_per_clip=1)))
+    second = SelfRephrase(Upper(), lambda row, clip: None, provenance={"llm": "other"})
+    (outcome,) = make(second, first.row)
+    changed = {"response", "first_response", "stage", "llm"}
+    assert {k: v for k, v in outcome.row.items() if k not in changed} == {
+        k: v for k, v in first.row.items() if k not in changed
+    }
+    assert outcome.row["response"] == first.row["response"].upper() and outcome.row["llm"] == "other"
+    failing = SelfRephrase(Upper(Verdict("no answer tags", "x")), lambda row, clip: None)
+    (outcome,) = make(failing, first.row)
+    assert outcome.verdict.reason == "no answer tags"
+
+
+def test_a_judge_has_the_last_word() -> None:
+    async def judge(row, *, seed):
+        return Verdict("leak (judge)", row["id"]) if row["prompt_id"] == "who" else None
+
+    outcomes = make(stage(Scripted(), judge=judge))
+    assert {o.row["prompt_id"]: o.verdict and o.verdict.reason for o in outcomes} == {
+        "who": "leak (judge)",
+        "said": None,
+    }

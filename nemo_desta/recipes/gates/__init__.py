@@ -35,7 +35,9 @@ __all__ = [
 #: Reasons for which another answer with another seed may do better.
 REGENERABLE = frozenset(
     {"empty", "not text", "truncated", "too short", "too long", "repetition loop", "wrong language"}
-    | {"unexpected script", "refusal", "leak", "contradicts attributes"}
+    | {"unexpected script", "refusal", "leak", "leak (judge)", "judge unclear", "contradicts attributes"}
+    | {"no answer tags", "think block lost", "think block changed", "answer lost", "rewriter cut"}
+    | {"rewriting too short", "rewriting too long"}
 )
 
 

@@ -1,0 +1,125 @@
+"""What the recipe's pipeline costs beside the LLM: rows per second with default gates, and memory by number of rows.
+
+    python benchmarks/recipes_pipeline.py [--rows 20000] [--memory-rows 1000 100000]
+
+Everything is real but the LLM: a JSONL corpus, FLAC files whose headers are read, the prompt pool and composer, all
+default gates, journals, finishing, the checks across rows. The LLM answers at once, with 20 to 60 words.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
+from nemo_desta.recipes.engines import Generation, Request
+from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
+from nemo_desta.recipes.settings import identity, parse_recipe
+
+WORDS = (
+    "the voice in this recording sounds calm and clear while somebody speaks about the weather near an open window "
+    "there is a soft hum of traffic behind her she pauses twice before she goes on and her tone stays friendly"
+).split()
+#: Clips share this many files: their headers are read once per clip all the same.
+FILES = 500
+
+
+class Instant:
+    """An LLM that answers at once; its answers follow from the seed."""
+
+    name, revision, concurrency, prompts = "instant", "0", 64, None
+
+    async def generate(self, request: Request) -> Generation:
+        rng = random.Random(request.seed)
+        text = " ".join(rng.choices(WORDS, k=rng.randint(20, 60))).capitalize() + "."
+        return Generation(text, False, None, 100, 50)
+
+    async def close(self) -> None:
+        pass
+
+
+def make_corpus(folder: Path, clips: int) -> None:
+    """A manifest of ``clips`` over ``FILES`` FLAC files of two seconds."""
+    (folder / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(FILES):
+        soundfile.write(folder / f"audio/{number}.flac", rng.normal(0, 0.1, 32_000), 16_000)
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(clips):
+            attributes = {"gender": ("male", "female")[number % 2], "emotion": ("calm", "happy")[number % 3 % 2]}
+            row: dict[str, Any] = {"id": f"c{number}", "audio": f"audio/{number % FILES}.flac", "duration": 2.0}
+            row |= {"domain": "speech", "transcript": f"sentence number {number} is spoken here"}
+            file.write(json.dumps({**row, "attributes": attributes, "group": f"s{number // 50}"}) + "\n")
+
+
+def run(corpus: Path, output: Path) -> dict[str, float]:
+    """Seconds of the plan, the rows and the end, and rows per second over all three."""
+    config = parse_recipe(
+        {
+            "corpus": "corpus.jsonl",
+            "data_root": str(corpus),
+            "splits": None,
+            "llm": "instant",
+            "output": str(output),
+            "prompts_per_clip": 2,
+        }
+    )
+    corpora, roots = build_input(config)
+    pool = build_prompts(config)
+    folder, engine = RecipeFolder(output), Instant()
+    folder.claim(identity(config))
+    marks = [time.perf_counter()]
+    shards = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=False)
+    marks.append(time.perf_counter())
+    stage = build_stage(config, corpora, roots, pool, (engine, engine))
+    run_shards(folder, stage, range(shards), concurrency=engine.concurrency, progress=False)
+    marks.append(time.perf_counter())
+    summary = finish(folder, cross_checks(config), progress=False)
+    marks.append(time.perf_counter())
+    rows = summary.written + summary.num_rejected
+    plan, made, end = (b - a for a, b in zip(marks, marks[1:], strict=False))
+    return {
+        "rows": rows,
+        "rejected": summary.num_rejected,
+        "plan_secs": round(plan, 2),
+        "rows_secs": round(made, 2),
+        "finish_secs": round(end, 2),
+        "rows_per_sec": round(rows / (marks[-1] - marks[0])),
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def measure(rows: int) -> dict[str, float]:
+    """`run` in a process of its own, over a corpus made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_corpus(Path(folder) / "corpus", rows // 2)
+        command = [sys.executable, __file__, "--one", folder]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--memory-rows", type=int, nargs=2, default=[1_000, 100_000])
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(run(args.one / "corpus", args.one / "out")))
+        return
+    print("speed:", measure(args.rows))
+    few, many = (measure(rows) for rows in args.memory_rows)
+    print("memory:", few, many, sep="\n  ")
+    print(f"{many['rows']} rows take {many['peak_mib'] - few['peak_mib']:.1f} MiB more than {few['rows']} rows")
+
+
+if __name__ == "__main__":
+    main()

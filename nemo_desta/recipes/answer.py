@@ -1,0 +1,58 @@
+"""Asking the LLM about one description: the request's wording, the thinking budget, and what is no answer at all."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.thinking import ThinkFormat, generate_with_budget
+
+#: An LLM's opinion of a finished row.
+Judge = Callable[..., Awaitable[Verdict | None]]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Puts description and prompt to the LLM.
+
+    ``template`` holds ``{description}`` and ``{prompt}``; DeSTA2.5-Audio puts one under the other. ``system``: a
+    system message. ``max_thinking_tokens``: with a reasoning LLM (``think``), thoughts beyond it are cut short and the
+    answer is forced (budget forcing in two passes); None lets ``sampling.max_new_tokens`` cut where it may.
+    """
+
+    engine: Engine
+    sampling: Sampling
+    template: str = "{description}\n{prompt}"
+    system: str | None = None
+    max_thinking_tokens: int | None = None
+    think: ThinkFormat | None = None
+
+    async def __call__(self, description: str, prompt: str, *, seed: int) -> Generation:
+        """The raw answer."""
+        values = {"{description}": description, "{prompt}": prompt}
+        content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], self.template)
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        request = Request([*messages, {"role": "user", "content": content}], self.sampling, seed)
+        if self.max_thinking_tokens is None or self.think is None:
+            return await self.engine.generate(request)
+        return await generate_with_budget(
+            self.engine,
+            request,
+            max_thinking_tokens=self.max_thinking_tokens,
+            max_new_tokens=self.sampling.max_new_tokens,
+            format=self.think,
+        )
+
+
+def first_problem(answer: Generation) -> Verdict | None:
+    """What makes an answer unusable before any gate looks at a row."""
+    if answer.error is not None:
+        return Verdict("LLM error", answer.error)
+    return None if answer.text.strip() else Verdict("empty", "the LLM said nothing")
+
+
+def describe_engine(engine: Engine) -> dict[str, Any]:
+    """The engine as rows name it."""
+    return {"llm": engine.name, "llm_revision": engine.revision}

@@ -1,0 +1,221 @@
+"""From a recipe's config to its parts: corpora, prompts, engines, gates, stages. The only place that looks at both."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.recipes.answer import Answerer, describe_engine
+from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
+from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
+from nemo_desta.recipes.engines import Engine, Sampling, build_engine
+from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
+from nemo_desta.recipes.gates.leak import LeakJudge
+from nemo_desta.recipes.pipeline import Stage
+from nemo_desta.recipes.pipeline.finish import Check
+from nemo_desta.recipes.prompts import PromptPool, prompt_set
+from nemo_desta.recipes.prompts.propose import PromptProposer
+from nemo_desta.recipes.rephrase import Rephraser
+from nemo_desta.recipes.rephrase_text import RephraseInstructions
+from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase, sampling_fields
+from nemo_desta.recipes.settings import RecipeConfig
+from nemo_desta.recipes.thinking import think_format
+
+#: Clips at the beginning of the corpora that examples for proposals are drawn from.
+EXAMPLES_FROM = 1000
+
+
+def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
+    """The corpora and each one's root.
+
+    Raises:
+        FileNotFoundError: a root, manifest or list of rows that does not exist. ConfigError: a corpus without root.
+    """
+    names = [config.corpus] if isinstance(config.corpus, str) else list(config.corpus or ())
+    corpora = []
+    for name in names:
+        root = _root(config.data_root, name)
+        corpora.append(load_corpus(name, root, splits=config.splits, overrides=config.card or None))
+    twice = {corpus.name for corpus in corpora if sum(other.name == corpus.name for other in corpora) > 1}
+    if twice:
+        raise ConfigError(f"corpora of one name cannot be told apart in the rows: {', '.join(sorted(twice))}")
+    return corpora, {corpus.name: Path(corpus.data_root) for corpus in corpora}
+
+
+def build_prompts(config: RecipeConfig) -> PromptPool | None:
+    """The pool to draw from, None when an LLM proposes prompts."""
+    return None if config.prompts == "proposed" else prompt_set(config.prompts, seed=config.seed)
+
+
+def fingerprint(pool: PromptPool | None) -> str | None:
+    """A short hash of a pool's contents: a changed file of prompts is another recipe."""
+    if pool is None:
+        return None
+    text = json.dumps([astuple(prompt) for prompt in pool] + [pool.values], ensure_ascii=False, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def clips(
+    corpora: Sequence[Corpus], read: Callable[[Corpus], Iterator[Mapping[str, Any]]] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """All clips of all corpora, each with the name of its corpus; an id that two corpora share is refused."""
+    seen: set[int] = set()
+    for corpus in corpora:
+        for clip in (read or iter)(corpus):
+            if len(corpora) > 1:
+                short = int.from_bytes(hashlib.blake2b(clip["id"].encode(), digest_size=8).digest(), "big")
+                if short in seen:
+                    raise ConfigError(f"clip id {clip['id']!r} of {corpus.name} is in another corpus, too; run apart")
+                seen.add(short)
+            yield {**clip, "corpus": corpus.name, "corpus_version": corpus.version}
+
+
+def build_engines(config: RecipeConfig) -> tuple[Engine, Engine]:
+    """The LLM that writes, and the one that judges (most often the same); loads them, or asks the server for them."""
+    writing = build_engine(
+        config.engine, config.llm, chat_template_kwargs=config.chat_template_kwargs, tokenizer=config.tokenizer
+    )
+    if config.judge.llm is None and config.judge.engine is None:
+        return writing, writing
+    return writing, build_engine(config.judge.engine or config.engine, config.judge.llm or config.llm)
+
+
+def build_stage(
+    config: RecipeConfig,
+    corpora: Sequence[Corpus],
+    roots: Mapping[str, Path],
+    pool: PromptPool | None,
+    engines: tuple[Engine, Engine],
+) -> Stage:
+    """What makes the rows."""
+    writing, judging = engines
+    shared: dict[str, Any] = {
+        "gate": build_gates(config, corpora).check,
+        "judge": LeakJudge(judging) if config.judge.enabled else None,
+        "max_attempts": config.max_attempts,
+        "regenerable": REGENERABLE,
+        "provenance": {**describe_engine(writing), "sampling": sampling_fields(config.request.sampling)},
+    }
+    rephraser = build_rephraser(config, writing) if config.rephrase.enabled else None
+    if config.rows is not None:
+        return SelfRephrase(rephraser, seed=config.seed, **shared)
+    return SelfGenerate(
+        build_clip_rows(config, corpora, roots, pool),
+        build_answerer(config, writing),
+        propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
+        rephraser=rephraser,
+        audio_locator_tag=config.audio_locator_tag,
+        **shared,
+    )
+
+
+def build_clip_rows(
+    config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], pool: PromptPool | None
+) -> ClipRows:
+    """From clips to wanted rows: what needs no LLM."""
+    excluded = not_audible(config, corpora)
+    return ClipRows(
+        draw=pool and (lambda clip, count: pool.draw(clip, count, seed=config.seed, exclude=excluded)),
+        rows_per_clip=config.prompts_per_clip,
+        check_clip=Decontamination(config.decontaminate).check if config.decontaminate else None,
+        check_audio=audio_check(config, roots),
+        dialect=config.describe.dialect,
+        not_audible=excluded,
+        seed=config.seed,
+    )
+
+
+def cross_checks(config: RecipeConfig) -> list[Check]:
+    """What is looked for across rows, in the plan's order."""
+    return [Duplicates(config.gates.duplicates).check]
+
+
+def units(config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path]) -> Iterator[Mapping[str, Any]]:
+    """The input of the run, lazily: clips, or rows of an earlier self-generation."""
+    if config.rows is not None:
+        from nemo_desta.data.rows import read_rows
+        from nemo_desta.recipes.report.sources import find_rows
+
+        yield from read_rows(find_rows(config.rows).rows)
+        return
+    yield from clips(corpora, partial(measured, config, roots) if config.describe.measure else None)
+
+
+def measured(config: RecipeConfig, roots: Mapping[str, Path], corpus: Corpus) -> Iterator[Mapping[str, Any]]:
+    """The clips of a corpus with what was measured on them; measurements are kept in the output folder."""
+    from nemo_desta.recipes.measure import add_measured
+
+    names, cache = config.describe.measure, Path(config.output) / "measured"
+    return add_measured(iter(corpus), roots[corpus.name], names, cache, corpus=corpus.name)
+
+
+def build_gates(config: RecipeConfig, corpora: Sequence[Corpus]) -> RowGates:
+    """The gates over one row; the fact check reads the corpora once for what their attributes can be."""
+    values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
+    return RowGates(config.gates, values=values)
+
+
+def build_answerer(config: RecipeConfig, engine: Engine) -> Answerer:
+    """Asks about descriptions in the config's wording."""
+    request = config.request
+    think = think_format(engine.prompts) if engine.prompts is not None else None
+    return Answerer(engine, request.sampling, request.template, request.system, request.max_thinking_tokens, think)
+
+
+def build_rephraser(config: RecipeConfig, engine: Engine) -> Rephraser:
+    """Rewrites by the same LLM."""
+    knobs = config.rephrase
+    options = {}
+    if knobs.instructions is not None:
+        options["instructions"] = RephraseInstructions.from_config(knobs.instructions)
+    return Rephraser(
+        engine,
+        max_thinking_tokens=knobs.max_thinking_tokens,
+        max_new_tokens=knobs.max_new_tokens,
+        sampling=knobs.sampling,
+        **options,
+    )
+
+
+def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engine, judging: Engine) -> PromptProposer:
+    """Writes prompts for one clip at a time, with descriptions of other clips as examples before its eyes."""
+    knobs, hidden = config.proposals, not_audible(config, corpora)
+    first = [clip for clip in islice(clips(corpora), EXAMPLES_FROM) if clip.get("duration")]
+    chosen = random.Random(f"{config.seed}/examples").sample(first, min(len(first), 10 * knobs.num_examples))
+    return PromptProposer(
+        engine,
+        judge_engine=judging if knobs.judge else None,
+        num_candidates=knobs.num_candidates,
+        num_examples=knobs.num_examples,
+        examples=[describe(clip, config.describe.dialect, exclude=hidden) for clip in chosen],
+        sampling=Sampling(knobs.max_new_tokens, None),
+    )
+
+
+def audio_check(config: RecipeConfig, roots: Mapping[str, Path]) -> Any:
+    """Looks at a clip's file under its corpus' root; None when clips are not to be looked at."""
+    if config.audio.check == "off":
+        return None
+    decode = config.audio.check == "decode"
+    return lambda clip: check_audio(clip, roots[clip["corpus"]], decode=decode)
+
+
+def not_audible(config: RecipeConfig, corpora: Sequence[Corpus]) -> Collection[str]:
+    """Attributes that no description may hold."""
+    return frozenset(chain(NOT_AUDIBLE, config.describe.not_audible, *(corpus.not_audible for corpus in corpora)))
+
+
+def _root(data_root: Any, corpus: str) -> str:
+    if isinstance(data_root, str):
+        return data_root
+    name = Path(corpus).stem
+    for key in (corpus, name):
+        if key in data_root:
+            return data_root[key]
+    raise ConfigError(f"data_root has no folder for corpus {corpus!r}; it has {', '.join(sorted(data_root))}")

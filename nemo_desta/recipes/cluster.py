@@ -1,0 +1,74 @@
+"""Recipes on a Ray cluster: Ray Data hands shards to workers, each with an engine of its own; resume is by our files.
+
+A worker that dies is started anew by Ray and goes on behind the rows that its journal holds. The output folder must
+be one that all nodes see, with working file locks (local disks, NFSv4, Lustre with flock).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage
+from nemo_desta.recipes.pipeline import RecipeFolder, run_shards
+from nemo_desta.recipes.settings import parse_recipe
+
+logger = logging.getLogger(__name__)
+
+
+class ShardWorker:
+    """A worker of Ray Data: builds the recipe once, then makes the rows of the shards that it is given."""
+
+    def __init__(self, plain: Mapping[str, Any]) -> None:
+        config = parse_recipe(plain)
+        corpora, roots = build_input(config)
+        self.folder = RecipeFolder(config.output)
+        self.engines = build_engines(config)
+        self.folder.remember("llm_revision", self.engines[0].revision)
+        self.stage = build_stage(config, corpora, roots, build_prompts(config), self.engines)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """``batch["shard"]``: numbers of shards; the same numbers come back when their rows are on the disk."""
+        numbers = [int(number) for number in batch["shard"]]
+        engines = list({id(engine): engine for engine in self.engines}.values())
+        concurrency = self.engines[0].concurrency
+        run_shards(self.folder, self.stage, numbers, concurrency=concurrency, engines=engines, progress=False)
+        return {"shard": numbers}
+
+
+def run_on_ray(
+    plain: Mapping[str, Any],
+    folder: RecipeFolder,
+    numbers: Sequence[int],
+    *,
+    num_workers: int = 2,
+    shards_per_task: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    address: str | None = None,
+) -> None:
+    """Make the rows of shards ``numbers`` with ``num_workers`` workers, each of ``num_cpus`` and ``num_gpus``.
+
+    ``address``: of a running cluster, None for the one of the environment or a local one. ``plain``: the recipe's
+    config; every worker builds its parts from it, so paths must be the same on all nodes.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("runner=ray needs Ray Data: pip install 'nemo_desta[cluster]'") from error
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    shards = ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+    done = shards.map_batches(
+        ShardWorker,
+        fn_constructor_args=(dict(plain),),
+        batch_size=shards_per_task,
+        compute=ray.data.ActorPoolStrategy(size=num_workers),  # restarts workers and repeats their tasks
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    with tqdm(total=len(numbers), desc="shards", unit="shard") as bar:
+        for batch in done.iter_batches(batch_size=None):
+            bar.update(len(batch["shard"]))

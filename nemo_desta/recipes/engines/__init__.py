@@ -1,0 +1,134 @@
+"""Engines: what turns chat messages into an LLM's raw answers.
+
+`base` is what every engine is. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible
+server) are loaded when they are asked for: their names here, or `build_engine`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import MISSING, ConfigError, nearest, parse
+from nemo_desta.recipes.engines.base import (
+    Engine,
+    EngineError,
+    Generation,
+    Messages,
+    Request,
+    Sampling,
+    generate_all,
+)
+
+if TYPE_CHECKING:
+    from nemo_desta.recipes.engines.hf import HFEngine
+    from nemo_desta.recipes.engines.openai import OpenAIEngine
+    from nemo_desta.recipes.engines.vllm import VLLMEngine
+
+__all__ = [
+    "Engine",
+    "EngineError",
+    "Generation",
+    "HFEngine",
+    "Messages",
+    "OpenAIEngine",
+    "Request",
+    "Sampling",
+    "VLLMEngine",
+    "build_engine",
+    "generate_all",
+]
+
+_LAZY = {"HFEngine": "hf", "OpenAIEngine": "openai", "VLLMEngine": "vllm"}
+
+
+@dataclass(frozen=True)
+class HFSettings:
+    """Knobs of ``engine.name=hf``, see `HFEngine`."""
+
+    name: str = "hf"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class VLLMSettings:
+    """Knobs of ``engine.name=vllm``, see `VLLMEngine`; null: vLLM's default; ``engine_args``: the rest."""
+
+    name: str = "vllm"
+    window: int = 2048
+    dtype: str | None = None
+    tensor_parallel_size: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    engine_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpenAISettings:
+    """Knobs of ``engine.name=openai``, see `OpenAIEngine`. ``model``: the LLM's name at the server, where it differs
+    from ``llm``, which then only names the tokenizer."""
+
+    name: str = "openai"
+    base_url: str = MISSING
+    model: str | None = None
+    tokenizer: str | None = None
+    api: str = "completions"
+    concurrency: int = 64
+    timeout_secs: float = 300.0
+    max_retries: int = 8
+    api_key_env: str = "OPENAI_API_KEY"
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    first_wait_secs: float = 0.25
+    longest_wait_secs: float = 60.0
+
+
+_SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
+
+
+def build_engine(
+    settings: Mapping[str, Any],
+    llm: str,
+    *,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
+) -> Engine:
+    """The engine that ``settings`` describe: ``name`` (hf, vllm, openai) and its knobs.
+
+    ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine,
+    where the server's name for the LLM is not also the tokenizer's. Loads the LLM, or reaches the server once.
+
+    Raises:
+        ConfigError: unknown engine or knob, with the nearest known one. EngineError: no server, or no tokenizer.
+    """
+    name = settings.get("name", MISSING)
+    if name not in _SETTINGS:
+        raise ConfigError(f"unknown engine {name!r}.{nearest(str(name), _SETTINGS)}")
+    knobs = dict(vars(parse(_SETTINGS[name], settings, where="engine")))
+    del knobs["name"]
+    if tokenizer is not None and name != "openai":
+        raise ConfigError(f"the {name} engine reads the LLM's own tokenizer; tokenizer={tokenizer} is for openai only")
+    if name == "hf":
+        from nemo_desta.recipes.engines.hf import HFEngine
+
+        return HFEngine.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **knobs)
+    if name == "vllm":
+        from nemo_desta.recipes.engines.vllm import VLLMEngine
+
+        given = {key: value for key, value in knobs.pop("engine_args").items() if value is not None}
+        given |= {key: value for key, value in knobs.items() if value is not None}
+        return VLLMEngine.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **given)
+    from nemo_desta.recipes.engines.openai import OpenAIEngine
+
+    model = knobs.pop("model") or llm
+    known_by = knobs.pop("tokenizer") or tokenizer or (llm if knobs["api"] == "completions" else None)
+    engine = OpenAIEngine(model=model, tokenizer=known_by, chat_template_kwargs=chat_template_kwargs, **knobs)
+    engine.connect()
+    return engine
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"nemo_desta.recipes.engines.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'nemo_desta.recipes.engines' has no attribute {name!r}")

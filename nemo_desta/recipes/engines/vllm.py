@@ -1,0 +1,125 @@
+"""The offline vLLM engine, for whoever has a GPU and no server running. An optional extra: pip install vllm.
+
+Requests go to ``LLM.generate`` in large windows, which vLLM batches on its own. A window ends with its longest answer;
+``vllm serve`` and the `openai` engine keep the GPU full beyond that.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_desta.recipes.engines.base import Sampling
+from nemo_desta.recipes.engines.local import Job, LocalEngine, llm_name, llm_revision
+from nemo_desta.sources import resolve_source
+
+INSTALL = "the vllm engine needs vLLM: pip install vllm (a GPU machine; a separate environment is wise, it pins torch)"
+
+
+class VLLMEngine(LocalEngine):
+    """A frozen LLM in vLLM.
+
+    ``llm``: a ``vllm.LLM``. ``end_ids``: further ids that end a turn, beside the tokenizer's and the template's.
+    ``window``: requests handed over at a time; answers reach their rows when all of a window are there. With
+    ``temperature`` None, temperature, top-p, top-k and min-p are those that vLLM reads from the LLM's generation
+    config; it samples even where that config says ``do_sample: false``.
+    """
+
+    def __init__(
+        self,
+        llm: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str | None = None,
+        end_ids: Sequence[int] = (),
+        window: int = 2048,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            name=name,
+            revision=revision,
+            end_ids=end_ids,
+            context=_model_config(llm).max_model_len,
+            window=window,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        self.llm = llm
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str,
+        *,
+        window: int = 2048,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **engine_args: Any,
+    ) -> "VLLMEngine":
+        """Load from a hub id, a folder, or ``package:<path>``; ``engine_args`` go to ``vllm.LLM``.
+
+        Raises:
+            ImportError: vLLM is not installed; the message says how to get it.
+        """
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ImportError(INSTALL) from error
+        from transformers import AutoTokenizer
+
+        source = resolve_source(path)
+        return cls(
+            LLM(model=source, **engine_args),
+            AutoTokenizer.from_pretrained(source),
+            name=llm_name(path),
+            revision=llm_revision(path),
+            end_ids=_configured_end_ids(source),
+            window=window,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+
+    def plan(self, jobs: list[Job]) -> list[list[int]]:
+        """All at once: vLLM batches by itself, also what differs in sampling."""
+        return [list(range(len(jobs)))]
+
+    def run(self, jobs: list[Job]) -> list[list[int]]:
+        """New ids of each job."""
+        from vllm.inputs import TokensPrompt
+
+        prompts = [TokensPrompt(prompt_token_ids=job.ids) for job in jobs]
+        outputs = self.llm.generate(prompts, [self._params(job) for job in jobs], use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _params(self, job: Job) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            **self._how(job.sampling),
+            max_tokens=job.sampling.max_new_tokens,
+            seed=job.seed,
+            stop_token_ids=self.end_ids,
+            detokenize=False,  # ids become text as in every other engine
+        )
+
+    def _how(self, sampling: Sampling) -> dict[str, Any]:
+        if sampling.temperature is None:
+            own = self.llm.get_default_sampling_params()
+            return {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k, "min_p": own.min_p}
+        if sampling.temperature == 0:
+            return {"temperature": 0.0}
+        # -1: all tokens, in old versions and new ones.
+        return {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+
+
+def _configured_end_ids(source: str) -> list[int]:
+    """Those of the generation config, which an LLM need not have."""
+    from transformers import GenerationConfig
+
+    try:
+        configured = GenerationConfig.from_pretrained(source).eos_token_id
+    except OSError:
+        return []
+    return configured if isinstance(configured, list) else [] if configured is None else [configured]
+
+
+def _model_config(llm: Any) -> Any:
+    """Newer versions of vLLM have it at the LLM itself."""
+    return getattr(llm, "model_config", None) or llm.llm_engine.model_config

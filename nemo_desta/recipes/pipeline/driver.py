@@ -1,0 +1,216 @@
+"""Runs a stage over shards: rows are made together, as many at a time as the engine likes; each is settled at once.
+
+A thread of its own reads the plan, looks at audio files and draws prompts, so that the requests never wait for them.
+Shards follow each other without a pause. Several processes may work in one folder: each shard belongs to one of them.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from nemo_desta.recipes.engines.base import Engine
+from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines
+from nemo_desta.recipes.pipeline.shard import Shard
+from nemo_desta.recipes.pipeline.stage import Outcome, Stage, Wanted
+
+logger = logging.getLogger(__name__)
+
+#: Rows that the reading thread hands over together.
+CHUNK_ROWS = 64
+
+
+def run_shards(
+    folder: RecipeFolder,
+    stage: Stage,
+    numbers: Iterable[int],
+    *,
+    concurrency: int,
+    engines: Sequence[Engine] = (),
+    progress: bool = True,
+) -> list[int]:
+    """Make the rows of those shards ``numbers`` that are neither finished nor in other hands.
+
+    ``concurrency``: rows under way together. ``engines`` are closed at the end, whatever happens. Returns the shards
+    that this call finished. Whatever stops it (an error, Ctrl-C, a kill), settled rows stay, and the next call goes
+    on behind them.
+
+    Raises:
+        EngineError: the engine cannot work; and what the stage raises.
+    """
+
+    async def run() -> list[int]:
+        try:
+            return await _Driver(folder, stage, concurrency, progress).run(list(numbers))
+        finally:
+            for engine in engines:
+                await engine.close()
+
+    return asyncio.run(run())
+
+
+@dataclass
+class _Open:
+    """A shard in work: ``ids`` in the plan's order, ``waiting`` rows, ``read``: no more rows will come."""
+
+    shard: Shard
+    ids: list[str] = field(default_factory=list)
+    waiting: int = 0
+    read: bool = False
+
+
+class _Driver:
+    def __init__(self, folder: RecipeFolder, stage: Stage, concurrency: int, progress: bool) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.concurrency = max(1, concurrency)
+        self.progress = progress
+        self.finished: list[int] = []
+        self._open: dict[int, _Open] = {}
+        self._chunks: queue.Queue = queue.Queue(maxsize=max(4, 2 * self.concurrency // CHUNK_ROWS))
+        self._stop = threading.Event()
+        self._clock = time.monotonic()
+
+    async def run(self, numbers: Sequence[int]) -> list[int]:
+        total = self.folder.num_units() * self.stage.rows_per_unit
+        self._bar = tqdm(total=total, desc="rows", unit="row", disable=not self.progress, smoothing=0.05)
+        self._kept = self._dropped = 0
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._failure: asyncio.Future = asyncio.get_running_loop().create_future()
+        tasks: set[asyncio.Task] = set()
+        reader = threading.Thread(target=self._read, args=(numbers,), daemon=True, name="plan reader")
+        reader.start()
+        try:
+            with ThreadPoolExecutor(1, "chunks") as waiting:
+                await self._settle_all(waiting, tasks)
+        finally:
+            self._stop.set()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            reader.join()
+            for state in self._open.values():
+                state.shard.release()
+            self._bar.close()
+            if self._failure.done():
+                self._failure.exception()
+        return self.finished
+
+    async def _settle_all(self, waiting: ThreadPoolExecutor, tasks: set[asyncio.Task]) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            chunk = await loop.run_in_executor(waiting, self._chunks.get)
+            if isinstance(chunk, BaseException):
+                raise chunk
+            if chunk is None:
+                break
+            state, first, rows, is_last = chunk
+            self._take(state, rows)
+            for place, wanted in enumerate(rows, start=first):
+                if wanted.id in state.shard.settled:
+                    self._bar.update()
+                elif wanted.verdict is not None:
+                    self._settled(state, place, wanted.id, Outcome(None, wanted.verdict))
+                else:
+                    await self._slot()
+                    task = asyncio.create_task(self._make(state, place, wanted))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                    continue
+                state.waiting -= 1
+            state.read = is_last
+            self._close(state)
+        if tasks:
+            done = asyncio.gather(*tasks)
+            await asyncio.wait([done, self._failure], return_when=asyncio.FIRST_COMPLETED)
+        if self._failure.done():
+            raise self._failure.exception()
+
+    def _take(self, state: _Open, rows: Sequence[Wanted]) -> None:
+        self._open.setdefault(state.shard.number, state)
+        state.ids += [wanted.id for wanted in rows]
+        state.waiting += len(rows)
+
+    async def _slot(self) -> None:
+        """Wait until one more row may be under way; raises what a row raised in the meantime."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+        else:
+            acquired = asyncio.ensure_future(self._slots.acquire())
+            await asyncio.wait([acquired, self._failure], return_when=asyncio.FIRST_COMPLETED)
+            if not acquired.done():
+                acquired.cancel()
+        if self._failure.done():
+            raise self._failure.exception()
+
+    async def _make(self, state: _Open, place: int, wanted: Wanted) -> None:
+        try:
+            outcome = await self.stage.make(wanted.item)
+            self._settled(state, place, wanted.id, outcome)
+            state.waiting -= 1
+            self._close(state)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            if not self._failure.done():
+                self._failure.set_exception(error)
+        finally:
+            self._slots.release()
+
+    def _settled(self, state: _Open, place: int, row_id: str, outcome: Outcome) -> None:
+        state.shard.append(place, row_id, outcome)
+        self._kept += outcome.verdict is None
+        self._dropped += outcome.verdict is not None
+        self._bar.set_postfix(kept=self._kept, dropped=self._dropped, refresh=False)
+        self._bar.update()
+
+    def _close(self, state: _Open) -> None:
+        """Finish a shard whose last row is settled."""
+        if state.waiting or not state.read:
+            return
+        state.shard.finish(state.ids)
+        del self._open[state.shard.number]
+        self.finished.append(state.shard.number)
+        now = time.monotonic()
+        with (self.folder.shards / "seconds.jsonl").open("ab") as file:
+            file.write(dump_line({"shard": state.shard.number, "seconds": round(now - self._clock, 3)}))
+        self._clock = now
+
+    # In the reading thread.
+
+    def _read(self, numbers: Sequence[int]) -> None:
+        try:
+            for number in numbers:
+                shard = Shard.claim(self.folder, number)
+                if shard is not None and not self._read_shard(shard):
+                    shard.release()
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _read_shard(self, shard: Shard) -> bool:
+        """Hand over a shard's rows in chunks; False when the run has stopped."""
+        state, first, rows = _Open(shard), 0, []
+        for unit in read_lines(self.folder.plan_file(shard.number)):
+            rows += self.stage.wanted(unit)
+            if len(rows) >= CHUNK_ROWS:
+                if not self._put((state, first, rows, False)):
+                    return False
+                first, rows = first + len(rows), []
+        return self._put((state, first, rows, True))
+
+    def _put(self, chunk: object) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._chunks.put(chunk, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False

@@ -1,0 +1,148 @@
+"""A recipe's output folder: what lies where, whose recipe it is, and writes that are whole or not there.
+
+recipe.json                      the settings that its rows follow from
+shards/plan/00000.jsonl          the units of each shard, then plan.json
+shards/00000.part                settled rows of a shard in work, in the order of their coming
+shards/00000.jsonl               a finished shard, in the plan's order
+rows/<split>-00000.jsonl         the rows, once all shards are finished; the shards are removed then
+rejected/<split>-00000.jsonl     what was not kept, with the reason
+summary.json                     counts; its presence says that the recipe has ended
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class RecipeMismatch(ValueError):
+    """The folder holds rows of other settings; the message names the keys that differ."""
+
+
+class RecipeFolder:
+    """The folder at ``path``; nothing is made before `claim`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.json"
+        self.summary = self.path / "summary.json"
+        self.shards = self.path / "shards"
+        self.plan = self.shards / "plan"
+        self.rows = self.path / "rows"
+        self.rejected = self.path / "rejected"
+
+    def claim(self, recipe: Mapping[str, Any]) -> None:
+        """Begin, or go on with the same recipe.
+
+        Raises:
+            RecipeMismatch: the folder's recipe differs, or the folder holds something else.
+        """
+        recipe = json.loads(json.dumps(recipe))
+        if self.recipe.exists():
+            found = json.loads(self.recipe.read_text(encoding="utf-8"))
+            if differing := sorted(_differences(found, recipe)):
+                raise RecipeMismatch(
+                    f"{self.path} holds rows of another recipe; these settings differ: {'; '.join(differing)}. "
+                    "Give the same settings to go on, or another output folder"
+                )
+            return
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RecipeMismatch(f"{self.path} is not empty and holds no recipe.json; give a new folder as output")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.recipe, recipe)
+
+    def remember(self, key: str, value: Any) -> None:
+        """Add to the recipe what only turns out on the way, such as the revision of the LLM.
+
+        Raises:
+            RecipeMismatch: the recipe holds another value.
+        """
+        with self.lock("recipe", wait=True):
+            recipe = json.loads(self.recipe.read_text(encoding="utf-8"))
+            if recipe.setdefault(key, value) != value:
+                raise RecipeMismatch(
+                    f"{self.path} holds rows with {key} {recipe[key]!r}, now it is {value!r}; give another folder"
+                )
+            write_json(self.recipe, recipe)
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists()
+
+    def num_shards(self) -> int | None:
+        """Shards of the plan, None while it is not written."""
+        stamp = self.plan / "plan.json"
+        return json.loads(stamp.read_text())["shards"] if stamp.exists() else None
+
+    def num_units(self) -> int:
+        """Units (clips, or rows of an earlier stage) of the whole plan."""
+        return json.loads((self.plan / "plan.json").read_text())["units"]
+
+    def plan_file(self, number: int) -> Path:
+        return self.plan / f"{number:05d}.jsonl"
+
+    def shard_file(self, number: int) -> Path:
+        return self.shards / f"{number:05d}.jsonl"
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the shards that are not finished."""
+        return [n for n in range(self.num_shards() or 0) if not self.shard_file(n).exists()]
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Whether this process has the lock ``name`` now; the system frees it when the process dies."""
+        with open(self.path / f".{name}.lock", "ab") as file:
+            yield try_lock(file, wait=wait)
+
+
+def try_lock(file: Any, *, wait: bool = False) -> bool:
+    """Take an exclusive lock on an open file; False when another process has it and ``wait`` is off."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` as a whole."""
+    write_lines(path, [json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"])
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Replace ``path`` as a whole by ``lines``: a kill leaves the old file, or none."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def dump_line(value: Any) -> bytes:
+    """One JSON line."""
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+
+
+def read_lines(path: Path) -> Iterator[Any]:
+    """The objects of a whole JSONL file."""
+    with path.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {*old, *new} if where else {*new}:  # what is remembered on the way is not in a new recipe
+            name = f"{where}.{key}" if where else key
+            yield from _differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield f"{where} (there: {_short(old)}, now: {_short(new)})"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,153 @@
+"""Every knob of the generating recipes, as dataclasses; conf/recipes/ says what each is for."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.recipes.engines.base import Sampling
+from nemo_desta.recipes.gates import GatesConfig
+
+
+@dataclass(frozen=True)
+class DescribeConfig:
+    """How a clip becomes text."""
+
+    dialect: str = "desta25"
+    measure: list[str] = field(default_factory=list)
+    not_audible: list[str] = field(default_factory=list)  # beside those of the card
+
+
+@dataclass(frozen=True)
+class RequestConfig:
+    """The wording of a request, and how the LLM is sampled."""
+
+    template: str = "{description}\n{prompt}"
+    system: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    max_thinking_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class ProposalsConfig:
+    """Prompts written by an LLM for each clip (``prompts: proposed``)."""
+
+    num_candidates: int = 20
+    num_examples: int = 5
+    max_new_tokens: int = 4000
+    judge: bool = True
+
+
+@dataclass(frozen=True)
+class RephraseConfig:
+    """Self-rephrasing. ``instructions``: fields of `RephraseInstructions` that replace ours."""
+
+    enabled: bool = False
+    max_thinking_tokens: int = 1536
+    max_new_tokens: int = 4096
+    sampling: Sampling = field(default_factory=lambda: Sampling(4096, None))
+    instructions: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The LLM judge of leaks; ``llm`` and ``engine`` null: the writing LLM judges itself."""
+
+    enabled: bool = False
+    llm: str | None = None
+    engine: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """How clips are looked at before they are written about: header | decode | off."""
+
+    check: str = "header"
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """conf/recipes/self_generate.yaml and self_rephrase.yaml."""
+
+    corpus: Any = None  # a card's name, a path, or a list of them
+    rows: Any = None  # instead of a corpus: rows of an earlier self-generation
+    data_root: Any = None  # a folder, or corpus -> folder
+    card: dict[str, Any] = field(default_factory=dict)
+    splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
+    describe: DescribeConfig = field(default_factory=DescribeConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    prompts: Any = "composed"
+    prompts_per_clip: int = 1
+    proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
+    audio_locator_tag: str = "<|AUDIO|>"
+    llm: str = MISSING
+    tokenizer: str | None = None
+    engine: dict[str, Any] = field(default_factory=lambda: {"name": "hf"})
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    request: RequestConfig = field(default_factory=RequestConfig)
+    rephrase: RephraseConfig = field(default_factory=RephraseConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    decontaminate: list[str] = field(default_factory=list)
+    max_attempts: int = 3
+    seed: int = 0
+    output: str = MISSING
+    shard_size: int = 200
+    rows_per_file: int = 10_000
+    shard: str | None = None
+    runner: dict[str, Any] = field(default_factory=lambda: {"name": "local"})
+    progress: bool = True
+    report: bool = True
+    check: bool = False
+
+
+#: Settings that say how a run works and not what it writes: free to change when a killed run goes on.
+RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
+
+
+def parse_recipe(cfg: DictConfig | Mapping[str, Any]) -> RecipeConfig:
+    """The config of a generating recipe.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, values still ``???`` (all of them at once), settings that contradict.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    if missing := sorted(_missing(plain)):
+        raise ConfigError(f"to be given, ??? so far: {', '.join(missing)}")
+    config = parse(RecipeConfig, plain, where="recipe")
+    if (config.corpus is None) == (config.rows is None):
+        raise ConfigError("give either corpus (a card or a manifest) or rows (of an earlier self-generation)")
+    if config.corpus is not None and config.data_root is None:
+        raise ConfigError("data_root must be given: the folder that the corpus' audio paths start from")
+    if config.rows is not None and not config.rephrase.enabled:
+        raise ConfigError("rows are there to be rephrased: use --config-name self_rephrase, or give a corpus")
+    if config.prompts == "proposed" and config.prompts_per_clip != 1:
+        raise ConfigError("proposed prompts come one per clip; give further runs another seed and output")
+    if not all(place in config.request.template for place in ("{description}", "{prompt}")):
+        found = config.request.template
+        raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
+    if config.audio.check not in ("header", "decode", "off"):
+        raise ConfigError(f"audio.check must be header, decode or off, found {config.audio.check!r}")
+    return config
+
+
+def identity(config: RecipeConfig) -> dict[str, Any]:
+    """The settings that the rows follow from, as plain values."""
+    return {item.name: plain(getattr(config, item.name)) for item in fields(config) if item.name not in RUNNING}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as mappings, everything else as it is."""
+    return asdict(value) if is_dataclass(value) else value
+
+
+def _missing(values: Mapping[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        if value == MISSING:
+            found.append(where + key)
+        elif isinstance(value, Mapping):
+            found += _missing(value, f"{where}{key}.")
+    return found
