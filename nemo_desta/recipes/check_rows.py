@@ -137,7 +137,7 @@ class CheckConfig:
     rows: Any = MISSING  # path, pattern, or a list of them
     audio_roots: Any = None  # a folder, or one per dataset
     llm: str | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] | None = None
     audio_locator_tag: str = "<|AUDIO|>"
     max_target_tokens: int | None = None
     decode: bool = False

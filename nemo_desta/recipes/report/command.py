@@ -1,7 +1,7 @@
 """The report as a command: target perplexity if an LLM is given, then the figures and the page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ class ReportConfig:
     num_samples: int = 20
     num_rejected: int = 8
     seed: int = 0
-    prices: dict[str, float] = field(default_factory=dict)
+    prices: dict[str, float] | None = None
     max_leak_checks: int | None = MAX_LEAK_CHECKS
     llm: str | None = None
-    others: dict[str, Any] = field(default_factory=dict)
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     audio_locator_tag: str = "<|AUDIO|>"
     device: str = "auto"
     dtype: str = "auto"
@@ -77,7 +77,7 @@ def run_report(plain: Mapping[str, Any]) -> Written:
         num_samples=config.num_samples,
         num_rejected=config.num_rejected,
         seed=config.seed,
-        prices=config.prices or None,
+        prices=config.prices,
         perplexity=None if perplexity is None else perplexity.to_json(),
         max_leak_checks=config.max_leak_checks,
         title=config.title,

@@ -5,16 +5,21 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from nemo_desta.config import parse
 from nemo_desta.data.audio_io import AudioRoots
+from nemo_desta.recipes.check_rows import CheckConfig
 from nemo_desta.recipes.report import figures, write_report
-from nemo_desta.recipes.report.command import run_report
+from nemo_desta.recipes.report.command import ReportConfig, run_report
 from nemo_desta.recipes.report.samples import Reservoir, load_sound
 from tests.recipes.report.conftest import make_row
 
@@ -145,3 +150,23 @@ def test_the_command_measures_perplexity_and_writes_beside_the_rows(folder: Path
     assert result.path == folder / "report.html"
     assert result.perplexity.own.total.rows == 4
     assert "target perplexity under tiny-qwen3" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("report", ["others={another LLM: a.jsonl}", "prices={prompt: 0.05,new: 1}", "audio_root={toy: /a}"]),
+        ("report", ["rows=[a,b]", "chat_template_kwargs={enable_thinking: false}", "audio_root=/a"]),
+        ("check", ["audio_roots={toy: /a}", "chat_template_kwargs={enable_thinking: false}"]),
+    ],
+)
+def test_the_shipped_configs_take_their_settings(name: str, given: list[str]) -> None:
+    folder = Path(__file__).parents[3] / "conf/recipes"
+    with initialize_config_dir(str(folder), version_base=None):
+        plain = OmegaConf.to_container(compose(name, overrides=["rows=x", *given]), resolve=True)
+    assert plain.pop("recipe") == name
+    config = {"report": ReportConfig, "check": CheckConfig}[name]
+    parsed = parse(config, plain)
+    assert set(plain) == {field.name for field in fields(config)}
+    defaults = {key: getattr(parsed, key) for key in plain if not any(key in one for one in ["rows", *given])}
+    assert defaults == {key: getattr(config(), key) for key in defaults}
