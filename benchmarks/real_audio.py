@@ -57,9 +57,9 @@ def main() -> None:
 
 def read_rows(data_root: str, corpora: Any) -> dict[str, list[dict[str, Any]]]:
     """Manifest rows by corpus; paths outside ``data_root`` are refused."""
-    from nemo_desta.recipes.corpus import read_corpus
+    from nemo_desta.recipes.corpora import load_corpus
 
-    return {name: list(read_corpus([manifest], data_root)) for name, manifest in corpora.items()}
+    return {name: list(load_corpus(manifest, data_root)) for name, manifest in corpora.items()}
 
 
 def make_encoders(work_dir: Path, args: argparse.Namespace) -> None:

@@ -15,6 +15,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
 from nemo_desta.recipes.testing import random_words
@@ -30,17 +32,28 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--delay", type=float, default=0.1, help="seconds")
     args = parser.parse_args()
-    command = [sys.executable, "-m", "nemo_desta.recipes.testing", "--delay", str(args.delay)]
+    with faulty_server(args.delay) as url:
+        print(json.dumps(asyncio.run(measure(url, args.requests, args.in_flight, args.delay)), indent=2))
+
+
+@contextmanager
+def faulty_server(delay: float) -> Iterator[str]:
+    """The URL of the server, in a process of its own."""
+    command = [sys.executable, "-m", "nemo_desta.recipes.testing", "--delay", str(delay)]
     for name, share in FAULTS.items():
         command += [f"--{name}", str(share)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        url = server.stdout.readline().strip()
-        print(json.dumps(asyncio.run(measure(url, args.requests, args.in_flight, args.delay)), indent=2))
+        yield server.stdout.readline().strip()
     finally:
         server.terminate()
         server.wait()
+
+
+def ideal_rate(in_flight: int, delay: float) -> float:
+    """Good answers per second that the server allows."""
+    return in_flight / delay * (1 - sum(FAULTS.values()))
 
 
 async def measure(url: str, num_requests: int, in_flight: int, delay: float) -> dict[str, object]:
@@ -65,7 +78,7 @@ async def measure(url: str, num_requests: int, in_flight: int, delay: float) -> 
     for i, messages, generation in answers:
         right = random_words(engine.prompts.render(messages))
         assert generation.text == right and not generation.truncated, f"request {i}: {generation}"
-    ideal = in_flight / delay * (1 - sum(FAULTS.values()))
+    ideal = ideal_rate(in_flight, delay)
     return {
         "answers_per_second": round(num_requests / seconds, 1),
         "ideal_per_second": round(ideal, 1),

@@ -1,12 +1,14 @@
 """What the recipe's pipeline costs beside the LLM: rows per second with default gates, and memory by number of rows.
 
-    python benchmarks/recipes_pipeline.py [--rows 20000] [--memory-rows 1000 100000]
+    python -m benchmarks.recipes_pipeline [--rows 20000] [--memory-rows 1000 100000] [--http-rows 6000]
 
 Everything is real but the LLM: a JSONL corpus, FLAC files whose headers are read, the prompt pool and composer, all
-default gates, journals, finishing, the checks across rows. The LLM answers at once, with 20 to 60 words.
+default gates, journals, finishing, the checks across rows. The LLM answers at once, with 20 to 60 words; over HTTP it
+is the slow and faulty server of `recipes_engine`, and the figure is the share of the rate that this server allows.
 """
 
 import argparse
+import gc
 import json
 import random
 import resource
@@ -20,8 +22,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from benchmarks.recipes_engine import TOKENIZER, faulty_server, ideal_rate
 from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
-from nemo_desta.recipes.engines import Generation, Request
+from nemo_desta.recipes.engines import Generation, OpenAIEngine, Request
 from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
 from nemo_desta.recipes.settings import identity, parse_recipe
 
@@ -61,7 +64,7 @@ def make_corpus(folder: Path, clips: int) -> None:
             file.write(json.dumps({**row, "attributes": attributes, "group": f"s{number // 50}"}) + "\n")
 
 
-def run(corpus: Path, output: Path) -> dict[str, float]:
+def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
     """Seconds of the plan, the rows and the end, and rows per second over all three."""
     config = parse_recipe(
         {
@@ -75,13 +78,14 @@ def run(corpus: Path, output: Path) -> dict[str, float]:
     )
     corpora, roots = build_input(config)
     pool = build_prompts(config)
-    folder, engine = RecipeFolder(output), Instant()
+    folder = RecipeFolder(output)
     folder.claim(identity(config))
     marks = [time.perf_counter()]
     shards = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=False)
     marks.append(time.perf_counter())
     stage = build_stage(config, corpora, roots, pool, (engine, engine))
-    run_shards(folder, stage, range(shards), concurrency=engine.concurrency, progress=False)
+    gc.freeze()
+    run_shards(folder, stage, range(shards), concurrency=engine.concurrency, engines=[engine], progress=False)
     marks.append(time.perf_counter())
     summary = finish(folder, cross_checks(config), progress=False)
     marks.append(time.perf_counter())
@@ -98,24 +102,36 @@ def run(corpus: Path, output: Path) -> dict[str, float]:
     }
 
 
-def measure(rows: int) -> dict[str, float]:
+def measure(rows: int, url: str = "") -> dict[str, float]:
     """`run` in a process of its own, over a corpus made for it."""
     with tempfile.TemporaryDirectory() as folder:
         make_corpus(Path(folder) / "corpus", rows // 2)
-        command = [sys.executable, __file__, "--one", folder]
+        command = [sys.executable, "-m", "benchmarks.recipes_pipeline", "--one", folder, "--url", url]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_http(rows: int) -> str:
+    """Rows made per second, over what the server allows."""
+    with faulty_server(delay=0.1) as url:
+        result = measure(rows, url)
+    rate, ideal = result["rows"] / result["rows_secs"], ideal_rate(64, 0.1)
+    return f"{result}\n  {rate:.0f} of {ideal:.0f} rows per second: {rate / ideal:.3f} of the ideal"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--memory-rows", type=int, nargs=2, default=[1_000, 100_000])
+    parser.add_argument("--http-rows", type=int, default=6_000)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run(args.one / "corpus", args.one / "out")))
+        engine = OpenAIEngine(args.url, "scripted", tokenizer=TOKENIZER) if args.url else Instant()
+        print(json.dumps(run(args.one / "corpus", args.one / "out", engine)))
         return
     print("speed:", measure(args.rows))
+    print("over HTTP:", measure_http(args.http_rows))
     few, many = (measure(rows) for rows in args.memory_rows)
     print("memory:", few, many, sep="\n  ")
     print(f"{many['rows']} rows take {many['peak_mib'] - few['peak_mib']:.1f} MiB more than {few['rows']} rows")

@@ -76,7 +76,7 @@ class PromptConfig:
     """How messages become text; the template itself is the tokenizer's own."""
 
     audio_locator_tag: str = "<|AUDIO|>"
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] | None = None
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from nemo_desta.data.audio_io import load_audio, normalize_level
 from nemo_desta.demo.world import SENTENCES, TASKS, gold
-from nemo_desta.recipes.corpus import read_corpus
+from nemo_desta.recipes.corpora import load_corpus
 
 SAMPLING_RATE = 16000
 LEVEL_DBFS = -25.0  # the level to which the pipeline brings every clip
@@ -54,7 +54,9 @@ def load_clips(
 ) -> list[Clip]:
     """All clips of one split."""
     clips = []
-    for row in read_corpus(manifests, data_root, splits=[split]):
+    for row in chain.from_iterable(load_corpus(manifest, data_root) for manifest in manifests):
+        if row.get("split") != split:
+            continue
         audio = load_audio(Path(data_root) / row["audio"], SAMPLING_RATE)
         audio = np.round(audio * (32767 / max(1.0, np.abs(audio).max()))).astype(np.int16)
         is_word = gold(row, "word") is not None

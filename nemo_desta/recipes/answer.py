@@ -9,6 +9,8 @@ from nemo_desta.recipes.engines.base import Engine, Generation, Request, Samplin
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.thinking import ThinkFormat, generate_with_budget
 
+#: DeSTA2.5-Audio's wording: one under the other.
+TEMPLATE = "{description}\n{prompt}"
 #: An LLM's opinion of a finished row.
 Judge = Callable[..., Awaitable[Verdict | None]]
 
@@ -17,24 +19,22 @@ Judge = Callable[..., Awaitable[Verdict | None]]
 class Answerer:
     """Puts description and prompt to the LLM.
 
-    ``template`` holds ``{description}`` and ``{prompt}``; DeSTA2.5-Audio puts one under the other. ``system``: a
-    system message. ``max_thinking_tokens``: with a reasoning LLM (``think``), thoughts beyond it are cut short and the
-    answer is forced (budget forcing in two passes); None lets ``sampling.max_new_tokens`` cut where it may.
+    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message. ``max_thinking_tokens``: with
+    a reasoning LLM (``think``), thoughts beyond it are cut short and the answer is forced (budget forcing in two
+    passes); None lets ``sampling.max_new_tokens`` cut where it may.
     """
 
     engine: Engine
     sampling: Sampling
-    template: str = "{description}\n{prompt}"
+    template: str = TEMPLATE
     system: str | None = None
     max_thinking_tokens: int | None = None
     think: ThinkFormat | None = None
 
     async def __call__(self, description: str, prompt: str, *, seed: int) -> Generation:
         """The raw answer."""
-        values = {"{description}": description, "{prompt}": prompt}
-        content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], self.template)
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        request = Request([*messages, {"role": "user", "content": content}], self.sampling, seed)
+        messages = request_messages(description, prompt, template=self.template, system=self.system)
+        request = Request(messages, self.sampling, seed)
         if self.max_thinking_tokens is None or self.think is None:
             return await self.engine.generate(request)
         return await generate_with_budget(
@@ -44,6 +44,15 @@ class Answerer:
             max_new_tokens=self.sampling.max_new_tokens,
             format=self.think,
         )
+
+
+def request_messages(
+    description: str, prompt: str, *, template: str = TEMPLATE, system: str | None = None
+) -> list[dict[str, str]]:
+    """What the LLM is asked, as messages."""
+    values = {"{description}": description, "{prompt}": prompt}
+    content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], template)
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
 
 
 def first_problem(answer: Generation) -> Verdict | None:

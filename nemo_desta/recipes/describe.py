@@ -6,6 +6,7 @@ construction; ALARM's corpus in the second dialect). Nothing here looks at the a
 
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -104,14 +105,18 @@ def _line(span: str, text: str, items: Iterable[str]) -> str:
 
 def _audible(attributes: Mapping[str, Any] | None, exclude: Collection[str]) -> dict[str, str]:
     """Known attributes as text: several values are joined with "/", None and excluded ones are left out."""
-    kept = {}
+    kept, exclude = {}, frozenset(exclude)
     for key, value in (attributes or {}).items():
-        names = [key]
-        if (key == "age" or key.endswith("_age")) and _is_number(value):
-            names.append("exact_age")
-        if not any(fnmatchcase(name.lower(), pattern) for name in names for pattern in exclude):
+        is_exact_age = (key == "age" or key.endswith("_age")) and _is_number(value)
+        if not _is_hidden(key, is_exact_age, exclude):
             kept[key] = "/".join(_values(value))
     return {key: value for key, value in kept.items() if value}
+
+
+@lru_cache(maxsize=4096)
+def _is_hidden(key: str, is_exact_age: bool, exclude: frozenset[str]) -> bool:
+    names = (key.lower(), "exact_age") if is_exact_age else (key.lower(),)
+    return any(fnmatchcase(name, pattern) for name in names for pattern in exclude)
 
 
 def _pairs(attributes: Mapping[str, str], title: bool = False) -> list[str]:

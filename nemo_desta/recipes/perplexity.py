@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from nemo_desta.data.prompting import Example, PromptBuilder
 from nemo_desta.data.rows import JsonlIndex, RowError
+from nemo_desta.recipes.answer import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows
 from nemo_desta.sources import resolve_source
@@ -93,8 +94,10 @@ def target_perplexity(
 ) -> Perplexity:
     """Score ``rows`` (a recipe's output folder, JSONL files or patterns), and ``others`` beside them, under ``llm``.
 
-    The end-of-turn token is scored with the response unless the row is truncated. A rewritten response is scored as
-    any other: given description and prompt, which is what training wants the LLM to say.
+    The LLM reads what the recipe of ``rows`` let it read (``recipe.json`` says it; DeSTA2.5-Audio's wording for rows
+    without one), also for ``others``. The end-of-turn token is scored with the response unless the row is truncated.
+    A rewritten response is scored as any other: given description and prompt, which is what training wants the LLM to
+    say.
 
     Args:
         llm: hub id, folder or ``package:<path>``; or a loaded (model, tokenizer).
@@ -106,7 +109,10 @@ def target_perplexity(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least 1 row is scored at a time")
-    sets = {"own": find_rows(rows).rows} | {name: find_rows(paths).rows for name, paths in (others or {}).items()}
+    found = {"own": find_rows(rows)} | {name: find_rows(paths) for name, paths in (others or {}).items()}
+    sets = {name: source.rows for name, source in found.items()}
+    asked = found["own"].recipe.get("request") or {}
+    wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
     if len(sets) != 1 + len(others or {}):
         raise ValueError("others: the name 'own' is taken by the rows in question; choose another")
     model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, _name(llm[0]))
@@ -117,17 +123,26 @@ def target_perplexity(
         wanted = _Wanted(JsonlIndex(files), max_rows, seed)
         bar = tqdm(total=len(wanted), desc=f"perplexity, {label}", unit="row", disable=not progress)
         with bar:
-            scored = list(_score(model, _examples(wanted, builder, _context(model), skipped, bar), batch_size, bar))
+            scored = list(
+                _score(model, _examples(wanted, builder, wording, _context(model), skipped, bar), batch_size, bar)
+            )
         if not scored:
             raise ValueError(f"{label}: none of {len(wanted)} rows could be scored ({dict(skipped)})")
         scores[label] = _summed(scored, skipped)
     return Perplexity(name, scores.pop("own"), scores)
 
 
-def text_messages(row: Mapping[str, Any], audio_locator_tag: str = "<|AUDIO|>") -> list[dict[str, str]]:
+def text_messages(
+    row: Mapping[str, Any],
+    audio_locator_tag: str = "<|AUDIO|>",
+    *,
+    template: str = TEMPLATE,
+    system: str | None = None,
+) -> list[dict[str, str]]:
     """The row's chat with the seed description in the place of the audio: what the LLM read when it wrote.
 
-    For a row of one clip that is description, newline, prompt; a system text and earlier turns are kept.
+    ``template`` and ``system``: the recipe's wording for a row of one user message about one clip. In other rows the
+    description stands before the first message about audio; a system text and earlier turns are kept.
 
     Raises:
         RowError: no description, or no message that it could go into.
@@ -136,6 +151,8 @@ def text_messages(row: Mapping[str, Any], audio_locator_tag: str = "<|AUDIO|>") 
     if not isinstance(description, str) or not description.strip():
         raise RowError("no seed description", f"row '{row['id']}' has no seed_description to stand for its audio")
     messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    if len(messages) == 1 and isinstance(row.get("prompt"), str):
+        return request_messages(description, row["prompt"], template=template, system=system)
     places = [i for i, m in enumerate(row["messages"]) if m.get("audios")]
     places = places or [i for i, m in enumerate(messages) if m["role"] == "user"][-1:]
     if not places:
@@ -177,12 +194,17 @@ class _Scored(NamedTuple):
 
 
 def _examples(
-    wanted: _Wanted, builder: PromptBuilder, context: int | None, skipped: Counter[str], bar: Any
+    wanted: _Wanted,
+    builder: PromptBuilder,
+    wording: Mapping[str, str],
+    context: int | None,
+    skipped: Counter[str],
+    bar: Any,
 ) -> Iterator[_Todo]:
     for place in wanted.places:
         try:
             row = wanted.index.row(place)
-            text = {**row, "messages": text_messages(row, builder.audio_locator_tag)}
+            text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
             example = builder.example(text)
             if context is not None and len(example.ids) > context:
                 raise RowError("longer than the context", f"row '{row['id']}': {len(example.ids)} tokens of {context}")

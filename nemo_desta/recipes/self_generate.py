@@ -143,7 +143,7 @@ class SelfGenerate:
         if prompt.constraint is not None:
             row["constraint"] = prompt.constraint
         row |= {"seed": item.seed, "attempt": attempt}
-        row |= {name: clip.get(name) for name in ("split", "group", "corpus", "corpus_version")}
+        row |= {name: clip.get(name) for name in ("language", "split", "group", "corpus", "corpus_version")}
         return row | dict(self.provenance)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.recipes.answer import TEMPLATE
 from nemo_desta.recipes.engines.base import Sampling
 from nemo_desta.recipes.gates import GatesConfig
 
@@ -24,7 +25,7 @@ class DescribeConfig:
 class RequestConfig:
     """The wording of a request, and how the LLM is sampled."""
 
-    template: str = "{description}\n{prompt}"
+    template: str = TEMPLATE
     system: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     max_thinking_tokens: int | None = None
@@ -74,7 +75,7 @@ class RecipeConfig:
     corpus: Any = None  # a card's name, a path, or a list of them
     rows: Any = None  # instead of a corpus: rows of an earlier self-generation
     data_root: Any = None  # a folder, or corpus -> folder
-    card: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] | None = None
     splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -85,7 +86,7 @@ class RecipeConfig:
     llm: str = MISSING
     tokenizer: str | None = None
     engine: dict[str, Any] = field(default_factory=lambda: {"name": "hf"})
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] | None = None
     request: RequestConfig = field(default_factory=RequestConfig)
     rephrase: RephraseConfig = field(default_factory=RephraseConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)

@@ -172,3 +172,28 @@ def test_rows_over_http_with_faults_and_a_leak(corpus: Path, llm_folder: Path) -
     rows = rows_of(corpus / "out")
     assert len(rows) == 16 and {row["response"] for row in rows.values()} == {"It is a calm voice, I hear."}
     assert {row["llm"] for row in rows.values()} == {"scripted"}
+
+
+def one_llm_in_four_roles(prompt: str) -> str:
+    """A server's LLM: writes prompts, judges prompts, answers, and judges answers; good and bad ones mixed."""
+    if "<prompts>" in prompt:
+        return (
+            "<prompts>\n1. Is it a man or a woman?\n2. What does the caption say?\n3. Who paid for this?\n</prompts>"
+        )
+    if "The prompt:\n" in prompt:
+        return "It cannot be known.\nNO" if "paid" in prompt else "YES"
+    if "=== Reply ===" in prompt:
+        return "It knows too much.\nYES" if "written down somewhere" in prompt else "NO"
+    return "A man, as somebody has written down somewhere." if "word 5 " in prompt else "A man, by the deep voice."
+
+
+def test_an_llm_proposes_prompts_and_judges_leaks_over_http(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(one_llm_in_four_roles) as server:
+        engine = {"name": "openai", "base_url": server.url, "model": server.model, "api": "chat"}
+        settings = given(corpus, llm_folder, engine=engine, prompts="proposed", judge={"enabled": True})
+        summary = run_recipe(settings)
+    assert summary.rejected == {"missing audio": 1, "corrupt audio": 1, "leak (judge)": 1}
+    assert "c5-p0" in summary.examples["leak (judge)"][0]
+    rows = rows_of(corpus / "out")
+    assert len(rows) == 9 and {row["prompt"] for row in rows.values()} == {"Is it a man or a woman?"}
+    assert {row["response"] for row in rows.values()} == {"A man, by the deep voice."}

@@ -24,6 +24,7 @@ CLIP = {
     "source": "toy",
     "corpus": "toy",
     "corpus_version": "2",
+    "language": "en",
     "split": "train",
     "group": "s1",
 }
@@ -85,6 +86,7 @@ def test_a_row_is_a_desta_aqa_row_with_its_origin() -> None:
         "prompt_requires": ["gender"],
         "seed": row["seed"],
         "attempt": 0,
+        "language": "en",
         "split": "train",
         "group": "s1",
         "corpus": "toy",

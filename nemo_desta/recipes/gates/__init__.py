@@ -46,7 +46,7 @@ class GatesConfig:
     """The gates in their order; null (or false) turns one off.
 
     ``truncated``: "keep" trains truncated answers without an end of turn, "drop" rejects them. ``facts``: off by
-    default. ``closing_tags``: of think blocks, where the LLM has other ones than `CLOSING_TAGS`. ``duplicates`` is no
+    default. ``closing_tags``: of think blocks, null for `CLOSING_TAGS`. ``duplicates`` is no
     part of `RowGates`: see `Duplicates`.
     """
 
@@ -59,7 +59,7 @@ class GatesConfig:
     refusals: RefusalGate | None = field(default_factory=RefusalGate)
     leak: bool = True
     facts: FactsConfig | None = None
-    closing_tags: list[str] = field(default_factory=lambda: list(CLOSING_TAGS))
+    closing_tags: list[str] | None = None
     duplicates: DuplicatesConfig | None = field(default_factory=DuplicatesConfig)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class RowGates:
         if config.facts is not None:
             gates.append((True, FactCheck(config.facts.values if values is None else values, config.facts)))
         self._gates = [gate for wanted, gate in gates if wanted and gate is not None]
-        self._closing_tags = tuple(config.closing_tags)
+        self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 
     def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Verdict | None:
         """Why ``row`` is not kept, or None. ``clip``: its manifest row, where there is one."""
