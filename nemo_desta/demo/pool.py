@@ -1,6 +1,13 @@
-"""The demo's prompts in the recipes' form: every training wording of every task, in the formats that are wanted."""
+"""The demo's prompts in the recipes' form: every training wording of every task, in the formats that are wanted.
 
+    python -m nemo_desta.demo.pool > nemo_desta/demo/assets/prompts.jsonl
+
+writes what conf/recipes/demo_rephrase.yaml draws from.
+"""
+
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from nemo_desta.demo.prompts import DESCRIBE, FORMATS, WORDINGS, formats_of
 from nemo_desta.demo.world import TASKS
@@ -28,3 +35,13 @@ def prompt_pool(formats: Sequence[str] = ("plain",), tasks: Iterable[str] | None
                     pool.append(Prompt(f"{task}-{number}-{name}", text, (task,), requires, domains))
     pool += [Prompt(f"describe-{i}", text, ("describe",)) for i, text in enumerate(DESCRIBE[:-1])]
     return pool
+
+
+def rephrase_pool() -> list[Prompt]:
+    """Plain questions whose answers the reasoning variant can rewrite: its thoughts name transcripts as such."""
+    return prompt_pool(("plain",), [name for name in TASKS if name not in (*UNMARKED, "transcript")])
+
+
+if __name__ == "__main__":
+    for prompt in rephrase_pool():
+        print(json.dumps(asdict(prompt), ensure_ascii=False))

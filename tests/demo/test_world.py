@@ -1,12 +1,19 @@
 """The closed world: true values of rows, parsing of answers, prompts and formats."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
+import nemo_desta.demo
+from nemo_desta.demo.pool import rephrase_pool
 from nemo_desta.demo.prompts import FORMATS, WORDINGS, YES_NO, apply_format, follows_format, make_prompt, prompts_for
 from nemo_desta.demo.prompts import true_answer as answer_of
 from nemo_desta.demo.world import TASKS, gold, parse_answer, parse_yes_no, tasks_of
+from nemo_desta.recipes.prompts import parse_prompts
+
+ASSETS = Path(nemo_desta.demo.__file__).parent / "assets"
 
 SPEECH = {
     "id": "a",
@@ -110,3 +117,8 @@ def test_every_task_has_wordings_with_one_held_out_and_distinct_questions():
     assert set(YES_NO) <= set(TASKS)
     for pairs in WORDINGS.values():
         assert len({question for question, _ in pairs}) == len(pairs) >= 3
+
+
+def test_the_shipped_prompts_are_the_pool():
+    shipped = [json.loads(line) for line in (ASSETS / "prompts.jsonl").read_text().splitlines()]
+    assert parse_prompts(shipped) == rephrase_pool()

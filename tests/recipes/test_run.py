@@ -42,14 +42,17 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
-@pytest.mark.parametrize("name", ["self_generate", "self_rephrase"])
+@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase"])
 def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     config = shipped(name)
     assert config.pop("recipe") == "generate"
     assert set(config) == {item.name for item in dataclasses.fields(RecipeConfig)}
-    config |= {"corpus": "fsdd", "data_root": "x", "llm": "x", "output": "x"}
+    if name != "demo_rephrase":
+        config |= {"corpus": "fsdd", "data_root": "x", "llm": "x", "output": "x"}
     parsed = parse_recipe(config)
-    if name == "self_generate":
+    if name == "demo_rephrase":
+        assert parsed.rephrase.instructions["neutral_tags"] and parsed.engine["batch_size"] == 128
+    elif name == "self_generate":
         defaults = RecipeConfig(**{key: config[key] for key in ("corpus", "data_root", "llm", "output")})
         assert dataclasses.replace(parsed, engine={"name": "hf"}) == defaults
     else:

@@ -15,6 +15,7 @@ from nemo_desta.recipes.prompts.constraints import Constraint, parse_constraint
 from nemo_desta.recipes.prompts.draw import PromptPool
 from nemo_desta.recipes.prompts.fill import ValueLists
 from nemo_desta.recipes.prompts.prompt import Prompt, load_prompts, parse_prompts, text_hash
+from nemo_desta.sources import resolve_source
 
 SETS = ("composed", "pool")
 
@@ -27,8 +28,9 @@ def prompt_set(
     """The prompts that a config names, ready to be drawn from.
 
     ``given``: ``pool`` (what we wrote); ``composed`` (that and each of it with the formats that suit it, ``seed``
-    choosing wording and numbers); the path of a YAML or JSONL file; or a list of prompts or mappings. ``values``: see
-    `PromptPool`. Raises ``FileNotFoundError`` for what is neither a set nor a file, ``ValueError`` for bad prompts.
+    choosing wording and numbers); a YAML or JSONL file (also ``package:<path>``); or a list of prompts or mappings.
+    ``values``: see `PromptPool`. Raises ``FileNotFoundError`` for what is neither a set nor a file, ``ValueError`` for
+    bad prompts.
     """
     if not isinstance(given, (str, os.PathLike)):
         ready = [entry for entry in given if isinstance(entry, Prompt)]
@@ -37,9 +39,10 @@ def prompt_set(
         return PromptPool(base_prompts(), values=values)
     if given == "composed":
         return PromptPool([*base_prompts(), *compose(base_prompts(), seed=seed)], values=values)
-    if not Path(given).is_file():
+    path = resolve_source(str(given))
+    if not Path(path).is_file():
         raise FileNotFoundError(f"prompts: {str(given)!r} is no file and none of the sets {', '.join(SETS)}")
-    return PromptPool(load_prompts(given), values=values)
+    return PromptPool(load_prompts(path), values=values)
 
 
 @lru_cache(maxsize=1)
