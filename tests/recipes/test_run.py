@@ -3,10 +3,12 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -200,3 +202,39 @@ def test_an_llm_proposes_prompts_and_judges_leaks_over_http(corpus: Path, llm_fo
     rows = rows_of(corpus / "out")
     assert len(rows) == 9 and {row["prompt"] for row in rows.values()} == {"Is it a man or a woman?"}
     assert {row["response"] for row in rows.values()} == {"A man, by the deep voice."}
+
+
+def test_two_corpora_with_roots_of_their_own_and_measured_attributes(
+    corpus: Path, llm_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(corpus / "audio", other / "audio")
+    rows = [json.loads(line) for line in (corpus / "m.jsonl").read_text().splitlines()]
+    for i, path in enumerate(sorted((other / "audio").iterdir())):
+        if path.name != "c7.flac":
+            samples, rate = soundfile.read(path)
+            soundfile.write(path, samples * 10 ** (-i / 10), rate)
+    lines = [json.dumps({**row, "id": f"o{row['id']}", "source": "quiet"}) + "\n" for row in rows]
+    (other / "n.jsonl").write_text("".join(lines))
+    both = {"corpus": ["m.jsonl", "n.jsonl"], "data_root": {"m": str(corpus), "n": str(other)}}
+    summary = run_recipe(given(corpus, llm_folder, **both, describe={"measure": ["volume"]}))
+    made = rows_of(corpus / "out")
+    assert {row["corpus"] for row in made.values()} == {"m", "n"} and summary.about["corpora"] == {"m": "1", "n": "1"}
+    heard = {row["id"]: row["seed_description"] for row in made.values() if row["corpus"] == "n"}
+    assert any("Volume: quiet" in text for text in heard.values()) and any("Volume: loud" in t for t in heard.values())
+    with pytest.raises(ConfigError, match="clip id 'c0' of n is in another corpus"):
+        (other / "n.jsonl").write_text(json.dumps(rows[0]) + "\n")
+        run_recipe(given(corpus, llm_folder, **both, output=str(corpus / "clash")))
+    with pytest.raises(ConfigError, match="no folder for corpus 'n.jsonl'"):
+        run_recipe(given(corpus, llm_folder, **{**both, "data_root": {"m": str(corpus)}}))
+
+
+def test_facts_are_checked_against_what_the_corpus_holds(corpus: Path, llm_folder: Path) -> None:
+    who = [PROMPTS[0]]
+    with ScriptedServer(lambda prompt: "It is a male voice.") as server:
+        engine = {"name": "openai", "base_url": server.url, "model": server.model, "tokenizer": str(llm_folder)}
+        settings = given(corpus, llm_folder, engine=engine, prompts=who, gates={"facts": {}}, max_attempts=1)
+        summary = run_recipe(settings)
+    wrong = [f"c{i}" for i in range(12) if i % 2 and i not in (3, 7)]
+    assert summary.rejected["contradicts attributes"] == len(wrong)
+    assert {row["id"][:-3] for row in rows_of(corpus / "out").values()} == {"c0", "c2", "c4", "c6", "c8", "c10"}
