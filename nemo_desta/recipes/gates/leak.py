@@ -213,7 +213,8 @@ def _asked_for(leak: Leak, rule: Rule, prompt: str) -> bool:
 def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Verdict | None:
     lower = text.lower()
     for pair in _PAIR.findall(description):
-        if pair.lower() in lower:
+        # As a field of its own; "she has this accent: Scottish" is a sentence.
+        if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{re.escape(pair.lower())}", lower, re.MULTILINE):
             leak = Leak((0, 0), pair, "attribute: value")
             if rule is None or not _asked_for(leak, rule, prompt):
                 return Verdict("leak", f"attribute: value: {pair!r} as in the description")

@@ -250,3 +250,19 @@ def test_judge_behind_a_server_sorts_good_from_bad() -> None:
     expected = ["leak (judge)" if i % 2 == 0 else None for i in range(60)]
     expected[6] = "judge unclear"
     assert reasons == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "leaks"),
+    [
+        ("Accent: Scottish.", True),
+        ("A woman (accent: Scottish) speaks.", True),
+        ("She speaks.\n- Accent: Scottish", True),
+        ("Gender: female, Accent: Scottish", True),
+        ("The speaker has this accent: Scottish.", False),
+    ],
+)
+def test_a_copied_field_is_told_from_a_sentence(response: str, leaks: bool) -> None:
+    row = {"seed_description": "[00:00-00:02] aye (Gender: female, Accent: Scottish, Duration: 2s)"}
+    row |= {"prompt": "Who speaks?", "response": response}
+    assert (LeakCheck().check(row) is not None) == leaks
