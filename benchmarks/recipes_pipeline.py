@@ -23,10 +23,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.recipes_engine import TOKENIZER, faulty_server, ideal_rate
-from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
 from nemo_desta.recipes.engines import Generation, OpenAIEngine, Request
-from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
-from nemo_desta.recipes.settings import identity, parse_recipe
 
 WORDS = (
     "the voice in this recording sounds calm and clear while somebody speaks about the weather near an open window "
@@ -41,10 +38,12 @@ class Instant:
 
     name, revision, concurrency, prompts = "instant", "0", 64, None
 
+    def __init__(self) -> None:
+        rng = random.Random(0)
+        self.texts = [" ".join(rng.choices(WORDS, k=rng.randint(20, 60))).capitalize() + "." for _ in range(5000)]
+
     async def generate(self, request: Request) -> Generation:
-        rng = random.Random(request.seed)
-        text = " ".join(rng.choices(WORDS, k=rng.randint(20, 60))).capitalize() + "."
-        return Generation(text, False, None, 100, 50)
+        return Generation(self.texts[request.seed % len(self.texts)], False, None, 100, 50)
 
     async def close(self) -> None:
         pass
@@ -66,6 +65,10 @@ def make_corpus(folder: Path, clips: int) -> None:
 
 def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
     """Seconds of the plan, the rows and the end, and rows per second over all three."""
+    from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
+    from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
+    from nemo_desta.recipes.settings import identity, parse_recipe
+
     config = parse_recipe(
         {
             "corpus": "corpus.jsonl",
@@ -80,7 +83,7 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
     pool = build_prompts(config)
     folder = RecipeFolder(output)
     folder.claim(identity(config))
-    marks = [time.perf_counter()]
+    began, marks = time.time(), [time.perf_counter()]
     shards = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=False)
     marks.append(time.perf_counter())
     stage = build_stage(config, corpora, roots, pool, (engine, engine))
@@ -97,17 +100,22 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
         "plan_secs": round(plan, 2),
         "rows_secs": round(made, 2),
         "finish_secs": round(end, 2),
-        "rows_per_sec": round(rows / (marks[-1] - marks[0])),
+        "began": began,
+        "ended": time.time(),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
 
 
-def measure(rows: int, url: str = "") -> dict[str, float]:
-    """`run` in a process of its own, over a corpus made for it."""
+def measure(rows: int, url: str = "", processes: int = 1) -> dict[str, float]:
+    """`run` in processes of their own that share one folder, over a corpus made for it."""
     with tempfile.TemporaryDirectory() as folder:
         make_corpus(Path(folder) / "corpus", rows // 2)
         command = [sys.executable, "-m", "benchmarks.recipes_pipeline", "--one", folder, "--url", url]
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        results = [json.loads(process.communicate()[0]) for process in running]
+    total = max(results, key=lambda result: result["rows"])  # who ended last has written the rows
+    seconds = max(r["ended"] for r in results) - min(r["began"] for r in results)
+    return {"processes": processes, **total, "rows_per_sec": round(total["rows"] / seconds)}
 
 
 def measure_http(rows: int) -> str:
@@ -122,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--memory-rows", type=int, nargs=2, default=[1_000, 100_000])
-    parser.add_argument("--http-rows", type=int, default=6_000)
+    parser.add_argument("--http-rows", type=int, default=20_000)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -130,7 +138,7 @@ def main() -> None:
         engine = OpenAIEngine(args.url, "scripted", tokenizer=TOKENIZER) if args.url else Instant()
         print(json.dumps(run(args.one / "corpus", args.one / "out", engine)))
         return
-    print("speed:", measure(args.rows))
+    print("speed:", measure(args.rows), measure(args.rows, processes=2), sep="\n  ")
     print("over HTTP:", measure_http(args.http_rows))
     few, many = (measure(rows) for rows in args.memory_rows)
     print("memory:", few, many, sep="\n  ")

@@ -39,10 +39,13 @@ EXTRAS = {
     "megatron": ["megatron-core>=0.16,<0.17"],
     "recipes": [
         "aiohttp>=3.9",
+        "datasets>=3",  # corpora in the Hugging Face form
         "hydra-core>=1.3.2",
         "jinja2>=3.1",
         "omegaconf>=2.3",
+        "orjson>=3.9",
         "py3langid>=0.4",  # its language models are inside
+        "pyarrow>=14",
         "pyyaml>=6",
         "scipy>=1.11",
         "soundfile>=0.12",

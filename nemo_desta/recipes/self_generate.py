@@ -4,9 +4,9 @@ clip -> audio check -> description -> prompts (drawn from a pool, or proposed by
 -> gates -> row. `SelfGenerate` is the stage; the driver in `nemo_desta.recipes.pipeline` owns files and resume.
 """
 
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from nemo_desta.recipes.answer import Answerer, Judge, first_problem
@@ -193,12 +193,12 @@ async def rephrase_row(row: dict[str, Any], rephraser: Rephraser, seed: int, use
 
 def row_seed(seed: int, row_id: str) -> int:
     """The seed of a row: of the recipe's seed and the row's id alone."""
-    return random.Random(f"{seed}:{row_id}").getrandbits(32)
+    return int.from_bytes(blake2b(f"{seed}:{row_id}".encode(), digest_size=4).digest(), "big")
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
     """The seed of a row's further attempts; the first one's is the row's own."""
-    return seed if attempt == 0 else random.Random(f"{seed}/{attempt}").getrandbits(32)
+    return seed if attempt == 0 else row_seed(seed, f"attempt {attempt}")
 
 
 def sampling_fields(sampling: Any) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class ScriptedServer:
             ready.set()
         await self._stop.wait()
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # connections close in the next rounds of the loop
 
     async def start(self) -> web.AppRunner:
         """Serve from the running event loop, until the runner's ``cleanup()``."""
@@ -290,6 +291,7 @@ async def _serve_forever(server: ScriptedServer) -> None:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
+        await asyncio.sleep(0.01)  # connections close in the next rounds of the loop
 
 
 if __name__ == "__main__":

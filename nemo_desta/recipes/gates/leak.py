@@ -42,6 +42,7 @@ class LeakCheck:
         if unknown := [name for name in languages if name not in LEXICON]:
             raise ConfigError(f"no leak lexicon for language {unknown[0]!r}; there is one for {', '.join(LEXICON)}")
         self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
+        self._by_name = {rule.name: rule for rule in self.rules}
         self._patterns = [_compiled(rule) for rule in self.rules]
         # Most texts hold no trigger, or those of one or two rules: text search is much faster than the expressions.
         bits: dict[str, int] = {}  # trigger -> rules, as the bits of a number
@@ -56,10 +57,13 @@ class LeakCheck:
         is somebody's speech.
         """
         plain, leaks = _lower(_without_quotations(text)), []
+        triggers = [(trigger, rules) for trigger, rules in self._triggers if trigger in plain]
+        if not triggers and not self._always:
+            return []
         for sentence in _SENTENCE.finditer(plain):
             start, end = sentence.span()
             held, bits = sentence[0], self._always
-            for trigger, rules in self._triggers:
+            for trigger, rules in triggers:
                 if trigger in held:
                     bits |= rules
             for number, pattern in enumerate(self._patterns) if bits else ():
@@ -75,9 +79,8 @@ class LeakCheck:
         speaker says; a pair of the description that comes back word for word is one.
         """
         text, prompt, description = row["response"], row.get("prompt") or "", row.get("seed_description") or ""
-        leaks = self.find(text)
-        rules = {rule.name: rule for rule in self.rules}
-        for leak in leaks:
+        rules = self._by_name
+        for leak in self.find(text):
             spoken = leak.rule not in _COPIES and leak.phrase.lower() in description.lower()
             if not spoken and not _asked_for(leak, rules[leak.rule], prompt):
                 start, end = leak.span

@@ -7,6 +7,7 @@ Shards follow each other without a pause. Several processes may work in one fold
 import asyncio
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -17,11 +18,12 @@ from tqdm import tqdm
 
 from nemo_desta.recipes.engines.base import Engine
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines
-from nemo_desta.recipes.pipeline.shard import Shard
+from nemo_desta.recipes.pipeline.shard import FLUSH_SECS, Shard
 from nemo_desta.recipes.pipeline.stage import Outcome, Stage, Wanted
 
 logger = logging.getLogger(__name__)
 
+SWITCH_SECS = 2e-4
 #: Rows that the reading thread hands over together.
 CHUNK_ROWS = 64
 
@@ -46,9 +48,13 @@ def run_shards(
     """
 
     async def run() -> list[int]:
+        interval = sys.getswitchinterval()
+        # The reading thread leaves the interpreter for every file and would wait 5 ms each time to come back.
+        sys.setswitchinterval(SWITCH_SECS)
         try:
             return await _Driver(folder, stage, concurrency, progress).run(list(numbers))
         finally:
+            sys.setswitchinterval(interval)
             for engine in engines:
                 await engine.close()
 
@@ -80,10 +86,11 @@ class _Driver:
     async def run(self, numbers: Sequence[int]) -> list[int]:
         total = self.folder.num_units() * self.stage.rows_per_unit
         self._bar = tqdm(total=total, desc="rows", unit="row", disable=not self.progress, smoothing=0.05)
-        self._kept = self._dropped = 0
+        self._kept = self._dropped = self._news = 0
         self._slots = asyncio.Semaphore(self.concurrency)
         self._failure: asyncio.Future = asyncio.get_running_loop().create_future()
         tasks: set[asyncio.Task] = set()
+        ticking = asyncio.create_task(self._tick())
         reader = threading.Thread(target=self._read, args=(numbers,), daemon=True, name="plan reader")
         reader.start()
         try:
@@ -91,12 +98,14 @@ class _Driver:
                 await self._settle_all(waiting, tasks)
         finally:
             self._stop.set()
+            ticking.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             reader.join()
             for state in self._open.values():
                 state.shard.release()
+            self._show()
             self._bar.close()
             if self._failure.done():
                 self._failure.exception()
@@ -114,7 +123,7 @@ class _Driver:
             self._take(state, rows)
             for place, wanted in enumerate(rows, start=first):
                 if wanted.id in state.shard.settled:
-                    self._bar.update()
+                    self._news += 1
                 elif wanted.verdict is not None:
                     self._settled(state, place, wanted.id, Outcome(None, wanted.verdict))
                 else:
@@ -167,8 +176,20 @@ class _Driver:
         state.shard.append(place, row_id, outcome)
         self._kept += outcome.verdict is None
         self._dropped += outcome.verdict is not None
+        self._news += 1
+
+    async def _tick(self) -> None:
+        """Every now and then: settled rows to the system, news to the screen."""
+        while True:
+            await asyncio.sleep(FLUSH_SECS)
+            for state in self._open.values():
+                state.shard.flush()
+            self._show()
+
+    def _show(self) -> None:
         self._bar.set_postfix(kept=self._kept, dropped=self._dropped, refresh=False)
-        self._bar.update()
+        self._bar.update(self._news)
+        self._news = 0
 
     def _close(self, state: _Open) -> None:
         """Finish a shard whose last row is settled."""

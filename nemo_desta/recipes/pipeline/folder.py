@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 
 class RecipeMismatch(ValueError):
     """The folder holds rows of other settings; the message names the keys that differ."""
@@ -123,15 +125,18 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def dump_line(value: Any) -> bytes:
-    """One JSON line."""
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    """One JSON line; half a surrogate pair, which an LLM may write and UTF-8 cannot, becomes a question mark."""
+    try:
+        return orjson.dumps(value, default=list, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def read_lines(path: Path) -> Iterator[Any]:
     """The objects of a whole JSONL file."""
     with path.open("rb") as file:
         for line in file:
-            yield json.loads(line)
+            yield orjson.loads(line)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

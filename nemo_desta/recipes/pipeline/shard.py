@@ -13,8 +13,10 @@ from nemo_desta.recipes.pipeline.stage import Outcome
 
 logger = logging.getLogger(__name__)
 
-#: The disk has a settled row at the latest after so many seconds; a kill of the process alone loses none.
+#: The disk has a settled row at the latest after so many seconds.
 SYNC_SECS = 2.0
+#: Rows are handed to the system together, at most so many; the driver also does it every `FLUSH_SECS`.
+LINES_TOGETHER, FLUSH_SECS = 32, 0.1
 
 
 class Shard:
@@ -30,6 +32,8 @@ class Shard:
         self._lock = lock
         self._part = folder.shards / f"{number:05d}.part"
         self._last_sync = time.monotonic()
+        self._lines: list[bytes] = []
+        self._entries: list[tuple[int, str, bytes]] = []  # all of the journal: place, id, line
         whole = self._read() if self._part.exists() else 0
         self._file = self._part.open("ab", buffering=0)
         if self._file.tell() > whole:
@@ -64,8 +68,19 @@ class Shard:
             "attempts": outcome.attempts,
             "tokens": [outcome.prompt_tokens, outcome.new_tokens],
         }
-        self._file.write(dump_line(record))
+        line = dump_line(record)
+        self._entries.append((place, row_id, line))
+        self._lines.append(line)
         self.settled.add(row_id)
+        if len(self._lines) >= LINES_TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what is settled to the system, which keeps it when this process is killed."""
+        if not self._lines:
+            return
+        self._file.write(b"".join(self._lines))
+        self._lines.clear()
         now = time.monotonic()
         if now - self._last_sync > SYNC_SECS:
             os.fsync(self._file.fileno())
@@ -77,7 +92,7 @@ class Shard:
         Raises:
             RuntimeError: the journal holds other rows than ``wanted``.
         """
-        lines = sorted(_journal(self._part.read_bytes()))
+        lines = sorted(self._entries)
         found, expected = [row_id for _, row_id, _ in lines], list(wanted)
         if found != expected:
             raise RuntimeError(f"{self._part} holds {len(found)} rows, the plan wants {len(expected)} others")
@@ -87,6 +102,7 @@ class Shard:
 
     def release(self) -> None:
         """Let go of the shard; what is settled stays in its journal."""
+        self.flush()
         self._file.close()
         self._lock.close()
 
@@ -94,7 +110,8 @@ class Shard:
         """Fill ``settled``; the number of bytes in whole lines."""
         content = self._part.read_bytes()
         whole = content.rfind(b"\n") + 1
-        self.settled = {row_id for _, row_id, _ in _journal(content[:whole], self._part)}
+        self._entries = _journal(content[:whole], self._part)
+        self.settled = {row_id for _, row_id, _ in self._entries}
         return whole
 
 
@@ -104,7 +121,7 @@ def outcome_of(record: dict) -> Outcome:
     return Outcome(record["row"], verdict, record["attempts"], *record["tokens"])
 
 
-def _journal(content: bytes, path: Path | None = None) -> list[tuple[int, str, bytes]]:
+def _journal(content: bytes, path: Path) -> list[tuple[int, str, bytes]]:
     entries = []
     for number, line in enumerate(content.splitlines(keepends=True), start=1):
         try:

@@ -184,3 +184,18 @@ def test_a_stage_that_fails_stops_the_run_and_keeps_what_is_settled(tmp_path: Pa
 def _claimed(path: Path) -> Path:
     RecipeFolder(path).claim(RECIPE)
     return path
+
+
+def test_text_that_is_no_utf8_is_written_all_the_same(tmp_path: Path) -> None:
+    folder = RecipeFolder(_claimed(tmp_path / "out"))
+    write_plan(folder, units(1), shard_size=10, progress=False)
+
+    class Broken(Shout):
+        async def make(self, item) -> Outcome:
+            row = {"id": f"{item['id']}-p{item['k']}", "response": "half \ud800 a pair", "split": None}
+            return Outcome(row, Verdict("not text", "a lone surrogate"), 1)
+
+    run_shards(folder, Broken(), [0], concurrency=2, progress=False)
+    assert finish(folder, progress=False).rejected == {"not text": 2}
+    (line,) = set((tmp_path / "out/rejected/all-00000.jsonl").read_text(encoding="utf-8").splitlines()[:1])
+    assert json.loads(line)["row"]["response"] == "half ? a pair"
