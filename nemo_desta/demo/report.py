@@ -75,5 +75,5 @@ Try next:
     print(m.chat([{{'role': 'user', 'content': '<|AUDIO|>\\nWhat do you hear?', 'audios': ['YOUR.wav']}}]))"
   python examples/speechlm_desta.py --config-name demo check=true work_dir={work_dir}
   python examples/speechlm_desta.py --config-name desta25 check=true \\
-    data.train_ds.input_cfg.0.rows={rows}   # names what a real run still needs
+    'data.train_ds.input_cfg.0.rows={rows}'   # names what a real run still needs
 """
