@@ -31,9 +31,8 @@ class ShardWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """``batch["shard"]``: numbers of shards; the same numbers come back when their rows are on the disk."""
         numbers = [int(number) for number in batch["shard"]]
-        engines = list({id(engine): engine for engine in self.engines}.values())
         concurrency = self.engines[0].concurrency
-        run_shards(self.folder, self.stage, numbers, concurrency=concurrency, engines=engines, progress=False)
+        run_shards(self.folder, self.stage, numbers, concurrency=concurrency, engines=self.engines, progress=False)
         return {"shard": numbers}
 
 

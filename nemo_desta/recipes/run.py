@@ -92,7 +92,7 @@ def make_rows(
         stage,
         numbers,
         concurrency=engines[0].concurrency,
-        engines=list({id(engine): engine for engine in engines}.values()),
+        engines=engines,
         progress=config.progress,
     )
 

@@ -55,7 +55,7 @@ def run_shards(
             return await _Driver(folder, stage, concurrency, progress).run(list(numbers))
         finally:
             sys.setswitchinterval(interval)
-            for engine in engines:
+            for engine in {id(engine): engine for engine in engines}.values():  # one LLM may write and judge
                 await engine.close()
 
     return asyncio.run(run())
