@@ -20,10 +20,19 @@ class BadRowLog:
     Args:
         path: JSON lines file that bad rows are appended to; what it holds is not named again. None: log only.
         max_share: bad rows / rows seen above which the run stops, once at least ``min_bad_rows`` were bad.
+        quiet: only count: another process that is given the same batches says it.
     """
 
-    def __init__(self, path: str | Path | None = None, *, max_share: float = 0.05, min_bad_rows: int = 20) -> None:
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        *,
+        max_share: float = 0.05,
+        min_bad_rows: int = 20,
+        quiet: bool = False,
+    ) -> None:
         self.path = Path(path) if path is not None else None
+        self.quiet = quiet
         self.max_share = max_share
         self.min_bad_rows = min_bad_rows
         self.num_rows = 0  # rows seen, good and bad, every epoch anew
@@ -45,8 +54,9 @@ class BadRowLog:
         for row in new:
             self._named.add((row["where"], row["reason"]))
             self.reasons[row["reason"]] += 1
-            logger.warning("bad row '%s' (%s), %s: %s", row["id"], row["where"], row["reason"], row["detail"])
-        if new:
+            if not self.quiet:
+                logger.warning("bad row '%s' (%s), %s: %s", row["id"], row["where"], row["reason"], row["detail"])
+        if new and not self.quiet:
             self._append(new)
             logger.warning("%s", self.summary())
         if self.num_bad >= self.min_bad_rows and self.num_bad > self.max_share * self.num_rows:

@@ -31,6 +31,7 @@ class DestaDataModule(LightningDataModule):
         num_audio_tokens: vectors that a clip of so many samples becomes (``model.num_audio_tokens``).
         prompts: how rows become ids (``model.prompts``).
         log_dir: where ``bad_rows.jsonl`` is written; without it bad rows are only logged.
+        accumulate_grad_batches: batches per optimiser step, where the Trainer does not know (manual optimisation).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class DestaDataModule(LightningDataModule):
         *,
         prompts: PromptBuilder | None = None,
         log_dir: str | Path | None = None,
+        accumulate_grad_batches: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(cfg, DictConfig):
@@ -53,6 +55,7 @@ class DestaDataModule(LightningDataModule):
         self.num_audio_tokens = num_audio_tokens
         self.sampling_rate = sampling_rate
         self.log_dir = Path(log_dir) if log_dir is not None else None
+        self.accumulate_grad_batches = accumulate_grad_batches
         self._next = (0, 0)  # epoch and number of the first batch that no step has taken
         self._in_step: tuple[int, int, bool] | None = None  # position of the batch that a step took last
         self._saved_plan: dict[str, Any] | None = None
@@ -75,7 +78,8 @@ class DestaDataModule(LightningDataModule):
             raise ConfigError("data.train_ds is not given")
         if self.trainer is not None:
             epoch, batches = self._next
-            again = _repair_progress(self.trainer, epoch_is_over=epoch > 0 and batches == 0)
+            window = self.accumulate_grad_batches or self.trainer.accumulate_grad_batches
+            again = _repair_progress(self.trainer, window, epoch_is_over=epoch > 0 and batches == 0)
             self._next = (epoch, batches - again)
         settings = self.settings.train
         self._plan, dataset = self._open(settings, seed=settings.seed)
@@ -117,13 +121,15 @@ class DestaDataModule(LightningDataModule):
 
     @property
     def bad_rows(self) -> BadRowLog:
-        """The account of rows that could not be used, one per rank."""
+        """The account of rows that could not be used, one per rank; only ranks that read data write it down."""
         if self._bad_rows is None:
             settings, rank = self.settings.bad_rows, self._rank_and_size()[0]
             path = Path(settings.path) if settings.path else self.log_dir and self.log_dir / "bad_rows.jsonl"
             if path and rank > 0:
                 path = path.with_suffix(f".{rank}{path.suffix}")
-            self._bad_rows = BadRowLog(path, max_share=settings.max_share, min_bad_rows=settings.min_bad_rows)
+            reads = self.trainer is None or getattr(self.trainer.strategy, "reads_data", True)
+            limits = {"max_share": settings.max_share, "min_bad_rows": settings.min_bad_rows}
+            self._bad_rows = BadRowLog(path if reads else None, quiet=not reads, **limits)
             if self._saved_bad_rows is not None:
                 self._bad_rows.load_state_dict(self._saved_bad_rows)
         return self._bad_rows
@@ -210,7 +216,7 @@ def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
     }
 
 
-def _repair_progress(trainer: Any, epoch_is_over: bool) -> int:
+def _repair_progress(trainer: Any, window: int, *, epoch_is_over: bool) -> int:
     """Make Lightning 2.4 restart where its checkpoint was saved; returns how many batches must be trained again.
 
     It saves in ``on_train_batch_end``, before it counts that batch as completed, and so restarts one batch too low:
@@ -234,7 +240,7 @@ def _repair_progress(trainer: Any, epoch_is_over: bool) -> int:
         if isinstance(interval, int) and batches % interval != 0:
             loop.val_loop._has_run = True  # as if: none is due
     else:
-        again = progress.current.ready % trainer.accumulate_grad_batches
+        again = progress.current.ready % window
     for count in (progress.current, progress.total):
         count.ready = count.started = count.processed = count.completed = count.ready - again
     return again

@@ -60,9 +60,11 @@ class SizedPlanLoader(PlanLoader):
 
     def __init__(self, plan: BatchPlan, dataset: RowDataset, **kwargs: Any) -> None:
         super().__init__(plan, dataset, position=lambda: (0, 0), **kwargs)
-        self._length = plan.num_batches()
+        self._length: int | None = None
 
     def __len__(self) -> int:
+        if self._length is None:  # looks at every row: only where somebody asks
+            self._length = self.plan.num_batches()
         return self._length
 
 

@@ -34,6 +34,22 @@ def is_trained_name(name: str) -> bool:
     return name.startswith(PROJECTOR_PREFIX) or ".lora_" in name
 
 
+def share_step_count(saved: dict[str, Any]) -> None:
+    """Let a Lightning checkpoint count its optimiser steps for both kinds of loop.
+
+    Lightning keeps one count for automatic and one for manual optimisation; the plain model uses the first, the
+    Megatron one the second, and either goes on from the other's checkpoint.
+    """
+    if (fit_loop := saved.get("loops", {}).get("fit_loop")) is None:
+        return
+    automatic = fit_loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    manual = fit_loop["epoch_loop.manual_optimization.optim_step_progress"]
+    for span in ("total", "current"):
+        for state in ("ready", "completed"):
+            steps = max(automatic[span][state], manual[span][state])
+            automatic[span][state] = manual[span][state] = steps
+
+
 def frozen_sources(config: ModelConfig) -> dict[str, str]:
     """Source of every frozen part by the name it has in a checkpoint."""
     used = config.perception.use or list(config.perception.encoders)

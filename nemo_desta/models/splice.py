@@ -13,12 +13,29 @@ from torch.nn.functional import pad
 from nemo_desta.types import AUDIO_SLOT
 
 
-class Spliced(NamedTuple):
-    """What the LLM reads: ``inputs_embeds`` (B, Z, D), ``attention_mask`` (B, Z) bool, ``position_ids`` (B, Z).
+class Places(NamedTuple):
+    """Where everything stands: all that can be said without a single vector.
 
+    ``attention_mask`` (B, Z) bool, ``position_ids`` (B, Z).
     ``target_rows``, ``target_positions``, ``target_ids``: (N,) int64 each. Token ``target_ids[i]`` of row
     ``target_rows[i]`` stands at ``target_positions[i]``; the hidden state one position earlier predicts it.
+    ``text_mask``, ``slot_mask`` (B, L) bool; ``text_to``, ``slot_to``: (number of them,) place in the flat (B * Z) of
+    each text token and of each clip's first vector, in reading order.
     """
+
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    target_rows: torch.Tensor
+    target_positions: torch.Tensor
+    target_ids: torch.Tensor
+    text_mask: torch.Tensor
+    slot_mask: torch.Tensor
+    text_to: torch.Tensor
+    slot_to: torch.Tensor
+
+
+class Spliced(NamedTuple):
+    """What the LLM reads: ``inputs_embeds`` (B, Z, D), and the first five of `Places`."""
 
     inputs_embeds: torch.Tensor
     attention_mask: torch.Tensor
@@ -49,8 +66,32 @@ def splice(
     Raises:
         ValueError: the number of slots is not the number of clips.
     """
-    B, L, D = text_embeds.shape
-    device = text_embeds.device
+    places = place(input_ids, input_lens, prompt_lens, vector_lens, padding_side=padding_side)
+    B, Z = places.attention_mask.shape
+    flat = text_embeds.new_zeros(B * Z, text_embeds.shape[-1])
+    flat = flat.index_copy(0, places.text_to, text_embeds[places.text_mask])
+    if vector_lens.numel():
+        within = torch.arange(vectors.shape[1], device=flat.device)
+        held = within < vector_lens.to(flat.device)[:, None]  # (A, W)
+        flat = flat.index_copy(0, (places.slot_to[:, None] + within)[held], vectors[held].to(flat.dtype))
+    return Spliced(flat.view(B, Z, -1), *places[:5])
+
+
+def place(
+    input_ids: torch.Tensor,
+    input_lens: torch.Tensor,
+    prompt_lens: torch.Tensor,
+    vector_lens: torch.Tensor,
+    *,
+    padding_side: str = "right",
+) -> Places:
+    """Positions, masks and targets of `splice`, from ids and lengths alone.
+
+    Raises:
+        ValueError: the number of slots is not the number of clips.
+    """
+    B, L = input_ids.shape
+    device = input_ids.device
     column = torch.arange(L, device=device)
     valid = column < input_lens[:, None]
     slots = (input_ids == AUDIO_SLOT) & valid
@@ -67,27 +108,23 @@ def splice(
     offset = (Z - lens) if padding_side == "left" else torch.zeros_like(lens)
     row_start = torch.arange(B, device=device) * Z + offset
 
-    flat = text_embeds.new_zeros(B * Z, D)
     text = valid & ~slots
-    text_to = (starts + row_start[:, None])[text]
-    flat = flat.index_copy(0, text_to, text_embeds[text])
-    if num_slots:
-        within = torch.arange(vectors.shape[1], device=device)
-        held = within < vector_lens.to(device)[:, None]  # (A, W)
-        audio_to = ((starts + row_start[:, None])[slots][:, None] + within)[held]
-        flat = flat.index_copy(0, audio_to, vectors[held].to(flat.dtype))
+    flat_starts = starts + row_start[:, None]
 
     position = torch.arange(Z, device=device) - offset[:, None]
     mask = (position >= 0) & (position < lens[:, None])
     supervised = valid & (column >= prompt_lens[:, None])
     rows, columns = supervised.nonzero(as_tuple=True)
-    return Spliced(
-        inputs_embeds=flat.view(B, Z, D),
+    return Places(
         attention_mask=mask,
         position_ids=position.clamp(min=0),
         target_rows=rows,
         target_positions=starts[rows, columns] + offset[rows],
         target_ids=input_ids[rows, columns],
+        text_mask=text,
+        slot_mask=slots,
+        text_to=flat_starts[text],
+        slot_to=flat_starts[slots],
     )
 
 

@@ -25,6 +25,26 @@ class LossWindow:
         self.num_tokens += num_tokens
         self.row_ids.extend(row_ids)
 
+    def total(self, device: torch.device, group: dist.ProcessGroup | None = None) -> int:
+        """Tokens of the window over the data-parallel ranks (``group``; all ranks when None)."""
+        total = torch.tensor(self.num_tokens, dtype=torch.int64, device=device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total, group=group)
+        return int(total)
+
+    def normalise(self, parameters: Iterable[nn.Parameter], factor_over_total: float, total: int) -> None:
+        """Multiply gradients by ``factor_over_total / total``; without a target there are none to keep."""
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        if total == 0:
+            logger.warning("no supervised token in this step (rows %s): step skipped", ", ".join(self.row_ids[:8]))
+            for parameter in trained:
+                parameter.grad = None
+        elif trained:
+            torch._foreach_mul_([parameter.grad for parameter in trained], factor_over_total / total)
+
+    def clear(self) -> None:
+        self.num_tokens, self.row_ids = 0, []
+
     def close(self, parameters: Iterable[nn.Parameter], *, averaged_over: int, device: torch.device) -> int:
         """Turn accumulated gradients into those of the mean loss per token; returns the tokens of all ranks.
 
@@ -32,16 +52,7 @@ class LossWindow:
         A window without a single target leaves no gradient, so that the optimiser skips every parameter, on each rank
         alike.
         """
-        total = torch.tensor(self.num_tokens, dtype=torch.int64, device=device)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
-        total = int(total)
-        trained = [parameter for parameter in parameters if parameter.grad is not None]
-        if total == 0:
-            logger.warning("no supervised token in this step (rows %s): step skipped", ", ".join(self.row_ids[:8]))
-            for parameter in trained:
-                parameter.grad = None
-        elif trained:
-            torch._foreach_mul_([parameter.grad for parameter in trained], averaged_over / total)
-        self.num_tokens, self.row_ids = 0, []
+        total = self.total(device)
+        self.normalise(parameters, averaged_over, total)
+        self.clear()
         return total

@@ -42,7 +42,8 @@ class StepSeed(Callback):
 class StepLog(Callback):
     """Appends one JSON line per micro-batch to ``<log dir>/records/steps.jsonl``: batch, step, loss, rows.
 
-    After a resume, lines beyond the checkpoint are taken back, so the file always tells one uninterrupted run.
+    After a resume, lines beyond the checkpoint are taken back, so the file always tells one uninterrupted run. A model
+    that runs a whole accumulation window at its end gives its micro-batches' losses then.
     """
 
     def __init__(self, name: str = "steps.jsonl") -> None:
@@ -64,13 +65,11 @@ class StepLog(Callback):
     ) -> None:
         if self._file is None:
             return
-        line = {
-            "batch": trainer.fit_loop.epoch_loop.batch_progress.total.ready,
-            "step": trainer.global_step,
-            "loss": float(trainer.callback_metrics["loss"]),
-            "rows": list(batch["row_ids"]),
-        }
-        self._file.write(json.dumps(line) + "\n")
+        ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        for before, (rows, loss) in zip(range(len(pl_module.step_losses) - 1, -1, -1), pl_module.step_losses):
+            step = trainer.global_step - (before > 0)  # only the last micro-batch is followed by the optimiser
+            line = {"batch": ready - before, "step": step, "loss": float(loss), "rows": list(rows)}
+            self._file.write(json.dumps(line) + "\n")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._file is not None:
@@ -104,7 +103,7 @@ class Throughput(Callback):
         self._steps += 1
         if self._steps == self.window:
             metrics = {
-                "audio_h_per_gpu_h": self._audio_secs / self._secs,
+                "audio_h_per_gpu_h": self._audio_secs / self._secs / pl_module.ranks_per_batch,
                 "tokens_per_s": self._tokens / self._secs,
                 "padding_share": 1 - self._tokens / max(1, self._positions),
             }
@@ -121,9 +120,9 @@ class NaNGuard(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not grads:
-            return
-        bad = ~torch.stack([grad.isfinite().all() for grad in grads]).all()
+        finite = [grad.isfinite().all() for grad in grads]
+        # A rank without gradients (a later pipeline stage) takes part in the decision all the same.
+        bad = ~torch.stack(finite).all() if finite else torch.tensor(False, device=pl_module.device)
         if dist.is_available() and dist.is_initialized():
             flag = bad.to(torch.int32)
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
@@ -186,12 +185,12 @@ class SampleAnswers(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx > 0 or trainer.sanity_checking or trainer.world_size > 1 or self.num_rows == 0:
+        if batch_idx > 0 or trainer.sanity_checking or self.num_rows == 0 or not pl_module.writes_samples:
             return
-        from nemo_desta.models.chat import write
-
         prompt = first_prompts(batch, self.num_rows)
-        ids = write(pl_module, prompt, max_new_tokens=self.max_new_tokens, do_sample=False)
+        ids = pl_module.write(prompt, max_new_tokens=self.max_new_tokens)
+        if not trainer.is_global_zero:
+            return
         for row, tokens in enumerate(ids):
             start, end = batch["prompt_lens"][row], batch["input_lens"][row]
             wanted = pl_module.tokenizer.decode(batch["input_ids"][row, start:end], skip_special_tokens=True)
@@ -207,7 +206,9 @@ def first_prompts(batch: dict[str, Any], num_rows: int) -> dict[str, torch.Tenso
     ids = batch["input_ids"][:num_rows, : int(lens.max())].clone()
     ids[torch.arange(ids.shape[1], device=ids.device) >= lens[:, None]] = 0
     num_clips = int((ids == AUDIO_SLOT).sum())
+    clips = {name: batch[name][:num_clips] for name in ("vector_lens",) if name in batch}
     return {
+        **clips,
         "audio": batch["audio"][:num_clips],
         "audio_lens": batch["audio_lens"][:num_clips],
         "input_ids": ids,

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
 from nemo_desta.data.datamodule import DestaDataModule
-from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.base import DestaBase
 from nemo_desta.training.callbacks import (
     NaNGuard,
     PoliteStop,
@@ -27,17 +27,18 @@ from nemo_desta.training.callbacks import (
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.preflight import preflight
-from nemo_desta.training.strategies import build_strategy
+from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, model_class, takes_step
 
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name")
 #: Top-level values that nothing reads but other settings' ``${}``.
 VALUES = ("work_dir", "data_root", "generated", "corpora")
+AUTO = {"name": "auto"}
 CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
 
 
-def fit(cfg: DictConfig) -> DestaModel | None:
+def fit(cfg: DictConfig) -> DestaBase | None:
     """Train as ``cfg`` says; returns the model, or None when only checked or stopped by SIGTERM.
 
     The trained part is written to ``<log dir>/model`` at the end; a run that was killed goes on from its last
@@ -58,13 +59,14 @@ def fit(cfg: DictConfig) -> DestaModel | None:
     seed_everything(seed)
     trainer = build_trainer(settings["trainer"], settings.get("callbacks"), seed)
     log_dir = Path(exp_manager(trainer, OmegaConf.create(settings["exp_manager"])))
-    model = DestaModel(model_config)
+    model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
     data = DestaDataModule(
         settings["data"],
         prompts=model.prompts,
         num_audio_tokens=model.num_audio_tokens,
         sampling_rate=model.sampling_rate,
         log_dir=records_folder(log_dir),
+        accumulate_grad_batches=settings["trainer"].get("accumulate_grad_batches"),
     )
     model.validation_names = data.validation_names
     try:
@@ -83,12 +85,15 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
     settings = dict(settings)
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     check_keys(settings, known, "trainer")
-    strategy = settings.pop("strategy", None) or {"name": "auto"}
+    strategy = settings.pop("strategy", None) or AUTO
     if not isinstance(strategy, Mapping):
         raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
+    by_strategy = {}
+    if takes_step(strategy):
+        by_strategy = {key: settings.pop(key) for key in STEP_SETTINGS if key in settings}
     return Trainer(
         **settings,
-        strategy=build_strategy(strategy),
+        strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
         plugins=[SafeCheckpointIO()],
         callbacks=build_callbacks(callbacks or {}, seed),
         use_distributed_sampler=False,  # our sampler already gives each rank its own batches

@@ -1,30 +1,65 @@
-"""Config group ``strategy/`` -> Lightning strategy. Each name has its own knobs; unknown ones are refused."""
+"""Config group ``strategy/`` -> Lightning strategy and the model class that it trains.
 
+Each name has its own knobs; unknown ones are refused. The room `megatron` sits beside this one, so it is named by path
+and imported when asked for.
+"""
+
+import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.device_mesh import init_device_mesh
 
 from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.models.base import DestaBase
 
 #: Every trained parameter takes part in every step, and frozen ones are outside DDP: nothing to search for.
 DDP_OPTIONS = {"find_unused_parameters": False, "gradient_as_bucket_view": True, "broadcast_buffers": False}
+#: The Trainer's settings that a strategy with manual optimisation takes over: Lightning refuses to carry them out.
+STEP_SETTINGS = {"gradient_clip_val": None, "accumulate_grad_batches": 1, "gradient_clip_algorithm": None}
 
 
-def build_strategy(config: Mapping[str, Any]) -> Strategy | str:
+@dataclass(frozen=True)
+class Kind:
+    """What one name stands for. ``build`` and ``model``: the thing itself, or ``module:attribute``.
+
+    ``takes_step``: optimisation is manual, and ``build`` is also given the seed and `STEP_SETTINGS`.
+    """
+
+    knobs: tuple[str, ...]
+    build: Callable[..., Strategy | str] | str
+    model: str = "nemo_desta.models.desta:DestaModel"
+    takes_step: bool = False
+
+
+def build_strategy(
+    config: Mapping[str, Any], *, seed: int = 0, step_settings: Mapping[str, Any] | None = None
+) -> Strategy | str:
     """Build the strategy that ``config["name"]`` asks for.
+
+    Args:
+        seed: of a strategy that keeps random states. step_settings: the Trainer's, where `takes_step`.
 
     Raises:
         ConfigError: unknown name or knob, or tensor parallelism outside strategy=megatron.
     """
-    knobs = dict(config)
-    name = knobs.pop("name", None)
-    if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy '{name}'.{nearest(str(name), STRATEGIES)}")
-    known, build = STRATEGIES[name]
-    check_keys(knobs, known, f"strategy({name})")
-    return build(**knobs)
+    kind, knobs = _kind(config)
+    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
+    if kind.takes_step:
+        knobs = {**knobs, "seed": seed, **STEP_SETTINGS, **(step_settings or {})}
+    return _resolve(kind.build)(**knobs)
+
+
+def takes_step(config: Mapping[str, Any]) -> bool:
+    """Whether the strategy clips and accumulates itself, so that the Trainer must not be asked to."""
+    return _kind(config)[0].takes_step
+
+
+def model_class(config: Mapping[str, Any]) -> type[DestaBase]:
+    """The Lightning module that the strategy trains."""
+    return _resolve(_kind(config)[0].model)
 
 
 class ShardedLLMStrategy(DDPStrategy):
@@ -56,8 +91,41 @@ def _fsdp2(tensor_parallel_size: int = 1, process_group_backend: str | None = No
     return ShardedLLMStrategy(process_group_backend=process_group_backend, **DDP_OPTIONS)
 
 
-STRATEGIES: dict[str, tuple[tuple[str, ...], Callable[..., Strategy | str]]] = {
-    "auto": ((), _auto),
-    "ddp": (("process_group_backend",), _ddp),
-    "fsdp2": (("tensor_parallel_size", "process_group_backend"), _fsdp2),
+def _kind(config: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
+    knobs = dict(config)
+    name = knobs.pop("name", None)
+    if name not in STRATEGIES:
+        raise ConfigError(f"unknown strategy '{name}'.{nearest(str(name), STRATEGIES)}")
+    return STRATEGIES[name], knobs
+
+
+def _resolve(target: Any) -> Any:
+    if not isinstance(target, str):
+        return target
+    module, attribute = target.split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "megatron":
+            raise
+        raise ConfigError("strategy=megatron needs megatron-core: pip install 'nemo_desta[megatron]'") from error
+
+
+STRATEGIES: dict[str, Kind] = {
+    "auto": Kind((), _auto),
+    "ddp": Kind(("process_group_backend",), _ddp),
+    "fsdp2": Kind(("tensor_parallel_size", "process_group_backend"), _fsdp2),
+    "megatron": Kind(
+        (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "sequence_parallel",
+            "context_parallel_size",
+            "expert_parallel_size",
+            "process_group_backend",
+        ),
+        "nemo_desta.megatron.strategy:build_strategy",
+        "nemo_desta.megatron.model:MegatronDestaModel",
+        takes_step=True,
+    ),
 }

@@ -1,0 +1,147 @@
+"""What the plain model and the Megatron one share: config, text side, perception, what a checkpoint is, validation.
+
+Both keep the same names in their state dict, so a projector trained by either loads in the other. A subclass brings
+the LLM (``llm``), ``perception`` and ``loss``.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from nemo.collections.speechlm2.parts.optim_setup import configure_optimizers
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.models import builder, checkpoint
+from nemo_desta.models.window import LossWindow
+
+
+class DestaBase(LightningModule):
+    """Everything but the LLM and the way it is run. Subclasses call `adopt` in their constructor."""
+
+    def adopt(self, cfg: Mapping[str, Any] | DictConfig | ModelConfig) -> None:
+        """Read NeMo's ``model`` section and build the text side: tokenizer and prompts; no weights yet."""
+        if isinstance(cfg, DictConfig):
+            cfg = OmegaConf.to_container(cfg, resolve=True)
+        self.config = cfg if isinstance(cfg, ModelConfig) else parse(ModelConfig, cfg)
+        self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
+        self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
+        self.tokenizer = builder.build_tokenizer(self.config.llm)
+        prompt = self.config.prompt
+        self.prompts = PromptBuilder(
+            self.tokenizer,
+            audio_locator_tag=prompt.audio_locator_tag,
+            chat_template_kwargs=prompt.chat_template_kwargs,
+            transcript=prompt.transcript,
+        )
+        self.audio_locator_tag = prompt.audio_locator_tag
+        self.window = LossWindow()
+        self.validation_names: list[str] = []
+        self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding
+        self.step_losses: list[tuple[list[str], Tensor]] = []  # rows and loss per token that the last step finished
+
+    # ---- what the model is made of
+
+    @property
+    def sampling_rate(self) -> int:
+        return self.config.perception.sampling_rate
+
+    @property
+    def text_eos_id(self) -> int:
+        return self.prompts.end_of_turn_id
+
+    @property
+    def text_pad_id(self) -> int:
+        """An id for padding of ids; masks never depend on it."""
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.text_eos_id
+
+    @property
+    def ranks_per_batch(self) -> int:
+        """Processes that work on one batch together."""
+        return 1
+
+    @property
+    def writes_samples(self) -> bool:
+        """Whether this process takes part in writing answers to validation rows."""
+        return self.trainer.world_size == 1
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that belong into a checkpoint, frozen by pattern or not."""
+        return ((name, p) for name, p in self.named_parameters() if checkpoint.is_trained_name(name))
+
+    def num_audio_tokens(self, num_samples: int) -> int:
+        """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
+        return self.perception.num_tokens(num_samples)
+
+    def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); half precision follows the LLM (decision 9)."""
+        dtype = self.llm.dtype
+        with torch.autocast(audio.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            return self.perception(audio, audio_lens)
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
+        """Summed cross-entropy of a batch's targets, how many there are, and how many the argmax gets right."""
+        raise NotImplementedError
+
+    def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
+        """Greedy answers to a batch of prompts: new ids (B, at most max_new_tokens), padded after the end of turn."""
+        raise NotImplementedError
+
+    # ---- training and validation
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return configure_optimizers(self)
+
+    def on_validation_epoch_start(self) -> None:
+        self._totals: dict[str, Tensor] = {}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = self.validation_names[dataloader_idx] if self.validation_names else str(dataloader_idx)
+        loss, num_tokens, num_correct = self.loss(batch)
+        totals = torch.stack([loss.double(), loss.new_tensor(num_tokens).double(), num_correct.double()])
+        self._totals[name] = self._totals.get(name, torch.zeros_like(totals)) + totals
+
+    def on_validation_epoch_end(self) -> None:
+        names = self.validation_names or sorted(self._totals)
+        zeros = torch.zeros(3, dtype=torch.float64, device=self.device)
+        totals = torch.stack([self._totals.get(name, zeros) for name in names])
+        if self.trainer.world_size > 1:  # ranks that shared a batch all count it, which leaves the means alone
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        for name, (loss, num_tokens, num_correct) in zip(names, totals.tolist(), strict=True):
+            if num_tokens:
+                self.log(f"val_loss_{name}", loss / num_tokens)
+                if num_correct >= 0:
+                    self.log(f"val_acc_{name}", num_correct / num_tokens)
+        loss, num_tokens, _ = totals.sum(0).tolist()
+        self.log("val_loss", loss / max(1.0, num_tokens), prog_bar=True)
+
+    # ---- on disk
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The trained part alone: the projector with its buffers, and LoRA."""
+        full = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        return {name: t for name, t in full.items() if checkpoint.is_trained_name(name.removeprefix(prefix))}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the trained part; always exact: a missing or surplus tensor is an error."""
+        own = self.state_dict()
+        if set(own) != set(state_dict):
+            missing, surplus = sorted(set(own) - set(state_dict)), sorted(set(state_dict) - set(own))
+            raise ValueError(f"checkpoint does not fit this model: missing {missing[:5]}, surplus {surplus[:5]}")
+        return super().load_state_dict(state_dict, strict=False, assign=assign)
+
+    def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
+        saved["nemo_desta"] = {"model": to_dict(self.config), "frozen": checkpoint.identify(self.config)}
+
+    def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
+        checkpoint.check_identity(saved["nemo_desta"]["frozen"], self.config)
+        checkpoint.share_step_count(saved)
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
+        """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""
+        return checkpoint.save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)
