@@ -66,7 +66,8 @@ class StepLog(Callback):
         if self._file is None:
             return
         ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        for before, (rows, loss) in zip(range(len(pl_module.step_losses) - 1, -1, -1), pl_module.step_losses):
+        for number, (rows, loss) in enumerate(pl_module.step_losses, 1):
+            before = len(pl_module.step_losses) - number
             step = trainer.global_step - (before > 0)  # only the last micro-batch is followed by the optimiser
             line = {"batch": ready - before, "step": step, "loss": float(loss), "rows": list(rows)}
             self._file.write(json.dumps(line) + "\n")

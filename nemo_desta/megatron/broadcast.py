@@ -1,0 +1,99 @@
+"""One process of a model-parallel group reads the data; the others are handed the very same batch.
+
+Ranks that read for themselves could disagree (a file that is gone on one node, a row that decodes differently), and a
+disagreement is a hang. Audio goes to the first pipeline stage only: no other stage hears.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+AUDIO = "audio"
+
+
+def reads_data() -> bool:
+    """Whether this process reads for its model-parallel group: its first rank, which has the encoders."""
+    return dist.get_rank() == parallel_state.get_model_parallel_src_rank()
+
+
+class BroadcastLoader:
+    """A loader whose batches come from the group's first rank; the others never touch theirs.
+
+    Adds ``vector_lens`` (A,): vectors that each clip becomes, which stages without encoders cannot count.
+
+    Args:
+        loader: what the data module gives. num_audio_tokens: of a clip of so many samples; asked on the reading rank.
+        device: where the batches go.
+    """
+
+    def __init__(self, loader: Any, *, num_audio_tokens: Callable[[int], int], device: torch.device) -> None:
+        self.loader = loader
+        self.num_audio_tokens = num_audio_tokens
+        self.device = device
+        self._iterator: Any = None  # Lightning shuts down the workers of an attribute of this name
+        self._length = _share(lambda: len(loader) if hasattr(loader, "__len__") else None)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("this loader has no length")
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._iterator = iter(self.loader) if reads_data() else None
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> dict[str, Any] | None:
+        own: dict[str, torch.Tensor] = {}
+
+        def header() -> tuple[dict[str, Any], dict[str, tuple[torch.Size, torch.dtype]]] | None:
+            if (batch := next(self._iterator, None)) is None:
+                return None
+            counts = [self.num_audio_tokens(int(samples)) for samples in batch["audio_lens"]]
+            batch = {**batch, "vector_lens": torch.tensor(counts, dtype=torch.int64)}
+            own.update({name: value for name, value in batch.items() if isinstance(value, torch.Tensor)})
+            plain = {name: value for name, value in batch.items() if name not in own}
+            return plain, {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+
+        if (found := _share(header)) is None:
+            return None
+        batch, shapes = dict(found[0]), found[1]
+        for name, (shape, dtype) in shapes.items():
+            hears = name != AUDIO or parallel_state.is_pipeline_first_stage()
+            if not hears:
+                batch[name] = torch.zeros(0, 0, dtype=dtype, device=self.device)
+                continue
+            empty = torch.empty(shape, dtype=dtype, device=self.device)
+            tensor = own[name].to(self.device, non_blocking=True) if name in own else empty
+            group = _group() if name != AUDIO else parallel_state.get_tensor_model_parallel_group()
+            if group.size() > 1 and tensor.numel():
+                dist.broadcast(tensor, src=parallel_state.get_model_parallel_src_rank(), group=group)
+            batch[name] = tensor
+        return batch
+
+
+def _group() -> dist.ProcessGroup:
+    return parallel_state.get_model_parallel_group()
+
+
+def _share(make: Callable[[], Any]) -> Any:
+    """What ``make`` gives on the reading rank, on every rank of its group; its error is everybody's error."""
+    if _group().size() == 1:
+        return make()
+    answer: list[Any] = [None, None]
+    failed: Exception | None = None
+    if reads_data():
+        try:
+            answer[1] = make()
+        except Exception as error:  # said to the others, who would wait for ever, and raised below
+            failed, answer[0] = error, f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(answer, src=parallel_state.get_model_parallel_src_rank(), group=_group())
+    if failed is not None:
+        raise failed
+    if answer[0] is not None:
+        rank = parallel_state.get_model_parallel_src_rank()
+        raise RuntimeError(f"rank {rank}, which reads for this one, could not: {answer[0]}")
+    return answer[1]

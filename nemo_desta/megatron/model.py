@@ -1,0 +1,185 @@
+"""The Lightning module whose LLM is split by megatron-core: DestaModel's ears, rows, loss and checkpoints.
+
+Optimisation is manual: an accumulation window is kept until it is full, runs through megatron-core's schedule in one
+go, and makes one step. Encoders and projector live on the first pipeline stage.
+Letters: B rows, A clips, W vectors per clip, D LLM width, Z spliced length.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig
+
+from nemo_desta.config import ConfigError, ModelConfig
+from nemo_desta.megatron.generate import write_greedily
+from nemo_desta.megatron.gradients import clip_global_norm, copy_from_first, sum_gradients
+from nemo_desta.megatron.llm import StageLLM, build_llm
+from nemo_desta.megatron.share import perceive_shared
+from nemo_desta.megatron.step import run_losses
+from nemo_desta.megatron.weights import embedding_rms
+from nemo_desta.models import builder
+from nemo_desta.models.base import DestaBase
+from nemo_desta.models.splice import place, splice
+from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.sources import resolve_source
+
+
+class MegatronDestaModel(DestaBase):
+    """A frozen LLM split over GPUs, with ears; trained with `MegatronStrategy`, which says how it is split.
+
+    Args:
+        cfg: NeMo's ``model`` section, as for DestaModel.
+    """
+
+    def __init__(self, cfg: Mapping[str, Any] | DictConfig | ModelConfig) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.adopt(cfg)
+        _refuse(self.config)
+        self.llm: StageLLM | None = None
+        self.perception: FusedPerception | None = None
+        self._waiting: list[dict[str, Any]] = []  # the micro-batches of a window that is not full yet
+
+    def configure_model(self) -> None:
+        """Build this rank's part; called by Lightning once the strategy has set up megatron-core's groups."""
+        if self.llm is not None:
+            return
+        config, strategy = self.config, self.trainer.strategy
+        dtype = builder.resolve_dtype(config.llm.dtype)
+        self.llm = build_llm(config.llm.path, strategy.layout, dtype=dtype, recompute=config.activation_checkpointing)
+        self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core shall not average them
+        if not self.llm.is_first:
+            # An optimiser needs something to hold; with this one, all ranks count the same steps and learning rates.
+            self.clock = nn.Parameter(torch.zeros(1))
+            return
+        self.perception = builder.build_perception(
+            config.perception, self.llm.hidden_size, embedding_rms(config.llm.path)
+        )
+        builder.freeze_by_pattern(dict(self.trained_parameters()), config.freeze)
+        self.perception.projector.to(strategy.root_device)
+        copy_from_first(self.perception.projector, parallel_state.get_tensor_and_data_parallel_group())
+
+    @property
+    def ranks_per_batch(self) -> int:
+        return parallel_state.get_model_parallel_group().size()
+
+    @property
+    def writes_samples(self) -> bool:
+        return parallel_state.get_data_parallel_rank() == 0
+
+    # ---- training
+
+    def on_train_start(self) -> None:
+        self._waiting = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Keep a micro-batch; with the last one of its window, run all of them and make a step."""
+        places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
+        self.read_positions = (int(places.attention_mask.sum()), places.attention_mask.numel())
+        self.window.add(places.target_ids.numel(), batch["row_ids"])
+        self.step_losses = []
+        self._waiting.append(batch)
+        loop = self.trainer.fit_loop.epoch_loop
+        is_full = loop.batch_progress.current.ready % self.trainer.strategy.accumulate_grad_batches == 0
+        if is_full or loop._num_ready_batches_reached():  # where Lightning's own accumulation ends a window
+            batches, self._waiting = self._waiting, []
+            self._step(batches)
+
+    def _step(self, batches: list[dict[str, Any]]) -> None:
+        found = run_losses(self.llm, self.embed, batches, train=True)
+        means = (found[:, 0] / found[:, 1].clamp(min=1)).float()
+        self.step_losses = [(batch["row_ids"], mean) for batch, mean in zip(batches, means, strict=True)]
+
+        totals = found[:, :2].sum(0)
+        dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
+        total = int(totals[1])
+        parameters = [parameter for _, parameter in self.trained_parameters()]
+        if parameters:
+            sum_gradients(parameters, parallel_state.get_tensor_and_data_parallel_group())
+        self.window.normalise(parameters, 1.0, total)
+        clip_global_norm(parameters, self.trainer.strategy.gradient_clip_val)
+        self.log("loss", (totals[0] / max(1, total)).float(), prog_bar=True, batch_size=max(1, total))
+
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer.step()
+        optimizer.zero_grad()
+        if scheduler is not None:
+            scheduler.step()
+        self.window.clear()
+
+    # ---- forward
+
+    def embed(self, batch: Mapping[str, Any]) -> Tensor:
+        """What the LLM's first layer reads, (B, Z, D), the same on every tensor-parallel rank; first stage only."""
+        text = self.llm.embed(batch["input_ids"].clamp(min=0))
+        vectors = text.new_zeros(0, 0, text.shape[-1])
+        if batch["audio_lens"].numel():
+            vectors = perceive_shared(
+                self.perceive,
+                batch["audio"],
+                batch["audio_lens"],
+                batch["vector_lens"],
+                output_size=text.shape[-1],
+                dtype=self.llm.dtype,
+                group=parallel_state.get_tensor_model_parallel_group(),
+            )
+        return splice(
+            text,
+            batch["input_ids"],
+            batch["input_lens"],
+            batch["prompt_lens"],
+            vectors=vectors,
+            vector_lens=batch["vector_lens"],
+        ).inputs_embeds
+
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
+        """Summed cross-entropy of a batch, its targets, and how many the argmax gets right; no gradient."""
+        loss, num_tokens, num_correct = run_losses(self.llm, self.embed, [batch], train=False)[0]
+        return loss, int(num_tokens), num_correct
+
+    def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return write_greedily(
+                    self.llm,
+                    self.embed(batch) if self.llm.is_first else None,
+                    place(
+                        batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"]
+                    ).attention_mask.sum(1),
+                    max_new_tokens=max_new_tokens,
+                    end_ids=self._end_ids(),
+                    pad_id=self.text_pad_id,
+                )
+        finally:
+            self.train(was_training)
+
+    def _end_ids(self) -> list[int]:
+        source = resolve_source(self.config.llm.path)
+        try:
+            settings = GenerationConfig.from_pretrained(source)
+        except OSError:  # an LLM folder need not say how to generate
+            settings = AutoConfig.from_pretrained(source)
+        return self.prompts.end_ids(settings.eos_token_id)
+
+
+def _refuse(config: ModelConfig) -> None:
+    """Settings that the plain model has and this one does not.
+
+    Raises:
+        ConfigError: one of them is set.
+    """
+    if config.llm.lora is not None:
+        raise ConfigError("model.llm.lora with strategy=megatron: the split LLM has no LoRA; use strategy=ddp")
+    if config.llm.trust_remote_code:
+        raise ConfigError("model.llm.trust_remote_code with strategy=megatron: only LLMs built in here can be split")
+    if config.llm.attn_implementation is not None:
+        raise ConfigError("model.llm.attn_implementation with strategy=megatron: attention is megatron-core's")
+    if config.cross_entropy == "liger":
+        raise ConfigError("model.cross_entropy=liger with strategy=megatron: the vocabulary is split; use auto")

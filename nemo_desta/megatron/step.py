@@ -1,0 +1,101 @@
+"""A step's micro-batches through megatron-core's schedule: 1F1B over pipeline stages, or one after another.
+
+What the last stage finds out is handed to all stages of its pipeline, so that every rank logs and decides alike.
+Letters: B rows, Z positions, D LLM width, N supervised tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from nemo_desta.megatron.llm import StageLLM
+from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
+from nemo_desta.models.splice import place
+
+Batch = dict[str, Any]
+#: Gives the first stage's input (B, Z, D) of a micro-batch.
+Embed = Callable[[Batch], Tensor]
+
+
+def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: bool) -> Tensor:
+    """(K, 3) float64 on every rank of the pipeline: summed loss, targets and right ones of K micro-batches.
+
+    With ``train`` gradients of the summed losses are left behind, and right ones are not counted (-1).
+    """
+
+    def last_stage(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
+        num_tokens = hidden.new_tensor(places.target_ids.numel(), dtype=torch.int)
+        num_correct = hidden.new_tensor(-1 if train else 0, dtype=torch.int)
+        if places.target_ids.numel():
+            logits = llm.head(predicting_states(hidden, places))
+            if not train:
+                right = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == places.target_ids
+                num_correct = right.sum()
+            loss = summed_cross_entropy(logits, places.target_ids)
+        else:
+            loss = hidden[:0].sum().float()  # zero, and still in the graph: other ranks wait in its backward pass
+        return loss, num_tokens, torch.stack([loss.detach().double(), num_tokens.double(), num_correct.double()])
+
+    found = _run(llm, embed, batches, last_stage, forward_only=not train, collect=False)
+    return from_last_stage(found, (len(batches), 3), torch.float64, llm)
+
+
+def run_next_ids(llm: StageLLM, embeds: Tensor | None, row_ends: Tensor) -> Tensor:
+    """(B,) int64 on every rank of the pipeline: the likeliest token after each row's ``row_ends`` (B,) positions.
+
+    ``embeds``: (B, Z, D) on the first stage.
+    """
+
+    def last_stage(batch: Batch, hidden: Tensor, non_loss_data: bool) -> Tensor:
+        rows = torch.arange(row_ends.numel(), device=hidden.device)
+        return argmax(llm.head(hidden[row_ends - 1, rows]), group=parallel_state.get_tensor_model_parallel_group())
+
+    found = _run(llm, lambda batch: embeds, [{}], last_stage, forward_only=True, collect=True)
+    return from_last_stage(found, (1, row_ends.numel()), torch.int64, llm)[0]
+
+
+def from_last_stage(found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM) -> Tensor:
+    """The last stage's tensors, stacked, on every stage of the pipeline."""
+    device = next(llm.parameters()).device
+    values = torch.stack(found).to(dtype) if found else torch.zeros(shape, dtype=dtype, device=device)
+    group = parallel_state.get_pipeline_model_parallel_group()
+    if group.size() > 1:
+        dist.broadcast(values, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+    return values
+
+
+def _run(
+    llm: StageLLM,
+    embed: Embed,
+    batches: Sequence[Batch],
+    last_stage: Callable[..., Any],
+    *,
+    forward_only: bool,
+    collect: bool,
+) -> list[Any]:
+    """Run the schedule; what ``last_stage(batch, hidden)`` reports there, nothing on other stages.
+
+    ``last_stage`` gives (loss, number of tokens, report), or with ``collect`` the report alone.
+    """
+
+    def forward_step(iterator: Any, model: Any) -> tuple[Tensor, Callable[..., Any]]:
+        batch = next(iterator)
+        return llm(embed(batch) if llm.is_first else None), partial(last_stage, batch)
+
+    return get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iter(batches),
+        model=llm.gpt,
+        num_microbatches=len(batches),
+        seq_length=1,  # not read: the config says variable_seq_lengths, stages tell each other the shapes
+        micro_batch_size=1,
+        forward_only=forward_only,
+        collect_non_loss_data=collect,
+    )

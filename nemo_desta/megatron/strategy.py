@@ -1,0 +1,120 @@
+"""Lightning strategy around megatron-core's process groups: who reads which data, who holds what, who writes.
+
+Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order), so rank 0 always
+has the encoders and the projector: it writes the checkpoints, in the plain model's format.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from megatron.core import parallel_state, tensor_parallel
+from torch import nn
+from transformers import AutoConfig
+
+from nemo_desta.config import ConfigError
+from nemo_desta.megatron.broadcast import BroadcastLoader, reads_data
+from nemo_desta.megatron.layout import Layout
+from nemo_desta.sources import resolve_source
+
+
+class MegatronStrategy(DDPStrategy):
+    """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
+
+    Args:
+        layout: how the LLM is cut. seed: of megatron-core's random states.
+        gradient_clip_val, accumulate_grad_batches: the Trainer's, which refuses them under manual optimisation.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        seed: int = 0,
+        gradient_clip_val: float | None = None,
+        accumulate_grad_batches: int = 1,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(process_group_backend=process_group_backend)
+        self.layout = layout
+        self.seed = seed
+        self.gradient_clip_val = gradient_clip_val
+        self.accumulate_grad_batches = accumulate_grad_batches
+
+    def setup_environment(self) -> None:
+        """Check the layout, start the process group, cut it up; before any weight is read."""
+        llm_config = AutoConfig.from_pretrained(resolve_source(self.lightning_module.config.llm.path))
+        self.layout.check(llm_config, self.num_nodes * self.num_processes)
+        super().setup_environment()
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=self.layout.tensor_parallel_size,
+            pipeline_model_parallel_size=self.layout.pipeline_parallel_size,
+            create_gloo_process_groups=False,
+        )
+        tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
+
+    def setup(self, trainer: Trainer) -> None:
+        super(DDPStrategy, self).setup(trainer)  # DDP's own would copy rank 0's model to all
+
+    def _setup_model(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def teardown(self) -> None:
+        super().teardown()
+        parallel_state.destroy_model_parallel()
+
+    # ---- data
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int]:
+        """The data layer's rank and size: a model-parallel group is one reader."""
+        return {
+            "num_replicas": parallel_state.get_data_parallel_world_size(),
+            "rank": parallel_state.get_data_parallel_rank(),
+        }
+
+    @property
+    def reads_data(self) -> bool:
+        return reads_data()
+
+    def process_dataloader(self, dataloader: Any) -> BroadcastLoader:
+        return BroadcastLoader(
+            dataloader, num_audio_tokens=self.lightning_module.num_audio_tokens, device=self.root_device
+        )
+
+    # ---- checkpoints: rank 0 writes what the first stage holds; later stages have nothing to take back
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        if self.lightning_module.llm.is_first:
+            super().load_model_state_dict(checkpoint, strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        if self.lightning_module.llm.is_first:
+            super().load_optimizer_state_dict(checkpoint)
+
+
+def build_strategy(
+    *,
+    seed: int,
+    gradient_clip_val: float | None,
+    accumulate_grad_batches: int,
+    gradient_clip_algorithm: str | None,
+    process_group_backend: str | None = None,
+    **sizes: Any,
+) -> MegatronStrategy:
+    """The strategy of the config group ``strategy/megatron``; ``sizes``: `Layout`'s fields, checked by the caller."""
+    if gradient_clip_algorithm not in (None, "norm"):
+        raise ConfigError(
+            f"trainer.gradient_clip_algorithm={gradient_clip_algorithm} with strategy=megatron: gradients are clipped "
+            "by their global norm; leave it null"
+        )
+    if accumulate_grad_batches < 1:
+        raise ConfigError(f"trainer.accumulate_grad_batches must be at least 1, found {accumulate_grad_batches}")
+    return MegatronStrategy(
+        Layout(**sizes),
+        seed=seed,
+        gradient_clip_val=gradient_clip_val,
+        accumulate_grad_batches=accumulate_grad_batches,
+        process_group_backend=process_group_backend,
+    )
