@@ -1,0 +1,1 @@
+"""The frozen LLM as a megatron-core model: tensor, sequence and pipeline parallelism, and training through it."""

@@ -1,0 +1,147 @@
+"""This rank's part of the frozen LLM: a megatron-core `GPTModel` that is fed with embeddings.
+
+Letters: B rows, L text positions, Z positions of the spliced input, D LLM width, V padded vocabulary, N positions.
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import Tensor, nn
+from transformers import AutoConfig, PretrainedConfig
+
+from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.spec import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.weights import load_weights
+from nemo_desta.sources import resolve_source
+
+
+def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompute: bool = False) -> "StageLLM":
+    """This rank's part of the LLM at ``source``, with its weights; needs megatron-core's groups initialised.
+
+    Raises:
+        ConfigError: the LLM is not covered or does not fit the layout; before any weight is read.
+    """
+    config = AutoConfig.from_pretrained(resolve_source(str(source)))
+    check_covered(config)
+    layout.check(config, dist.get_world_size())
+    llm = StageLLM(config, layout, dtype=dtype, recompute=recompute)
+    load_weights(llm.gpt, source, config, layout)
+    return llm
+
+
+class StageLLM(nn.Module):
+    """A pipeline stage of the frozen LLM on one tensor-parallel rank. Always in eval mode, no parameter trains.
+
+    ``forward`` takes and gives hidden states; logits exist only where `head` is asked for them. Under sequence
+    parallelism the LLM computes ``layout.padded_length(Z)`` positions: those beyond Z come last and mean nothing.
+    """
+
+    def __init__(self, hf_config: PretrainedConfig, layout: Layout, *, dtype: torch.dtype, recompute: bool = False):
+        super().__init__()
+        self.hf_config = hf_config
+        self.layout = layout
+        self.dtype = dtype
+        self.hidden_size = hf_config.hidden_size
+        self.config = transformer_config(hf_config, layout, dtype=dtype, recompute=recompute)
+        self.recompute = recompute
+        self.is_first = parallel_state.is_pipeline_first_stage()
+        self.is_last = parallel_state.is_pipeline_last_stage()
+        stage = parallel_state.get_pipeline_model_parallel_rank()
+        num_layers = layout.layers_per_stage(hf_config.num_hidden_layers)[stage]
+        self.gpt = GPTModel(
+            config=self.config,
+            transformer_layer_spec=block_spec(self.config, num_layers),
+            vocab_size=layout.padded_vocab_size(hf_config.vocab_size),
+            max_sequence_length=hf_config.max_position_embeddings,
+            pre_process=self.is_first,
+            post_process=self.is_last,
+            share_embeddings_and_output_weights=hf_config.tie_word_embeddings,
+            position_embedding_type="rope",
+            scatter_embedding_sequence_parallel=False,
+        )
+        # megatron-core's own scaling has the constants of one model built in
+        rotary = self.gpt.rotary_pos_emb
+        rotary.inv_freq = rotary_frequencies(hf_config).to(rotary.inv_freq.device)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "StageLLM":
+        """Stays in eval mode whatever the model around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, L) -> (B, L, D) on the first stage; the same full tensor on every tensor-parallel rank."""
+        return self.gpt.embedding.word_embeddings(ids)
+
+    def forward(self, embeds: Tensor | None = None) -> Tensor:
+        """Hidden states after this stage.
+
+        Args:
+            embeds: (B, Z, D) on the first stage, the same on every tensor-parallel rank; other stages read what
+                `set_input_tensor` was given.
+
+        Returns:
+            (Z', B, D) after the final norm on the last stage; what the next stage needs on the others.
+        """
+        with _outside_inference_mode():
+            hidden = self._enter(embeds) if self.is_first else None
+            local = self.gpt.decoder.input_tensor if hidden is None else hidden
+            length = local.shape[0] * (self.layout.tensor_parallel_size if self.layout.sequence_parallel else 1)
+            # megatron-core recomputes in training mode only; that mode changes nothing else in a block without dropout
+            self.gpt.decoder.training = self.recompute and torch.is_grad_enabled()
+            hidden = self.gpt.decoder(
+                hidden_states=hidden, attention_mask=None, rotary_pos_emb=self.gpt.rotary_pos_emb(length)
+            )
+            if self.is_last and self.layout.sequence_parallel:
+                # `head` sums the gradients of the ranks' shares of the vocabulary, so they arrive here whole
+                hidden = tensor_parallel.gather_from_sequence_parallel_region(
+                    hidden, tensor_parallel_output_grad=False
+                )
+            return hidden
+
+    def set_input_tensor(self, tensor: Tensor | list[Tensor | None] | None) -> None:
+        """What megatron-core's schedules hand over: the previous stage's hidden states, nothing on the first."""
+        self.gpt.set_input_tensor(tensor)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(N, D) -> (N, V / TP): this rank's share of the logits; -inf where no token is."""
+        weight = self.gpt.shared_embedding_or_output_weight() if self._tied_here else self.gpt.output_layer.weight
+        hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
+        logits = F.linear(hidden, weight)
+        start = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
+        real = max(0, min(weight.shape[0], self.hf_config.vocab_size - start))
+        if real == weight.shape[0]:
+            return logits
+        padding = torch.arange(weight.shape[0], device=logits.device) >= real
+        return logits.masked_fill(padding, float("-inf"))
+
+    @property
+    def _tied_here(self) -> bool:
+        return self.is_first and self.hf_config.tie_word_embeddings
+
+    def _enter(self, embeds: Tensor) -> Tensor:
+        """(B, Z, D) -> (Z' / TP under sequence parallelism, B, D)"""
+        hidden = embeds.to(self.dtype).transpose(0, 1)
+        if missing := self.layout.padded_length(hidden.shape[0]) - hidden.shape[0]:
+            hidden = F.pad(hidden, (0, 0, 0, 0, 0, missing))
+        hidden = hidden.contiguous()
+        if self.layout.sequence_parallel:
+            hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
+        if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
+            # a batch without audio: the schedule sends a gradient back to this stage all the same
+            hidden = hidden.detach().requires_grad_()
+        return hidden
+
+
+@contextmanager
+def _outside_inference_mode():
+    """megatron-core keeps rotary tables and buffers; made in inference mode they could never meet a backward pass."""
+    grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):
+        yield

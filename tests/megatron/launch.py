@@ -1,0 +1,125 @@
+"""Start a function in several processes with a time limit, and get its result from each.
+
+``launch("tests.megatron.test_llm.logits_of", 2, folder=str(folder))`` -> [result of rank 0, result of rank 1]. The
+processes find each other by the environment variables of torchrun, so Lightning sees them as well.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+REPOSITORY = Path(__file__).parents[2]
+SHOWN_CHARACTERS = 4000
+
+
+def launch(
+    function: str, world_size: int, *, time_limit: float = 110.0, init_group: bool = True, **arguments: Any
+) -> list[Any]:
+    """Call ``function(**arguments)`` once per rank, each in a process of its own behind the stand-in for torch.cuda.
+
+    Args:
+        function: dotted path; its module must be importable from the repository's root.
+        time_limit: seconds until every process is killed.
+        init_group: make the gloo process group first; False where the function (Lightning) makes it.
+        arguments: what torch.load reads with weights_only: tensors, numbers, strings, lists, dicts.
+
+    Returns:
+        The results by rank, of the same kinds.
+
+    Raises:
+        AssertionError: a rank failed or the time ran out; with the end of its output.
+    """
+    from torch.distributed import TCPStore
+
+    # The store lives here, on a port that the system picks: no port is guessed, none can be taken meanwhile.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        torch.save({"function": function, "init_group": init_group, "arguments": arguments}, work / "task.pt")
+        processes = [_start(rank, world_size, store.port, work) for rank in range(world_size)]
+        try:
+            failed = _wait(processes, time.monotonic() + time_limit)
+        finally:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if failed is not None:
+            ranks = failed or range(world_size)
+            why = f"rank {failed[0]} failed" if failed else f"not finished after {time_limit:.0f} s, killed"
+            raise AssertionError(f"{function}: {why}\n" + "\n".join(_output(work, rank) for rank in ranks))
+        return [torch.load(work / f"result{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def _start(rank: int, world_size: int, port: int, work: Path) -> subprocess.Popen:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    with (work / f"output{rank}.txt").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.megatron.launch", str(work)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(processes: list[subprocess.Popen], deadline: float) -> list[int] | None:
+    """Ranks that failed, an empty list when the time ran out, None when all went well."""
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed := [rank for rank, code in enumerate(codes) if code not in (None, 0)]:
+            return failed
+        if all(code == 0 for code in codes):
+            return None
+        if time.monotonic() > deadline:
+            return []
+        time.sleep(0.05)
+
+
+def _output(work: Path, rank: int) -> str:
+    text = (work / f"output{rank}.txt").read_text(errors="replace")
+    return f"--- rank {rank} ---\n{text[-SHOWN_CHARACTERS:]}"
+
+
+def _main(work: Path) -> None:
+    from tests.megatron.cuda_standin import cuda_standin
+
+    task = torch.load(work / "task.pt", weights_only=True)
+    torch.set_num_threads(1)
+    module, _, name = task["function"].rpartition(".")
+    with cuda_standin():
+        if task["init_group"]:
+            torch.distributed.init_process_group("gloo")
+        result = getattr(importlib.import_module(module), name)(**task["arguments"])
+        torch.save(result, work / f"result{os.environ['RANK']}.pt")
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
