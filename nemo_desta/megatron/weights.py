@@ -1,69 +1,29 @@
 """Weights straight from safetensors shards into a rank's parameters, slice by slice, and back out again.
 
-A rank reads only what it holds; on the host it never has more than one slice beyond that. A tensor without a home, on
-either side, is an error that names it.
+A rank reads only what it holds, in blocks: on the host it never has more than a block beyond its parameters. A tensor
+without a home, on either side, is an error that names it.
 """
 
 import json
-import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
-from safetensors import safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from nemo_desta.config import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.names import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
-from nemo_desta.sources import local_folder, resolve_source
+from nemo_desta.megatron.shards import INDEX_FILE, Shards, weights_folder
 
-logger = logging.getLogger(__name__)
-
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
-#: Elements that `embedding_rms` reads at a time.
-CHUNK_ELEMENTS = 1 << 22
-
-
-class Shards:
-    """The tensors of a Hugging Face folder by name, read slice by slice from its safetensors files."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        index = folder / INDEX_FILE
-        if index.exists():
-            self.files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        elif (folder / SINGLE_FILE).exists():
-            with safe_open(folder / SINGLE_FILE, framework="pt") as file:
-                self.files = dict.fromkeys(file.keys(), SINGLE_FILE)
-        else:
-            raise ConfigError(f"no {SINGLE_FILE} or {INDEX_FILE} in '{folder}': the LLM's weights must be safetensors")
-        self._open: dict[str, safe_open] = {}
-
-    def __getitem__(self, name: str):
-        file = self.files[name]
-        if file not in self._open:
-            self._open[file] = safe_open(self.folder / file, framework="pt")
-        return self._open[file].get_slice(name)
-
-    def close(self) -> None:
-        """Let go of the mapped files."""
-        self._open.clear()
-
-
-def weights_folder(source: str | Path) -> Path:
-    """Folder of the LLM's safetensors: a local one, or the hub's snapshot, which is fetched when it is not here."""
-    folder = local_folder(str(source))
-    if folder is not None and any(folder.glob("*.safetensors")):
-        return folder
-    if folder is not None and Path(resolve_source(str(source))).exists():
-        return folder
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", INDEX_FILE]))
+#: Bytes of a file that `export_weights` writes, about.
+FILE_BYTES = 4 << 30
 
 
 @torch.no_grad()
@@ -80,47 +40,104 @@ def load_weights(gpt: nn.Module, source: str | Path, config: PretrainedConfig, l
             raise ConfigError(f"{name}: the model has shape {tuple(parameter.shape)}, the table says {home.shape}")
         filled = 0
         for piece in home.pieces:
-            values = shards[piece.part]
-            if tuple(values.get_shape()) != part_shape(piece.part, config):
+            if shards.shape(piece.part) != part_shape(piece.part, config):
                 raise ConfigError(
-                    f"'{piece.part}' in '{shards.folder}' has shape {tuple(values.get_shape())}, "
+                    f"'{piece.part}' in '{shards.folder}' has shape {shards.shape(piece.part)}, "
                     f"its config.json says {part_shape(piece.part, config)}"
                 )
             target = parameter[piece.target]
-            target.copy_(values[piece.source])
-            filled += target.numel()
-        if filled < parameter.numel():  # rows of the padded vocabulary
-            parameter[filled // parameter[0].numel() :] = 0
+            for start, values in shards.blocks(piece.part, piece.source):
+                target[start : start + values.shape[0]].copy_(values)
+                del values  # the next block is mapped without this one
+            filled += target.shape[0]
+        parameter[filled:] = 0  # rows of the padded vocabulary
     shards.close()
+
+
+@torch.no_grad()
+def export_weights(gpt: nn.Module, folder: str | Path, config: PretrainedConfig, layout: Layout) -> Path:
+    """Write the LLM as a Hugging Face folder; every rank calls this, the first of each stage writes its layers."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    written: dict[str, str] = {}
+    num_bytes = 0
+    if parallel_state.get_data_parallel_rank() == 0:
+        for number, tensors in enumerate(_files(_gathered(gpt, config, layout))):
+            name = f"model-stage{stage:02d}-{number:03d}.safetensors"
+            save_file(tensors, folder / name, metadata={"format": "pt"})
+            written.update(dict.fromkeys(tensors, name))
+            num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, (written, num_bytes))
+    if dist.get_rank() == 0:
+        weight_map = {name: file for names, _ in everywhere for name, file in names.items()}
+        index = {"metadata": {"total_size": sum(size for _, size in everywhere)}, "weight_map": weight_map}
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+        config.save_pretrained(folder)
+    dist.barrier()
+    return folder
+
+
+def embedding_rms(source: str | Path) -> float:
+    """RMS of the LLM's input embeddings, read from the shards block by block; the same number on every rank."""
+    shards = Shards(weights_folder(source))
+    shape = shards.shape(EMBEDDINGS)
+    blocks = shards.blocks(EMBEDDINGS, tuple(slice(0, count) for count in shape))
+    total = sum(values.double().pow(2).sum().item() for _, values in blocks)
+    shards.close()
+    return math.sqrt(total / math.prod(shape))
 
 
 def homes(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[tuple[str, nn.Parameter, Home]]:
     """Every parameter of this rank with what fills it."""
-    stages = layout.layers_per_stage(config.num_hidden_layers)
-    offset = sum(stages[: parallel_state.get_pipeline_model_parallel_rank()])
+    rank = parallel_state.get_tensor_model_parallel_rank()
     for name, parameter in gpt.named_parameters():
-        home = find_home(
-            name,
-            config,
-            layer_offset=offset,
-            padded_vocab_size=layout.padded_vocab_size(config.vocab_size),
-            rank=parallel_state.get_tensor_model_parallel_rank(),
-            size=layout.tensor_parallel_size,
-        )
-        if home is None:
-            raise ConfigError(f"parameter '{name}' of the megatron-core model has no Hugging Face name in the table")
-        yield name, parameter, home
+        yield name, parameter, _home(name, config, layout, rank)
 
 
-def embedding_rms(source: str | Path) -> float:
-    """RMS of the LLM's input embeddings, read from the shards in chunks; the same number on every rank."""
-    shards = Shards(weights_folder(source))
-    table = shards[EMBEDDINGS]
-    num_rows, width = table.get_shape()
-    step = max(1, CHUNK_ELEMENTS // width)
-    total = sum(table[start : start + step].double().pow(2).sum().item() for start in range(0, num_rows, step))
-    shards.close()
-    return (total / (num_rows * width)) ** 0.5
+def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Home:
+    stages = layout.layers_per_stage(config.num_hidden_layers)
+    home = find_home(
+        name,
+        config,
+        layer_offset=sum(stages[: parallel_state.get_pipeline_model_parallel_rank()]),
+        padded_vocab_size=layout.padded_vocab_size(config.vocab_size),
+        rank=rank,
+        size=layout.tensor_parallel_size,
+    )
+    if home is None:
+        raise ConfigError(f"parameter '{name}' of the megatron-core model has no Hugging Face name in the table")
+    return home
+
+
+def _gathered(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    """Hugging Face tensors of this stage, on the first rank of each tensor-parallel group; nothing on the others."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    is_writer = parallel_state.get_tensor_model_parallel_rank() == 0
+    for name, parameter, home in homes(gpt, config, layout):
+        ranks = [torch.empty_like(parameter) for _ in range(layout.tensor_parallel_size)] if is_writer else None
+        dist.gather(parameter.detach(), ranks, dst=dist.get_global_rank(group, 0), group=group)
+        if not is_writer or (name.startswith("output_layer.") and config.tie_word_embeddings):
+            continue
+        names = {piece.part for piece in home.pieces}
+        whole = {part: torch.empty(part_shape(part, config), dtype=parameter.dtype) for part in sorted(names)}
+        for rank, values in enumerate(ranks):
+            for piece in _home(name, config, layout, rank).pieces:
+                whole[piece.part][piece.source] = values[piece.target].cpu()
+        yield from whole.items()
+
+
+def _files(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Tensors in lots of about FILE_BYTES."""
+    lot: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        lot[name] = tensor
+        if sum(tensor.nbytes for tensor in lot.values()) >= FILE_BYTES:
+            yield lot
+            lot = {}
+    if lot:
+        yield lot
 
 
 def _check_names(shards: Shards, config: PretrainedConfig) -> None:
@@ -141,11 +158,11 @@ def _check_names(shards: Shards, config: PretrainedConfig) -> None:
 
 
 def _check_tied(shards: Shards) -> None:
-    embeddings, head = shards[EMBEDDINGS], shards[HEAD]
-    num_rows, width = embeddings.get_shape()
-    step = max(1, CHUNK_ELEMENTS // width)
-    same = embeddings.get_shape() == head.get_shape() and all(
-        torch.equal(embeddings[i : i + step], head[i : i + step]) for i in range(0, num_rows, step)
+    shape = shards.shape(EMBEDDINGS)
+    whole = tuple(slice(0, count) for count in shape)
+    same = shards.shape(HEAD) == shape and all(
+        torch.equal(values, next(shards.blocks(HEAD, (slice(start, start + values.shape[0]), *whole[1:])))[1])
+        for start, values in shards.blocks(EMBEDDINGS, whole)
     )
     if not same:
         raise ConfigError(

@@ -1,0 +1,76 @@
+"""A Hugging Face folder's tensors, read block by block from its safetensors files; never a whole tensor in memory."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from nemo_desta.config import ConfigError
+from nemo_desta.megatron.names import Slices
+from nemo_desta.sources import is_local, local_folder
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+#: Bytes that are read at a time; about twice as many are mapped into memory at most.
+BLOCK_BYTES = 1 << 23
+
+
+class Shards:
+    """The tensors of a Hugging Face folder by name, read block by block from its safetensors files."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        index = folder / INDEX_FILE
+        if index.exists():
+            self.files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        elif (folder / SINGLE_FILE).exists():
+            with safe_open(folder / SINGLE_FILE, framework="pt") as file:
+                self.files = dict.fromkeys(file.keys(), SINGLE_FILE)
+        else:
+            raise ConfigError(f"no {SINGLE_FILE} or {INDEX_FILE} in '{folder}': the LLM's weights must be safetensors")
+        self._name = ""
+        self._file: Any = None
+        self._mapped = 0
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slices(name).get_shape())
+
+    def blocks(self, name: str, where: Slices) -> Iterator[tuple[int, Tensor]]:
+        """``tensor[where]`` in blocks of rows: (first row of the block within ``where``, values).
+
+        A block is a view of the mapped file: it must not outlive its turn.
+        """
+        shape = self.shape(name)
+        row_bytes = 4 * math.prod(shape[1:])  # at most: weights have 4 bytes or fewer
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for start in range(where[0].start, where[0].stop, step):
+            stop = min(start + step, where[0].stop)
+            values = self._slices(name)[(slice(start, stop), *where[1:])]
+            self._mapped += (stop - start) * row_bytes
+            yield start - where[0].start, values
+            del values
+
+    def _slices(self, name: str) -> Any:
+        # pages of a mapped file count as this process's memory until it is unmapped
+        if self._name != self.files[name] or self._mapped > BLOCK_BYTES:
+            self.close()
+            self._name = self.files[name]
+            self._file = safe_open(self.folder / self._name, framework="pt")
+        return self._file.get_slice(name)
+
+    def close(self) -> None:
+        """Let go of the mapped file."""
+        self._name, self._file, self._mapped = "", None, 0
+
+
+def weights_folder(source: str | Path) -> Path:
+    """Folder of the LLM's safetensors: a local one, or the hub's snapshot, which is fetched when it is not here."""
+    if is_local(str(source)) and (folder := local_folder(str(source))) is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", INDEX_FILE]))
