@@ -1,0 +1,201 @@
+"""Tiny LLMs of the real Hugging Face classes, what they compute, and the same through megatron-core on any layout."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+#: Positions of the test input: odd, so that sequence parallelism has to pad.
+NUM_ROWS, NUM_POSITIONS = 2, 23
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+#: Kind -> (model_type, config). Between them: every architecture, tied and untied, an odd number of layers, heads that
+#: are wider than hidden_size / heads, a vocabulary of which the second of two ranks holds nothing but padding.
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"tie_word_embeddings": False}),
+    "llama_scaled_tied": (
+        "llama",
+        {"tie_word_embeddings": True, "num_hidden_layers": 3, "rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0},
+    ),
+    "qwen2": ("qwen2", {"tie_word_embeddings": False, "vocab_size": 300}),
+    "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 16, "vocab_size": 100}),
+    "qwen3_tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
+}
+
+
+def make_config(model_type: str, **changes: Any):
+    """A tiny config of the class that transformers registers for ``model_type``."""
+    from transformers import AutoConfig
+
+    shape = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,  # wide enough that a wrong tensor shows
+    }
+    return AutoConfig.for_model(model_type, **{**shape, **changes})
+
+
+def write_llm(folder: str | Path, kind: str, *, dtype: torch.dtype = torch.float32, **saving: Any) -> Path:
+    """A random LLM of `KINDS` as a Hugging Face folder; norms and biases are random, too."""
+    from transformers import AutoModelForCausalLM
+
+    model_type, changes = KINDS[kind]
+    torch.manual_seed(7)
+    llm = AutoModelForCausalLM.from_config(make_config(model_type, **changes)).eval()
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    llm.to(dtype).save_pretrained(folder, **saving)
+    return Path(folder)
+
+
+def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (B, Z) and a random direction (B, Z, V) along which logits are summed to a loss."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(0, vocab_size, (NUM_ROWS, NUM_POSITIONS), generator=generator)
+    return ids[:, :upto], torch.randn(NUM_ROWS, NUM_POSITIONS, vocab_size, generator=generator)[:, :upto]
+
+
+def reference(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, Z, V) of the Hugging Face model and the loss's gradient at the input embeddings (B, Z, D)."""
+    from transformers import AutoModelForCausalLM
+
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    ids, direction = probe(llm.config.vocab_size)
+    embeds = llm.get_input_embeddings()(ids).detach().requires_grad_()
+    logits = llm(inputs_embeds=embeds).logits
+    (logits.float() * direction).sum().backward()
+    return logits.detach(), embeds.grad
+
+
+@contextlib.contextmanager
+def one_process() -> Iterator[None]:
+    """A process group with this process alone in it, behind the stand-in for torch.cuda."""
+    from tests.megatron.cuda_standin import cuda_standin
+
+    with cuda_standin(), tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def groups(tensor: int = 1, pipeline: int = 1) -> Iterator[None]:
+    """megatron-core's process groups and seeds for one layout."""
+    from megatron.core import parallel_state, tensor_parallel
+
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """This rank's share of `computed` for each ``{"folder", "layout", ...}``; to be launched on several ranks."""
+    from nemo_desta.megatron.layout import Layout
+
+    results = []
+    for case in cases:
+        case = dict(case)
+        layout = Layout(**case.pop("layout"))
+        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
+            results.append(computed(case.pop("folder"), layout, **case))
+    return results
+
+
+def computed(folder: str, layout: Any, *, recompute: bool = False, inference_first: bool = False) -> dict[str, Any]:
+    """``logits`` (B, Z, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
+
+    Pipeline stages talk by plain sends here. ``inference_first``: a pass in inference mode goes before.
+    """
+    from nemo_desta.megatron.llm import build_llm
+
+    llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
+    llm.train()  # as Lightning does with the model around it
+    ids, direction = probe(llm.hf_config.vocab_size)
+    calls = []
+    llm.gpt.decoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    if inference_first:
+        with torch.inference_mode():
+            _forward(llm, ids, with_gradient=False)
+        calls.clear()
+    embeds, received, hidden = _forward(llm, ids, with_gradient=True)
+    result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
+    if llm.is_last:
+        logits, start = _real_logits(llm, hidden)
+        result["logits"] = logits.detach()
+        (logits * direction[..., start : start + logits.shape[-1]]).sum().backward()
+        if received is not None:
+            dist.send(received.grad, _neighbour(-1))
+    else:
+        gradient = torch.empty_like(hidden)
+        dist.recv(gradient, _neighbour(1))
+        hidden.backward(gradient)
+    if llm.is_first:
+        result["gradient"] = embeds.grad
+        with_text_only = llm.embed(ids)
+        result["always_a_graph"] = llm.is_last or llm(with_text_only).requires_grad
+    result["layer_calls"] = len(calls) - (1 if llm.is_first and not llm.is_last else 0)
+    return result
+
+
+def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, Any, torch.Tensor]:
+    embeds = received = None
+    if llm.is_first:
+        embeds = llm.embed(ids)
+        embeds = embeds.detach().clone().requires_grad_() if with_gradient else embeds
+        hidden = llm(embeds)
+    else:
+        layout = llm.layout
+        length = layout.padded_length(ids.shape[1]) // (layout.tensor_parallel_size if layout.sequence_parallel else 1)
+        received = torch.empty(length, ids.shape[0], llm.hidden_size)
+        dist.recv(received, _neighbour(-1))
+        received.requires_grad_(with_gradient)
+        llm.set_input_tensor([received])
+        hidden = llm()
+    if not llm.is_last:
+        dist.send(hidden.detach().contiguous(), _neighbour(1))
+    return embeds, received, hidden
+
+
+def _real_logits(llm: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, int]:
+    from megatron.core import parallel_state
+
+    Z = NUM_POSITIONS
+    logits = llm.head(hidden[:Z].flatten(0, 1)).view(Z, NUM_ROWS, -1).transpose(0, 1)  # -> (B, Z, V / TP)
+    start = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
+    real = max(0, min(logits.shape[-1], llm.hf_config.vocab_size - start))
+    assert torch.isneginf(logits[..., real:]).all(), "padded vocabulary must not enter the softmax"
+    return logits[..., :real], start
+
+
+def _neighbour(step: int) -> int:
+    from megatron.core import parallel_state
+
+    return (
+        parallel_state.get_pipeline_model_parallel_next_rank()
+        if step > 0
+        else parallel_state.get_pipeline_model_parallel_prev_rank()
+    )

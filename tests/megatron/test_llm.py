@@ -1,0 +1,144 @@
+"""The LLM through megatron-core computes what Hugging Face's does, on every layout, and lets gradients through."""
+
+import pytest
+import torch
+
+from nemo_desta.config import ConfigError
+from tests.megatron.launch import launch
+from tests.megatron.llms import (
+    KINDS,
+    LLAMA3_ROPE,
+    groups,
+    make_config,
+    one_process,
+    probe,
+    reference,
+    run_cases,
+    write_llm,
+)
+
+#: float32 sums in another order; logits are up to 5, gradients up to 400.
+LOGITS_TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-5  # of the largest
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("llms")
+    return {kind: str(write_llm(root / kind, kind)) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def references(folders):
+    return {kind: reference(folder) for kind, folder in folders.items()}
+
+
+@pytest.fixture
+def alone():
+    with one_process():
+        yield
+
+
+def assert_same(ranks, expected):
+    """``ranks``: what each rank computed. Logits are joined over the vocabulary, gradients are whole on each rank."""
+    logits, gradient = expected
+    joined = torch.cat([rank["logits"] for rank in ranks if "logits" in rank], dim=-1)
+    assert joined.shape == logits.shape
+    assert (joined - logits).abs().max() < LOGITS_TOLERANCE
+    gradients = [rank["gradient"] for rank in ranks if "gradient" in rank]
+    assert gradients
+    for found in gradients:
+        assert (found - gradient).abs().max() < GRADIENT_TOLERANCE * gradient.abs().max()
+    assert all(rank["trainable"] == 0 for rank in ranks)
+    assert all(rank.get("always_a_graph", True) for rank in ranks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_rank_computes_what_hugging_face_does(alone, folders, references, kind):
+    assert_same(run_cases([{"folder": folders[kind], "layout": {}}]), references[kind])
+
+
+@pytest.mark.parametrize("inference_first", [False, True])
+def test_recomputation_runs_layers_twice_and_changes_nothing(alone, folders, references, inference_first):
+    case = {"folder": folders["qwen3_tied"], "layout": {}, "inference_first": inference_first}
+    plain, recomputed = run_cases([case, {**case, "recompute": True}])
+    assert_same([plain], references["qwen3_tied"])
+    assert_same([recomputed], references["qwen3_tied"])
+    assert (plain["layer_calls"], recomputed["layer_calls"]) == (1, 2)
+
+
+TWO_RANKS = {
+    "TP2": {"tensor_parallel_size": 2},
+    "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
+    "PP2": {"pipeline_parallel_size": 2},
+}
+FOUR_RANKS = {
+    "TP2xPP2": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+    "TP2xPP2+SP": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "sequence_parallel": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_ranks", "layouts"), [(2, TWO_RANKS), (4, FOUR_RANKS)])
+def test_several_ranks_compute_what_hugging_face_does(folders, references, num_ranks, layouts):
+    names = [(kind, name) for kind in KINDS for name in layouts]
+    cases = [{"folder": folders[kind], "layout": layouts[name]} for kind, name in names]
+    # the same after a pass in inference mode, recomputing: what megatron-core keeps must still serve a backward pass
+    cases += [{**case, "inference_first": True, "recompute": True} for case in cases[: len(layouts)]]
+    by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
+    for index, (kind, name) in enumerate(names + names[: len(layouts)]):
+        ranks = [results[index] for results in by_rank]
+        try:
+            assert_same(ranks, references[kind])
+        except AssertionError as error:
+            raise AssertionError(f"{kind} on {name}: {error}") from error
+
+
+def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path):
+    from nemo_desta.megatron.layout import Layout
+    from nemo_desta.megatron.llm import build_llm
+
+    folder = write_llm(tmp_path, "qwen3_tied", dtype=torch.bfloat16)
+    exact, _ = reference(folder)
+    rounded, _ = reference(folder, dtype=torch.bfloat16)
+    with groups(), torch.no_grad():
+        llm = build_llm(folder, Layout(), dtype=torch.bfloat16)
+        ids, _ = probe(llm.hf_config.vocab_size)
+        logits = llm.head(llm(llm.embed(ids))).transpose(0, 1)[..., : exact.shape[-1]]
+    assert logits.dtype == torch.bfloat16
+    # rounding alone moves Hugging Face's own bfloat16 logits by as much
+    assert (logits.float() - exact).pow(2).mean().sqrt() < 1.5 * (rounded.float() - exact).pow(2).mean().sqrt()
+
+
+def test_rotary_frequencies_are_those_of_hugging_face():
+    from nemo_desta.megatron.spec import rotary_frequencies
+
+    plain = make_config("llama", rope_theta=500000.0)
+    scaled = make_config("llama", rope_theta=500000.0, rope_scaling=LLAMA3_ROPE)
+    base = 500000.0 ** -(torch.arange(0, 8, 2) / 8)
+    torch.testing.assert_close(rotary_frequencies(plain), base)
+    assert rotary_frequencies(scaled)[0] == base[0]  # short waves stay
+    torch.testing.assert_close(rotary_frequencies(scaled)[-1], base[-1] / 8)  # long ones are stretched
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "named"),
+    [
+        ("gemma2", {}, "gemma2"),
+        ("qwen3_moe", {}, "qwen3_moe"),
+        ("llama", {"attention_bias": True}, "attention_bias"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, found 'gelu'"),
+        ("qwen3", {"attention_bias": True}, "attention_bias"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "sliding"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope types .* found 'yarn'"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "found 'dynamic'"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+    ],
+)
+def test_what_is_not_covered_is_refused_by_name(model_type, changes, named):
+    from nemo_desta.megatron.spec import check_covered
+
+    with pytest.raises(ConfigError, match=named):
+        check_covered(make_config(model_type, **changes))
