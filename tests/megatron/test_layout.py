@@ -1,0 +1,61 @@
+"""Layouts that cannot work are refused with their numbers before any weight is read."""
+
+import pytest
+import torch
+
+from nemo_desta.config import ConfigError
+from nemo_desta.megatron.layout import Layout
+from tests.megatron.llms import make_config, one_process
+
+CONFIG = make_config("llama", num_attention_heads=8, num_key_value_heads=4, intermediate_size=48, num_hidden_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "named"),
+    [
+        ({"tensor_parallel_size": 3}, 3, r"tensor_parallel_size=3 .* num_attention_heads=8.* 1, 2, 4"),
+        ({"tensor_parallel_size": 8}, 8, "tensor_parallel_size=8 .* num_key_value_heads=4"),
+        ({"tensor_parallel_size": 0}, 1, "tensor_parallel_size must be at least 1, found 0"),
+        ({"pipeline_parallel_size": 4}, 4, "pipeline_parallel_size=4 .* num_hidden_layers=3"),
+        ({"tensor_parallel_size": 2, "pipeline_parallel_size": 3}, 8, "8 processes .* 2 x 3 = 6"),
+        ({"tensor_parallel_size": 4}, 2, "2 processes .* 4 x 1 = 4"),
+        ({"sequence_parallel": True}, 1, "sequence_parallel=true with .*tensor_parallel_size=1"),
+        ({"context_parallel_size": 2}, 2, "context_parallel_size=2: .* out of scope until it can be run"),
+        ({"expert_parallel_size": 2}, 2, "expert_parallel_size=2: .* out of scope until it can be run"),
+    ],
+)
+def test_a_layout_that_cannot_work_is_refused_with_its_numbers(sizes, world_size, named):
+    with pytest.raises(ConfigError, match=named):
+        Layout(**sizes).check(CONFIG, world_size)
+
+
+def test_an_mlp_that_does_not_divide_is_named():
+    config = make_config("llama", intermediate_size=50)
+    with pytest.raises(ConfigError, match="num_key_value_heads=2|intermediate_size=50"):
+        Layout(tensor_parallel_size=4).check(config, 4)
+    with pytest.raises(ConfigError, match="tensor_parallel_size=2 .* intermediate_size=51"):
+        Layout(tensor_parallel_size=2).check(make_config("llama", intermediate_size=51), 2)
+
+
+def test_what_the_layout_leaves_over_is_data_parallel():
+    assert Layout(tensor_parallel_size=2, pipeline_parallel_size=3).check(CONFIG, 24) == 4
+
+
+def test_layers_that_do_not_divide_go_to_later_stages():
+    assert Layout(pipeline_parallel_size=4).layers_per_stage(10) == [2, 3, 3, 2]
+    assert Layout(pipeline_parallel_size=2).layers_per_stage(3) == [1, 2]
+
+
+def test_a_wrong_layout_fails_before_any_weight_is_read(tmp_path):
+    """The folder has a config and no weights: whoever reads weights first says so instead."""
+    from nemo_desta.megatron.llm import build_llm
+    from tests.megatron.llms import groups
+
+    CONFIG.save_pretrained(tmp_path)
+    with one_process(), groups():
+        with pytest.raises(ConfigError, match="tensor_parallel_size=3"):
+            build_llm(tmp_path, Layout(tensor_parallel_size=3), dtype=torch.float32)
+        with pytest.raises(ConfigError, match="1 processes"):
+            build_llm(tmp_path, Layout(tensor_parallel_size=2), dtype=torch.float32)
+        with pytest.raises(ConfigError, match="no model.safetensors"):
+            build_llm(tmp_path, Layout(), dtype=torch.float32)
