@@ -118,7 +118,7 @@ def _why_not_triton(layers: Sequence[torch.Tensor]) -> str:
         return f"the layers are {dtype}; it computes in float32"
     if torch.is_grad_enabled() and any(layer.requires_grad for layer in layers):
         return "the encoder's layers are trained; the kernel gives frozen layers no gradient"
-    if not _triton_installed():
+    if not torch.compiler.is_compiling() and not _triton_installed():
         return "the package triton is not installed: pip install triton"
     return ""
 

@@ -341,9 +341,9 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_):
-    layers = ctx.saved_tensors[: ctx.num_layers]
-    layer_weights, norm_weight, query, position_bias, starts, counts, *saved = ctx.saved_tensors[ctx.num_layers :]
-    grads = pool_backward(layers, layer_weights, norm_weight, query, position_bias, starts, counts, saved, grad)
+    saved = ctx.saved_tensors  # once: checkpointing computes anew what a second look would find freed
+    layers, inputs, of_frames = saved[: ctx.num_layers], saved[ctx.num_layers : -5], saved[-5:]
+    grads = pool_backward(layers, *inputs, of_frames, grad)
     grads = (g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
     return [None] * ctx.num_layers, *grads, None, None
 

@@ -211,8 +211,8 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, grad, *_):
-    layers, saved = ctx.saved_tensors[: ctx.num_layers], ctx.saved_tensors[ctx.num_layers :]
-    grads = stack_backward(layers, *saved, grad)
+    saved = ctx.saved_tensors  # once: checkpointing computes anew what a second look would find freed
+    grads = stack_backward(saved[: ctx.num_layers], *saved[ctx.num_layers :], grad)
     grads = (g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
     return [None] * ctx.num_layers, *grads, None, None, None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from nemo_desta.ops import max_window_frames, mix_pool, num_windows, window_table
+from nemo_desta.ops import KERNELS, max_window_frames, mix_pool, num_windows, window_table
 from nemo_desta.perception.projector.base import Projector, pad_packed
 from nemo_desta.types import EncoderOutput, FrameGrid
 
@@ -33,6 +33,7 @@ class WindowProjector(Projector):
         num_queries: int = 1,
         hidden_size: int | None = None,
         mode: Literal["attention", "stack"] = "attention",
+        kernel: Literal["auto", "triton", "torch"] = "auto",
         markers: bool = False,
         output_norm: bool = True,
         output_rms: float | None = None,
@@ -44,12 +45,15 @@ class WindowProjector(Projector):
             num_queries: M, vectors pooled per window and encoder; they end up in the same output vector.
             hidden_size: width of the MLP's hidden layer, D if None.
             mode: "attention" pools a window's frames, "stack" puts them side by side.
+            kernel: what computes the pooling, see `nemo_desta.ops.choose_kernel`; the result is the same.
 
         Raises:
-            ValueError: unknown mode, or a rate that is not positive.
+            ValueError: unknown mode or kernel, or a rate that is not positive.
         """
         if mode not in ("attention", "stack"):
             raise ValueError(f"mode is {mode!r}; the window projector knows 'attention' and 'stack'")
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel is {kernel!r}; the window projector knows {', '.join(KERNELS)}")
         super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
         self.tokens_per_second = tokens_per_second
         self.pools = nn.ModuleDict(
@@ -61,6 +65,7 @@ class WindowProjector(Projector):
                     tokens_per_second,
                     num_queries,
                     mode,
+                    kernel,
                 )
                 for name, encoder in encoders.items()
             }
@@ -95,9 +100,10 @@ class WindowPool(nn.Module):
         tokens_per_second: int | float | str | Fraction,
         num_queries: int,
         mode: Literal["attention", "stack"],
+        kernel: Literal["auto", "triton", "torch"],
     ):
         super().__init__()
-        self.grid, self.tokens_per_second, self.mode = grid, tokens_per_second, mode
+        self.grid, self.tokens_per_second, self.mode, self.kernel = grid, tokens_per_second, mode, kernel
         max_frames = max_window_frames(grid, tokens_per_second)
         self.layer_logits = nn.Parameter(torch.zeros(num_layers))
         self.norm_weight = nn.Parameter(torch.ones(width))
@@ -124,5 +130,6 @@ class WindowPool(nn.Module):
             self.position_bias,
             table,
             mode=self.mode,
+            kernel=self.kernel,
         )
         return pooled.flatten(1)

@@ -1,0 +1,33 @@
+"""These tests run in a process of their own, where Triton interprets its kernels on the CPU; see `test_kernels`."""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from triton.runtime import interpreter
+
+    swapped = set()
+
+    def call(self, *args, **kwargs):
+        module = self.fn.__module__
+        if module.startswith("triton.") and module not in swapped:  # tl.sum and friends; ours are done by the launch
+            interpreter._patch_lang(self.fn)
+            swapped.add(module)
+        return self.rewrite()(*args, **kwargs)
+
+    # A launch swaps triton.language for the interpreter's own; every call of one kernel function by another would swap
+    # it again, to the same thing, at some milliseconds each: ten times the arithmetic of these tests.
+    interpreter.InterpretedFunction.__call__ = call
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Memory that nobody has written holds NaN, so whoever reads it is seen."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,35 @@
+"""The window projector on the kernels: two encoders of different rates, ragged clips, overlapping windows."""
+
+import pytest
+import torch
+
+from nemo_desta.perception.projector import WindowProjector
+from tests.perception.projector.toys import RATE, randomise, toy_encoders, toy_features
+
+SAMPLES = [12_003, 5_000, 1]
+
+
+def outcome(projector, features, kernel):
+    for pool in projector.pools.values():
+        pool.kernel = kernel
+    projector.zero_grad()
+    vectors, lens = projector(features, audio_lens=torch.tensor(SAMPLES), sampling_rate=RATE)
+    valid = torch.arange(vectors.shape[1]) < lens[:, None]
+    (vectors[valid] * torch.linspace(-1, 1, vectors.shape[-1])).sum().backward()
+    return vectors[valid].detach(), {name: p.grad.clone() for name, p in projector.named_parameters()}
+
+
+@pytest.mark.parametrize("mode", ["attention", "stack"])
+@pytest.mark.parametrize("rate", [6.25, 5])  # at 5, a BEATs step lies in two windows
+def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
+    encoders = toy_encoders()
+    projector = randomise(WindowProjector(encoders, 10, mode=mode, tokens_per_second=rate, num_queries=2))
+    features = toy_features(encoders, SAMPLES)
+    expected, expected_grads = outcome(projector, features, "torch")
+    found, grads = outcome(projector, features, "triton")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert grads.keys() == expected_grads.keys()
+    for name, gradient in grads.items():
+        torch.testing.assert_close(
+            gradient, expected_grads[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -1,0 +1,24 @@
+"""Triton kernels on a CPU: their tests run in a process of their own, since the interpreter is chosen at import."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="the kernels need triton, which has no build for this platform")
+
+FOLDER = Path(__file__).parent / "interpreted"
+
+
+@pytest.mark.parametrize("file", sorted(f.name for f in FOLDER.glob("test_*.py")))
+def test_under_the_interpreter(file):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=3", str(FOLDER / file)]
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=env, cwd=FOLDER.parents[2], text=True, capture_output=True, timeout=600)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", result.stdout)
+    assert passed and int(passed.group(1)) > 0, "no test ran"
+    assert "skipped" not in result.stdout, result.stdout[-2000:]
