@@ -60,6 +60,8 @@ def test_a_split_llm_trains_the_projector_of_the_plain_one(fixed, plain, tmp_pat
     # A gradient that is zero but for rounding makes Adam step at random; one that is exactly zero does nothing.
     left_out = {name for name, largest in plain["largest_gradient"].items() if largest == 0}
     assert not left_out, f"never trained here, so nothing is shown about {sorted(left_out)}"
+    # Adam hardly sees the scale of a gradient, so the norms say whether it was divided by the right count.
+    assert ranks[0]["norms"] == pytest.approx(plain["norms"], rel=1e-4)
     weights = ranks[0]["weights"]
     assert set(weights) == set(plain["weights"])
     for name, tensor in plain["weights"].items():
