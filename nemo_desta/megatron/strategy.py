@@ -11,9 +11,9 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from megatron.core import parallel_state, tensor_parallel
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.config import ConfigError, ModelConfig
 from nemo_desta.megatron.broadcast import BroadcastLoader, reads_data
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.sources import resolve_source
@@ -44,8 +44,7 @@ class MegatronStrategy(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Check the layout, start the process group, cut it up; before any weight is read."""
-        llm_config = AutoConfig.from_pretrained(resolve_source(self.lightning_module.config.llm.path))
-        self.layout.check(llm_config, self.num_nodes * self.num_processes)
+        self.layout.check(_llm_config(self.lightning_module.config), self.num_nodes * self.num_processes)
         super().setup_environment()
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=self.layout.tensor_parallel_size,
@@ -118,3 +117,26 @@ def build_strategy(
         accumulate_grad_batches=accumulate_grad_batches,
         process_group_backend=process_group_backend,
     )
+
+
+def describe_layout(
+    model: ModelConfig, num_processes: int | None, *, process_group_backend: str | None = None, **sizes: Any
+) -> tuple[int, str]:
+    """Parts of the LLM, and the layout in words; ``num_processes``: None where it is not known yet.
+
+    Raises:
+        ConfigError: the LLM or the processes do not fit the layout.
+    """
+    layout = Layout(**sizes)
+    num_parts = layout.tensor_parallel_size * layout.pipeline_parallel_size
+    config = _llm_config(model)
+    copies = layout.check(config, num_processes or num_parts)
+    words = (
+        f"tensor {layout.tensor_parallel_size} x pipeline {layout.pipeline_parallel_size} x data "
+        f"{copies if num_processes else '?'}; layers per stage {layout.layers_per_stage(config.num_hidden_layers)}"
+    )
+    return num_parts, words + ("; sequence parallel" if layout.sequence_parallel else "")
+
+
+def _llm_config(model: ModelConfig) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(resolve_source(model.llm.path))

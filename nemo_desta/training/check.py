@@ -12,12 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from nemo_desta.config import ModelConfig
 from nemo_desta.models.builder import build_encoders, build_projector_for, resolve_dtype
 from nemo_desta.sources import resolve_source
+from nemo_desta.training.strategies import Split
 
 GIB = 1024**3
 
 
-def report(model: ModelConfig, settings: Mapping[str, Any]) -> str:
-    """A readable summary of the run that ``settings`` describes."""
+def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None = None) -> str:
+    """A readable summary of the run that ``settings`` describes; ``split``: how the LLM is cut up, if it is."""
     llm_config = AutoConfig.from_pretrained(
         resolve_source(model.llm.path), trust_remote_code=model.llm.trust_remote_code
     )
@@ -34,7 +35,9 @@ def report(model: ModelConfig, settings: Mapping[str, Any]) -> str:
     train = settings["data"]["train_ds"]
     tokens = train.get("batch_tokens") or 0
     width = torch.finfo(resolve_dtype(model.llm.dtype)).bits // 8
-    weights = llm_size * width + encoder_size * width + trainable * 16  # fp32 weight, gradient, two Adam moments
+    num_parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
+    frozen = llm_size / num_parts * width + encoder_size * width
+    weights = frozen + trainable * 16  # fp32 weight, gradient, two Adam moments
     activations = activation_bytes(text, tokens, width, recompute=model.activation_checkpointing)
     lines = [
         f"LLM            {model.llm.path}: {_amount(llm_size)} parameters, {text.num_hidden_layers} layers, frozen",
@@ -47,9 +50,10 @@ def report(model: ModelConfig, settings: Mapping[str, Any]) -> str:
         f"audio tokens   {per_second:.2f} per second of audio; 10 s become {projector.num_tokens(10 * rate, rate)}",
         f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
         f"activations "
-        f"at {tokens} tokens per batch, per GPU without sharding (estimate)",
+        f"at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
         f"strategy       {settings['trainer']['strategy']['name']}, {settings['trainer'].get('devices')} devices, "
         f"{settings['trainer'].get('num_nodes', 1)} nodes, {settings['trainer'].get('max_steps')} steps",
+        *([f"layout         {split.description}"] if split else []),
         "data, weights and config are in place: leave out check=true to train",
     ]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from nemo.utils.exp_manager import exp_manager
@@ -27,7 +28,7 @@ from nemo_desta.training.callbacks import (
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.preflight import preflight
-from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, model_class, takes_step
+from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_layout, model_class, takes_step
 
 logger = logging.getLogger(__name__)
 
@@ -51,15 +52,17 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     model_config = parse(ModelConfig, settings["model"])
     preflight(model_config, settings["data"])
+    strategy = settings["trainer"].get("strategy") or AUTO
+    split = check_layout(strategy, model_config, num_processes(settings["trainer"]))
     if settings.get("check"):
-        print(report(model_config, settings))
+        print(report(model_config, settings, split))
         return None
 
     seed = settings.get("seed", 42)
     seed_everything(seed)
     trainer = build_trainer(settings["trainer"], settings.get("callbacks"), seed)
     log_dir = Path(exp_manager(trainer, OmegaConf.create(settings["exp_manager"])))
-    model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
+    model = model_class(strategy)(model_config)
     data = DestaDataModule(
         settings["data"],
         prompts=model.prompts,
@@ -101,6 +104,16 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
         logger=False,
         enable_checkpointing=False,
     )
+
+
+def num_processes(settings: Mapping[str, Any]) -> int | None:
+    """Processes that a ``trainer`` section asks for, None where that depends on the machine."""
+    devices = settings.get("devices")
+    if devices in (-1, "-1") and torch.cuda.is_available():
+        devices = torch.cuda.device_count()
+    if isinstance(devices, list):
+        devices = len(devices)
+    return devices * settings.get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else None
 
 
 def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:

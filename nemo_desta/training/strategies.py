@@ -7,12 +7,12 @@ and imported when asked for.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.device_mesh import init_device_mesh
 
-from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.config import ConfigError, ModelConfig, check_keys, nearest
 from nemo_desta.models.base import DestaBase
 
 #: Every trained parameter takes part in every step, and frozen ones are outside DDP: nothing to search for.
@@ -25,13 +25,22 @@ STEP_SETTINGS = {"gradient_clip_val": None, "accumulate_grad_batches": 1, "gradi
 class Kind:
     """What one name stands for. ``build`` and ``model``: the thing itself, or ``module:attribute``.
 
-    ``takes_step``: optimisation is manual, and ``build`` is also given the seed and `STEP_SETTINGS`.
+    ``takes_step``: optimisation is manual, and ``build`` is also given the seed and `STEP_SETTINGS`. ``layout``: gives
+    the `Split` of an LLM that is cut up, from the model's config, the number of processes and the knobs.
     """
 
     knobs: tuple[str, ...]
     build: Callable[..., Strategy | str] | str
     model: str = "nemo_desta.models.desta:DestaModel"
     takes_step: bool = False
+    layout: Callable[..., "Split"] | str | None = None
+
+
+class Split(NamedTuple):
+    """How an LLM is cut up: in how many parts (per copy), and in words."""
+
+    num_parts: int
+    description: str
 
 
 def build_strategy(
@@ -60,6 +69,19 @@ def takes_step(config: Mapping[str, Any]) -> bool:
 def model_class(config: Mapping[str, Any]) -> type[DestaBase]:
     """The Lightning module that the strategy trains."""
     return _resolve(_kind(config)[0].model)
+
+
+def check_layout(config: Mapping[str, Any], model: ModelConfig, num_processes: int | None) -> Split | None:
+    """How the LLM will be cut up, None where it is not; checked on configs alone, before any weight is read.
+
+    Raises:
+        ConfigError: it cannot be cut like that.
+    """
+    kind, knobs = _kind(config)
+    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
+    if kind.layout is None:
+        return None
+    return Split(*_resolve(kind.layout)(model, num_processes, **knobs))
 
 
 class ShardedLLMStrategy(DDPStrategy):
@@ -127,5 +149,6 @@ STRATEGIES: dict[str, Kind] = {
         "nemo_desta.megatron.strategy:build_strategy",
         "nemo_desta.megatron.model:MegatronDestaModel",
         takes_step=True,
+        layout="nemo_desta.megatron.strategy:describe_layout",
     ),
 }
