@@ -46,6 +46,8 @@ def window_table(
     max_frames: int,
     grid: FrameGrid,
     tokens_per_second: int | float | str | Fraction,
+    *,
+    total: int | None = None,
 ) -> WindowTable:
     """The frames of every window of a batch.
 
@@ -59,9 +61,10 @@ def window_table(
         max_frames: T of the encoder's (B, T, C) layers.
         grid: where the encoder's frames lie.
         tokens_per_second: r.
+        total: P if it is known, as for `clip_and_window`.
     """
     rate = exact_rate(tokens_per_second)
-    clip, window = clip_and_window(windows_per_clip)
+    clip, window = clip_and_window(windows_per_clip, total)
     first, end, end_if_last = _steps(window, grid, rate)
     end = torch.where(window == windows_per_clip[clip] - 1, end_if_last, end)
 
@@ -78,11 +81,14 @@ def window_table(
     return WindowTable(starts=clip * max_frames + start, counts=counts, lens=windows_per_clip)
 
 
-def clip_and_window(windows_per_clip: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B,) windows of each clip -> for every packed window its clip (P,) and its number inside that clip (P,)."""
-    clip = torch.repeat_interleave(windows_per_clip)
+def clip_and_window(windows_per_clip: torch.Tensor, total: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) windows of each clip -> for every packed window its clip (P,) and its number inside that clip (P,).
+
+    ``total``: P, their sum; without it the host waits for the device to count.
+    """
+    clip = torch.repeat_interleave(windows_per_clip, output_size=total)
     first = windows_per_clip.cumsum(0) - windows_per_clip
-    return clip, torch.arange(len(clip), device=clip.device) - first[clip]
+    return clip, torch.arange(clip.shape[0], device=clip.device) - first[clip]
 
 
 def window_index(windows: WindowTable, width: int) -> tuple[torch.Tensor, torch.Tensor]:

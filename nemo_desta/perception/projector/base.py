@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nemo_desta.ops.windows import clip_and_window
 from nemo_desta.perception.projector.markers import Markers
 from nemo_desta.perception.resample import resampled_length
 from nemo_desta.types import EncoderOutput
@@ -94,5 +95,7 @@ class Projector(nn.Module):
 
 
 def pad_packed(packed: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """(P, D) rows of all clips one after another -> (B, W, D), zero beyond each clip's rows."""
-    return nn.utils.rnn.pad_sequence(packed.split(lens.tolist()), batch_first=True)
+    """(P, ...) rows of all clips one after another -> (B, W, ...), zero beyond each clip's rows."""
+    clip, row = clip_and_window(lens, packed.shape[0])
+    padded = packed.new_zeros(len(lens), int(lens.max()), *packed.shape[1:])
+    return padded.index_put((clip, row), packed)

@@ -80,7 +80,8 @@ class WindowProjector(Projector):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Projector.project`."""
         windows = num_windows(audio_lens, sampling_rate, self.tokens_per_second)
-        pooled = [pool(features[name], windows) for name, pool in self.pools.items()]
+        total = int(windows.sum())  # the one number that the host must know: how large the packed tensors are
+        pooled = [pool(features[name], windows, total) for name, pool in self.pools.items()]
         packed = torch.cat(pooled, dim=-1).to(self.mlp[0].weight.dtype)  # (P, sum of M * C)
         return pad_packed(self.mlp(packed), windows), windows
 
@@ -117,10 +118,10 @@ class WindowPool(nn.Module):
             self.register_buffer("position_bias", torch.zeros(1, max_frames), persistent=False)
             self.output_size = max_frames * width
 
-    def forward(self, output: EncoderOutput, windows_per_clip: torch.Tensor) -> torch.Tensor:
-        """An encoder's output and (B,) windows of each clip -> (P, output_size)."""
+    def forward(self, output: EncoderOutput, windows_per_clip: torch.Tensor, total: int | None = None) -> torch.Tensor:
+        """An encoder's output, (B,) windows of each clip and their sum P -> (P, output_size)."""
         max_frames = output.layers[0].shape[1]
-        table = window_table(output.lens, windows_per_clip, max_frames, self.grid, self.tokens_per_second)
+        table = window_table(output.lens, windows_per_clip, max_frames, self.grid, self.tokens_per_second, total=total)
         pooled = mix_pool(
             output.layers,
             self.layer_logits.softmax(0),

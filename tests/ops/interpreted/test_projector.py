@@ -30,6 +30,20 @@ def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert grads.keys() == expected_grads.keys()
     for name, gradient in grads.items():
-        torch.testing.assert_close(
-            gradient, expected_grads[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(gradient, expected_grads[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kernel", ["triton", "torch"])
+def test_the_whole_projector_compiles_to_one_graph(kernel):
+    """Its two sizes depend on the data (windows in all, windows of the longest clip): Dynamo must be allowed that."""
+    encoders = toy_encoders()
+    projector = randomise(WindowProjector(encoders, 10, num_queries=2))
+    features = toy_features(encoders, SAMPLES)
+    expected, expected_grads = outcome(projector, features, "torch")
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(capture_scalar_outputs=True):
+        projector.compile(backend="aot_eager", fullgraph=True)
+        found, grads = outcome(projector, features, kernel)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in grads.items():
+        torch.testing.assert_close(gradient, expected_grads[name], rtol=1e-4, atol=1e-5, msg=name)
