@@ -4,6 +4,7 @@ Letters as in `nemo_desta.ops`: N layers, B clips, T frames, C width, P windows,
 """
 
 import itertools
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from nemo_desta.ops import reference
 from nemo_desta.types import WindowTable
 
+#: A GPU if there is one, unless the kernels are interpreted.
+DEVICE = "cuda" if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1" else "cpu"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WIDTHS, LAYERS, FRAMES, QUERIES = (48, 768, 1280), (1, 4, 8), (1, 4, 5, 8, 17), (1, 2, 4)
 OUTLIERS = (3, 17)  # channels a thousand times as loud as the rest, as real encoders have them
@@ -74,10 +77,9 @@ def make_inputs(case: Case, seed: int = 0) -> tuple[list[torch.Tensor], dict[str
         layer = layer.to(DTYPES[case.dtype])
         for clip, frames in enumerate(lens):
             layer[clip, frames:] = float("nan")
-        layers.append(layer[:, :T])
-    starts = torch.tensor([0, 2, K, 2 * T])
-    counts = torch.tensor([K, K, 1, min(K, 2)])
-    windows = WindowTable(starts, counts, lens=torch.tensor([3, 0, 1]))
+        layers.append(layer.to(DEVICE)[:, :T])
+    table = [0, 2, K, 2 * T], [K, K, 1, min(K, 2)], [3, 0, 1]
+    windows = WindowTable(*(torch.tensor(column, device=DEVICE) for column in table))
     parameters = {
         "layer_weights": normal(case.num_layers).softmax(0),
         "norm_weight": 1 + 0.1 * normal(C),
@@ -85,7 +87,7 @@ def make_inputs(case: Case, seed: int = 0) -> tuple[list[torch.Tensor], dict[str
         "query": normal(case.num_queries, C),
         "position_bias": normal(case.num_queries, K),
     }
-    return layers, {name: value.float() for name, value in parameters.items()}, windows
+    return layers, {name: value.float().to(DEVICE) for name, value in parameters.items()}, windows
 
 
 def run_and_grad(function, layers, parameters, windows, mode, grad) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -107,7 +109,7 @@ def output_grad(case: Case, seed: int = 1) -> torch.Tensor:
     """A gradient of the output (P, M or K, C), rounded to the case's dtype."""
     rows = case.num_queries if case.mode == "attention" else case.window_frames
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(4, rows, case.width, generator=generator).to(DTYPES[case.dtype])
+    return torch.randn(4, rows, case.width, generator=generator).to(DEVICE, DTYPES[case.dtype])
 
 
 def relative_rms(found: torch.Tensor, expected: torch.Tensor) -> float:

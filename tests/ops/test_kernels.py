@@ -1,4 +1,4 @@
-"""Triton kernels on a CPU: their tests run in a process of their own, since the interpreter is chosen at import."""
+"""Triton's kernels on a CPU: their tests run in a process of their own, since the interpreter is chosen at import."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the kernels need triton, which has no build for this platform")
 
-FOLDER = Path(__file__).parent / "interpreted"
+FOLDER = Path(__file__).parent / "kernels"
 
 
 @pytest.mark.parametrize("file", sorted(f.name for f in FOLDER.glob("test_*.py")))

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from nemo_desta.ops import mix_pool
-from tests.ops.mix_pool_cases import Case, all_cases, in_float64, make_inputs, output_grad, relative_rms, run_and_grad
+from tests.ops.mix_pool_cases import (
+    DEVICE,
+    Case,
+    all_cases,
+    in_float64,
+    make_inputs,
+    output_grad,
+    relative_rms,
+    run_and_grad,
+)
 
 kernel = functools.partial(mix_pool, kernel="triton")
 
@@ -46,7 +55,7 @@ def test_a_batch_without_windows_has_an_empty_output_and_zero_gradients(mode):
     layers, parameters, windows = make_inputs(Case(mode, "fp32", 48, 2, 4, 2))
     empty = type(windows)(windows.starts[:0], windows.counts[:0], windows.lens * 0)
     out, grads = run_and_grad(
-        kernel, layers, parameters, empty, mode, torch.zeros(0, 2 if mode == "attention" else 4, 48)
+        kernel, layers, parameters, empty, mode, torch.zeros(0, 2 if mode == "attention" else 4, 48, device=DEVICE)
     )
     assert out.shape[0] == 0
     assert all(not gradient.any() for gradient in grads.values())

@@ -1,4 +1,8 @@
-"""These tests run in a process of their own, where Triton interprets its kernels on the CPU; see `test_kernels`."""
+"""On a GPU these tests run the kernels there; on a CPU Triton interprets them, in a process of its own.
+
+`tests.ops.test_kernels` starts that process. A bare checkout on a GPU machine needs torch, triton and pytest only:
+``python -m pytest tests/ops/kernels``.
+"""
 
 import os
 
@@ -6,7 +10,7 @@ import pytest
 import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = [] if torch.cuda.is_available() else ["test_*.py"]
 else:
     from triton.runtime import interpreter
 

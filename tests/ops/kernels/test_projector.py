@@ -4,27 +4,38 @@ import pytest
 import torch
 
 from nemo_desta.perception.projector import WindowProjector
+from nemo_desta.types import EncoderOutput
+from tests.ops.mix_pool_cases import DEVICE
 from tests.perception.projector.toys import RATE, randomise, toy_encoders, toy_features
 
 SAMPLES = [12_003, 5_000, 1]
+
+
+def made(**knobs):
+    """A projector with random parameters, and what its encoders say."""
+    encoders = toy_encoders()
+    projector = randomise(WindowProjector(encoders, 10, num_queries=2, **knobs)).to(DEVICE)
+    features = toy_features(encoders, SAMPLES)
+    return projector, {
+        name: EncoderOutput(tuple(layer.to(DEVICE) for layer in output.layers), output.lens.to(DEVICE))
+        for name, output in features.items()
+    }
 
 
 def outcome(projector, features, kernel):
     for pool in projector.pools.values():
         pool.kernel = kernel
     projector.zero_grad()
-    vectors, lens = projector(features, audio_lens=torch.tensor(SAMPLES), sampling_rate=RATE)
-    valid = torch.arange(vectors.shape[1]) < lens[:, None]
-    (vectors[valid] * torch.linspace(-1, 1, vectors.shape[-1])).sum().backward()
+    vectors, lens = projector(features, audio_lens=torch.tensor(SAMPLES, device=DEVICE), sampling_rate=RATE)
+    valid = torch.arange(vectors.shape[1], device=DEVICE) < lens[:, None]
+    (vectors[valid] * torch.linspace(-1, 1, vectors.shape[-1], device=DEVICE)).sum().backward()
     return vectors[valid].detach(), {name: p.grad.clone() for name, p in projector.named_parameters()}
 
 
 @pytest.mark.parametrize("mode", ["attention", "stack"])
 @pytest.mark.parametrize("rate", [6.25, 5])  # at 5, a BEATs step lies in two windows
 def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
-    encoders = toy_encoders()
-    projector = randomise(WindowProjector(encoders, 10, mode=mode, tokens_per_second=rate, num_queries=2))
-    features = toy_features(encoders, SAMPLES)
+    projector, features = made(mode=mode, tokens_per_second=rate)
     expected, expected_grads = outcome(projector, features, "torch")
     found, grads = outcome(projector, features, "triton")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -36,9 +47,7 @@ def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
 @pytest.mark.parametrize("kernel", ["triton", "torch"])
 def test_the_whole_projector_compiles_to_one_graph(kernel):
     """Its two sizes depend on the data (windows in all, windows of the longest clip): Dynamo must be allowed that."""
-    encoders = toy_encoders()
-    projector = randomise(WindowProjector(encoders, 10, num_queries=2))
-    features = toy_features(encoders, SAMPLES)
+    projector, features = made()
     expected, expected_grads = outcome(projector, features, "torch")
     torch._dynamo.reset()
     with torch._dynamo.config.patch(capture_scalar_outputs=True):
