@@ -71,7 +71,7 @@ def mix_pool(
         return reference.mix_pool(
             layers, layer_weights, norm_weight, norm_bias, query, position_bias, windows, mode=mode
         )
-    table = windows.starts, windows.counts
+    table = windows.starts.contiguous(), windows.counts.contiguous()
     if mode == "stack":
         from nemo_desta.ops.kernels.mix_stack import stack_forward
 

@@ -6,6 +6,7 @@ what may be chosen, the rule's choice first; ahead-of-time checks compile all of
 ``NEMO_DESTA_TUNE=1`` makes `Tuner` time them on the device at hand.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -93,6 +94,11 @@ def num_programs(num_items: int, launch: Launch, device: torch.device) -> int:
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 class Frames(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs
+from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs, on_device
 from nemo_desta.ops.kernels.rows import (
     add_product,
     add_scaled,
@@ -279,7 +279,8 @@ def pool_forward(
     """
     outputs = _empty_outputs(layers, query, position_bias, starts)
     parameters = (layer_weights, norm_weight, norm_bias, query, position_bias)
-    _launch_forward(layers, *(p.float().contiguous() for p in parameters), starts, counts, outputs)
+    with on_device(starts):
+        _launch_forward(layers, *(p.float().contiguous() for p in parameters), starts, counts, outputs)
     return outputs
 
 
@@ -303,10 +304,11 @@ def pool_backward(
     )
     pooled, *of_frames = saved
     grad = grad.contiguous()
-    delta, grad_mean, gain_grad, bias_grad = _launch_backward_rows(gain, grad, pooled)
-    weight_grad, moved, position_grad = _launch_backward(
-        layers, weights, gain, query, position_bias, starts, counts, of_frames, grad, delta, grad_mean
-    )
+    with on_device(starts):
+        delta, grad_mean, gain_grad, bias_grad = _launch_backward_rows(gain, grad, pooled)
+        weight_grad, moved, position_grad = _launch_backward(
+            layers, weights, gain, query, position_bias, starts, counts, of_frames, grad, delta, grad_mean
+        )
     gain_grad = gain_grad + (query * moved).sum(0)  # the gain acts on the scores, too
     return weight_grad, gain_grad, bias_grad, gain * moved, position_grad
 

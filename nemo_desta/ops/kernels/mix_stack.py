@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs
+from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs, on_device
 from nemo_desta.ops.kernels.rows import (
     add_product,
     add_scaled,
@@ -160,7 +160,8 @@ def stack_forward(
     """Frames side by side (P, K, C) in the layers' dtype, mean and 1 / deviation of every frame (P, K) in float32."""
     outputs = _empty_outputs(layers, starts, max_frames)
     parameters = (layer_weights, norm_weight, norm_bias)
-    _launch_forward(layers, *(p.float().contiguous() for p in parameters), starts, counts, outputs)
+    with on_device(starts):
+        _launch_forward(layers, *(p.float().contiguous() for p in parameters), starts, counts, outputs)
     return outputs
 
 
@@ -179,7 +180,8 @@ def stack_backward(
     if not len(starts):
         return tuple(torch.zeros_like(empty) for empty in _empty_grads(layer_weights, norm_weight))
     weights, gain = layer_weights.float().contiguous(), norm_weight.float().contiguous()
-    return _launch_backward(layers, weights, gain, starts, counts, mean, rstd, grad.contiguous())
+    with on_device(starts):
+        return _launch_backward(layers, weights, gain, starts, counts, mean, rstd, grad.contiguous())
 
 
 @stack_forward.register_fake
