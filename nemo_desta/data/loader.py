@@ -38,6 +38,7 @@ class PlanLoader:
         self._iterator: Iterator[Batch] | None = None  # Lightning shuts down the workers of an attribute of this name
 
     def __iter__(self) -> Iterator[Batch]:
+        """Batches from the position on; nothing is read before the first: Lightning calls ``iter`` to try it out."""
         if self.num_workers > 0:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked tokenizers must not start threads
         self._iterator = iter(
@@ -52,7 +53,7 @@ class PlanLoader:
                 generator=torch.Generator().manual_seed(0),  # else a resumed run would draw from the global one
             )
         )
-        return self._iterator
+        yield from self._iterator
 
 
 class SizedPlanLoader(PlanLoader):

@@ -33,7 +33,6 @@ class BroadcastLoader:
         self.loader = loader
         self.num_audio_tokens = num_audio_tokens
         self.device = device
-        self._iterator: Any = None  # Lightning shuts down the workers of an attribute of this name
         self._length = _share(lambda: len(loader) if hasattr(loader, "__len__") else None)
 
     def __len__(self) -> int:
@@ -42,15 +41,24 @@ class BroadcastLoader:
         return self._length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._iterator = iter(self.loader) if reads_data() else None
-        while (batch := self._next()) is not None:
+        source = iter(self.loader) if reads_data() else None
+        while (batch := self._next(source)) is not None:
             yield batch
 
-    def _next(self) -> dict[str, Any] | None:
+    @property
+    def _iterator(self) -> Any:
+        """Lightning shuts down the workers behind an attribute of this name."""
+        return getattr(self.loader, "_iterator", None)
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
+    def _next(self, source: Iterator[dict[str, Any]] | None) -> dict[str, Any] | None:
         own: dict[str, torch.Tensor] = {}
 
         def header() -> tuple[dict[str, Any], dict[str, tuple[torch.Size, torch.dtype]]] | None:
-            if (batch := next(self._iterator, None)) is None:
+            if (batch := next(source, None)) is None:
                 return None
             counts = [self.num_audio_tokens(int(samples)) for samples in batch["audio_lens"]]
             batch = {**batch, "vector_lens": torch.tensor(counts, dtype=torch.int64)}

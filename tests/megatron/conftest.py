@@ -3,6 +3,7 @@ import torch
 
 from nemo_desta.models.desta import DestaModel
 from tests.megatron.fixed_batches import parts_config
+from tests.megatron.workplace import MegatronWorkplace
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,8 @@ def fixed(tmp_path_factory):
     DestaModel(config).save_pretrained(folder / "start")
     config["perception"]["init_from"] = str(folder / "start")
     return config
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    return MegatronWorkplace(tmp_path_factory.mktemp("megatron"))
