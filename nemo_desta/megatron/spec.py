@@ -25,7 +25,7 @@ from transformers import PretrainedConfig
 from nemo_desta.config import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.names import ARCHITECTURES, head_size
-from nemo_desta.models.loss import LOGIT_TRANSFORMS
+from nemo_desta.models.loss import LOGIT_TRANSFORMS, has_plain_head
 
 #: Rotary embeddings whose cosines are not rescaled; for the others megatron-core has no place for the factor.
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -38,7 +38,6 @@ ABSENT = {
     "num_experts": (None, "a mixture of experts"),
     "num_local_experts": (None, "a mixture of experts"),
     "quantization_config": (None, "quantised weights"),
-    **{name: (None, "transformed logits") for name in LOGIT_TRANSFORMS},
 }
 
 
@@ -56,6 +55,9 @@ def check_covered(config: PretrainedConfig) -> None:
     for key, (absent, what) in ABSENT.items():
         if getattr(config, key, absent) not in (absent, None):
             raise ConfigError(f"strategy=megatron does not cover {what} (LLM config: {key}={getattr(config, key)!r})")
+    if not has_plain_head(config):
+        found = {name: getattr(config, name) for name in LOGIT_TRANSFORMS if getattr(config, name, None) is not None}
+        raise ConfigError(f"strategy=megatron does not cover logits that are changed after the head, found {found}")
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention"}:
         raise ConfigError(

@@ -46,6 +46,18 @@ def test_layers_that_do_not_divide_go_to_later_stages():
     assert Layout(pipeline_parallel_size=2).layers_per_stage(3) == [1, 2]
 
 
+@pytest.mark.parametrize(("num_layers", "stages"), [(3, 2), (10, 4), (5, 3)])
+def test_megatron_builds_the_layers_that_the_layout_says(num_layers, stages):
+    from nemo_desta.megatron.spec import transformer_config
+
+    layout = Layout(pipeline_parallel_size=stages)
+    config = transformer_config(make_config("llama", num_hidden_layers=num_layers), layout, dtype=torch.float32)
+    splits = config.pipeline_model_parallel_layout
+    counts = [splits.get_num_layers_to_build(pp_rank=stage) for stage in range(stages)]
+    assert counts == layout.layers_per_stage(num_layers)
+    assert sum(counts) == num_layers and min(counts) >= 1
+
+
 def test_a_wrong_layout_fails_before_any_weight_is_read(tmp_path):
     """The folder has a config and no weights: whoever reads weights first says so instead."""
     from nemo_desta.megatron.llm import build_llm

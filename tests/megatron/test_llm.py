@@ -1,5 +1,7 @@
 """The LLM through megatron-core computes what Hugging Face's does, on every layout, and lets gradients through."""
 
+import sys
+
 import pytest
 import torch
 
@@ -134,6 +136,7 @@ def test_rotary_frequencies_are_those_of_hugging_face():
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope types .* found 'yarn'"),
         ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "found 'dynamic'"),
+        ("llama", {"logit_scale": 0.5}, "changed after the head, found .*logit_scale.*0.5"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
     ],
 )
@@ -142,3 +145,17 @@ def test_what_is_not_covered_is_refused_by_name(model_type, changes, named):
 
     with pytest.raises(ConfigError, match=named):
         check_covered(make_config(model_type, **changes))
+
+
+def test_a_broken_transformer_engine_is_an_error_and_not_a_reason_for_other_layers(tmp_path, monkeypatch):
+    from nemo_desta.megatron.spec import has_transformer_engine
+
+    package = tmp_path / "transformer_engine"
+    (package / "pytorch").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "pytorch" / "__init__.py").write_text("raise ImportError('libcudnn.so.9: cannot open shared object')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="libcudnn"):
+        has_transformer_engine()
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        sys.modules.pop(name, None)
