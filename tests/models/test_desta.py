@@ -253,9 +253,11 @@ def test_activation_checkpointing_changes_memory_not_gradients(tiny):
     grads = []
     for recompute in (False, True):
         torch.manual_seed(1)
-        model = DestaModel({**tiny, "activation_checkpointing": recompute})
-        model.train()
+        model = DestaModel({**tiny, "activation_checkpointing": recompute})  # Lightning's fit leaves its mode alone
+        norm, runs = model.llm.base_model.layers[0].input_layernorm, []
+        norm.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         model.loss(batch_of(model, [(messages(), "A bell.")], [1.0]))[0].backward()
+        assert len(runs) == (2 if recompute else 1)
         grads.append([p.grad for _, p in model.trained_parameters()])
     for plain, recomputed in zip(*grads, strict=True):
         torch.testing.assert_close(plain, recomputed)
