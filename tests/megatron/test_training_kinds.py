@@ -1,0 +1,51 @@
+"""Other LLMs and switches against the plain model over a few steps: untied Llama, recomputation, bfloat16."""
+
+import pytest
+import torch
+
+from tests.megatron.fixed_batches import parts_config
+from tests.megatron.launch import launch
+
+pytestmark = pytest.mark.slow
+
+SPLIT = {
+    "name": "megatron",
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 2,
+    "sequence_parallel": True,
+}
+
+
+def both(model, num_steps=4):
+    """What the plain model and the split one make of the first steps."""
+    common = {"model": model, "num_steps": num_steps, "validate": True}
+    run = "tests.megatron.fixed_run.run"
+    plain = launch(run, 1, init_group=False, strategy={"name": "auto"}, split="whole", num_processes=1, **common)[0]
+    split = launch(run, 4, init_group=False, strategy=SPLIT, split="accumulate", num_processes=4, **common)[0]
+    return plain, split
+
+
+def assert_weights(found, expected, atol):
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=atol, msg=name)
+
+
+def test_an_untied_llama_with_recomputed_activations(tmp_path):
+    torch.manual_seed(5)
+    plain, split = both(parts_config(tmp_path, kind="llama", activation_checkpointing=True))
+    assert split["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert split["validation"] == pytest.approx(plain["validation"], rel=1e-5)
+    assert_weights(split["weights"], plain["weights"], atol=1e-4)
+
+
+def test_bfloat16_parts_train_a_float32_projector(tmp_path):
+    """As on a GPU. bfloat16 has 8 bits: sums in another order differ by some thousandths, and so do Adam's steps."""
+    torch.manual_seed(5)
+    model = parts_config(tmp_path)
+    model["llm"]["dtype"] = model["perception"]["dtype"] = "bfloat16"
+    plain, split = both(model)
+    assert split["losses"] == pytest.approx(plain["losses"], rel=5e-3)
+    assert split["norms"] == pytest.approx(plain["norms"], rel=0.1)
+    assert_weights(split["weights"], plain["weights"], atol=2 * 4 * 3e-3)  # both ways, four steps of the learning rate
