@@ -196,9 +196,12 @@ def forward_launches(width: int, num_queries: int) -> list[Launch]:
     return candidates(width, num_queries, 80)
 
 
-def backward_launches(width: int, num_queries: int) -> list[Launch]:
-    """What `pool_backward_kernel` may be launched with: it holds M running sums beside a frame and its gradient."""
-    return candidates(width, num_queries, 40)
+def backward_launches(width: int, num_queries: int, num_layers: int) -> list[Launch]:
+    """What `pool_backward_kernel` may be launched with.
+
+    It holds M running sums beside a frame and its gradient; every eight layers cost about as much as one more.
+    """
+    return candidates(width, num_queries + num_layers // 8, 40)
 
 
 def rows_launches(width: int) -> list[Launch]:
@@ -255,7 +258,7 @@ def _launch_backward(
         )  # fmt: skip
         return weight_grad.sum(0), query_grad.sum(0), score_grad.sum(0)
 
-    return run(_tuner.choose(("backward", N, M, K, C, grad.dtype), backward_launches(C, M), run))
+    return run(_tuner.choose(("backward", N, M, K, C, grad.dtype), backward_launches(C, M, N), run))
 
 
 # ---- operators, their shapes and their gradient

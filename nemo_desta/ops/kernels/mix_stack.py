@@ -106,7 +106,7 @@ def forward_launches(width: int) -> list[Launch]:
 
 def backward_launches(width: int) -> list[Launch]:
     """What `stack_backward_kernel` may be launched with: it holds two running sums beside a frame and its gradient."""
-    return candidates(width, 2, 60)
+    return candidates(width, 2, 40)
 
 
 def _launch_forward(layers, layer_weights, gain, bias, starts, counts, outputs) -> None:
