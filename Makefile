@@ -1,7 +1,7 @@
 # Every target makes the environment that it needs, in the checkout: .venv (latest stack) or .venv-container
 # (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... picks the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container lint constraints clean
+.PHONY: help demo test test-slow test-container kernels lint constraints clean
 
 ARGS ?=
 # Nothing here may wait for a hub or an account.
@@ -27,6 +27,10 @@ test-slow: .venv/.stamp  ## multi-process, load and browser tests, on the latest
 
 test-container: .venv-container/.stamp  ## the tests, on the container's stack
 	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
+
+kernels: .venv/.stamp .venv-container/.stamp  ## compile the Triton kernels for GPUs, by both stacks' compilers; needs no GPU
+	.venv/bin/python -m nemo_desta.ops.kernels.aot $(ARGS)
+	.venv-container/bin/python -m nemo_desta.ops.kernels.aot $(ARGS)
 
 lint: .venv/.stamp  ## ruff and the layers
 	.venv/bin/ruff check .
