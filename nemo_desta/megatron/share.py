@@ -44,7 +44,7 @@ def perceive_shared(
         lens = audio_lens[start:stop]
         own, found = perceive(audio[start:stop, : int(lens.max())], lens)
         expected = vector_lens[start:stop]
-        if not torch.equal(found, expected):
+        if not torch.equal(found.to(expected.device), expected):
             counts = f"{found.tolist()} vectors, {expected.tolist()} were expected"
             raise ValueError(f"clips of {lens.tolist()} samples became {counts}")
         own = F.pad(own[:, :width].to(dtype), (0, 0, 0, width - min(width, own.shape[1])))

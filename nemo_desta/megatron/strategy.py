@@ -44,6 +44,11 @@ class MegatronStrategy(DDPStrategy):
 
     def setup_environment(self) -> None:
         """Check the layout, start the process group, cut it up; before any weight is read."""
+        if self.precision_plugin.precision != "32-true":
+            raise ConfigError(
+                f"trainer.precision={self.precision_plugin.precision} with strategy=megatron: must be 32-true, the "
+                "projector's; the frozen parts have model.llm.dtype and model.perception.dtype"
+            )
         self.layout.check(_llm_config(self.lightning_module.config), self.num_nodes * self.num_processes)
         super().setup_environment()
         parallel_state.initialize_model_parallel(

@@ -32,15 +32,15 @@ class LossWindow:
             dist.all_reduce(total, group=group)
         return int(total)
 
-    def normalise(self, parameters: Iterable[nn.Parameter], factor_over_total: float, total: int) -> None:
-        """Multiply gradients by ``factor_over_total / total``; without a target there are none to keep."""
+    def normalise(self, parameters: Iterable[nn.Parameter], total: int, *, factor: float = 1.0) -> None:
+        """Multiply gradients by ``factor / total``; in a window without a target there are none to keep."""
         trained = [parameter for parameter in parameters if parameter.grad is not None]
         if total == 0:
             logger.warning("no supervised token in this step (rows %s): step skipped", ", ".join(self.row_ids[:8]))
             for parameter in trained:
                 parameter.grad = None
         elif trained:
-            torch._foreach_mul_([parameter.grad for parameter in trained], factor_over_total / total)
+            torch._foreach_mul_([parameter.grad for parameter in trained], factor / total)
 
     def clear(self) -> None:
         self.num_tokens, self.row_ids = 0, []
@@ -53,6 +53,6 @@ class LossWindow:
         alike.
         """
         total = self.total(device)
-        self.normalise(parameters, averaged_over, total)
+        self.normalise(parameters, total, factor=averaged_over)
         self.clear()
         return total

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from nemo_desta.training.callbacks import first_prompts
+from nemo_desta.training.callbacks import NaNGuard, first_prompts
 from nemo_desta.training.strategies import build_strategy, model_class, takes_step
 from tests.megatron.fixed_batches import NUM_STEPS, global_batch
 
@@ -21,11 +21,13 @@ def run(
     num_steps: int = NUM_STEPS,
     validate: bool = False,
     answer: bool = False,
+    poisoned_step: int | None = None,
     save_to: str | None = None,
 ) -> dict[str, Any]:
     """Train ``num_steps`` steps; `Watch.seen`, and the trained ``weights`` on ranks that hold them.
 
-    ``answer``: also write answers to the rows of the first global batch afterwards. ``save_to``: a model folder.
+    ``answer``: also write answers to the rows of the first global batch afterwards. ``poisoned_step``: the one whose
+    audio is not a number. ``save_to``: a model folder.
     """
     torch.manual_seed(0)
     step = {
@@ -41,7 +43,7 @@ def run(
         strategy=build_strategy(strategy, step_settings=by_strategy),
         max_steps=num_steps,
         limit_val_batches=None if validate else 0,
-        callbacks=[watch],
+        callbacks=[NaNGuard(), watch],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -50,7 +52,7 @@ def run(
         use_distributed_sampler=False,
         **by_trainer,
     )
-    trainer.fit(module, FixedData(module.prompts, split, validate))
+    trainer.fit(module, FixedData(module.prompts, split, validate, poisoned_step))
     if trainer.is_global_zero and save_to is not None:
         module.save_pretrained(save_to)
     return {**watch.seen, "weights": {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}}
@@ -73,7 +75,8 @@ class Watch(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
         largest = self.seen["largest_gradient"]
         for name, parameter in module.trained_parameters():
-            largest[name] = max(largest.get(name, 0.0), float(parameter.grad.abs().max()))
+            if parameter.grad is not None:
+                largest[name] = max(largest.get(name, 0.0), float(parameter.grad.abs().max()))
 
     def _after_step(self, optimizer: Any, *_: Any) -> None:
         """Norm of what the optimiser was given: divided by the window's tokens, and clipped."""
@@ -104,9 +107,9 @@ class Watch(Callback):
 class FixedData(LightningDataModule):
     """The fixed batches of this process's data-parallel rank; the first four again for validation."""
 
-    def __init__(self, prompts: Any, split: str, validate: bool) -> None:
+    def __init__(self, prompts: Any, split: str, validate: bool, poisoned_step: int | None) -> None:
         super().__init__()
-        self.prompts, self.split, self.validate = prompts, split, validate
+        self.prompts, self.split, self.validate, self.poisoned_step = prompts, split, validate, poisoned_step
 
     def train_dataloader(self) -> "Loader":
         return self._loader(NUM_STEPS)
@@ -117,8 +120,10 @@ class FixedData(LightningDataModule):
     def _loader(self, num_steps: int) -> "Loader":
         found = self.trainer.distributed_sampler_kwargs
         rank = found["rank"] if found else 0
-        steps = range(num_steps)
-        return Loader([batch for step in steps for batch in global_batch(self.prompts, step, self.split, rank)])
+        steps = {step: global_batch(self.prompts, step, self.split, rank) for step in range(num_steps)}
+        for batch in steps.get(self.poisoned_step, []):
+            batch["audio"][:] = float("nan")
+        return Loader([batch for batches in steps.values() for batch in batches])
 
 
 class Loader:

@@ -16,6 +16,7 @@ RUN = {
     "data.train_ds.max_batch_size": 3,
     "trainer.max_steps": 18,
     "exp_manager.checkpoint_callback_params.every_n_train_steps": 5,
+    "callbacks.throughput_window": 6,
 }
 
 

@@ -1,5 +1,7 @@
 """Other LLMs and switches against the plain model over a few steps: untied Llama, recomputation, bfloat16."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,12 +18,13 @@ SPLIT = {
 }
 
 
-def both(model, num_steps=4):
+def both(model, num_steps=4, strategy=SPLIT, num_processes=4, **more):
     """What the plain model and the split one make of the first steps."""
-    common = {"model": model, "num_steps": num_steps, "validate": True}
+    common = {"model": model, "num_steps": num_steps, "validate": True, **more}
     run = "tests.megatron.fixed_run.run"
     plain = launch(run, 1, init_group=False, strategy={"name": "auto"}, split="whole", num_processes=1, **common)[0]
-    split = launch(run, 4, init_group=False, strategy=SPLIT, split="accumulate", num_processes=4, **common)[0]
+    more = {"strategy": strategy, "split": "accumulate", "num_processes": num_processes}
+    split = launch(run, num_processes, init_group=False, **more, **common)[0]
     return plain, split
 
 
@@ -49,3 +52,11 @@ def test_bfloat16_parts_train_a_float32_projector(tmp_path):
     assert split["losses"] == pytest.approx(plain["losses"], rel=5e-3)
     assert split["norms"] == pytest.approx(plain["norms"], rel=0.1)
     assert_weights(split["weights"], plain["weights"], atol=2 * 4 * 3e-3)  # both ways, four steps of the learning rate
+
+
+def test_a_step_that_is_not_finite_is_skipped_by_every_rank(fixed):
+    plain, split = both(fixed, 3, {"name": "megatron", "pipeline_parallel_size": 2}, 2, poisoned_step=1)
+    assert math.isnan(split["losses"][1]) and math.isnan(plain["losses"][1])
+    assert split["losses"][::2] == pytest.approx(plain["losses"][::2], rel=1e-5)
+    assert len(split["norms"]) == len(plain["norms"]) == 2
+    assert_weights(split["weights"], plain["weights"], atol=1e-4)
