@@ -140,6 +140,8 @@ def recommend(found: list[Plan], machine: Machine) -> tuple[Plan, str] | None:
     best = min(fitting, key=lambda plan: (plan.recompute, plan.gpus_per_copy, plan.layout.pipeline_parallel_size))
     why = f"the fewest GPUs per copy of the LLM ({best.gpus_per_copy})"
     why += " without recomputation" if not best.recompute else "; recomputation is needed to fit"
+    if best.gpus_per_copy == 1:
+        return best, why + ": the LLM fits one GPU, where strategy=ddp does the same"
     if best.layout.pipeline_parallel_size == 1:
         return best, why + ", and no pipeline stages that wait for each other"
     return best, why + f", {best.bubble:.0%} of the time in the pipeline's ends"

@@ -200,6 +200,12 @@ def test_parallelism_and_recomputation_save_what_they_should(capsys):
     assert without["stages"][0]["activations"] > eight["activations"]
 
 
+def test_an_llm_that_fits_one_gpu_is_sent_to_ddp(capsys):
+    best = answer(capsys, "--llm", "llama-3.1-8b", "--gpus", "8")["recommended"]
+    assert best["layout"]["data_parallel_size"] == 8
+    assert "strategy=ddp does the same" in best["reason"]
+
+
 def test_where_nothing_fits_it_says_what_would(capsys):
     said = plan(capsys, "--llm", "llama-3.1-70b", "--gpus", "1", code=1).out
     assert "nothing fits" in said and re.search(r"4 GPUs instead of 1: TP\d x PP\d", said)
@@ -272,3 +278,10 @@ def test_it_needs_neither_megatron_core_nor_nemo():
         "assert status == 0 and not found, found"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b"])
+def test_the_tables_of_the_documentation_are_what_it_prints(capsys, llm):
+    printed, _, _ = plan(capsys, "--llm", llm, "--gpus", "8").out.partition("\n\npython ")
+    page = (ROOT / "docs" / "megatron.md").read_text(encoding="utf-8")
+    assert printed in page, f"put it into docs/megatron.md:\n{printed}"
