@@ -79,7 +79,10 @@ def test_links_of_a_page_lead_somewhere(page):
             assert (page.parent / target).exists(), f"link to {target}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/recipes.md", "docs/report.md"])
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{n}.md" for n in ("recipes", "report", "megatron"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_of_a_page_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
