@@ -7,6 +7,7 @@ import torch
 
 from tests.megatron.fixed_batches import parts_config
 from tests.megatron.launch import launch
+from tests.megatron.workplace import TIME_LIMIT
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ SPLIT = {
 
 def both(model, num_steps=4, strategy=SPLIT, num_processes=4, **more):
     """What the plain model and the split one make of the first steps."""
-    common = {"model": model, "num_steps": num_steps, "validate": True, **more}
+    common = {"model": model, "num_steps": num_steps, "validate": True, "time_limit": TIME_LIMIT, **more}
     run = "tests.megatron.fixed_run.run"
     plain = launch(run, 1, init_group=False, strategy={"name": "auto"}, split="whole", num_processes=1, **common)[0]
     more = {"strategy": strategy, "split": "accumulate", "num_processes": num_processes}

@@ -9,6 +9,7 @@ import torch
 from nemo_desta.models.desta import DestaModel
 from tests.megatron.fixed_batches import NUM_STEPS, global_batch
 from tests.megatron.launch import launch
+from tests.megatron.workplace import TIME_LIMIT
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def plain(fixed):
-    arguments = {"split": "whole", "num_processes": 1, "validate": True, "answer": True}
+    arguments = {"split": "whole", "num_processes": 1, "validate": True, "answer": True, "time_limit": TIME_LIMIT}
     return launch(RUN, 1, init_group=False, model=fixed, strategy={"name": "auto"}, **arguments)[0]
 
 
@@ -51,6 +52,7 @@ def test_a_split_llm_trains_the_projector_of_the_plain_one(fixed, plain, tmp_pat
         num_processes=num_processes,
         validate=True,
         answer=True,
+        time_limit=TIME_LIMIT,
         save_to=str(tmp_path / "model"),
     )
     assert len(plain["losses"]) == NUM_STEPS
