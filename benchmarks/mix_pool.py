@@ -111,7 +111,7 @@ def table(report: dict[str, Any]) -> str:
         lines += _rows(kept, ("saved_of_states", "operators"))
         lines += [
             "",
-            f"{torch.get_num_threads()} threads; speed: forward plus backward, against the first variant",
+            "Seconds of one core; speed: forward plus backward, against the first variant",
             "",
         ]
         lines += _rows(timed, ("forward_secs", "both_secs", "speed_both"))

@@ -26,7 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from nemo_desta.ops.kernels import mix_pool, mix_stack
-from nemo_desta.ops.kernels.launch import Tuner
+from nemo_desta.ops.kernels.launch import WARPS_PER_SM, Tuner
 from nemo_desta.ops.kernels.sass import Binary, problems, read_binary
 
 ARCHS = (80, 90, 100)  # A100, H100 and H200, B200
@@ -105,11 +105,12 @@ def compile_all(shape: Shape, arch: int, forward: bool) -> list[Binary]:
     """Every launch of one direction."""
     binaries: list[Binary] = []
 
-    def read(kernel: str, **found: Any) -> None:
+    def read(kernel: str, warps: int, **found: Any) -> None:
+        launched = {} if forward else {"launched": WARPS_PER_SM // warps}  # backward fills the device once
         of_rows = "rows" in kernel  # it reads pooled vectors, not layers
         name = f"{shape.mode}-{shape.dtype}-C{shape.channels}" if of_rows else str(shape)
         frame = shape.row_bytes if of_rows else shape.frame_bytes
-        binaries.append(read_binary(kernel=kernel, shape=name, frame=frame, **found))
+        binaries.append(read_binary(kernel=kernel, shape=name, frame=frame, warps=warps, **launched, **found))
 
     tuner = Tuner(measure=lambda run: (run(), 0.0)[1])  # it tries all candidates, and so compiles them
     with pretend_gpu(arch, read), mock.patch.dict(os.environ, NEMO_DESTA_TUNE="1"):

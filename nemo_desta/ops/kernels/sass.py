@@ -50,15 +50,22 @@ class Binary:
         return programs_per_sm(self.arch, self.warps, self.registers, self.shared)
 
 
-def read_binary(cubin: bytes, *, kernel: str, shape: str, arch: int, warps: int, shared: int, frame: int) -> Binary:
-    """Disassemble; ``frame``: the bytes of one frame of all layers, see `bytes_in_flight`."""
+def read_binary(
+    cubin: bytes, *, kernel: str, shape: str, arch: int, warps: int, shared: int, frame: int,
+    launched: int = PROGRAMS,
+) -> Binary:  # fmt: skip
+    """Disassemble.
+
+    For `Binary.kib_in_flight`: ``frame`` is the bytes of one frame of all layers, see `bytes_in_flight`; ``launched``
+    the programs per multiprocessor that a launch asks for.
+    """
     usage = re.search(r"REG:(\d+) STACK:(\d+)", _cuobjdump(cubin, "-res-usage"))
     code = _INSTRUCTION.findall(_cuobjdump(cubin, "-sass"))
     if usage is None or not code:
         raise RuntimeError(f"cuobjdump says nothing about {kernel} for sm_{arch}; is it older than the architecture?")
     registers, stack = int(usage[1]), int(usage[2])
     ops = Counter(name.split(".")[0] for name, _ in code)
-    programs = programs_per_sm(arch, warps, registers, shared)
+    programs = min(launched, programs_per_sm(arch, warps, registers, shared))
     return Binary(
         kernel, shape, arch, warps, registers, stack,
         spills=ops["STL"] + ops["LDL"],
