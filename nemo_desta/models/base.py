@@ -6,6 +6,7 @@ the LLM (``llm``), ``perception`` and ``loss``.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -94,7 +95,9 @@ class DestaBase(LightningModule):
     # ---- training and validation
 
     def configure_optimizers(self) -> dict[str, Any]:
-        return configure_optimizers(self)
+        """NeMo's, over what trains: NeMo 2.7 would hand the optimiser every frozen parameter as well."""
+        trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return configure_optimizers(SimpleNamespace(cfg=self.cfg, named_parameters=lambda: trained))
 
     def on_validation_epoch_start(self) -> None:
         self._totals: dict[str, Tensor] = {}

@@ -261,3 +261,9 @@ def test_activation_checkpointing_changes_memory_not_gradients(tiny):
         grads.append([p.grad for _, p in model.trained_parameters()])
     for plain, recomputed in zip(*grads, strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+def test_the_optimiser_holds_what_trains_and_nothing_else(model):
+    optimizer = model.configure_optimizers()["optimizer"]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert [id(parameter) for parameter in held] == [id(parameter) for _, parameter in model.trained_parameters()]
