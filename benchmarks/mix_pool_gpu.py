@@ -63,7 +63,7 @@ def measure(case: Case, name: str, device: torch.device, copy_bytes_per_sec: flo
 
 def tune(case: Case, device: torch.device) -> list[dict[str, Any]]:
     """Time of every launch that may be chosen, the rule's choice first, per kernel."""
-    from nemo_desta.ops.kernels import mix_pool, mix_stack
+    from nemo_desta.ops.kernels import launch
 
     rows: list[dict[str, Any]] = []
 
@@ -71,14 +71,14 @@ def tune(case: Case, device: torch.device) -> list[dict[str, Any]]:
         """In place of `launch.Tuner`: times all candidates, then takes the rule's."""
 
         def choose(self, key: tuple, launches: list[Any], call: Callable[[Any], Any]) -> Any:
-            for i, launch in enumerate(launches):
-                ms = _bench(lambda launch=launch: call(launch), [])[0]
-                row = {"case": str(case), "kernel": key[0], "warps": launch.num_warps, "ms": ms, "rule": i == 0}
+            for i, one in enumerate(launches):
+                ms = _bench(lambda one=one: call(one), [])[0]
+                row = {"case": str(case), "kernel": key[0], "warps": one.num_warps, "ms": ms, "rule": i == 0}
                 rows.append(row)
             return launches[0]
 
     inputs = make_inputs(case, device)
-    with mock.patch.object(mix_pool, "_tuner", Recorder()), mock.patch.object(mix_stack, "_tuner", Recorder()):
+    with mock.patch.object(launch, "tuner", Recorder()):
         outputs(variant("ours"), inputs, case)
     return rows
 

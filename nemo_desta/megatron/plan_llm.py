@@ -6,6 +6,7 @@ Letters: B rows, Z positions, D LLM width, A query heads, G key-value groups, H 
 vocabulary, N supervised tokens, w bytes per number.
 """
 
+import math
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
@@ -56,7 +57,7 @@ def weight_numbers(config: PretrainedConfig, layout: Layout, stage: int) -> int:
             rank=0,
             size=layout.tensor_parallel_size,
         )
-        total += count * _product(home.shape)
+        total += count * math.prod(home.shape)
     return total
 
 
@@ -138,10 +139,3 @@ def _reads_input_itself(load: Load) -> bool:
 def _norm_bytes(size: int, load: Load) -> int:
     """What a norm keeps of its input: TransformerEngine the input, ours a float32 copy."""
     return size * (load.width if load.layers == "te" else FLOAT32)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for count in shape:
-        total *= count
-    return total

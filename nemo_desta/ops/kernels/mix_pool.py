@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs, on_device
+from nemo_desta.ops.kernels.launch import Launch, candidates, choose, in_place, num_programs, on_device
 from nemo_desta.ops.kernels.rows import (
     add_product,
     add_scaled,
@@ -25,6 +25,10 @@ from nemo_desta.ops.kernels.rows import (
     layer_weight_grads,
     load_row,
     mixed_row,
+    no_layer_weight_grads,
+    norm,
+    norm_grad,
+    scaled,
     store_layer_weight_grads,
     store_row,
     times,
@@ -32,9 +36,6 @@ from nemo_desta.ops.kernels.rows import (
     zeros,
 )
 from nemo_desta.ops.reference import NORM_EPS
-
-_tuner = Tuner()
-
 
 # ---- kernels
 
@@ -65,9 +66,7 @@ def pool_forward_kernel(
 
     for j in range(0, count):
         mix = mixed_row(layers, weight_ptr, offset + j * C, C, WIDTH, LAST)
-        mean = total(mix) / C
-        frame = centred(mix, mean, C, WIDTH)
-        rstd = tl.rsqrt(total(times(frame, frame)) / C + eps)
+        mean, rstd, frame = norm(mix, eps, C, WIDTH)
         tl.store(mean_ptr + window * K + j, mean)
         tl.store(rstd_ptr + window * K + j, rstd)
         new_peaks = ()
@@ -80,12 +79,9 @@ def pool_forward_kernel(
             peak = tl.maximum(peaks[i], score)
             kept = tl.exp(peaks[i] - peak)
             share = tl.exp(score - peak)
-            old = ()
-            for piece in tl.static_range(len(frame)):
-                old = old + (kept * pooled[i][piece],)
             new_peaks = new_peaks + (peak,)
             new_sums = new_sums + (kept * sums[i] + share,)
-            new_pooled = new_pooled + (add_scaled(share * rstd, frame, old),)
+            new_pooled = new_pooled + (add_scaled(share * rstd, frame, scaled(kept, pooled[i])),)
         peaks = new_peaks
         sums = new_sums
         pooled = new_pooled
@@ -93,7 +89,7 @@ def pool_forward_kernel(
     bias = load_row(bias_ptr, C, WIDTH, LAST)
     for i in tl.static_range(M):
         row = window * M + i
-        mean_frame = add_scaled(1.0 / sums[i], pooled[i], zeros(gain))
+        mean_frame = scaled(1.0 / sums[i], pooled[i])
         store_row(pooled_ptr + row * C, mean_frame, C, WIDTH, LAST)
         store_row(out_ptr + row * C, add_product(gain, mean_frame, bias), C, WIDTH, LAST)
         tl.store(lse_ptr + row, peaks[i] + tl.log(sums[i]))
@@ -139,9 +135,7 @@ def pool_backward_kernel(
     subtracts follow from numbers that are there already. query_grad_ptr: (G, M, C) sums of ds_i * x, without gain.
     """
     program = tl.program_id(0)
-    weight_grads = ()
-    for _ in tl.static_range(len(layers)):
-        weight_grads = weight_grads + (tl.zeros((LANES,), tl.float32),)
+    weight_grads = no_layer_weight_grads(layers, LANES)
     query_grads = ()
     query_means = ()
     for i in tl.static_range(M):
@@ -157,7 +151,7 @@ def pool_backward_kernel(
             mix = mixed_row(layers, weight_ptr, offset + j * C, C, WIDTH, LAST)
             rstd = tl.load(rstd_ptr + window * K + j)
             frame = centred(mix, tl.load(mean_ptr + window * K + j), C, WIDTH)  # x / rstd
-            mix_grad = zeros(frame)
+            x_grad = zeros(frame)
             mean_grad = 0.0
             mean_grad_x = 0.0
             new_query_grads = ()
@@ -174,14 +168,11 @@ def pool_backward_kernel(
                 mean_grad += share * tl.load(grad_mean_ptr + row) + t_grad * query_means[i]
                 mean_grad_x += (share * e + t_grad * t) / C
                 query = load_row(query_ptr + i * C, C, WIDTH, LAST)
-                mix_grad = add_scaled(share, grad, add_scaled(t_grad, query, mix_grad))
+                x_grad = add_scaled(share, grad, add_scaled(t_grad, query, x_grad))
                 new_query_grads = new_query_grads + (add_scaled(t_grad * rstd, frame, query_grads[i]),)
             query_grads = new_query_grads
-            normed_grad = ()
-            for piece in tl.static_range(len(frame)):
-                inner = mix_grad[piece] - mean_grad - (mean_grad_x * rstd) * frame[piece]
-                normed_grad = normed_grad + (rstd * inner,)
-            weight_grads = layer_weight_grads(weight_grads, layers, offset + j * C, normed_grad, C, WIDTH, LAST, LANES)
+            mix_grad = norm_grad(x_grad, mean_grad, mean_grad_x, frame, rstd)
+            weight_grads = layer_weight_grads(weight_grads, layers, offset + j * C, mix_grad, C, WIDTH, LAST, LANES)
 
     store_layer_weight_grads(weight_grad_ptr + program * len(layers), weight_grads)
     for i in tl.static_range(M):
@@ -222,7 +213,7 @@ def _launch_forward(layers, layer_weights, gain, bias, query, position_bias, sta
         )  # fmt: skip
 
     if P:
-        run(_tuner.choose(("forward", len(layers), M, K, C, layers[0].dtype), forward_launches(C, M), run))
+        run(choose(("forward", len(layers), M, K, C, layers[0].dtype), forward_launches(C, M), run))
 
 
 def _launch_backward_rows(gain, grad, pooled) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -258,7 +249,7 @@ def _launch_backward(
         )  # fmt: skip
         return weight_grad.sum(0), query_grad.sum(0), score_grad.sum(0)
 
-    return run(_tuner.choose(("backward", N, M, K, C, grad.dtype), backward_launches(C, M, N), run))
+    return run(choose(("backward", N, M, K, C, grad.dtype), backward_launches(C, M, N), run))
 
 
 # ---- operators, their shapes and their gradient

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from nemo_desta.ops.kernels.launch import Launch, Tuner, candidates, in_place, num_programs, on_device
+from nemo_desta.ops.kernels.launch import Launch, candidates, choose, in_place, num_programs, on_device
 from nemo_desta.ops.kernels.rows import (
     add_product,
     add_scaled,
@@ -21,6 +21,10 @@ from nemo_desta.ops.kernels.rows import (
     layer_weight_grads,
     load_row,
     mixed_row,
+    no_layer_weight_grads,
+    norm,
+    norm_grad,
+    scaled,
     store_layer_weight_grads,
     store_row,
     times,
@@ -28,9 +32,6 @@ from nemo_desta.ops.kernels.rows import (
     zeros,
 )
 from nemo_desta.ops.reference import NORM_EPS
-
-_tuner = Tuner()
-
 
 # ---- kernels
 
@@ -49,12 +50,10 @@ def stack_forward_kernel(
     if slot < tl.load(count_ptr + window):
         offset = frame_offset(start_ptr, window, frames_per_clip, clip_stride, C) + slot * C
         mix = mixed_row(layers, weight_ptr, offset, C, WIDTH, LAST)
-        mean = total(mix) / C
-        frame = centred(mix, mean, C, WIDTH)
-        rstd = tl.rsqrt(total(times(frame, frame)) / C + eps)
+        mean, rstd, frame = norm(mix, eps, C, WIDTH)
         tl.store(mean_ptr + window * K + slot, mean)
         tl.store(rstd_ptr + window * K + slot, rstd)
-        out = add_product(gain, add_scaled(rstd, frame, out), load_row(bias_ptr, C, WIDTH, LAST))
+        out = add_product(gain, scaled(rstd, frame), load_row(bias_ptr, C, WIDTH, LAST))
     store_row(out_ptr + (window * K + slot) * C, out, C, WIDTH, LAST)
 
 
@@ -67,9 +66,7 @@ def stack_backward_kernel(
 ):  # fmt: skip
     """Every program walks over windows and their frames and keeps its sums in registers until it ends."""
     program = tl.program_id(0)
-    weight_grads = ()
-    for _ in tl.static_range(len(layers)):
-        weight_grads = weight_grads + (tl.zeros((LANES,), tl.float32),)
+    weight_grads = no_layer_weight_grads(layers, LANES)
     gain_grad = zeros(load_row(gain_ptr, C, WIDTH, LAST))
     bias_grad = gain_grad
     for w in range(program, num_windows, tl.num_programs(0)):
@@ -83,13 +80,9 @@ def stack_backward_kernel(
             grad = load_row(grad_ptr + (window * K + j) * C, C, WIDTH, LAST)
             gain_grad = add_scaled(rstd, times(grad, frame), gain_grad)
             bias_grad = add_scaled(1.0, grad, bias_grad)
-            scaled = times(load_row(gain_ptr, C, WIDTH, LAST), grad)
-            mean_grad = total(scaled) / C
-            mean_grad_x = rstd * total(times(scaled, frame)) / C
-            mix_grad = ()
-            for piece in tl.static_range(len(frame)):
-                inner = scaled[piece] - mean_grad - (mean_grad_x * rstd) * frame[piece]
-                mix_grad = mix_grad + (rstd * inner,)
+            x_grad = times(load_row(gain_ptr, C, WIDTH, LAST), grad)
+            mean_grad_x = rstd * total(times(x_grad, frame)) / C
+            mix_grad = norm_grad(x_grad, total(x_grad) / C, mean_grad_x, frame, rstd)
             weight_grads = layer_weight_grads(weight_grads, layers, offset + j * C, mix_grad, C, WIDTH, LAST, LANES)
     store_layer_weight_grads(weight_grad_ptr + program * len(layers), weight_grads)
     store_row(gain_grad_ptr + program * C, gain_grad, C, WIDTH, LAST)
@@ -121,7 +114,7 @@ def _launch_forward(layers, layer_weights, gain, bias, starts, counts, outputs) 
         )  # fmt: skip
 
     if P:
-        run(_tuner.choose(("stack forward", len(layers), K, C, layers[0].dtype), forward_launches(C), run))
+        run(choose(("stack forward", len(layers), K, C, layers[0].dtype), forward_launches(C), run))
 
 
 def _launch_backward(
@@ -141,7 +134,7 @@ def _launch_backward(
         )  # fmt: skip
         return tuple(total.sum(0) for total in sums)
 
-    return run(_tuner.choose(("stack backward", N, K, C, grad.dtype), backward_launches(C), run))
+    return run(choose(("stack backward", N, K, C, grad.dtype), backward_launches(C), run))
 
 
 # ---- operators, their shapes and their gradient

@@ -43,6 +43,15 @@ def zeros(like):
 
 
 @triton.jit
+def scaled(scale, x):
+    """scale * x for one number ``scale``."""
+    row = ()
+    for i in tl.static_range(len(x)):
+        row = row + (scale * x[i],)
+    return row
+
+
+@triton.jit
 def times(x, y):
     """x * y, channel by channel."""
     row = ()
@@ -104,6 +113,23 @@ def centred(x, mean, C: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def norm(mix, eps, C: tl.constexpr, WIDTH: tl.constexpr):
+    """LayerNorm's mean, 1 / deviation, and mix - mean: x is the last two multiplied."""
+    mean = total(mix) / C
+    frame = centred(mix, mean, C, WIDTH)
+    return mean, tl.rsqrt(total(times(frame, frame)) / C + eps), frame
+
+
+@triton.jit
+def norm_grad(grad, mean_grad, mean_grad_x, frame, rstd):
+    """Gradient of the mix from that of x, the means of ``grad`` and of grad * x, and x as frame * rstd."""
+    row = ()
+    for i in tl.static_range(len(frame)):
+        row = row + (rstd * (grad[i] - mean_grad - (mean_grad_x * rstd) * frame[i]),)
+    return row
+
+
+@triton.jit
 def frame_offset(start_ptr, window, frames_per_clip, clip_stride, C: tl.constexpr):
     """Where a window's first frame lies in a layer (B, T, C) whose clips are ``clip_stride`` elements apart."""
     frame = tl.load(start_ptr + window).to(tl.int32)  # B * T fits; a 64-bit division would be a function call
@@ -119,6 +145,15 @@ def mixed_row(layers, weight_ptr, offset, C: tl.constexpr, WIDTH: tl.constexpr, 
     for n in tl.static_range(1, len(layers)):
         mix = add_scaled(tl.load(weight_ptr + n), load_row(layers[n] + offset, C, WIDTH, LAST), mix)
     return mix
+
+
+@triton.jit
+def no_layer_weight_grads(layers, LANES: tl.constexpr):
+    """Where the running gradients of the layer weights begin: (LANES,) zeros per layer."""
+    grads = ()
+    for _ in tl.static_range(len(layers)):
+        grads = grads + (tl.zeros((LANES,), tl.float32),)
+    return grads
 
 
 @triton.jit
