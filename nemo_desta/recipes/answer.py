@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_desta.data.thinking import ThinkFormat
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
-from nemo_desta.recipes.thinking import ThinkFormat, generate_with_budget
+from nemo_desta.recipes.thinking import generate_with_budget
 
 #: DeSTA2.5-Audio's wording: one under the other.
 TEMPLATE = "{description}\n{prompt}"

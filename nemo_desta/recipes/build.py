@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.thinking import think_format
 from nemo_desta.recipes.answer import Answerer, describe_engine
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
@@ -25,7 +26,6 @@ from nemo_desta.recipes.rephrase import Rephraser
 from nemo_desta.recipes.rephrase_text import RephraseInstructions
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase, sampling_fields
 from nemo_desta.recipes.settings import RecipeConfig
-from nemo_desta.recipes.thinking import think_format
 
 #: Clips at the beginning of the corpora that examples for proposals are drawn from.
 EXAMPLES_FROM = 1000

@@ -10,16 +10,9 @@ from transformers import AutoTokenizer
 
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.testing import tiny_tokenizer
+from nemo_desta.data.thinking import ThinkFormat, ThinkTags, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
-from nemo_desta.recipes.thinking import (
-    ThinkFormat,
-    ThinkTags,
-    Thought,
-    generate_with_budget,
-    join,
-    split,
-    think_format,
-)
+from nemo_desta.recipes.thinking import generate_with_budget
 from nemo_desta.sources import resolve_source
 
 OPENED = ThinkFormat(opening="<think>\n")

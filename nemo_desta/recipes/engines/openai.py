@@ -16,9 +16,9 @@ from typing import Any
 from nemo_desta.config import ConfigError, nearest
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
+from nemo_desta.data.thinking import ThinkFormat, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request
 from nemo_desta.recipes.engines.client import Client, MalformedAnswer, NotServed, Unanswered
-from nemo_desta.recipes.thinking import ThinkFormat, think_format
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.thinking import KNOWN_TAGS
 from nemo_desta.recipes.engines.base import Engine, Request, Sampling
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
 from nemo_desta.recipes.items import Verdict
-from nemo_desta.recipes.thinking import KNOWN_TAGS
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
 _QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from nemo_desta.data.thinking import KNOWN_TAGS
 from nemo_desta.recipes.items import Verdict
-from nemo_desta.recipes.thinking import KNOWN_TAGS
 
 CLOSING_TAGS = tuple(tags.close for tags in KNOWN_TAGS)
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo_desta.data.thinking import KNOWN_TAGS, ThinkFormat, split, think_format
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.prompts.candidates import parse_candidates
 from nemo_desta.recipes.prompts.prompt import Prompt, text_hash
 from nemo_desta.recipes.prompts.wording import leak
-from nemo_desta.recipes.thinking import KNOWN_TAGS, ThinkFormat, split, think_format
 
 WRITER_SYSTEM = """\
 You invent things to ask about audio recordings. An assistant with excellent hearing will get one recording together \

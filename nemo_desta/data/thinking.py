@@ -1,0 +1,117 @@
+"""Think blocks: who opens them, and a raw answer taken apart and put together again.
+
+A raw answer is what continues the generation prompt. Reasoning LLMs differ in who writes the opening tag: the template
+(then the answer begins inside the thought) or the LLM.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nemo_desta.data.prompting import PromptBuilder
+
+#: What a thought that ran out of its budget is made to end with.
+CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
+
+
+@dataclass(frozen=True)
+class ThinkTags:
+    """The two tags around a thought."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+    def __post_init__(self) -> None:
+        if not self.open.strip() or not self.close.strip() or self.open == self.close:
+            raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
+
+
+#: Tags that `think_format` looks for when it is told none.
+KNOWN_TAGS = (
+    ThinkTags(),
+    ThinkTags("<thinking>", "</thinking>"),
+    ThinkTags("<thought>", "</thought>"),
+    ThinkTags("[THINK]", "[/THINK]"),
+    ThinkTags("<seed:think>", "</seed:think>"),
+)
+
+
+@dataclass(frozen=True)
+class ThinkFormat:
+    """Where an LLM's think block begins. ``opening``: what the generation prompt ends with from the opening tag on
+    (``<think>\\n``), empty when the LLM writes the tag itself - or leaves the block out.
+    """
+
+    tags: ThinkTags = ThinkTags()
+    opening: str = ""
+
+    @property
+    def opened_by_template(self) -> bool:
+        return bool(self.opening)
+
+
+class Thought(NamedTuple):
+    """A raw answer in its parts, whitespace included.
+
+    ``thought`` None: there is no think block. ``answer`` None: the thought never ended. ``finished``: the thought, if
+    any, was closed. ``lead``: white space before an opening tag that the LLM wrote.
+    """
+
+    thought: str | None
+    answer: str | None
+    finished: bool
+    lead: str = ""
+
+
+def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
+    """How this LLM thinks, found by rendering a question; None for one that does not (or was told not to, by
+    ``enable_thinking=False`` for instance).
+
+    ``tags``: those of the LLM; None looks for `KNOWN_TAGS` in the chat template. An LLM whose template never mentions
+    its tags must be given them.
+    """
+    rendered = prompts.render([{"role": "user", "content": "question"}])
+    template = prompts.tokenizer.chat_template
+    source = template if isinstance(template, str) else "\n".join(template.values())
+    for known in (tags,) if tags else KNOWN_TAGS:
+        end = rendered.rstrip()
+        if end.endswith(known.open):
+            return ThinkFormat(known, opening=rendered[rendered.rindex(known.open) :])
+        if end.endswith(known.close):  # the template has closed an empty block
+            return None
+        if tags or known.close in source:
+            return ThinkFormat(known)
+    return None
+
+
+def split(text: str, format: ThinkFormat | None) -> Thought:
+    """The parts of a raw answer; ``join`` gives ``text`` again. The first closing tag ends the thought."""
+    lead, inside = "", text
+    if format is None or not format.opened_by_template:
+        stripped = text.lstrip()
+        if format is None or not stripped.startswith(format.tags.open):
+            return Thought(None, text, True)
+        lead, inside = text[: len(text) - len(stripped)], stripped[len(format.tags.open) :]
+    thought, closed, answer = inside.partition(format.tags.close)
+    return Thought(thought, answer if closed else None, bool(closed), lead)
+
+
+def join(parts: Thought, format: ThinkFormat | None) -> str:
+    """The raw answer that ``split`` takes apart. Raises ``ValueError`` for parts that no answer of this format has."""
+    if parts.thought is None:
+        if parts.answer is None or (format is not None and format.opened_by_template):
+            raise ValueError(f"an answer needs a thought where the template opens one, or else a text; found {parts}")
+        return parts.answer
+    if format is None:
+        raise ValueError("a thought, but the LLM has no think block")
+    if parts.finished != (parts.answer is not None):
+        raise ValueError(f"an answer follows a finished thought and no other; found {parts}")
+    opening = "" if format.opened_by_template else f"{parts.lead}{format.tags.open}"
+    return f"{opening}{parts.thought}{format.tags.close}{parts.answer}" if parts.finished else opening + parts.thought
+
+
+def without_partial(text: str, tag: str) -> str:
+    """``text`` without a tag at its end that was cut in the middle."""
+    for length in range(len(tag) - 1, 1, -1):
+        if text.endswith(tag[:length]):
+            return text[:-length]
+    return text
