@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -81,28 +81,48 @@ class AudioRoots:
         return ", ".join(f"{name}={folder}" for name, folder in self.roots.items())
 
 
-def load_audio(file: AudioFile, sampling_rate: int = 16_000, *, normalize_dbfs: float | None = None) -> np.ndarray:
+def load_audio(
+    file: AudioFile | BinaryIO,
+    sampling_rate: int = 16_000,
+    *,
+    normalize_dbfs: float | None = None,
+    name: str | None = None,
+) -> np.ndarray:
     """Read a file as mono float32 (S,) in [-1, 1] at ``sampling_rate``.
 
-    Channels are averaged, then resampled (soxr HQ). ``normalize_dbfs`` sets the RMS level, see `normalize_level`.
+    Channels are averaged, then resampled (soxr HQ). What libsndfile does not know (m4a, webm, video) is read by
+    torchcodec where it is installed. ``normalize_dbfs`` sets the RMS level, see `normalize_level`. ``name``: how
+    errors call the file, its path if None.
 
     Raises:
         AudioError: cannot be read, holds no sample, or holds NaN or infinity.
     """
+    name = name or str(file)
+    opened = _opened(file)
     try:
-        samples, rate = soundfile.read(_opened(file), dtype="float32", always_2d=True)
+        samples, rate = soundfile.read(opened, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError("corrupt", f"cannot read {file}: {error}") from error
+        samples, rate = _read_by_torchcodec(opened, name, error)
+    audio = to_clip(samples, rate, sampling_rate, name)
+    return audio if normalize_dbfs is None else normalize_level(audio, normalize_dbfs)
+
+
+def to_clip(samples: np.ndarray, rate: int, sampling_rate: int, name: str) -> np.ndarray:
+    """(S, channels) float32 at ``rate`` -> mono (S,) float32 at ``sampling_rate``.
+
+    Raises:
+        AudioError: no sample, or NaN or infinity; ``name`` says whose.
+    """
     audio = samples.mean(axis=1)
     if audio.size == 0:
-        raise AudioError("empty", f"{file} holds no samples")
+        raise AudioError("empty", f"{name} holds no samples")
     if not np.isfinite(audio).all():
-        raise AudioError("corrupt", f"{file} holds NaN or infinite samples")
+        raise AudioError("corrupt", f"{name} holds NaN or infinite samples")
     if rate != sampling_rate:
         audio = soxr.resample(audio, rate, sampling_rate, quality="HQ")
         if audio.size == 0:
-            raise AudioError("empty", f"{file} holds no samples at {sampling_rate} Hz")
-    return audio if normalize_dbfs is None else normalize_level(audio, normalize_dbfs)
+            raise AudioError("empty", f"{name} holds no samples at {sampling_rate} Hz")
+    return audio
 
 
 def count_samples(file: AudioFile, sampling_rate: int = 16_000) -> int:
@@ -129,5 +149,31 @@ def normalize_level(audio: np.ndarray, dbfs: float) -> np.ndarray:
     return audio * np.float32(min(10.0 ** (dbfs / 20.0) / rms, 1.0 / peak))
 
 
-def _opened(file: AudioFile) -> str | io.BytesIO:
-    return io.BytesIO(file.read()) if isinstance(file, TarSlice) else str(file)
+def _opened(file: AudioFile | BinaryIO) -> str | BinaryIO:
+    if isinstance(file, TarSlice):
+        return io.BytesIO(file.read())
+    return file if hasattr(file, "read") else str(file)
+
+
+def _read_by_torchcodec(file: str | BinaryIO, name: str, error: Exception) -> tuple[np.ndarray, int]:
+    """(S, channels) float32 and the rate of a file that libsndfile refused with ``error``."""
+    if isinstance(file, str) and not os.path.isfile(file):
+        raise AudioError("not_found", f"no file '{name}'") from error
+    if not isinstance(file, str):
+        file.seek(0)
+        if not (file := file.read()):
+            raise AudioError("corrupt", f"cannot read {name}: it holds no bytes") from error
+    elif os.path.getsize(file) == 0:
+        raise AudioError("corrupt", f"cannot read {name}: it holds no bytes") from error
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, OSError, RuntimeError):  # not installed, or no FFmpeg for it
+        hint = (
+            "wav, flac, ogg and mp3 are read; others (m4a, webm) with torchcodec: pip install torchcodec, and FFmpeg"
+        )
+        raise AudioError("corrupt", f"cannot read {name}: {error} ({hint})") from error
+    try:
+        decoded = AudioDecoder(file).get_all_samples()
+    except (RuntimeError, ValueError) as second:
+        raise AudioError("corrupt", f"cannot read {name}: {error}; torchcodec: {second}") from second
+    return decoded.data.T.numpy(), decoded.sample_rate

@@ -113,6 +113,24 @@ def build_projector_for(
     return build_projector(name, encoders, output_size, output_rms=output_rms, **knobs)
 
 
+def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """The whole Whisper, decoder included, whose encoder the model listens with.
+
+    Raises:
+        ConfigError: no Whisper among the encoders.
+    """
+    from nemo_desta.perception.transcribe import WhisperTranscriber
+
+    for name in config.use or list(config.encoders):
+        knobs = config.encoders[name]
+        if knobs.get("name", name) == "whisper":
+            return WhisperTranscriber.from_pretrained(resolve_source(knobs["path"]), device=device, dtype=dtype)
+    raise ConfigError(
+        f"transcript=whisper needs a Whisper among the encoders, found {sorted(config.encoders)}; give transcripts "
+        "with the audios, or pass a transcriber"
+    )
+
+
 def embedding_rms(llm: PreTrainedModel) -> float:
     """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive."""
     return llm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt().item()

@@ -1,27 +1,105 @@
-"""From conversations to answers: load the clips, render the prompt, let the frozen LLM write.
+"""Answers to conversations from Python: whole ones, streams, and bare token ids.
 
-A conversation is a list of messages ``{"role", "content", "audios"}``. An audio is a path, a (S,) float array at the
-model's sampling rate, or ``{"audio": either of them, "text": transcript or None}``.
+A conversation is a list of messages ``{"role", "content", "audios"}``; an audio is anything that `load_clip` takes.
+All of it runs on the one decode loop (`decoding`, `engine`).
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nemo_desta.data.audio_io import load_audio
-from nemo_desta.models.splice import batch_rows
+from nemo_desta.data.rows import RowError
+from nemo_desta.models.clips import load_clip
+from nemo_desta.models.decoding import Decoder
+from nemo_desta.models.engine import ChatEngine, Delta, PreparedChat, Transcriber, prepare
+from nemo_desta.models.modes import answering
+from nemo_desta.models.sampling import Sampling, resolve_sampling
+from nemo_desta.models.splice import Spliced, batch_rows
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
 Conversation = Sequence[Mapping[str, Any]]
 
-#: Sampling knobs of a generation config that greedy decoding does not read; set to None so that nobody warns.
-SAMPLING_KNOBS = ("temperature", "top_p", "top_k", "min_p")
+#: How many conversations are answered side by side.
+MAX_BATCH_SIZE = 32
+
+
+class Answer(str):
+    """What the LLM answered, without its thinking.
+
+    ``thinking``: the thought before it, None if there was none. ``finish``: "stop", or "length" when the token limit
+    came first. ``num_prompt_tokens`` counts audio vectors, ``num_new_tokens`` the thinking.
+    """
+
+    thinking: str | None
+    finish: str
+    num_prompt_tokens: int
+    num_new_tokens: int
+
+    def __new__(
+        cls, text: str, *, thinking: str | None, finish: str, num_prompt_tokens: int, num_new_tokens: int
+    ) -> "Answer":
+        answer = super().__new__(cls, text)
+        answer.thinking, answer.finish = thinking, finish
+        answer.num_prompt_tokens, answer.num_new_tokens = num_prompt_tokens, num_new_tokens
+        return answer
+
+
+def answer(
+    model: "DestaModel",
+    messages: Sequence[Any],
+    *,
+    transcript: str = "given",
+    transcriber: Transcriber | None = None,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    **generation: Any,
+) -> Answer | list[Answer]:
+    """The answer to one conversation, or the answers to a list of them; arguments as `stream`."""
+    single, chats = _prepare_all(model, messages, transcript, transcriber, generation)
+    said: dict[tuple[int, bool], list[str]] = {}
+    ends: dict[int, Delta] = {}
+    for delta in _run(model, chats, max_batch_size):
+        said.setdefault((delta.chat_id, delta.thinking), []).append(delta.text)
+        if delta.finish is not None:
+            ends[delta.chat_id] = delta
+    answers = [
+        Answer(
+            "".join(said.get((i, False), ())),
+            thinking="".join(said[i, True]) if (i, True) in said else None,
+            finish=ends[i].finish or "stop",
+            num_prompt_tokens=chat.num_prompt_tokens,
+            num_new_tokens=ends[i].num_new_tokens,
+        )
+        for i, chat in enumerate(chats)
+    ]
+    return answers[0] if single else answers
+
+
+def stream(
+    model: "DestaModel",
+    messages: Sequence[Any],
+    *,
+    transcript: str = "given",
+    transcriber: Transcriber | None = None,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    **generation: Any,
+) -> Iterator[Delta]:
+    """The answers as they are written; ``chat_id`` of a delta is the place of its conversation in the list.
+
+    Args:
+        messages: one conversation, or a list of conversations, which are answered as one batch.
+        transcript, transcriber: see `nemo_desta.models.engine.prepare`.
+        max_batch_size: conversations answered side by side; the others follow as places become free.
+        generation: fields of `Sampling`, or ``do_sample``; what is not given comes from the LLM's generation config.
+
+    Raises:
+        ValueError: nothing to answer, a conversation that cannot be prepared (see `prepare`), an unknown setting.
+    """
+    chats = _prepare_all(model, messages, transcript, transcriber, generation)[1]
+    return _run(model, chats, max_batch_size)
 
 
 def encode(
@@ -35,19 +113,14 @@ def encode(
     Raises:
         ValueError: slots and clips do not match. AudioError: a clip that cannot be read.
     """
-    clips: list[np.ndarray] = []
-    rows = []
-    for messages in conversations:
-        prompt = model.prompts.prompt(messages, check_audios=audio is None)
-        rows.append(torch.tensor(prompt.ids, dtype=torch.int64))
-        if audio is None:
-            clips.extend(_load(item, model.sampling_rate) for item in prompt.audios)
-    input_ids, input_lens = batch_rows(rows)
+    prompts = [model.prompts.prompt(messages, check_audios=audio is None) for messages in conversations]
+    input_ids, input_lens = batch_rows([torch.tensor(prompt.ids, dtype=torch.int64) for prompt in prompts])
     if audio is None:
-        audio_lens = torch.tensor([clip.shape[0] for clip in clips], dtype=torch.int64)
-        audio = torch.zeros(len(clips), max((clip.shape[0] for clip in clips), default=0))
+        clips = [load_clip(item, model.sampling_rate).audio for prompt in prompts for item in prompt.audios]
+        audio_lens = torch.tensor([len(clip) for clip in clips], dtype=torch.int64)
+        audio = torch.zeros(len(clips), int(audio_lens.max()) if clips else 0)
         for i, clip in enumerate(clips):
-            audio[i, : clip.shape[0]] = torch.from_numpy(clip)
+            audio[i, : len(clip)] = torch.from_numpy(clip)
     batch = {
         "audio": audio.float(),
         "audio_lens": torch.as_tensor(audio_lens, dtype=torch.int64),
@@ -58,61 +131,69 @@ def encode(
     return {name: tensor.to(model.llm.device) for name, tensor in batch.items()}
 
 
-def generate(
-    model: "DestaModel",
-    conversations: Sequence[Conversation],
-    *,
-    audio: Tensor | None = None,
-    audio_lens: Any = None,
-    **generation: Any,
-) -> Tensor:
-    """New token ids (B, at most max_new_tokens), padded with the model's ``text_pad_id`` after the end of turn.
-
-    ``generation`` goes to the LLM's ``generate``; what is not given comes from the LLM's generation config.
-    """
-    return write(model, encode(model, conversations, audio=audio, audio_lens=audio_lens), **generation)
-
-
 @torch.no_grad()
-def write(model: "DestaModel", batch: Mapping[str, Tensor], **generation: Any) -> Tensor:
-    """New token ids for a batch of prompts (of the data layer, without targets); as `generate`."""
-    was_training = model.training
-    model.eval()
-    try:
-        inputs = model.embed(batch, padding_side="left")
-        settings = {"eos_token_id": end_ids(model), "pad_token_id": model.text_pad_id, **generation}
-        if settings.get("do_sample") is False:
-            settings = {**dict.fromkeys(SAMPLING_KNOBS), **settings}
-        return model.llm.generate(
-            inputs_embeds=inputs.inputs_embeds, attention_mask=inputs.attention_mask.long(), **settings
-        )
-    finally:
-        model.train(was_training)
+def write(model: "DestaModel", batch: Mapping[str, Tensor], sampling: Sampling) -> Tensor:
+    """New token ids (B, at most max_new_tokens) for a batch of prompts of the data layer, padded after the end of
+    turn with the model's ``text_pad_id``."""
+    with answering(model):
+        inputs: Spliced = model.embed(batch, padding_side="left")
+        decoder = Decoder(model.llm)
+        keys = decoder.join(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
+        written: dict[int, list[int]] = {key: [] for key in keys}
+        ends = set(model.prompts.end_ids(model.llm.generation_config.eos_token_id))
+        for _ in range(sampling.max_new_tokens):
+            tokens = decoder.step()
+            for key, token in tokens:
+                written[key].append(token)
+            decoder.leave({key for key, token in tokens if token in ends})
+            if not len(decoder):
+                break
+    rows, lens = batch_rows([torch.tensor(ids) for ids in written.values()])
+    beyond = torch.arange(rows.shape[1]) >= lens[:, None]
+    return rows.masked_fill(beyond, model.text_pad_id).to(model.llm.device)
 
 
-def answer(model: "DestaModel", messages: list[Any], **generation: Any) -> str | list[str]:
-    """Text of the answers up to their end of turn, think blocks kept; a string for one conversation, else a list."""
+def _prepare_all(
+    model: "DestaModel",
+    messages: Sequence[Any],
+    transcript: str,
+    transcriber: Transcriber | None,
+    generation: Mapping[str, Any],
+) -> tuple[bool, list[PreparedChat]]:
+    """Whether it is a single conversation, and the conversations ready to be answered."""
     if not messages:
         raise ValueError("no messages: give one conversation [{'role': ..., 'content': ...}] or a list of them")
     single = isinstance(messages[0], Mapping)
-    ids = generate(model, [messages] if single else messages, **generation)
-    ends = set(end_ids(model)) | {model.text_pad_id}
-    written = [list(takewhile(lambda token: token not in ends, row)) for row in ids.tolist()]
-    texts = [model.tokenizer.decode(row, clean_up_tokenization_spaces=False).strip() for row in written]
-    return texts[0] if single else texts
+    sampling = resolve_sampling(model.llm.generation_config, **generation)
+    if transcript == "whisper" and transcriber is None:
+        transcriber = model.transcriber
+    chats = []
+    for i, conversation in enumerate([messages] if single else messages):
+        try:
+            chats.append(
+                prepare(
+                    model,
+                    conversation,
+                    sampling,
+                    transcript=transcript,
+                    transcriber=transcriber,
+                    context=model.context_length,
+                )
+            )
+        except RowError as error:  # AudioError, too
+            where = "" if single else f"conversation {i + 1}: "
+            raise type(error)(error.reason, f"{where}{error}") from error
+    return single, chats
 
 
-def end_ids(model: "DestaModel") -> list[int]:
-    """Every id that ends the LLM's turn."""
-    return model.prompts.end_ids(model.llm.generation_config.eos_token_id)
-
-
-def _load(item: Any, sampling_rate: int) -> np.ndarray:
-    source = item["audio"] if isinstance(item, Mapping) else item
-    if isinstance(source, torch.Tensor):
-        source = source.detach().cpu().numpy()
-    if isinstance(source, np.ndarray):
-        if source.ndim != 1:
-            raise ValueError(f"an audio array must be (samples,), found {source.shape}")
-        return source.astype(np.float32, copy=False)
-    return load_audio(source, sampling_rate=sampling_rate)
+def _run(model: "DestaModel", chats: Sequence[PreparedChat], max_batch_size: int) -> Iterator[Delta]:
+    """Answer everything; like lengths start together, and places that become free are filled a quarter at a time."""
+    engine = ChatEngine(model, max_batch_size=max_batch_size)
+    waiting = sorted(range(len(chats)), key=lambda i: -chats[i].num_prompt_tokens)
+    names: dict[int, int] = {}
+    while waiting or engine.num_active:
+        if waiting and (not engine.num_active or engine.free_places >= max(1, max_batch_size // 4)):
+            group, waiting = waiting[: engine.free_places], waiting[engine.free_places :]
+            names.update(zip(engine.add([chats[i] for i in group]), group, strict=True))
+        for delta in engine.step():
+            yield delta._replace(chat_id=names[delta.chat_id])

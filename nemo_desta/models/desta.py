@@ -5,7 +5,8 @@ none of that holds here, so its constructor, steps and generation are replaced (
 Letters: B rows, L text positions, A clips, S samples, W vectors per clip, D LLM width, Z spliced length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 from nemo_desta.config import ModelConfig
 from nemo_desta.models import builder, chat, checkpoint
 from nemo_desta.models.base import DestaBase
+from nemo_desta.models.engine import Transcriber
+from nemo_desta.models.hearing import AudioCache
 from nemo_desta.models.loss import choose_cross_entropy, has_plain_head, summed_cross_entropy
 from nemo_desta.models.parallel import shard_llm
+from nemo_desta.models.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, splice
 from nemo_desta.sources import local_folder
 from nemo_desta.types import AUDIO_SLOT
@@ -151,16 +155,47 @@ class DestaModel(DestaBase, SALM):
 
     # ---- answers
 
-    def generate(self, prompts: Any, audios: Any = None, audio_lens: Any = None, **generation: Any) -> Tensor:
-        """New token ids (B, at most max_new_tokens) for a batch of conversations; see `nemo_desta.models.chat`."""
-        return chat.generate(self, prompts, audio=audios, audio_lens=audio_lens, **generation)
+    def generate(
+        self,
+        prompts: Any,
+        audios: Any = None,
+        audio_lens: Any = None,
+        generation_config: Any = None,
+        **generation: Any,
+    ) -> Tensor:
+        """New token ids (B, at most max_new_tokens) for a batch of conversations, padded after the end of turn.
+
+        SALM's signature: ``audios`` (A, S) and ``audio_lens`` (A,) if the clips are loaded already. ``generation``:
+        fields of `Sampling`, or ``do_sample``; the rest comes from ``generation_config``, by default the LLM's own.
+        """
+        sampling = resolve_sampling(generation_config or self.llm.generation_config, **generation)
+        return chat.write(self, chat.encode(self, prompts, audio=audios, audio_lens=audio_lens), sampling)
 
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
-        return chat.write(self, batch, max_new_tokens=max_new_tokens, do_sample=False)
+        return chat.write(self, batch, Sampling(max_new_tokens=max_new_tokens))
 
-    def chat(self, messages: list[Any], **generation: Any) -> str | list[str]:
-        """Answer one conversation (list of messages) or a batch of them (list of lists)."""
-        return chat.answer(self, messages, **generation)
+    def chat(self, messages: list[Any], **settings: Any) -> "chat.Answer | list[chat.Answer]":
+        """Answer one conversation (list of messages) or a batch of them (list of lists); see `models.chat.stream`."""
+        return chat.answer(self, messages, **settings)
+
+    def stream(self, messages: list[Any], **settings: Any) -> "Iterator[chat.Delta]":
+        """The same, piece by piece as it is written; see `models.chat.stream`."""
+        return chat.stream(self, messages, **settings)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the LLM was made for; None if its config does not say."""
+        return getattr(self.llm.config.get_text_config(), "max_position_embeddings", None)
+
+    @cached_property
+    def audio_cache(self) -> AudioCache:
+        """Vectors of clips that were heard in chats."""
+        return AudioCache()
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """Whisper's decoder behind a voice activity detector, for ``transcript="whisper"``; loaded on first use."""
+        return builder.build_transcriber(self.config.perception, device=self.llm.device, dtype=self.llm.dtype)
 
     # ---- on disk
 
