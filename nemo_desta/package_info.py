@@ -53,7 +53,9 @@ EXTRAS = {
     ],
     "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # the former is GPLv3: an extra of its own
     "cluster": ["ray[data]>=2.40"],
-    "serve": ["fastapi>=0.115", "uvicorn>=0.30"],
+    "serve": ["fastapi>=0.115", "prometheus_client>=0.20", "uvicorn>=0.30"],
+    "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
+    "web": ["gradio>=6.5,<7"],
     "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
@@ -65,6 +67,8 @@ EXTRAS = {
     ],
     "dev": [
         "import-linter>=2.1",
+        "openai>=1.60",  # the official client, for tests of the server
+        "playwright>=1.45",  # drives the system's Chromium in tests of the page; its own is never downloaded
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
