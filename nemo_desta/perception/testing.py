@@ -75,3 +75,58 @@ def tiny_beats(
         model = Beats(config, label_dict=names or None)
     model.save_checkpoint(path)
     return str(path)
+
+
+def tiny_speaking_whisper(folder: str | Path, *, window_secs: float = 2.0, languages: tuple[str, ...] = ()) -> str:
+    """Write a whole Whisper with a tokenizer of single letters, which writes noise; returns the folder.
+
+    ``languages``: codes such as "en"; none makes it an English-only model.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in languages)]
+    special += ["<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
+    letters = ["\u0120", *map(chr, range(33, 127))]  # the first one is the space of a byte-level vocabulary
+    ids = {token: i for i, token in enumerate(letters + special)}
+    tiny_whisper(folder, window_secs=window_secs)
+    config = WhisperConfig.from_pretrained(
+        folder,
+        vocab_size=len(ids),
+        max_target_positions=32,
+        init_std=0.5,
+        pad_token_id=ids["<|endoftext|>"],
+        bos_token_id=ids["<|endoftext|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(config)
+    decoder = model.model.decoder
+    decoder.embed_positions.weight.data *= 4  # otherwise it repeats one letter, whatever it hears
+    decoder.layers[0].encoder_attn.out_proj.weight.data *= 8
+    several = {
+        "is_multilingual": True,
+        "lang_to_id": {f"<|{code}|>": ids[f"<|{code}|>"] for code in languages},
+        "task_to_id": {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+    }
+    model.generation_config = GenerationConfig(
+        pad_token_id=ids["<|endoftext|>"],
+        bos_token_id=ids["<|endoftext|>"],
+        eos_token_id=ids["<|endoftext|>"],
+        decoder_start_token_id=ids["<|startoftranscript|>"],
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        suppress_tokens=[ids[token] for token in special[1:]],
+        return_timestamps=False,
+        **(several if languages else {"is_multilingual": False}),
+    )
+    model.save_pretrained(folder)
+    letters_only = Tokenizer(models.BPE(vocab={token: ids[token] for token in letters}, merges=[]))
+    letters_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters_only.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters_only, eos_token="<|endoftext|>", additional_special_tokens=special
+    )
+    tokenizer.save_pretrained(folder)
+    return str(folder)
