@@ -1,0 +1,43 @@
+"""Refusals and failures as OpenAI's API words them: a status, and a body ``{"error": {...}}`` that names the part."""
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """What a client is told instead of an answer.
+
+    ``param``: the part of the request that is to blame, such as ``messages[0].content[1].input_audio.data``.
+    ``code``: a word for programs. ``retry_after``: seconds after which another try makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
+        self.param = param and param.encode("utf-8", "replace").decode()
+        self.code = code
+        self.retry_after = retry_after
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's ``type``."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
