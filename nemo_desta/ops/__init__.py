@@ -72,14 +72,17 @@ def mix_pool(
             layers, layer_weights, norm_weight, norm_bias, query, position_bias, windows, mode=mode
         )
     table = windows.starts.contiguous(), windows.counts.contiguous()
+    # The operators are for compilers, which trace them with tensors that hold no numbers.
+    traced = torch.compiler.is_compiling() or type(layers[0]) is not torch.Tensor
     if mode == "stack":
-        from nemo_desta.ops.kernels.mix_stack import stack_forward
+        from nemo_desta.ops.kernels.mix_stack import StackFunction, stack_forward
 
-        width = reference.window_width(position_bias, windows)
-        return stack_forward(layers, layer_weights, norm_weight, norm_bias, *table, width)[0]
-    from nemo_desta.ops.kernels.mix_pool import pool_forward
+        inputs = (layer_weights, norm_weight, norm_bias, *table, reference.window_width(position_bias, windows))
+        return (stack_forward(layers, *inputs) if traced else StackFunction.apply(*inputs, *layers))[0]
+    from nemo_desta.ops.kernels.mix_pool import PoolFunction, pool_forward
 
-    return pool_forward(layers, layer_weights, norm_weight, norm_bias, query, position_bias, *table)[0]
+    inputs = (layer_weights, norm_weight, norm_bias, query, position_bias, *table)
+    return (pool_forward(layers, *inputs) if traced else PoolFunction.apply(*inputs, *layers))[0]
 
 
 def choose_kernel(kernel: str, layers: Sequence[torch.Tensor]) -> Literal["triton", "torch"]:

@@ -97,13 +97,13 @@ def pool_forward_kernel(
 
 @triton.jit
 def pool_backward_rows_kernel(
-    gain_ptr, grad_ptr, pooled_ptr, delta_ptr, grad_mean_ptr, gain_grad_ptr, bias_grad_ptr, num_rows,
+    gain_ptr, grad_ptr, pooled_ptr, delta_ptr, grad_mean_ptr, sums_ptr, num_rows,
     C: tl.constexpr, WIDTH: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     """What backward needs of the pooled vectors, over the P * M rows.
 
-    Per row: delta = <gain * grad, pooled> and the mean of gain * grad. Summed: grad * pooled and grad, which are the
-    gradients of the gain (its share outside the scores) and of the bias.
+    Per row: delta = <gain * grad, pooled> and the mean of gain * grad. Summed, into sums_ptr (G, 2, C): grad * pooled
+    and grad, which are the gradients of the gain (its share outside the scores) and of the bias.
     """
     program = tl.program_id(0)
     gain = load_row(gain_ptr, C, WIDTH, LAST)
@@ -117,8 +117,8 @@ def pool_backward_rows_kernel(
         tl.store(grad_mean_ptr + row, total(times(gain, grad)) / C)
         gain_grad = add_scaled(1.0, product, gain_grad)
         bias_grad = add_scaled(1.0, grad, bias_grad)
-    store_row(gain_grad_ptr + program * C, gain_grad, C, WIDTH, LAST)
-    store_row(bias_grad_ptr + program * C, bias_grad, C, WIDTH, LAST)
+    store_row(sums_ptr + program * 2 * C, gain_grad, C, WIDTH, LAST)
+    store_row(sums_ptr + (program * 2 + 1) * C, bias_grad, C, WIDTH, LAST)
 
 
 @triton.jit
@@ -222,12 +222,12 @@ def _launch_backward_rows(gain, grad, pooled) -> tuple[torch.Tensor, torch.Tenso
     launch = rows_launches(C)[0]
     programs = num_programs(P * M, launch, grad.device)
     delta, grad_mean = gain.new_empty(P, M), gain.new_empty(P, M)
-    gain_grad, bias_grad = gain.new_empty(programs, C), gain.new_empty(programs, C)
+    sums = gain.new_empty(programs, 2, C)
     pool_backward_rows_kernel[(programs,)](
-        gain, grad, pooled, delta, grad_mean, gain_grad, bias_grad, P * M,
+        gain, grad, pooled, delta, grad_mean, sums, P * M,
         **launch.constants(), **launch.options(),
     )  # fmt: skip
-    return delta, grad_mean, gain_grad.sum(0), bias_grad.sum(0)
+    return delta, grad_mean, *sums.sum(0)
 
 
 def _launch_backward(
@@ -255,8 +255,7 @@ def _launch_backward(
 # ---- operators, their shapes and their gradient
 
 
-@torch.library.custom_op("nemo_desta::mix_pool_attention", mutates_args=())
-def pool_forward(
+def _forward(
     layers: Sequence[torch.Tensor],
     layer_weights: torch.Tensor,
     norm_weight: torch.Tensor,
@@ -278,8 +277,7 @@ def pool_forward(
     return outputs
 
 
-@torch.library.custom_op("nemo_desta::mix_pool_attention_backward", mutates_args=())
-def pool_backward(
+def _gradients(
     layers: Sequence[torch.Tensor],
     layer_weights: torch.Tensor,
     norm_weight: torch.Tensor,
@@ -305,6 +303,10 @@ def pool_backward(
         )
     gain_grad = gain_grad + (query * moved).sum(0)  # the gain acts on the scores, too
     return weight_grad, gain_grad, bias_grad, gain * moved, position_grad
+
+
+pool_forward = torch.library.custom_op("nemo_desta::mix_pool_attention", _forward, mutates_args=())
+pool_backward = torch.library.custom_op("nemo_desta::mix_pool_attention_backward", _gradients, mutates_args=())
 
 
 @pool_forward.register_fake
@@ -333,15 +335,40 @@ def _save(ctx, inputs, output) -> None:
     layers, layer_weights, norm_weight, norm_bias, query, position_bias, starts, counts = inputs
     ctx.num_layers = len(layers)
     ctx.dtypes = [p.dtype for p in (layer_weights, norm_weight, norm_bias, query, position_bias)]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # or autograd would fill zeros as large as what was saved
     ctx.save_for_backward(*layers, layer_weights, norm_weight, query, position_bias, starts, counts, *output[1:])
 
 
-def _backward(ctx, grad, *_):
+def _grads(ctx, grad, gradients) -> tuple[torch.Tensor | None, ...]:
+    """Of layer weights, gain, bias, query and position bias, in their dtypes."""
+    if grad is None:
+        return (None,) * 5
     saved = ctx.saved_tensors  # once: checkpointing computes anew what a second look would find freed
     layers, inputs, of_frames = saved[: ctx.num_layers], saved[ctx.num_layers : -5], saved[-5:]
-    grads = pool_backward(layers, *inputs, of_frames, grad)
-    grads = (g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
-    return [None] * ctx.num_layers, *grads, None, None
+    grads = gradients(layers, *inputs, of_frames, grad)
+    return tuple(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
+
+
+def _backward(ctx, grad, *_):
+    return [None] * ctx.num_layers, *_grads(ctx, grad, pool_backward), None, None
 
 
 pool_forward.register_autograd(_backward, setup_context=_save)
+
+
+class PoolFunction(torch.autograd.Function):
+    """`pool_forward` for eager PyTorch: the operator's way through the dispatcher costs more than the kernels."""
+
+    @staticmethod
+    def forward(layer_weights, norm_weight, norm_bias, query, position_bias, starts, counts, *layers):
+        """Arguments of `pool_forward`, the layers last."""
+        return _forward(layers, layer_weights, norm_weight, norm_bias, query, position_bias, starts, counts)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _save(ctx, (inputs[7:], *inputs[:7]), output)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        return *_grads(ctx, grad, _gradients), None, None, *[None] * ctx.num_layers

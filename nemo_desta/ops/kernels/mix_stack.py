@@ -140,8 +140,7 @@ def _launch_backward(
 # ---- operators, their shapes and their gradient
 
 
-@torch.library.custom_op("nemo_desta::mix_stack", mutates_args=())
-def stack_forward(
+def _forward(
     layers: Sequence[torch.Tensor],
     layer_weights: torch.Tensor,
     norm_weight: torch.Tensor,
@@ -158,8 +157,7 @@ def stack_forward(
     return outputs
 
 
-@torch.library.custom_op("nemo_desta::mix_stack_backward", mutates_args=())
-def stack_backward(
+def _gradients(
     layers: Sequence[torch.Tensor],
     layer_weights: torch.Tensor,
     norm_weight: torch.Tensor,
@@ -175,6 +173,10 @@ def stack_backward(
     weights, gain = layer_weights.float().contiguous(), norm_weight.float().contiguous()
     with on_device(starts):
         return _launch_backward(layers, weights, gain, starts, counts, mean, rstd, grad.contiguous())
+
+
+stack_forward = torch.library.custom_op("nemo_desta::mix_stack", _forward, mutates_args=())
+stack_backward = torch.library.custom_op("nemo_desta::mix_stack_backward", _gradients, mutates_args=())
 
 
 @stack_forward.register_fake
@@ -202,14 +204,39 @@ def _save(ctx, inputs, output) -> None:
     layers, layer_weights, norm_weight, norm_bias, starts, counts, _ = inputs
     ctx.num_layers = len(layers)
     ctx.dtypes = [p.dtype for p in (layer_weights, norm_weight, norm_bias)]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*layers, layer_weights, norm_weight, starts, counts, *output[1:])
 
 
-def _backward(ctx, grad, *_):
+def _grads(ctx, grad, gradients) -> tuple[torch.Tensor | None, ...]:
+    """Of layer weights, gain and bias, in their dtypes."""
+    if grad is None:
+        return (None,) * 3
     saved = ctx.saved_tensors  # once: checkpointing computes anew what a second look would find freed
-    grads = stack_backward(saved[: ctx.num_layers], *saved[ctx.num_layers :], grad)
-    grads = (g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
-    return [None] * ctx.num_layers, *grads, None, None, None
+    grads = gradients(saved[: ctx.num_layers], *saved[ctx.num_layers :], grad)
+    return tuple(g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True))
+
+
+def _backward(ctx, grad, *_):
+    return [None] * ctx.num_layers, *_grads(ctx, grad, stack_backward), None, None, None
 
 
 stack_forward.register_autograd(_backward, setup_context=_save)
+
+
+class StackFunction(torch.autograd.Function):
+    """`stack_forward` for eager PyTorch, past the dispatcher; see `mix_pool.PoolFunction`."""
+
+    @staticmethod
+    def forward(layer_weights, norm_weight, norm_bias, starts, counts, max_frames, *layers):
+        """Arguments of `stack_forward`, the layers last."""
+        return _forward(layers, layer_weights, norm_weight, norm_bias, starts, counts, max_frames)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _save(ctx, (inputs[6:], *inputs[:6]), output)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        return *_grads(ctx, grad, _gradients), None, None, None, *[None] * ctx.num_layers
