@@ -43,10 +43,13 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+#: Below it logits overflow, and an error in drawing would be everybody's.
+MIN_TEMPERATURE = 0.01
 #: Labels of the caller's own that never change an answer.
 LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class _Strict(BaseModel):
@@ -103,14 +106,14 @@ class StreamOptions(_Strict):
 class ChatRequest(_Strict):
     model: str
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    max_thinking_tokens: Count | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[Number, Field(ge=0, lt=1)] | None = None
-    repetition_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stream: bool = False
@@ -162,6 +165,8 @@ def _check(request: ChatRequest) -> None:
     """Rules that tie fields together."""
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "'stream_options' goes with stream=true only", param="stream_options")
+    if request.temperature and request.temperature < MIN_TEMPERATURE:
+        raise ApiError(400, f"'temperature' must be 0 or from {MIN_TEMPERATURE} to 2", param="temperature")
     both = {request.max_tokens, request.max_completion_tokens} - {None}
     if len(both) > 1:
         raise ApiError(400, "'max_tokens' and 'max_completion_tokens' differ; give one", param="max_tokens")

@@ -1,0 +1,221 @@
+"""The routes: OpenAI's chat completions and models, health, metrics.
+
+Nothing of FastAPI's own parsing is used: bodies are read within limits, and every refusal has OpenAI's shape.
+"""
+
+import hmac
+import logging
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.serving.batching import Engine
+from nemo_desta.serving.errors import ApiError
+from nemo_desta.serving.replies import DONE, Reply, event
+from nemo_desta.serving.service import Call, Service
+from nemo_desta.serving.settings import ServerSettings
+
+try:
+    from fastapi import Depends, FastAPI, Request
+    from fastapi.responses import JSONResponse, Response
+except ImportError as error:
+    raise ImportError("the server needs fastapi: pip install 'nemo_desta[serve]'") from error
+
+from nemo_desta.serving.connection import ClientGone, Lingering, read_body, while_connected
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+logger = logging.getLogger(__name__)
+
+API_KEY = "NEMO_DESTA_API_KEY"
+#: The status of a request whose client has gone; nobody reads it, the metrics count it.
+GONE = 499
+
+
+def create_app(
+    model: "DestaModel",
+    settings: ServerSettings,
+    *,
+    name: str = "nemo_desta",
+    root: str | None = None,
+    make_engine: Callable[[], Engine] | None = None,
+) -> FastAPI:
+    """The application around a model; ``app.state.service`` is what it runs on.
+
+    Args:
+        name: what clients call the model, unless the settings say so. root: where it came from, shown in the list.
+        make_engine: for another engine than `ChatEngine` on the model.
+
+    Raises:
+        ConfigError: the API key in the environment is empty.
+    """
+    service = Service(model, settings.name or name, settings, make_engine=make_engine)
+    guards = [Depends(_check_host(settings))]
+    for_clients = [*guards, Depends(_check_key(os.environ.get(API_KEY)))]
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(title="nemo_desta", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.add_middleware(Lingering)
+    card = {"id": service.name, "object": "model", "created": int(time.time()), "owned_by": "nemo_desta"}
+    card |= {"root": Path(root).name} if root else {}
+
+    @app.post("/v1/chat/completions", dependencies=for_clients)
+    async def chat_completions(request: Request) -> Response:
+        return await _answer(request, service)
+
+    @app.get("/v1/models", dependencies=for_clients)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{wanted:path}", dependencies=for_clients)
+    async def one_model(wanted: str) -> dict[str, Any]:
+        if wanted != service.name:
+            message = f"the model '{wanted:.200}' does not exist; served here: {service.name}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return card
+
+    @app.get("/health", dependencies=guards)
+    async def health() -> Response:
+        state = {"status": "draining" if service.draining else "ready"}
+        return JSONResponse(state, status_code=503 if service.draining else 200)
+
+    @app.get("/metrics", dependencies=guards)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> Response:
+        return _refusal(error)
+
+    @app.exception_handler(404)
+    async def no_route(request: Request, error: Exception) -> Response:
+        return _refusal(ApiError(404, f"no such address: {request.url.path:.200}", code="not_found"))
+
+    @app.exception_handler(405)
+    async def no_method(request: Request, error: Exception) -> Response:
+        return _refusal(ApiError(405, f"{request.method} is not for {request.url.path:.200}", code="bad_method"))
+
+    return app
+
+
+async def _answer(request: Request, service: Service) -> Response:
+    call: Call | None = None
+    try:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # forms and plain text are what a foreign web page may send without asking
+            raise ApiError(415, f"content-type must be application/json, found '{kind:.100}'", code="no_json")
+        call = service.open()
+        body = await call.within(read_body(request, service.settings.max_body_bytes, call.hold))
+        await while_connected(request, call.within(call.begin(body)))
+        if call.wanted.request.stream:
+            stream, call = _Stream(request, call, service.name), None
+            return stream
+        deltas = await while_connected(request, call.within(_all(call)))
+        whole = Reply(service.name).whole(deltas, call.usage)
+        call.close(200)
+        return JSONResponse(whole)
+    except ApiError as error:
+        if call is None:
+            service.metrics.requests.labels(str(error.status)).inc()
+        else:
+            call.close(error.status)
+        return _refusal(error)
+    except ClientGone:
+        return Response(status_code=GONE)
+    except Exception:
+        logger.exception("a request failed")
+        if call is not None:
+            call.close(500)
+        return _refusal(ApiError(500, "internal error; the server's log says more"))
+    finally:
+        if call is not None:
+            call.close(GONE)  # if nothing else has
+
+
+async def _all(call: Call) -> list[Any]:
+    return [delta async for delta in call.deltas()]
+
+
+class _Stream(Response):
+    """Server-sent events; whatever ends them closes the call."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, request: Request, call: Call, name: str) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.request = request
+        self.call = call
+        self.reply = Reply(name)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        status = GONE
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                await while_connected(self.request, self.call.within(self._write(send)))
+                status = 200
+            except ApiError as error:
+                status = error.status
+                await send({"type": "http.response.body", "body": event(error.body) + DONE, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except ClientGone:
+            pass
+        finally:
+            self.call.close(status)
+
+    async def _write(self, send: Any) -> None:
+        options = self.call.wanted.request.stream_options
+        with_usage = options is not None and options.include_usage
+
+        async def write(data: bytes) -> None:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await write(self.reply.opening(with_usage=with_usage))
+        async for delta in self.call.deltas():
+            if data := self.reply.piece(delta, with_usage=with_usage):
+                await write(data)
+        await write((self.reply.usage(self.call.usage) if with_usage else b"") + DONE)
+
+
+def _refusal(error: ApiError) -> Response:
+    return JSONResponse(error.body, status_code=error.status, headers=error.headers)
+
+
+def _check_key(key: str | None) -> Callable[[Request], Any]:
+    """A guard that asks for ``Authorization: Bearer <key>``; None asks for nothing."""
+    if key is not None and not key.strip():
+        raise ConfigError(f"{API_KEY} is set but empty; unset it, or give it a key")
+    expected = None if key is None else f"Bearer {key.strip()}".encode()
+
+    async def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode("latin-1")
+        if expected is not None and not hmac.compare_digest(given, expected):
+            raise ApiError(401, "no valid API key: send it as 'Authorization: Bearer <key>'", code="invalid_api_key")
+
+    return check
+
+
+def _check_host(settings: ServerSettings) -> Callable[[Request], Any]:
+    """A guard for servers of this machine only: web pages cannot reach them under a name of their own."""
+    known = {"localhost", "127.0.0.1", "[::1]", settings.host, *settings.allowed_hosts}
+
+    async def check(request: Request) -> None:
+        host = re.sub(r":\d+$", "", request.headers.get("host", ""))
+        if settings.loopback and host not in known:
+            message = f"unknown Host '{host:.100}': add it to allowed_hosts if it is yours"
+            raise ApiError(403, message, code="unknown_host")
+
+    return check

@@ -1,0 +1,136 @@
+"""From the bytes of a request to a conversation that the engine takes; runs in worker threads, touches no GPU
+(unless Whisper's transcripts are asked for).
+
+The locator tag of every request is drawn anew: where a text says ``<|AUDIO|>`` it is text.
+"""
+
+import copy
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nemo_desta.config import ConfigError
+from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.data.rows import RowError
+from nemo_desta.models.engine import ContextExceeded, PreparedChat, Transcriber, prepare
+from nemo_desta.models.sampling import resolve_sampling
+from nemo_desta.serving.audio import AudioBudget
+from nemo_desta.serving.errors import ApiError
+from nemo_desta.serving.protocol import ChatRequest, TextPart, parse_request
+from nemo_desta.serving.settings import ServerSettings
+from nemo_desta.types import AUDIO_SLOT
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+
+class Wanted(NamedTuple):
+    """A request that was understood. ``num_audio_tokens``: positions of the prompt that are audio vectors."""
+
+    request: ChatRequest
+    chat: PreparedChat
+    audio_secs: float
+    num_audio_tokens: int
+
+
+@dataclass(frozen=True)
+class _Ear:
+    """What `prepare` needs of a model, with prompts of this request's own."""
+
+    prompts: PromptBuilder
+    sampling_rate: int
+    num_audio_tokens: Callable[[int], int]
+
+
+class Intake:
+    """Reads requests to one model, called ``name``."""
+
+    def __init__(self, model: "DestaModel", name: str, settings: ServerSettings) -> None:
+        self.model = model
+        self.name = name
+        self.settings = settings
+        self.transcriber = _one_at_a_time(model.transcriber) if settings.transcriber else None
+
+    def read(self, body: bytes) -> Wanted:
+        """Parse, check, decode, render, tokenise.
+
+        Raises:
+            ApiError: whatever is wrong with the request.
+        """
+        request = parse_request(body)
+        if request.model != self.name:
+            message = f"the model '{request.model:.200}' does not exist; served here: {self.name}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        if request.transcript == "whisper" and self.transcriber is None:
+            message = "no transcriber runs here (the server is started with transcriber=true to have one)"
+            raise ApiError(400, message, param="transcript", code="unsupported_value")
+        self._check_size(request)
+        prompts = copy.copy(self.model.prompts)
+        prompts.audio_locator_tag = f"<|audio {uuid.uuid4().hex}|>"
+        budget = AudioBudget(self.settings.max_audio_secs)
+        chat = self._prepare(request, self._messages(request, prompts.audio_locator_tag, budget), prompts)
+        num_audio_tokens = chat.num_prompt_tokens - sum(token != AUDIO_SLOT for token in chat.ids)
+        return Wanted(request, chat, budget.secs, num_audio_tokens)
+
+    def _prepare(self, request: ChatRequest, messages: list[dict[str, Any]], prompts: PromptBuilder) -> PreparedChat:
+        given = {"max_new_tokens": self.settings.max_new_tokens} | request.generation
+        try:
+            return prepare(
+                _Ear(prompts, self.model.sampling_rate, self.model.num_audio_tokens),
+                messages,
+                resolve_sampling(self.model.llm.generation_config, **given),
+                transcript=request.transcript,
+                transcriber=self.transcriber,
+                context=self.model.context_length,
+            )
+        except ContextExceeded as error:
+            raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
+        except RowError as error:
+            raise ApiError(400, str(error), param="messages", code="invalid_messages") from error
+        except ConfigError as error:
+            raise ApiError(400, str(error), code="invalid_value") from error
+
+    def _check_size(self, request: ChatRequest) -> None:
+        parts = [part for message in request.messages for part in message.parts]
+        num_chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        if num_chars > self.settings.max_text_chars:
+            message = f"{num_chars} characters of text; at most {self.settings.max_text_chars} are taken"
+            raise ApiError(413, message, param="messages", code="text_too_long")
+        num_audios = sum(not isinstance(part, TextPart) for part in parts)
+        if num_audios > self.settings.max_audios:
+            message = f"{num_audios} audios; a request may bring {self.settings.max_audios}"
+            raise ApiError(413, message, param="messages", code="too_many_audios")
+
+    def _messages(self, request: ChatRequest, tag: str, budget: AudioBudget) -> list[dict[str, Any]]:
+        """Our messages: parts stand on lines of their own, an audio is its tag."""
+        messages = []
+        for i, message in enumerate(request.messages):
+            lines, audios = [], []
+            for j, part in enumerate(message.parts):
+                if isinstance(part, TextPart):
+                    lines.append(part.text)
+                    continue
+                lines.append(tag)
+                audio = budget.load(
+                    part.input_audio.data,
+                    format=part.input_audio.format,
+                    sampling_rate=self.model.sampling_rate,
+                    where=f"messages[{i}].content[{j}].input_audio.data",
+                )
+                audios.append({"audio": audio, "text": part.input_audio.transcript})
+            role = "system" if message.role == "developer" else message.role  # the name that templates know
+            messages.append({"role": role, "content": "\n".join(lines), "audios": audios})
+        return messages
+
+
+def _one_at_a_time(transcriber: Transcriber) -> Transcriber:
+    """Whisper's decoder is one module with one cache: worker threads take turns."""
+    lock = threading.Lock()
+
+    def locked(clips: Sequence[Any]) -> Sequence[str]:
+        with lock:
+            return transcriber(clips)
+
+    return locked

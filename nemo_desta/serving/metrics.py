@@ -1,0 +1,65 @@
+"""What a server counts, for Prometheus. Every server has a registry of its own."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+    from prometheus_client.core import CounterMetricFamily
+except ImportError as error:
+    raise ImportError("the server needs prometheus_client: pip install 'nemo_desta[serve]'") from error
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """Counters that the server moves, and views of numbers that others keep.
+
+    Args:
+        waiting, running: how many requests are in line, and being answered.
+        counters: name -> (help, function), read when asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        waiting: Callable[[], float],
+        running: Callable[[], float],
+        counters: dict[str, tuple[str, Callable[[], float]]],
+    ) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "nemo_desta_requests", "Requests for answers by HTTP status (499: gone)", ["status"], registry=registry
+        )
+        self.first_token_secs = Histogram(
+            "nemo_desta_time_to_first_token_seconds", "Arrival to first token", buckets=_SECONDS, registry=registry
+        )
+        self.request_secs = Histogram(
+            "nemo_desta_request_seconds", "Arrival to end of answer", buckets=_SECONDS, registry=registry
+        )
+        self.prompt_tokens = Counter(
+            "nemo_desta_prompt_tokens", "Positions of prompts, audio vectors included", registry=registry
+        )
+        self.new_tokens = Counter("nemo_desta_new_tokens", "Tokens written, thinking included", registry=registry)
+        self.audio_secs = Counter("nemo_desta_audio_seconds", "Seconds of audio that came in", registry=registry)
+        for name, text, count in (
+            ("waiting", "Requests being received, prepared or in line", waiting),
+            ("running", "Conversations in the batch", running),
+        ):
+            Gauge(f"nemo_desta_requests_{name}", text, registry=registry).set_function(count)
+        registry.register(_Views(counters))
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Views:
+    """Counters that live elsewhere."""
+
+    def __init__(self, counters: dict[str, tuple[str, Callable[[], float]]]) -> None:
+        self.counters = counters
+
+    def collect(self) -> Iterable[Any]:
+        for name, (text, count) in self.counters.items():
+            yield CounterMetricFamily(f"nemo_desta_{name}", text, value=count())

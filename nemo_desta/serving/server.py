@@ -1,0 +1,134 @@
+"""Start, run and end a server: its socket, its signals, its warnings.
+
+SIGTERM (and the first Ctrl-C) drains: new requests get 503, those that are here are answered, then the process ends
+with status 0. A second signal ends it at once.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import ConfigError, parse
+from nemo_desta.serving.settings import ServerSettings
+
+try:
+    import uvicorn
+except ImportError as error:
+    raise ImportError("the server needs uvicorn: pip install 'nemo_desta[serve]'") from error
+
+from nemo_desta.serving.app import API_KEY, create_app
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+logger = logging.getLogger(__name__)
+
+#: Settings of the model, beside those of the server.
+MODEL = ("model", "llm", "encoders", "device")
+
+
+def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
+    """What `examples/desta_serve.py` runs: open a model folder and serve it until a signal ends it.
+
+    Raises:
+        ConfigError: an unknown or wrong setting, an address that cannot be had, a model that cannot be opened.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    source, llm, encoders, device = (plain.pop(name, None) for name in MODEL)
+    settings = parse(ServerSettings, plain, "serve")
+    if not source:
+        raise ConfigError("'model' must be given: a model folder or hub id")
+    sock = listen(settings)  # before the model is loaded: that may take minutes
+    with sock:
+        from nemo_desta.models.desta import DestaModel
+
+        model = DestaModel.from_pretrained(source, llm=llm, encoders=encoders, device=device)
+        serve(model, settings, name=Path(source).name if Path(source).exists() else source, root=source, sock=sock)
+
+
+def serve(
+    model: "DestaModel",
+    settings: ServerSettings | None = None,
+    *,
+    name: str = "nemo_desta",
+    root: str | None = None,
+    sock: socket.socket | None = None,
+) -> None:
+    """Serve a model until SIGTERM or Ctrl-C; prints the URL once it is ready.
+
+    Args:
+        name, root: see `create_app`. sock: from `listen`, if it was called before.
+    """
+    settings = settings or ServerSettings()
+    app = create_app(model.eval(), settings, name=name, root=root)
+    with sock or listen(settings) as sock:
+        Server(app, settings).run(sockets=[sock])
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """The socket that a server with these settings listens on.
+
+    Raises:
+        ConfigError: the address is taken, or not this machine's.
+    """
+    if not settings.loopback and not os.environ.get(API_KEY):
+        logger.warning(
+            "anyone who reaches %s can use this server: set %s, or listen on 127.0.0.1", settings.host, API_KEY
+        )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our way to end: drain first."""
+
+    def __init__(self, app: Any, settings: ServerSettings) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            server_header=False,
+            # Draining has its own limit; what is left then has been failed, and only the wire is to be waited for.
+            timeout_graceful_shutdown=10,
+        )
+        super().__init__(config)
+        self.service = app.state.service
+        self.url = ""
+        self.ready = threading.Event()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit or not sockets:
+            return
+        self._loop = asyncio.get_running_loop()
+        host, port = sockets[0].getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        print(f"{self.service.name} is served at {self.url}", flush=True)
+        self.ready.set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signals end the server as planned: with status 0, and not by the signal itself."""
+        if self.url and self._draining is None and not self.should_exit:
+            self._loop.call_soon_threadsafe(self.begin_drain)
+        else:
+            self.should_exit = self.force_exit = True
+
+    def begin_drain(self) -> None:
+        """Drain, then end. Called in the event loop."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        await self.service.drain()
+        self.should_exit = True

@@ -1,0 +1,207 @@
+"""One model and everybody who wants answers from it: places, worker threads, the engine, draining. No HTTP in here."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from nemo_desta.models.engine import ChatEngine, Delta, prepare
+from nemo_desta.models.hearing import hear
+from nemo_desta.models.sampling import Sampling
+from nemo_desta.serving.batching import Batcher, Engine, Job
+from nemo_desta.serving.errors import ApiError
+from nemo_desta.serving.intake import Intake, Wanted
+from nemo_desta.serving.metrics import Metrics
+from nemo_desta.serving.replies import Usage
+from nemo_desta.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Answers requests to ``model``, called ``name``. ``make_engine``: other engines than `ChatEngine`."""
+
+    def __init__(
+        self,
+        model: "DestaModel",
+        name: str,
+        settings: ServerSettings,
+        *,
+        make_engine: Callable[[], Engine] | None = None,
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.settings = settings
+        self.draining = False
+        self.calls: set[Call] = set()
+        self.intake = Intake(model, name, settings)
+        self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta intake")
+        self.batcher = Batcher(
+            make_engine or partial(ChatEngine, model, max_batch_size=settings.max_batch_size),
+            partial(hear, model),
+            max_batch_tokens=settings.max_batch_tokens,
+            max_prefill_tokens=settings.max_prefill_tokens,
+        )
+        cache = model.audio_cache
+        self.metrics = Metrics(
+            waiting=lambda: self.num_waiting,
+            running=lambda: self.batcher.num_running,
+            counters={
+                "decode_steps": (
+                    "Steps of the batch, one token per conversation each",
+                    lambda: self.batcher.num_steps,
+                ),
+                "engine_failures": ("Engines that had to be replaced", lambda: self.batcher.num_failures),
+                "encoded_clips": ("Clips that ran through the encoders", lambda: cache.num_encoded),
+                "audio_cache_hits": ("Clips that were heard before", lambda: cache.num_hits),
+            },
+        )
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that are being received, prepared, or in line."""
+        return max(0, len(self.calls) - self.batcher.num_running)
+
+    async def start(self) -> None:
+        """Start the engine and let it answer once: what is broken shows now, and the first client waits no longer
+        than the second."""
+        self.batcher.start()
+        second = np.zeros(self.model.sampling_rate, np.float32)
+        messages = [{"role": "user", "content": self.model.audio_locator_tag, "audios": [second]}]
+        job = self.batcher.submit(prepare(self.model, messages, Sampling(max_new_tokens=2)))
+        while True:
+            if isinstance(item := await job.items.get(), ApiError):
+                raise RuntimeError("the engine failed to answer a second of silence; see the log above")
+            if item.finish is not None:
+                return
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.batcher.stop)
+        self.workers.shutdown(wait=False, cancel_futures=True)
+
+    def open(self) -> "Call":
+        """A place for one request.
+
+        Raises:
+            ApiError: 503 going down, 429 no place.
+        """
+        if self.draining:
+            raise ApiError(503, "the server is going down", code="shutting_down", retry_after=5)
+        if self.num_waiting >= self.settings.max_queue:
+            message = f"{self.num_waiting} requests wait already; try again in a moment"
+            raise ApiError(429, message, code="queue_full", retry_after=1)
+        call = Call(self)
+        self.calls.add(call)
+        return call
+
+    async def drain(self) -> None:
+        """Take nothing new, and wait for what is here, at most ``drain_secs``; then the rest is failed."""
+        self.draining = True
+        until = time.monotonic() + self.settings.drain_secs
+        logger.info("draining: %d requests are still to be answered", len(self.calls))
+        while self.calls and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        if self.calls:
+            logger.warning("%d requests are cut off after %g s", len(self.calls), self.settings.drain_secs)
+            await asyncio.to_thread(self.batcher.stop)
+
+
+class Call:
+    """One request from arrival to end; `close` it whatever happens."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.arrived = time.monotonic()
+        self.num_bytes = 0
+        self.wanted: Wanted
+        self.usage: Usage
+        self._job: Job | None = None
+        self._first: Delta | None = None
+        self._closed = False
+
+    def hold(self, num_bytes: int) -> None:
+        """Say how much memory the request takes by now.
+
+        Raises:
+            ApiError: 429, too much for all that wait together.
+        """
+        self.num_bytes = num_bytes
+        limit = self.service.settings.max_waiting_mb
+        if sum(call.num_bytes for call in self.service.calls) > limit * 2**20:
+            message = f"the requests that wait fill {limit} MB already; try again in a moment"
+            raise ApiError(429, message, code="queue_full", retry_after=1)
+
+    async def within(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``, if it comes before the request's time is over.
+
+        Raises:
+            ApiError: 504.
+        """
+        limit = self.service.settings.request_timeout_secs
+        try:
+            return await asyncio.wait_for(work, self.arrived + limit - time.monotonic())
+        except asyncio.TimeoutError as error:
+            raise ApiError(504, f"no answer within {limit:g} s", code="timeout") from error
+
+    async def begin(self, body: bytes) -> None:
+        """Understand the request, wait for a place in the batch, and for the first piece of the answer."""
+        service, loop = self.service, asyncio.get_running_loop()
+        self.wanted = await loop.run_in_executor(service.workers, _guarded, service.intake, body)
+        chat = self.wanted.chat
+        self.num_bytes = sum(clip.audio.nbytes for clip in chat.clips)
+        self.usage = Usage(chat.num_prompt_tokens, self.wanted.num_audio_tokens)
+        self._job = service.batcher.submit(chat)
+        self.wanted = self.wanted._replace(chat=chat._replace(clips=[]))  # the job has them as long as they are needed
+        self._first = await self._next()
+        self.num_bytes = 0
+        service.metrics.first_token_secs.observe(time.monotonic() - self.arrived)
+        service.metrics.prompt_tokens.inc(chat.num_prompt_tokens)
+        service.metrics.audio_secs.inc(self.wanted.audio_secs)
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """The pieces of the answer, from the first one on; the last one has ``finish``."""
+        delta, self._first = self._first, None
+        while delta is not None:
+            yield delta
+            delta = None if delta.finish is not None else await self._next()
+
+    def close(self, status: int) -> None:
+        """Free the place; an answer under way is stopped."""
+        if self._closed:
+            return
+        self._closed = True
+        self.service.calls.discard(self)
+        if self._job is not None:
+            self.service.batcher.cancel(self._job)
+            self.service.metrics.new_tokens.inc(self.usage.num_new_tokens)
+        self.service.metrics.requests.labels(str(status)).inc()
+        self.service.metrics.request_secs.observe(time.monotonic() - self.arrived)
+
+    async def _next(self) -> Delta:
+        assert self._job is not None
+        item = await self._job.items.get()
+        if isinstance(item, ApiError):
+            raise item
+        self.usage.num_new_tokens = item.num_new_tokens
+        return item
+
+
+def _guarded(intake: Intake, body: bytes) -> Wanted:
+    """`Intake.read`; what it did not foresee is our fault, and this request's alone."""
+    try:
+        return intake.read(body)
+    except ApiError:
+        raise
+    except Exception as error:
+        logger.exception("a request could not be prepared")
+        raise ApiError(500, f"the request could not be prepared ({type(error).__name__})") from None
