@@ -63,7 +63,10 @@ class PerceptionConfig:
 
 @dataclass(frozen=True)
 class TranscriptConfig:
-    """The transcript channel: the row's transcript as text tokens right after the audio vectors (DeSTA2.5)."""
+    """The transcript channel: the row's transcript as text tokens right after the audio vectors (DeSTA2.5).
+
+    ``max_tokens``: where a training row's transcript is cut. In a chat it is read whole.
+    """
 
     enabled: bool = False
     dropout: float = 0.0

@@ -71,12 +71,20 @@ class PromptBuilder:
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.transcript = transcript or TranscriptConfig()
 
-    def prompt(self, messages: Sequence[Message], *, draw: Draw | None = None, check_audios: bool = True) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        draw: Draw | None = None,
+        check_audios: bool = True,
+        max_transcript_tokens: int | None = None,
+    ) -> Prompt:
         """The ids up to where the LLM starts to answer.
 
         Args:
             messages: an item of ``audios`` is a mapping with ``audio`` and ``text``, or whatever stands for a clip.
             draw: switches transcript dropout and noise on (training).
+            max_transcript_tokens: where transcripts are cut, as `example` does for training; None reads them whole.
             check_audios: False when the clips come separately: then every tag of a message without audios is a slot.
 
         Raises:
@@ -89,7 +97,8 @@ class PromptBuilder:
             raise RowError("template", f"the chat template kept {len(slots)} of {len(audios)} audio places")
         ids = self.tokenize(texts[0])
         for order, (slot, text) in enumerate(zip(slots, texts[1:], strict=True)):
-            ids += [AUDIO_SLOT, *self._transcript_ids(audios[slot], order, draw), *self.tokenize(text)]
+            transcript = self._transcript_ids(audios[slot], order, draw)[:max_transcript_tokens]
+            ids += [AUDIO_SLOT, *transcript, *self.tokenize(text)]
         return Prompt(ids, [audios[slot] for slot in slots if audios[slot] is not None])
 
     def example(self, row: Mapping[str, Any], *, draw: Draw | None = None) -> Example:
@@ -98,7 +107,8 @@ class PromptBuilder:
         Raises:
             RowError: as `prompt`.
         """
-        ids, audios = self.prompt(row["messages"], draw=draw)
+        limit = self.transcript.max_tokens
+        ids, audios = self.prompt(row["messages"], draw=draw, max_transcript_tokens=limit)
         target = self.tokenize(row["response"])
         if not row.get("truncated"):
             target.append(self.end_of_turn_id)
@@ -156,7 +166,7 @@ class PromptBuilder:
             if rng.random() < self.transcript.dropout:
                 return []
             text = _disturb(text, self.transcript.noise, rng)
-        return self.tokenize(text)[: self.transcript.max_tokens]
+        return self.tokenize(text)
 
 
 def place_audios(

@@ -196,7 +196,9 @@ def test_transcripts_are_off_by_default_and_follow_the_slot_when_on(chatml: Prom
     on = PromptBuilder(chatml.tokenizer, transcript=TranscriptConfig(enabled=True))
     assert "<A>one two three\nWhat?" in text_of(on, on.prompt(messages).ids)
     short = PromptBuilder(chatml.tokenizer, transcript=TranscriptConfig(enabled=True, max_tokens=2))
-    assert len(short.prompt(messages).ids) == len(chatml.prompt(messages).ids) + 2
+    row = {"messages": messages, "response": "Yes."}
+    assert short.example(row).prompt_len == chatml.example(row).prompt_len + 2, "a training row's is cut"
+    assert short.prompt(messages).ids == on.prompt(messages).ids, "a chat's is read whole"
 
 
 def test_transcript_dropout_and_noise_depend_on_the_draw_alone(chatml: PromptBuilder) -> None:
