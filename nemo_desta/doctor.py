@@ -17,10 +17,12 @@ STACK = (
     *("torch", "nemo_toolkit", "transformers", "lightning", "lhotse", "peft", "megatron-core"),
     *("triton", "transformer-engine", "liger-kernel", "vllm"),
 )
-#: Accelerators that no extra installs: they come with the container, or with builds for one GPU and CUDA version.
+#: Accelerators and codecs that no extra installs: they come with the container, or with builds for one GPU, CUDA or
+#: FFmpeg version.
 ACCELERATORS = {
     "transformer-engine": "fused layers for Megatron; part of the NeMo container",
     "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
+    "torchcodec": "audio that libsndfile does not read (m4a, webm); needs FFmpeg: pip install torchcodec",
     "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
 }
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt}
@@ -51,7 +53,7 @@ def doctor() -> tuple[str, bool]:
             findings = [check(requirement) for requirement in requirements]
             cure = f"   <- {install_line(extra)}" if any(finding.problem for finding in findings) else ""
             lines += ["", f"Optional: {extra}{cure}", *map(row, findings)]
-    lines += ["", "Optional: accelerators", *(row(Finding(name, installed(name), "")) for name in ACCELERATORS)]
+    lines += ["", "Optional: accelerators and codecs", *(row(Finding(name, installed(name), "")) for name in ACCELERATORS)]
     lines += [f"      {name}: {why}" for name, why in ACCELERATORS.items() if not installed(name)]
     lines += ["", "Hardware", *(f"  {line}" for line in hardware()), ""]
     if broken:

@@ -1,0 +1,183 @@
+"""What `examples/desta_chat.py` runs, by its config: one answer, a conversation, a file of rows, or the page."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import MISSING, ConfigError, parse
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+#: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
+TEXTS = ("prompt", "system", "model", "llm", "input", "output")
+PATHS = ("audio", "text")  # text too, unless they are lists
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Fields of `Sampling`; null: what the LLM's generation config says."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: Any = None  # a text, or a list of them
+    max_thinking_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How a file of rows is worked on; see `answer_rows`."""
+
+    audio_roots: Any = None  # null: the input's folder
+    max_batch_size: int = 32
+    max_batch_tokens: int = 131_072
+    look_ahead: int = 1024
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class PageConfig:
+    """Where the page is."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """The knobs of conf/use/chat.yaml, which says what each is for."""
+
+    model: str = MISSING
+    llm: str | None = None
+    encoders: dict[str, str] | None = None
+    device: str | None = None
+    audio: Any = None
+    text: Any = None
+    prompt: str | None = None
+    system: str | None = None
+    transcript: str = "given"
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    show_thinking: bool = False
+    input: Any = None
+    output: str | None = None
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    web: bool = False
+    page: PageConfig = field(default_factory=PageConfig)
+
+
+def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig], "DestaModel"] | None = None) -> Any:
+    """Do what the config asks for; of a file of rows, the summary comes back.
+
+    Raises:
+        ConfigError: settings that are wrong or contradict; and what loading the model and its audios raises.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+    config = parse(ChatConfig, plain, where="chat")
+    _check(config)
+    model = (load or load_model)(config)
+    if config.input is not None:
+        return _answer_rows(model, config)
+    if config.web:
+        from nemo_desta.serving.web import serve_page
+
+        return serve_page(
+            model,
+            host=config.page.host,
+            port=config.page.port,
+            transcript=config.transcript,
+            system=config.system,
+            sampling=_sampling(config),
+        )
+    return _talk(model, config)
+
+
+def load_model(config: ChatConfig) -> "DestaModel":
+    from nemo_desta.serving.quiet import quietly
+
+    with quietly():
+        from nemo_desta.models import DestaModel
+    return DestaModel.from_pretrained(config.model, llm=config.llm, encoders=config.encoders, device=config.device)
+
+
+def as_overrides(words: Sequence[str]) -> list[str]:
+    """Words of a command line as Hydra must see them: free text in quotes of its own.
+
+    ``prompt=What's that, a dog?`` would be refused otherwise, and ``prompt=yes,no`` taken for a choice.
+    """
+    overrides = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        key_is_text = key in TEXTS or (key in PATHS and not value.startswith(("[", "{")))
+        if equals and key_is_text and value not in ("", "null", MISSING) and not _is_quoted(value):
+            # A backslash is itself, unless it stands before a quote.
+            escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+            word = f"{key}='{escaped}'"
+        overrides.append(word)
+    return overrides
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and value[0] not in value[1:-1]
+
+
+def _check(config: ChatConfig) -> None:
+    ways = {"prompt": config.prompt is not None, "input": config.input is not None, "web": config.web}
+    if sum(ways.values()) > 1:
+        raise ConfigError(f"{' and '.join(way for way, on in ways.items() if on)}: give one of them")
+    if (config.input is None) != (config.output is None):
+        raise ConfigError("input (rows to answer) and output (the file of answers) go together")
+    if config.audio is not None and (config.input is not None or config.web):
+        raise ConfigError("audio goes with a prompt or a conversation in the terminal")
+    if config.text is not None and len(_list(config.text)) != len(_list(config.audio)):
+        raise ConfigError(f"{len(_list(config.text))} texts for {len(_list(config.audio))} audios; one each")
+
+
+def _talk(model: "DestaModel", config: ChatConfig) -> None:
+    from nemo_desta.serving.session import ChatSession
+    from nemo_desta.serving.terminal import Terminal
+
+    session = ChatSession(model, system=config.system, transcript=config.transcript, sampling=_sampling(config))
+    notes = sys.stdout if config.prompt is None else sys.stderr  # one answer: nothing else on standard output
+    terminal = Terminal(session, show_thinking=config.show_thinking, notes=notes)
+    terminal.attach(_list(config.audio), texts=_list(config.text))
+    if config.prompt is not None:
+        terminal.answer(config.prompt)
+    else:
+        terminal.run()
+
+
+def _answer_rows(model: "DestaModel", config: ChatConfig) -> Any:
+    from nemo_desta.data.rows import expand_paths
+    from nemo_desta.serving.batch import answer_rows
+
+    return answer_rows(
+        model,
+        config.input,
+        config.output,
+        name=config.model,
+        system=config.system,
+        audio_roots=config.batch.audio_roots or expand_paths(config.input)[0].parent,
+        transcript=config.transcript,
+        sampling=_sampling(config),
+        max_batch_size=config.batch.max_batch_size,
+        max_batch_tokens=config.batch.max_batch_tokens,
+        look_ahead=config.batch.look_ahead,
+        progress=config.batch.progress and sys.stderr.isatty(),
+    )
+
+
+def _sampling(config: ChatConfig) -> dict[str, Any]:
+    return {name: value for name, value in asdict(config.sampling).items() if value is not None}
+
+
+def _list(value: Any) -> list[str]:
+    return [] if value is None else [str(item) for item in value] if isinstance(value, list) else [str(value)]

@@ -1,0 +1,113 @@
+"""One person's conversation with a model: its history, its clips, and answers as they are written.
+
+The terminal and the page are two faces of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.models.clips import load_clip
+from nemo_desta.models.engine import Delta
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+
+class ChatSession:
+    """Clips are loaded (and, with ``transcript="whisper"``, transcribed) once, when they are attached.
+
+    Args:
+        system: a system message. transcript: see `nemo_desta.models.engine.prepare`.
+        sampling: fields of `Sampling`, for every answer.
+
+    Raises:
+        ConfigError: Whisper's transcripts for a model that reads none.
+    """
+
+    def __init__(
+        self,
+        model: "DestaModel",
+        *,
+        system: str | None = None,
+        transcript: str = "given",
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_transcript(model, transcript)
+        self.model = model
+        self.system = system
+        self.transcript = transcript
+        self.sampling = dict(sampling or {})
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew; clips that wait for a question are forgotten, too."""
+        self.messages: list[dict[str, Any]] = []
+        self.waiting: list[dict[str, Any]] = []
+        if self.system:
+            self.messages.append({"role": "system", "content": self.system})
+
+    def attach(self, audio: Any, *, name: str = "audio", text: str | None = None) -> float:
+        """Let the next question be about ``audio``, too (anything that `load_clip` takes); returns its seconds.
+
+        Raises:
+            AudioError: it cannot be read.
+        """
+        samples = load_clip(audio, self.model.sampling_rate, name=name).audio
+        if self.transcript == "whisper" and text is None:
+            text = self.model.transcriber([samples])[0] or " "  # as DeSTA2.5-Audio has it where nobody speaks
+        self.waiting.append({"audio": samples, "text": text, "path": name})
+        return len(samples) / self.model.sampling_rate
+
+    def ask(self, prompt: str) -> Iterator[Delta]:
+        """The answer to ``prompt``, piece by piece. What was said when somebody stops it stays in the history.
+
+        Raises:
+            ValueError: it cannot be asked (tags that do not match the clips, a prompt too long): nothing has changed.
+        """
+        tag, audios = self.model.audio_locator_tag, self.waiting
+        if audios and tag not in prompt:
+            prompt = f"{tag}\n" * len(audios) + prompt
+        question = {"role": "user", "content": prompt, "audios": audios}
+        deltas = self.model.stream(
+            [_plain(message) for message in [*self.messages, question]],
+            transcript="none" if self.transcript == "none" else "given",
+            **self.sampling,
+        )
+        said = ""
+        try:
+            for delta in deltas:
+                said += "" if delta.thinking else delta.text
+                yield delta
+        finally:
+            if said:
+                self.messages += [question, {"role": "assistant", "content": said}]
+                self.waiting = []
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation as one JSON object; audios by name."""
+        messages = [
+            {
+                **message,
+                "audios": [{"audio": audio["path"], "text": audio["text"]} for audio in message.get("audios", ())],
+            }
+            for message in self.messages
+        ]
+        Path(path).write_text(json.dumps({"messages": messages}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def check_transcript(model: "DestaModel", transcript: str) -> None:
+    """Raise `ConfigError` if Whisper is to write transcripts that the model would never read."""
+    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+        raise ConfigError(
+            "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
+            "config.json), so Whisper would write them for nothing"
+        )
+
+
+def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message of the history as `DestaModel.stream` takes it."""
+    audios = [{"array": audio["audio"], "text": audio["text"]} for audio in message.get("audios", ())]
+    return {"role": message["role"], "content": message["content"], "audios": audios}

@@ -1,0 +1,158 @@
+"""A conversation in a terminal: answers as they are written, commands that begin with a slash."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
+
+from nemo_desta.config import nearest
+from nemo_desta.models.engine import Delta
+from nemo_desta.serving.session import ChatSession
+
+DIM, PLAIN, BACK = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
+
+HELP = """\
+/audio FILE ...   the next question is about these files, too ("quotes" around spaces)
+/reset            begin anew
+/save FILE        write the conversation to a JSON file
+/help             this list
+/quit             leave (also Ctrl-D); Ctrl-C stops an answer"""
+
+
+class Terminal:
+    """``show_thinking``: print thoughts, dimmed. ``out`` None: standard output. ``notes``: where remarks in brackets
+    go, None: to ``out``. ``colour`` None: where the output is a terminal."""
+
+    def __init__(
+        self,
+        session: ChatSession,
+        *,
+        show_thinking: bool = False,
+        out: TextIO | None = None,
+        notes: TextIO | None = None,
+        read: Callable[[str], str] = input,
+        colour: bool | None = None,
+    ) -> None:
+        self.session = session
+        self.show_thinking = show_thinking
+        self.out = out or sys.stdout
+        self.notes = notes or self.out
+        self.read = read
+        self.colour = self.out.isatty() if colour is None else colour
+        self.commands: dict[str, Callable[[list[str]], None]] = {
+            "/audio": self._audio,
+            "/reset": self._reset,
+            "/save": self._save,
+            "/help": lambda words: self._say(HELP),
+        }
+
+    def attach(self, paths: Sequence[str], *, texts: Sequence[str] = ()) -> None:
+        """Give the next question its clips, with their transcripts if there are any.
+
+        Raises:
+            AudioError: one cannot be read.
+        """
+        for i, path in enumerate(paths):
+            secs = self.session.attach(path, name=path, text=texts[i] if texts else None)
+            self._note(f"{path}: {secs:.1f} s")
+            if self.session.transcript == "whisper":
+                self._note(f"transcript: {self.session.waiting[-1]['text']}")
+
+    def answer(self, prompt: str) -> None:
+        """Ask and print. Ctrl-C ends the answer, not the program.
+
+        Raises:
+            ValueError: it cannot be asked.
+        """
+        deltas = self.session.ask(prompt)
+        try:
+            self._print(deltas)
+        except KeyboardInterrupt:
+            deltas.close()
+            self._write(PLAIN * self.colour + "\n")
+            self._note("stopped")
+
+    def run(self) -> None:
+        """Questions and commands until /quit or the end of the input."""
+        self._note("ask something, or /help")
+        while True:
+            try:
+                line = self.read("> ").strip()
+            except EOFError:
+                self._write("\n")
+                return
+            except KeyboardInterrupt:
+                self._write("\n")
+                self._note("/quit leaves")
+                continue
+            if line == "/quit":
+                return
+            try:
+                self._obey(line)
+            except (ValueError, OSError) as error:  # AudioError and RowError are ValueErrors
+                self._say(f"{type(error).__name__}: {error}")
+
+    def _obey(self, line: str) -> None:
+        if line.startswith("/"):
+            command, *words = shlex.split(line)
+            if command not in self.commands:
+                raise ValueError(f"no command {command}.{nearest(command, [*self.commands, '/quit'])}")
+            self.commands[command](words)
+        elif line:
+            self.answer(line)
+
+    def _print(self, deltas: Iterable[Delta]) -> None:
+        thought = False
+        waiting = self.colour and not self.show_thinking
+        finish = None
+        for delta in deltas:
+            finish = delta.finish or finish
+            if delta.thinking:
+                if not thought:
+                    self._write((DIM if self.colour else "") + ("thinking ..." if waiting else ""))
+                thought = True
+                if self.show_thinking:
+                    self._write(printable(delta.text))
+            elif delta.text:
+                if thought:  # it is over
+                    self._write(BACK * waiting + PLAIN * self.colour + "\n\n" * self.show_thinking)
+                    thought = False
+                self._write(printable(delta.text))
+        if thought:
+            self._write(BACK * waiting + PLAIN * self.colour)
+        self._write("\n")
+        if finish == "length":
+            self._note("it reached its limit of new tokens and ends here (sampling.max_new_tokens)")
+
+    def _audio(self, words: list[str]) -> None:
+        if not words:
+            raise ValueError("/audio needs a file")
+        self.attach(words)
+
+    def _reset(self, words: list[str]) -> None:
+        self.session.reset()
+        self._note("a new conversation")
+
+    def _save(self, words: list[str]) -> None:
+        if len(words) != 1:
+            raise ValueError("/save needs one file name")
+        self.session.save(words[0])
+        self._note(f"written: {words[0]}")
+
+    def _say(self, text: str) -> None:
+        self._write(printable(text) + "\n")
+
+    def _note(self, text: str) -> None:
+        line = f"({printable(text)})"
+        self.notes.write(f"{DIM}{line}{PLAIN}\n" if self.colour else f"{line}\n")
+        self.notes.flush()
+
+    def _write(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+
+
+def printable(text: str) -> str:
+    """Without control characters: neither an LLM nor a file name may move the cursor or colour the screen."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)

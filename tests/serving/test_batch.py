@@ -1,0 +1,177 @@
+"""A file of rows: the right answers in any order, rows that cannot be answered, and going on after a kill."""
+
+import json
+
+import pytest
+import soundfile
+
+from nemo_desta.config import ConfigError
+from nemo_desta.serving.batch import answer_rows
+from tests.serving.serving_tools import noise, tiny_model
+
+GREEDY = {"max_new_tokens": 8, "temperature": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for i, secs in enumerate((0.3, 2.5, 0.9, 1.4)):
+        soundfile.write(folder / f"{i}.wav", noise(secs, seed=i), 16_000)
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def short_rows(count):
+    return [{"id": f"r{i}", "audio": f"{i % 4}.wav", "prompt": f"Question {i * 7}?"} for i in range(count)]
+
+
+def answer(model, rows, output, clips, **options):
+    options = {"name": "tiny", "audio_roots": clips, "sampling": GREEDY, "progress": False, **options}
+    return answer_rows(model, rows, output, **options)
+
+
+def test_answers_equal_those_of_each_row_alone(model, clips, tmp_path):
+    rows = short_rows(11)
+    summary = answer(model, write(tmp_path / "rows.jsonl", rows), tmp_path / "a.jsonl", clips, max_batch_size=4)
+    found = {row["id"]: row for row in read(tmp_path / "a.jsonl")}
+    assert summary.ok and summary.answered == len(found) == len(rows)
+    for row in rows:
+        message = {"role": "user", "content": f"<|AUDIO|>\n{row['prompt']}", "audios": [clips / row["audio"]]}
+        alone = model.chat([message], **GREEDY)
+        assert found[row["id"]]["answer"] == alone
+        assert found[row["id"]]["finish"] == alone.finish
+        assert found[row["id"]]["num_prompt_tokens"] == alone.num_prompt_tokens
+        assert found[row["id"]]["num_new_tokens"] == alone.num_new_tokens
+    assert found["r1"]["audio_secs"] == 2.5
+    settings = found["r0"]["settings"]
+    assert settings["model"] == "tiny" and settings["max_new_tokens"] == 8 and settings["temperature"] == 0.0
+    assert not (tmp_path / "a.rejected.jsonl").exists()
+
+
+def test_training_rows_and_their_short_forms_mean_the_same(model, clips, tmp_path):
+    long = {
+        "id": "long",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": "<|AUDIO|>\n<|AUDIO|>\nCompare.",
+                "audios": [{"audio": "0.wav", "text": None, "duration": 0.3}, {"audio": "1.wav", "text": None}],
+            },
+        ],
+        "response": "not read",
+        "seed_description": "x",
+    }
+    short = {"id": "short", "system": "Be brief.", "audio": ["0.wav", "1.wav"], "prompt": "Compare."}
+    tagged = {"id": "tagged", "audio": ["0.wav", "1.wav"], "prompt": "<|AUDIO|>\n<|AUDIO|>\nCompare."}
+    rows = write(tmp_path / "rows.jsonl", [long, short, tagged])
+    answer(model, rows, tmp_path / "a.jsonl", clips, system="Be brief.")
+    answers = [row["answer"] for row in read(tmp_path / "a.jsonl")]
+    assert len(answers) == 3 and len(set(answers)) == 1
+
+
+def test_rows_that_cannot_be_answered_are_named_and_the_others_answered(model, clips, tmp_path):
+    (clips / "broken.wav").write_bytes(b"RIFF....WAVE nonsense")
+    bad = [
+        {"id": "outside", "audio": "../../etc/passwd", "prompt": "x"},
+        {"id": "missing", "audio": "no.wav", "prompt": "x"},
+        {"id": "broken", "audio": "broken.wav", "prompt": "x"},
+        {"audio": "0.wav", "prompt": "x"},
+        {"id": "no-prompt", "audio": "0.wav"},
+        {"id": "tags", "audio": "0.wav", "prompt": "<|AUDIO|><|AUDIO|>"},
+        {"id": "long", "prompt": "word " * 3000},
+        {"id": "ends", "messages": [{"role": "assistant", "content": "I am done."}]},
+        "[1, 2]\n",
+        "{torn\n",
+    ]
+    rows = write(tmp_path / "rows.jsonl", [*short_rows(3), *bad])
+    summary = answer(model, rows, tmp_path / "a.jsonl", clips)
+    assert summary.answered == 3 and not summary.ok
+    rejected = {(row["id"] or row["where"].rpartition(":")[2]): row["reason"] for row in read(summary.rejects)}
+    assert rejected == {
+        **{"outside": "outside_root", "missing": "not_found", "broken": "corrupt", "7": "schema"},
+        **{"no-prompt": "schema", "tags": "tags", "long": "too_long", "ends": "schema", "12": "schema"},
+        "13": "not_json",
+    }
+    assert "10 (" in str(summary) and str(summary.rejects) in str(summary)
+
+    write(rows, [*short_rows(3), {"id": "missing", "audio": "3.wav", "prompt": "x"}])  # mended
+    summary = answer(model, rows, tmp_path / "a.jsonl", clips)
+    assert (summary.before, summary.answered, summary.ok) == (3, 1, True) and not summary.rejects.exists()
+
+
+def test_an_id_that_repeats_gets_a_number(model, clips, tmp_path):
+    rows = [{"id": "x", "audio": f"{i}.wav", "prompt": "What?"} for i in range(3)]
+    answer(model, write(tmp_path / "rows.jsonl", rows), tmp_path / "a.jsonl", clips)
+    answers = {row["id"]: row["answer"] for row in read(tmp_path / "a.jsonl")}
+    assert answers.keys() == {"x", "x#2", "x#3"} and len(set(answers.values())) > 1
+
+
+def test_a_run_goes_on_behind_what_is_there_and_mends_a_torn_line(model, clips, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", short_rows(8))
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    answer(model, rows, whole, clips)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    parts.write_bytes(b"".join(lines[:3]) + lines[3][:25])
+    summary = answer(model, rows, parts, clips)
+    assert (summary.before, summary.answered) == (3, 5)
+    assert sorted(read(parts), key=lambda row: row["id"]) == sorted(read(whole), key=lambda row: row["id"])
+    again = answer(model, rows, parts, clips)
+    assert (again.before, again.answered) == (8, 0)
+
+
+def test_answers_of_other_settings_are_not_mixed(model, clips, tmp_path):
+    rows = write(tmp_path / "rows.jsonl", short_rows(2))
+    answer(model, rows, tmp_path / "a.jsonl", clips)
+    with pytest.raises(ConfigError, match=r"temperature \(there: 0.0, now: 0.5\)"):
+        answer(model, rows, tmp_path / "a.jsonl", clips, sampling={**GREEDY, "temperature": 0.5})
+    with pytest.raises(ConfigError, match="model .*'tiny'.*'other'"):
+        answer(model, rows, tmp_path / "a.jsonl", clips, name="other")
+    with pytest.raises(ConfigError, match="rows.jsonl:1 is no answer"):
+        answer(model, rows, rows, clips)
+
+
+def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model, clips, tmp_path, monkeypatch):
+    from nemo_desta.models.engine import ChatEngine
+
+    groups = []
+    real = ChatEngine.add
+
+    def add(self, chats):
+        groups.append([chat.num_prompt_tokens for chat in chats])
+        return real(self, chats)
+
+    monkeypatch.setattr(ChatEngine, "add", add)
+    rows = write(tmp_path / "rows.jsonl", short_rows(16))
+    answer(model, rows, tmp_path / "a.jsonl", clips, max_batch_size=4)
+    together = [length for group in groups for length in group]
+    # The order is by a guess of text tokens from characters: a few tokens off.
+    assert len(together) == 16 and all(a >= b - 4 for a, b in zip(together, together[1:], strict=False))
+
+    groups.clear()
+    longest = max(together) + GREEDY["max_new_tokens"]
+    answer(model, rows, tmp_path / "b.jsonl", clips, max_batch_size=16, max_batch_tokens=2 * longest)
+    assert len(groups[0]) <= 2 and sum(map(len, groups)) == 16
+
+
+def test_two_processes_do_not_write_one_file(model, clips, tmp_path):
+    from nemo_desta.serving.answers import AnswerFile
+
+    rows = write(tmp_path / "rows.jsonl", short_rows(2))
+    held = AnswerFile(tmp_path / "a.jsonl", {})
+    with pytest.raises(ConfigError, match="another process writes"):
+        answer(model, rows, tmp_path / "a.jsonl", clips)
+    held.close()
