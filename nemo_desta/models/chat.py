@@ -140,7 +140,7 @@ def write(model: "DestaModel", batch: Mapping[str, Tensor], sampling: Sampling) 
         decoder = Decoder(model.llm)
         keys = decoder.join(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
         written: dict[int, list[int]] = {key: [] for key in keys}
-        ends = set(model.prompts.end_ids(model.llm.generation_config.eos_token_id))
+        ends = set(model.prompts.end_ids(model.generation_config.eos_token_id))
         for _ in range(sampling.max_new_tokens):
             tokens = decoder.step()
             for key, token in tokens:
@@ -164,7 +164,7 @@ def _prepare_all(
     if not messages:
         raise ValueError("no messages: give one conversation [{'role': ..., 'content': ...}] or a list of them")
     single = isinstance(messages[0], Mapping)
-    sampling = resolve_sampling(model.llm.generation_config, **generation)
+    sampling = resolve_sampling(model.generation_config, **generation)
     if transcript == "whisper" and transcriber is None:
         transcriber = model.transcriber
     chats = []

@@ -119,6 +119,21 @@ def load_folder(folder: str | Path) -> tuple[ModelConfig, dict[str, torch.Tensor
     return config, load_file(folder / WEIGHTS_FILE), description["frozen"]
 
 
+def open_model(
+    source: str, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
+) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id."""
+    folder = local_folder(source)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
+    config, tensors, frozen = load_folder(folder)
+    config = relocate(config, folder, llm=llm, encoders=encoders)
+    check_identity(frozen, config)
+    return config, tensors
+
+
 def load_projector(source: str | Path, projector: nn.Module) -> int:
     """Start a projector from a model folder or a safetensors file (stage-wise training); returns the tensor count.
 

@@ -15,6 +15,7 @@ from lightning import LightningModule
 from nemo.collections.speechlm2.models.salm import SALM
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.models import builder, chat, checkpoint
@@ -25,7 +26,6 @@ from nemo_desta.models.loss import choose_cross_entropy, has_plain_head, summed_
 from nemo_desta.models.parallel import shard_llm
 from nemo_desta.models.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, splice
-from nemo_desta.sources import local_folder
 from nemo_desta.types import AUDIO_SLOT
 
 
@@ -168,7 +168,7 @@ class DestaModel(DestaBase, SALM):
         SALM's signature: ``audios`` (A, S) and ``audio_lens`` (A,) if the clips are loaded already. ``generation``:
         fields of `Sampling`, or ``do_sample``; the rest comes from ``generation_config``, by default the LLM's own.
         """
-        sampling = resolve_sampling(generation_config or self.llm.generation_config, **generation)
+        sampling = resolve_sampling(generation_config or self.generation_config, **generation)
         return chat.write(self, chat.encode(self, prompts, audio=audios, audio_lens=audio_lens), sampling)
 
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
@@ -181,6 +181,11 @@ class DestaModel(DestaBase, SALM):
     def stream(self, messages: list[Any], **settings: Any) -> "Iterator[chat.Delta]":
         """The same, piece by piece as it is written; see `models.chat.stream`."""
         return chat.stream(self, messages, **settings)
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The LLM's own: how its authors want it to write."""
+        return self.llm.generation_config
 
     @property
     def context_length(self) -> int | None:
@@ -214,15 +219,7 @@ class DestaModel(DestaBase, SALM):
             llm: where the frozen LLM is on this machine, if not where the config says. encoders: likewise, by name.
             device: where to put the model; a GPU when there is one.
         """
-        source = str(pretrained_model_name_or_path)
-        folder = local_folder(source)
-        if folder is None:
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
-        config, tensors, frozen = checkpoint.load_folder(folder)
-        config = checkpoint.relocate(config, folder, llm=llm, encoders=encoders)
-        checkpoint.check_identity(frozen, config)
+        config, tensors = checkpoint.open_model(str(pretrained_model_name_or_path), llm=llm, encoders=encoders)
         model = cls(config)
         model.load_state_dict(tensors)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

@@ -23,6 +23,8 @@ from nemo_desta.types import AUDIO_SLOT
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
+    from nemo_desta.models.vllm_decoder import VLLMDecoder
 
 #: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]
@@ -111,18 +113,24 @@ def prepare(
 
 
 class ChatEngine:
-    """Answers up to ``max_batch_size`` conversations at a time."""
+    """Answers up to ``max_batch_size`` conversations at a time.
 
-    def __init__(self, model: "DestaModel", *, max_batch_size: int = 32) -> None:
+    Args:
+        model: a `DestaModel`; with a ``decoder`` for the LLM elsewhere (vLLM), an `Ears`.
+    """
+
+    def __init__(
+        self, model: "DestaModel | Ears", *, decoder: "Decoder | VLLMDecoder | None" = None, max_batch_size: int = 32
+    ) -> None:
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; at least 1 is needed")
         self.model = model
         self.max_batch_size = max_batch_size
-        self._decoder = Decoder(model.llm)
+        self._decoder = Decoder(model.llm) if decoder is None else decoder  # an empty decoder has length 0
         self._ids = itertools.count()
         self._writers: dict[int, tuple[int, Writer]] = {}  # by key of the decoder: chat id, writer
         self._format = think_format(model.prompts)
-        self._ends = model.prompts.end_ids(model.llm.generation_config.eos_token_id)
+        self._ends = model.prompts.end_ids(model.generation_config.eos_token_id)
 
     @property
     def num_active(self) -> int:
@@ -160,6 +168,8 @@ class ChatEngine:
         deltas, finished = [], []
         for key, token in tokens:
             chat_id, writer = self._writers[key]
+            if writer.finish is not None:  # a decoder may hand out more than one token at a time
+                continue
             pieces = writer.read(token)
             said = [Delta(chat_id, text, thinking, None, writer.num_new_tokens) for text, thinking in pieces]
             if writer.finish is not None:
