@@ -50,7 +50,10 @@ def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
     with sock:
         from nemo_desta.models.desta import DestaModel
 
-        model = DestaModel.from_pretrained(source, llm=llm, encoders=encoders, device=device)
+        try:
+            model = DestaModel.from_pretrained(source, llm=llm, encoders=encoders, device=device)
+        except (OSError, ValueError) as error:  # not there, not whole, other frozen parts than it was trained with
+            raise ConfigError(f"cannot open the model '{source}': {error}") from error
         serve(model, settings, name=Path(source).name if Path(source).exists() else source, root=source, sock=sock)
 
 

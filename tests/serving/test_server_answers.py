@@ -3,12 +3,18 @@
 import asyncio
 import concurrent.futures
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from openai import AsyncOpenAI
 
+from nemo_desta.config import TranscriptConfig
+from nemo_desta.data.audio_io import load_audio
+from nemo_desta.data.thinking import CUT_SENTENCE
+from nemo_desta.models.desta import DestaModel
 from nemo_desta.serving.audio import AudioBudget
 from tests.serving.serving_tools import (
     NAME,
@@ -226,11 +232,6 @@ def test_metrics_count_requests_tokens_and_seconds(server):
 
 def test_transcripts_of_the_caller_reach_the_prompt(tmp_path):
     config = tiny_model(tmp_path, template="chatml").config
-    from dataclasses import replace
-
-    from nemo_desta.config import TranscriptConfig
-    from nemo_desta.models.desta import DestaModel
-
     prompt = replace(config.prompt, transcript=TranscriptConfig(enabled=True))
     with served(DestaModel(replace(config, prompt=prompt)).eval()) as server:
         spoken = user(audio_part(encoded(noise(1.0)), transcript="a dog barks"), text_part("What?"))
@@ -247,7 +248,39 @@ def test_blocks_give_the_samples_of_the_whole_file(tmp_path):
     heard = AudioBudget(100).load(data, format="flac", sampling_rate=RATE, where="here")
     file = io.BytesIO()
     soundfile.write(file, stereo, 48_000, format="FLAC", subtype="PCM_16")
-    from nemo_desta.data.audio_io import load_audio
-
     file.seek(0)
     np.testing.assert_array_equal(heard, load_audio(file, RATE))
+
+
+# ---- thinking, with the small reasoning LLM that ships
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    config = tiny_model(tmp_path_factory.mktemp("thinker")).config
+    torch.manual_seed(2)
+    config = replace(config, llm=replace(config.llm, path="package:demo/assets/llm_reasoning"))
+    with served(DestaModel(config).eval(), max_new_tokens=200) as server:
+        yield server
+
+
+QUESTION = user("The sound: a dog barks twice. How many times does the dog bark?")
+
+
+def test_a_thought_comes_apart_from_the_answer(thinker):
+    message = ask(thinker, QUESTION).choices[0].message
+    assert message.reasoning_content and "think>" not in message.reasoning_content + message.content
+    chunks = streamed(thinker, QUESTION)
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == message.reasoning_content
+    assert "".join(d.content or "" for d in deltas) == message.content
+    again = ask(thinker, QUESTION, message, user("Sure?"))  # clients send whole messages back, thoughts included
+    assert again.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_thought_ends_within_its_budget(thinker):
+    free = ask(thinker, QUESTION)
+    short = ask(thinker, QUESTION, extra_body={"max_thinking_tokens": 3})
+    assert len(short.choices[0].message.reasoning_content) != len(free.choices[0].message.reasoning_content)
+    assert short.choices[0].message.reasoning_content.endswith(CUT_SENTENCE)
+    assert short.choices[0].message.content
