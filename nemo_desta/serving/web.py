@@ -1,0 +1,270 @@
+"""The page: upload or record audio, ask, read. Gradio draws it; nothing is fetched from elsewhere, nothing reported.
+
+One answer is written at a time; other visitors wait in line.
+"""
+
+import ipaddress
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.models.sampling import Sampling, resolve_sampling
+from nemo_desta.serving.session import check_transcript
+from nemo_desta.serving.web_talk import Talk
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+    from nemo_desta.models.desta import DestaModel
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE_SIZE = "500mb"
+#: The browser itself keeps the page from reaching for anything outside; Gradio's own scripts are inline.
+SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
+    ),
+    "Referrer-Policy": "no-referrer",
+}
+CSS = """
+footer { display: none !important }
+.clip { margin: 0 0 8px; padding: 8px 10px; border: 1px solid var(--border-color-primary); border-radius: 8px }
+.clip figcaption { display: flex; justify-content: space-between; gap: 8px; font-size: 0.85rem }
+.clip figcaption b { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-weight: 600 }
+.clip svg { display: block; width: 100%; height: 48px; margin-top: 4px }
+.clip svg path { stroke: var(--color-accent) }
+.clip p { margin: 4px 0 0; font-size: 0.85rem; font-style: italic }
+.notice { padding: 8px 12px; border-radius: 8px; color: #7f1d1d; background: #fee2e2; border: 1px solid #fca5a5;
+          overflow-wrap: anywhere }
+#chat [aria-label="Share"], #chat [title="Share"] { display: none }
+"""
+
+
+def serve_page(
+    model: "DestaModel",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    transcript: str = "given",
+    system: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> None:
+    """Open the page and wait until Ctrl-C."""
+    page = make_page(model, transcript=transcript, system=system, sampling=sampling)
+    url = launch(page, host=host, port=port)
+    print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        page.close(verbose=False)
+
+
+def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
+    """Start serving a page in the background; its address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    if not _is_loopback(host):
+        logger.warning("the page listens on %s: whoever reaches this machine can use it, it has no password", host)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port or None,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        footer_links=[],
+        max_file_size=MAX_FILE_SIZE,
+        app_kwargs={"middleware": [Middleware(_Headers)]},
+        theme=gr.themes.Default(**fonts),
+        css=CSS,
+    )
+    return url
+
+
+def make_page(
+    model: "DestaModel",
+    *,
+    transcript: str = "given",
+    system: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+) -> "Blocks":
+    """The page, not served yet.
+
+    Raises:
+        ImportError: Gradio is missing, with the line that installs it. ConfigError: a wrong setting.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ImportError("the page needs Gradio: pip install gradio, or pip install 'nemo_desta[web]'") from error
+
+    check_transcript(model, transcript)
+    defaults = resolve_sampling(model.llm.generation_config, **(sampling or {}))
+    reads_transcripts = model.config.prompt.transcript.enabled
+
+    def talk_of(state: Talk | None) -> Talk:
+        return state or Talk(model, system=system, transcript=transcript, sampling={})
+
+    with gr.Blocks(title="nemo_desta", analytics_enabled=False, fill_height=True) as page:
+        state = gr.State(None, time_to_live=24 * 3600)
+        gr.Markdown("## Talk about what can be heard")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=320):
+                files = gr.File(
+                    label="Audio files", file_count="multiple", file_types=["audio"], height=132, elem_id="files"
+                )
+                microphone = gr.Audio(
+                    label="Or record", sources=["microphone"], type="filepath", format="wav", elem_id="microphone"
+                )
+                cards = gr.HTML(elem_id="clips", visible=False)
+                remove = gr.Button("Remove these clips", size="sm", visible=False, elem_id="remove")
+                with gr.Accordion("Settings", open=False, elem_id="settings"):
+                    temperature = gr.Slider(
+                        0, 2, defaults.temperature, step=0.05, label="Temperature", info="0: always the likeliest"
+                    )
+                    max_new_tokens = gr.Slider(
+                        1, 4096, defaults.max_new_tokens, step=1, label="New tokens, thinking included", precision=0
+                    )
+                    max_thinking_tokens = gr.Slider(
+                        *(0, 4096, defaults.max_thinking_tokens or 0),
+                        step=1,
+                        precision=0,
+                        label="Tokens of thinking",
+                        info="0: no limit of its own",
+                    )
+                    transcripts = gr.Radio(
+                        [("none", "given"), ("written by Whisper", "whisper")],
+                        value=transcript if transcript == "whisper" else "given",
+                        label="Transcripts of new clips",
+                        visible=reads_transcripts,
+                    )
+            with gr.Column(scale=2, min_width=420):
+                chat = gr.Chatbot(
+                    label="Conversation",
+                    height=520,
+                    allow_tags=False,
+                    latex_delimiters=[],
+                    feedback_options=None,
+                    buttons=["copy"],
+                    elem_id="chat",
+                    placeholder="Give it some audio and ask about it, or just ask.",
+                )
+                notice = gr.HTML(elem_id="notice", visible=False)
+                with gr.Row():
+                    prompt = gr.Textbox(
+                        container=False,
+                        show_label=False,
+                        placeholder="What do you hear?",
+                        scale=6,
+                        lines=1,
+                        max_lines=6,
+                        elem_id="prompt",
+                    )
+                    ask = gr.Button("Ask", variant="primary", scale=1, min_width=80, elem_id="ask")
+                    stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
+                new = gr.Button("New conversation", size="sm", elem_id="new")
+
+        waiting = [state, cards, remove, notice]
+
+        def show_waiting(talk: Talk, error: Exception | None = None) -> tuple:
+            some = bool(talk.session.waiting)
+            problem = gr.update(value=_notice(error), visible=error is not None)
+            return talk, gr.update(value=talk.cards, visible=some), gr.update(visible=some), problem
+
+        def attach(paths: Any, given: Talk | None, whisper: str) -> tuple:
+            talk, error = talk_of(given), None
+            talk.session.transcript = whisper if reads_transcripts else talk.session.transcript
+            try:
+                talk.attach(paths if isinstance(paths, list) else [paths] if paths else [])
+            except (ValueError, OSError, ImportError) as found:
+                error = found
+            return (*show_waiting(talk, error), None)
+
+        def detach(given: Talk | None) -> tuple:
+            talk = talk_of(given)
+            talk.detach()
+            return show_waiting(talk)
+
+        def answer(text: str, given: Talk | None, heat: float, new_tokens: int, thinking_tokens: int) -> Any:
+            talk, error = talk_of(given), None
+            settings = _settings(defaults, heat, new_tokens, thinking_tokens)
+            try:
+                for _ in talk.ask(text, settings):
+                    yield talk, gr.skip(), gr.skip(), "", talk.messages, gr.skip()
+            except (ValueError, OSError) as found:
+                error = found
+            *shown, problem = show_waiting(talk, error)
+            yield *shown, problem, talk.messages, gr.skip() if error else ""
+
+        def reset(given: Talk | None) -> tuple:
+            talk = talk_of(given)
+            talk.reset()
+            return (*show_waiting(talk), [])
+
+        files.upload(attach, [files, state, transcripts], [*waiting, files], concurrency_limit=4)
+        microphone.stop_recording(
+            attach, [microphone, state, transcripts], [*waiting, microphone], concurrency_limit=4
+        )
+        remove.click(detach, [state], waiting)
+        gr.on(
+            [ask.click, prompt.submit],
+            answer,
+            [prompt, state, temperature, max_new_tokens, max_thinking_tokens],
+            [*waiting, chat, prompt],
+            concurrency_limit=1,  # the model answers one visitor at a time
+            show_progress="hidden",
+        )
+        stop.click(lambda talk: talk and talk.stop(), [state], None, concurrency_limit=None)
+        gr.on([new.click, chat.clear], reset, [state], [*waiting, chat])
+    return page
+
+
+def _settings(defaults: Sampling, temperature: float, max_new_tokens: int, max_thinking_tokens: int) -> dict[str, Any]:
+    """The page's settings over those that it was started with."""
+    return {
+        **{name: getattr(defaults, name) for name in Sampling.__dataclass_fields__},
+        "temperature": float(temperature),
+        "max_new_tokens": int(max_new_tokens),
+        "max_thinking_tokens": int(max_thinking_tokens) or None,
+    }
+
+
+def _notice(error: Exception | None) -> str:
+    import html
+
+    return f'<div class="notice" role="alert">{html.escape(str(error))}</div>' if error else ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Headers:
+    """ASGI middleware: `SECURITY` on every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(name.lower().encode(), value.encode()) for name, value in SECURITY.items()]
+                message["headers"] = [*message.get("headers", []), *extra]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

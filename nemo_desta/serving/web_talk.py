@@ -1,0 +1,133 @@
+"""What the page does when somebody clicks: one visitor's conversation, and what of it is shown."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.data.audio_io import AudioError
+from nemo_desta.serving.session import ChatSession
+from nemo_desta.serving.web_picture import card
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+#: The page is drawn again at most so often while an answer is written.
+DRAW_SECS = 0.05
+
+#: What is said of an answer, by its finish and whether there is one behind the thought.
+ENDS = {
+    ("length", True): "the limit of new tokens came first",
+    ("length", False): "the limit of new tokens came before an answer",
+    ("stop", False): "it said nothing",
+}
+
+Shown = list[dict[str, Any]]
+
+
+class Talk:
+    """A `ChatSession` and its picture. ``messages``: what the chat shows, in Gradio's form."""
+
+    def __init__(
+        self, model: "DestaModel", *, system: str | None, transcript: str, sampling: Mapping[str, Any]
+    ) -> None:
+        self.session = ChatSession(model, system=system, transcript=transcript, sampling=sampling)
+        self.messages: Shown = []
+        self._files: list[str] = []
+        self._stop = False
+
+    def attach(self, files: Sequence[str]) -> None:
+        """Let the next question be about some files, too.
+
+        Raises:
+            AudioError: one cannot be read; those before it are attached.
+        """
+        for file in files:
+            name = _name(file)
+            try:
+                self.session.attach(file, name=name)
+            except AudioError as error:  # where Gradio keeps uploads is nobody's business
+                raise AudioError(error.reason, str(error).replace(file, name)) from error
+            self._files.append(file)
+
+    def detach(self) -> None:
+        """Forget the files that wait for a question."""
+        self.session.waiting.clear()
+        self._files.clear()
+
+    def reset(self) -> None:
+        """A new conversation."""
+        self.stop()
+        self.session.reset()
+        self.messages, self._files = [], []
+
+    def stop(self) -> None:
+        """End the answer that is being written, from another thread."""
+        self._stop = True
+
+    @property
+    def cards(self) -> str:
+        """The clips that wait for a question, as HTML."""
+        rate = self.session.model.sampling_rate
+        return "".join(
+            card(audio["path"], audio["audio"], len(audio["audio"]) / rate, audio["text"])
+            for audio in self.session.waiting
+        )
+
+    def ask(self, prompt: str, sampling: Mapping[str, Any]) -> Iterator[None]:
+        """Answer; yields whenever there is something new to show.
+
+        Raises:
+            ValueError: it cannot be asked; nothing has changed then.
+        """
+        if not prompt.strip():
+            raise ConfigError("the question is empty; write what you want to know")
+        self._stop = False
+        self.session.sampling = dict(sampling)
+        before = list(self.messages)
+        question = [*({"role": "user", "content": {"path": file}} for file in self._files), _message("user", prompt)]
+        thought, said, finish, drawn = "", "", None, 0.0
+        try:
+            for delta in self.session.ask(prompt):
+                if self._stop:
+                    break
+                thought += delta.text if delta.thinking else ""
+                said += "" if delta.thinking else delta.text
+                finish = delta.finish or finish
+                if time.monotonic() - drawn > DRAW_SECS:
+                    self.messages = [*before, *question, *_answer(thought, said, writing=True)]
+                    yield
+                    drawn = time.monotonic()
+        finally:
+            if not thought and not said:  # an error, or stopped at once: the question may be asked again
+                self.messages = before
+        if remark := "stopped" if self._stop else ENDS.get((finish, bool(said))):
+            said = f"{said}\n\n*({remark})*"
+        self.messages = [*before, *question, *_answer(thought, said, writing=False)]
+        if not self.session.waiting:
+            self._files = []
+        yield
+
+
+def _name(file: str) -> str:
+    """How a file is called; Gradio calls every recording ``audio.wav``."""
+    name = Path(file).name
+    return "recording" if name == "audio.wav" else name
+
+
+def _answer(thought: str, said: str, *, writing: bool) -> Shown:
+    """The thought as a fold, then the answer."""
+    shown: Shown = []
+    if thought:
+        done = bool(said) or not writing
+        metadata = {"title": "Thinking", "status": "done" if done else "pending"}
+        shown.append({**_message("assistant", thought), "metadata": metadata})
+    if said or not thought:
+        shown.append(_message("assistant", said))
+    return shown
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    """A message whose pictures stay links: a model's text may not make the browser fetch anything."""
+    return {"role": role, "content": text.replace("![", "!\\[")}
