@@ -145,7 +145,7 @@ async def _answer(request: Request, service: Service) -> Response:
 
 
 async def _all(call: Call) -> list[Any]:
-    return [delta async for delta in call.deltas()]
+    return [delta async for deltas in call.deltas() for delta in deltas]
 
 
 class _Stream(Response):
@@ -184,8 +184,8 @@ class _Stream(Response):
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
         await write(self.reply.opening(with_usage=with_usage))
-        async for delta in self.call.deltas():
-            if data := self.reply.piece(delta, with_usage=with_usage):
+        async for deltas in self.call.deltas():
+            if data := b"".join(self.reply.piece(delta, with_usage=with_usage) for delta in deltas):
                 await write(data)
         await write((self.reply.usage(self.call.usage) if with_usage else b"") + DONE)
 

@@ -126,7 +126,7 @@ class Call:
         self.wanted: Wanted
         self.usage: Usage
         self._job: Job | None = None
-        self._first: Delta | None = None
+        self._first: list[Delta] = []
         self._closed = False
 
     def hold(self, num_bytes: int) -> None:
@@ -168,12 +168,13 @@ class Call:
         service.metrics.prompt_tokens.inc(chat.num_prompt_tokens)
         service.metrics.audio_secs.inc(self.wanted.audio_secs)
 
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """The pieces of the answer, from the first one on; the last one has ``finish``."""
-        delta, self._first = self._first, None
-        while delta is not None:
-            yield delta
-            delta = None if delta.finish is not None else await self._next()
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """The pieces of the answer, from the first one on, as many at a time as there are; the last one has
+        ``finish``."""
+        deltas, self._first = self._first, []
+        while deltas:
+            yield deltas
+            deltas = [] if deltas[-1].finish is not None else await self._next()
 
     def close(self, status: int) -> None:
         """Free the place; an answer under way is stopped."""
@@ -187,13 +188,19 @@ class Call:
         self.service.metrics.requests.labels(str(status)).inc()
         self.service.metrics.request_secs.observe(time.monotonic() - self.arrived)
 
-    async def _next(self) -> Delta:
+    async def _next(self) -> list[Delta]:
         assert self._job is not None
-        item = await self._job.items.get()
-        if isinstance(item, ApiError):
-            raise item
-        self.usage.num_new_tokens = item.num_new_tokens
-        return item
+        queue = self._job.items
+        items = [await queue.get()]
+        while not queue.empty():
+            items.append(queue.get_nowait())
+        deltas = []
+        for item in items:
+            if isinstance(item, ApiError):
+                raise item
+            deltas.append(item)
+        self.usage.num_new_tokens = deltas[-1].num_new_tokens
+        return deltas
 
 
 def _guarded(intake: Intake, body: bytes) -> Wanted:
