@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
 #: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
-TEXTS = ("prompt", "system", "model", "llm", "input", "output")
-PATHS = ("audio", "text")  # text too, unless they are lists
+TEXTS = ("prompt", "system", "model", "llm", "output")
+PATHS = ("audio", "text", "input")  # text too, unless they are lists
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FILE_SIZE = "500mb"
+#: Uploads are looked over so often, and go when they are so old.
+DELETE_SECS = (3600, 24 * 3600)
 #: The browser itself keeps the page from reaching for anything outside; Gradio's own scripts are inline.
 SECURITY = {
     "Content-Security-Policy": (
@@ -117,8 +119,8 @@ def make_page(
     def talk_of(state: Talk | None) -> Talk:
         return state or Talk(model, system=system, transcript=transcript, sampling={})
 
-    with gr.Blocks(title="nemo_desta", analytics_enabled=False, fill_height=True) as page:
-        state = gr.State(None, time_to_live=24 * 3600)
+    with gr.Blocks(title="nemo_desta", analytics_enabled=False, delete_cache=DELETE_SECS) as page:
+        state = gr.State(None, time_to_live=DELETE_SECS[1])
         gr.Markdown("## Talk about what can be heard")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=320):
@@ -135,7 +137,10 @@ def make_page(
                         0, 2, defaults.temperature, step=0.05, label="Temperature", info="0: always the likeliest"
                     )
                     max_new_tokens = gr.Slider(
-                        1, 4096, defaults.max_new_tokens, step=1, label="New tokens, thinking included", precision=0
+                        *(1, max(4096, defaults.max_new_tokens), defaults.max_new_tokens),
+                        step=1,
+                        precision=0,
+                        label="New tokens, thinking included",
                     )
                     max_thinking_tokens = gr.Slider(
                         *(0, 4096, defaults.max_thinking_tokens or 0),
@@ -209,16 +214,16 @@ def make_page(
             yield *shown, problem, talk.messages, gr.skip() if error else ""
 
         def reset(given: Talk | None) -> tuple:
-            talk = talk_of(given)
-            talk.reset()
-            return (*show_waiting(talk), [])
+            if given is not None:
+                given.stop()
+            return (*show_waiting(talk_of(None)), [])
 
         files.upload(attach, [files, state, transcripts], [*waiting, files], concurrency_limit=4)
         microphone.stop_recording(
             attach, [microphone, state, transcripts], [*waiting, microphone], concurrency_limit=4
         )
         remove.click(detach, [state], waiting)
-        gr.on(
+        answering = gr.on(
             [ask.click, prompt.submit],
             answer,
             [prompt, state, temperature, max_new_tokens, max_thinking_tokens],
@@ -227,7 +232,7 @@ def make_page(
             show_progress="hidden",
         )
         stop.click(lambda talk: talk and talk.stop(), [state], None, concurrency_limit=None)
-        gr.on([new.click, chat.clear], reset, [state], [*waiting, chat])
+        gr.on([new.click, chat.clear], reset, [state], [*waiting, chat], cancels=[answering])
     return page
 
 

@@ -56,12 +56,6 @@ class Talk:
         self.session.waiting.clear()
         self._files.clear()
 
-    def reset(self) -> None:
-        """A new conversation."""
-        self.stop()
-        self.session.reset()
-        self.messages, self._files = [], []
-
     def stop(self) -> None:
         """End the answer that is being written, from another thread."""
         self._stop = True

@@ -71,6 +71,7 @@ def test_a_prompt_arrives_as_it_was_typed(text):
 def test_audio_may_be_one_path_or_a_list():
     assert composed("model=m", "audio=a (1), b's.wav").audio == "a (1), b's.wav"
     assert list(composed("model=m", "audio=[a.wav,b.wav]").audio) == ["a.wav", "b.wav"]
+    assert composed("model=m", "input=rows-{00..12}.jsonl").input == "rows-{00..12}.jsonl"
     assert composed("model=m", "audio=null", "prompt='quoted'").prompt == "quoted"
 
 

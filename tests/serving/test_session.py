@@ -5,11 +5,16 @@ import json
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.data.rows import RowError
+from nemo_desta.demo.speech import synth
+from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.engine import ContextExceeded
+from nemo_desta.models.testing import tiny_config
+from nemo_desta.perception.testing import tiny_speaking_whisper
 from nemo_desta.serving.session import ChatSession
 from tests.serving.serving_tools import noise, tiny_model
 
@@ -108,21 +113,25 @@ def test_whisper_is_refused_where_nobody_reads_transcripts(model):
         ChatSession(model, transcript="whisper")
 
 
-def test_whisper_writes_each_transcript_once(tmp_path, model, monkeypatch):
-    heard = []
-
-    def transcriber(clips):
-        heard.extend(len(clip) for clip in clips)
-        return ["spoken words" if np.abs(clip).max() > 0 else "" for clip in clips]
-
-    channel = model.config.prompt.transcript
-    monkeypatch.setattr(model.prompts, "transcript", type(channel)(enabled=True))
-    monkeypatch.setitem(model.__dict__, "transcriber", transcriber)
-    monkeypatch.setattr("nemo_desta.serving.session.check_transcript", lambda model, transcript: None)
+def test_whisper_writes_each_transcript_once(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, kind="llama")
+    config["perception"]["encoders"]["whisper"]["path"] = tiny_speaking_whisper(tmp_path / "speaking")
+    config["prompt"] = {"transcript": {"enabled": True}}
+    model = DestaModel(config).eval()
+    with torch.no_grad():  # as in tiny_model: answers that depend on the prompt
+        model.llm.get_input_embeddings().weight.mul_(8)
+        model.llm.get_output_embeddings().weight.mul_(8)
+    spoken, silent = synth("one two three"), np.zeros(8000, np.float32)
     session = ChatSession(model, transcript="whisper", sampling=SHORT)
-    session.attach(noise(0.5))
-    session.attach(np.zeros(4000, np.float32))
-    list(session.ask("What is this?"))
-    list(session.ask("And?"))
-    assert heard == [8000, 4000]
-    assert [audio["text"] for audio in session.messages[0]["audios"]] == ["spoken words", " "]
+    session.attach(spoken)
+    session.attach(silent)
+    session.attach(spoken, text="given")
+    texts = [audio["text"] for audio in session.waiting]
+    assert texts == [model.transcriber([spoken])[0], " ", "given"] and texts[0]
+
+    monkeypatch.setitem(model.__dict__, "transcriber", lambda clips: pytest.fail("written again"))
+    said = text(session.ask("What is this?"))
+    heard = [{"audio": clip, "text": text} for clip, text in zip((spoken, silent, spoken), texts, strict=True)]
+    message = {"role": "user", "content": "<|AUDIO|>\n" * 3 + "What is this?", "audios": heard}
+    assert said == model.chat([message], **SHORT)
+    assert said != model.chat([message], transcript="none", **SHORT)
