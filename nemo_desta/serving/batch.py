@@ -25,6 +25,7 @@ from nemo_desta.serving.session import check_transcript
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 #: Threads that load clips.
 NUM_LOADERS = 4
@@ -58,9 +59,7 @@ class BatchSummary:
         ]
         if self.rejected:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common())
-            lines.append(
-                f"rows without an answer: {self.rejected.total()} ({reasons}); {self.rejects} names them"
-            )
+            lines.append(f"rows without an answer: {self.rejected.total()} ({reasons}); {self.rejects} names them")
         return "\n".join(lines)
 
 
@@ -80,7 +79,7 @@ class _Running(NamedTuple):
 
 
 def answer_rows(
-    model: "DestaModel",
+    model: "DestaModel | Ears",
     rows: str | Path | Iterable[str | Path],
     output: str | Path,
     *,
@@ -92,6 +91,7 @@ def answer_rows(
     max_batch_size: int = 32,
     max_batch_tokens: int = 131_072,
     look_ahead: int = 1024,
+    engine: ChatEngine | None = None,
     progress: bool = True,
 ) -> BatchSummary:
     """Answer the rows of JSONL files that ``output`` has no answer to yet.
@@ -101,16 +101,18 @@ def answer_rows(
         audio_roots: the folder(s) that the rows' audio paths lie in.
         max_batch_size, max_batch_tokens: conversations side by side; these times the longest one's positions.
         look_ahead: rows whose lengths are compared, to answer like lengths together.
+        engine: what writes, if it is not to be a `ChatEngine` of the model's own.
 
     Raises:
         ConfigError: a setting is wrong, or ``output`` holds answers of other settings.
         FileNotFoundError: no such rows.
     """
     check_transcript(model, transcript)
-    drawn = resolve_sampling(model.llm.generation_config, **(sampling or {}))
+    drawn = resolve_sampling(model.generation_config, **(sampling or {}))
     roots = AudioRoots(audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots})
     index = JsonlIndex(rows)
     file = AnswerFile(output, {"model": name, "system": system, "transcript": transcript, **asdict(drawn)})
+    engine = engine or ChatEngine(model, max_batch_size=max_batch_size)
     batch = _Batch(model, index, file, roots, look_ahead, system)
     bar = tqdm(total=len(index), desc="rows", unit="row", disable=not progress, smoothing=0.05)
     try:
@@ -127,7 +129,7 @@ def answer_rows(
             )
 
         started = time.monotonic()
-        for _ in batch.run(load, max_batch_size, max_batch_tokens):
+        for _ in batch.run(load, engine, max_batch_tokens):
             summary = batch.summary
             done = summary.answered + summary.before + summary.rejected.total()
             bar.set_postfix(tokens=summary.new_tokens, rejected=summary.rejected.total(), refresh=False)
@@ -158,20 +160,20 @@ class _Batch:
         self.summary = BatchSummary(file.path, file.rejected)
         self._seen: set[str] = set()
 
-    def run(self, load: Any, max_batch_size: int, max_batch_tokens: int) -> Iterator[None]:
+    def run(self, load: Any, engine: ChatEngine, max_batch_tokens: int) -> Iterator[None]:
         """Answer everything; yields whenever a row is settled."""
-        engine = ChatEngine(self.model, max_batch_size=max_batch_size)
+        places = engine.max_batch_size
         running: dict[int, _Running] = {}
         waiting: deque[tuple[Ask, Future]] = deque()
         asks = self._in_order()
         with ThreadPoolExecutor(NUM_LOADERS, "loader") as loaders:
             try:
                 while True:
-                    for ask in itertools.islice(asks, 2 * max_batch_size - len(waiting)):
+                    for ask in itertools.islice(asks, 2 * places - len(waiting)):
                         waiting.append((ask, loaders.submit(load, ask)))
                     if not waiting and not running:
                         break
-                    if engine.free_places >= max(1, max_batch_size // 4) or not running:
+                    if engine.free_places >= max(1, places // 4) or not running:
                         self._join(engine, waiting, running, max_batch_tokens)
                         yield
                     for delta in engine.step() if running else ():

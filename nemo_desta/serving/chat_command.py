@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.config import MISSING, ConfigError, nearest, parse
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
+    from nemo_desta.models.engine import ChatEngine
 
 #: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
 TEXTS = ("prompt", "system", "model", "llm", "output")
 PATHS = ("audio", "text", "input")  # text too, unless they are lists
+ENGINES = ("hf", "vllm")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class BatchConfig:
     max_batch_size: int = 32
     max_batch_tokens: int = 131_072
     look_ahead: int = 1024
+    engine: str = "hf"
+    vllm: dict[str, Any] = field(default_factory=dict)
     progress: bool = True
 
 
@@ -83,6 +88,12 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     config = parse(ChatConfig, plain, where="chat")
     _check(config)
+    if config.input is not None and config.batch.engine == "vllm":
+        from nemo_desta.models.vllm_decoder import vllm_chat_engine
+
+        size = {"max_batch_size": config.batch.max_batch_size}
+        engine = vllm_chat_engine(config.model, llm=config.llm, encoders=config.encoders, **size, **config.batch.vllm)
+        return _answer_rows(engine.model, config, engine)
     model = (load or load_model)(config)
     if config.input is not None:
         return _answer_rows(model, config)
@@ -133,6 +144,10 @@ def _check(config: ChatConfig) -> None:
     ways = {"prompt": config.prompt is not None, "input": config.input is not None, "web": config.web}
     if sum(ways.values()) > 1:
         raise ConfigError(f"{' and '.join(way for way, on in ways.items() if on)}: give one of them")
+    if config.batch.engine not in ENGINES:
+        raise ConfigError(f"unknown batch.engine '{config.batch.engine}'.{nearest(config.batch.engine, ENGINES)}")
+    if config.batch.vllm and config.batch.engine != "vllm":
+        raise ConfigError("batch.vllm is for batch.engine=vllm")
     if (config.input is None) != (config.output is None):
         raise ConfigError("input (rows to answer) and output (the file of answers) go together")
     if config.audio is not None and (config.input is not None or config.web):
@@ -155,7 +170,7 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
         terminal.run()
 
 
-def _answer_rows(model: "DestaModel", config: ChatConfig) -> Any:
+def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
     from nemo_desta.data.rows import expand_paths
     from nemo_desta.serving.batch import answer_rows
 
@@ -171,6 +186,7 @@ def _answer_rows(model: "DestaModel", config: ChatConfig) -> Any:
         max_batch_size=config.batch.max_batch_size,
         max_batch_tokens=config.batch.max_batch_tokens,
         look_ahead=config.batch.look_ahead,
+        engine=engine,
         progress=config.batch.progress and sys.stderr.isatty(),
     )
 

@@ -14,6 +14,7 @@ from nemo_desta.models.engine import Delta
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 
 class ChatSession:
@@ -98,7 +99,7 @@ class ChatSession:
         Path(path).write_text(json.dumps({"messages": messages}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def check_transcript(model: "DestaModel", transcript: str) -> None:
+def check_transcript(model: "DestaModel | Ears", transcript: str) -> None:
     """Raise `ConfigError` if Whisper is to write transcripts that the model would never read."""
     if transcript == "whisper" and not model.config.prompt.transcript.enabled:
         raise ConfigError(

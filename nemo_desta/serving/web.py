@@ -33,6 +33,7 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
 }
 CSS = """
+.gradio-container { max-width: 1280px !important; margin: auto !important }
 footer { display: none !important }
 .clip { margin: 0 0 8px; padding: 8px 10px; border: 1px solid var(--border-color-primary); border-radius: 8px }
 .clip figcaption { display: flex; justify-content: space-between; gap: 8px; font-size: 0.85rem }
@@ -113,17 +114,17 @@ def make_page(
         raise ImportError("the page needs Gradio: pip install gradio, or pip install 'nemo_desta[web]'") from error
 
     check_transcript(model, transcript)
-    defaults = resolve_sampling(model.llm.generation_config, **(sampling or {}))
+    defaults = resolve_sampling(model.generation_config, **(sampling or {}))
     reads_transcripts = model.config.prompt.transcript.enabled
 
     def talk_of(state: Talk | None) -> Talk:
         return state or Talk(model, system=system, transcript=transcript, sampling={})
 
-    with gr.Blocks(title="nemo_desta", analytics_enabled=False, delete_cache=DELETE_SECS) as page:
+    with gr.Blocks(title="nemo_desta", analytics_enabled=False, delete_cache=DELETE_SECS, fill_width=True) as page:
         state = gr.State(None, time_to_live=DELETE_SECS[1])
         gr.Markdown("## Talk about what can be heard")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=320):
+            with gr.Column(scale=1, min_width=300):
                 files = gr.File(
                     label="Audio files", file_count="multiple", file_types=["audio"], height=132, elem_id="files"
                 )
@@ -155,7 +156,7 @@ def make_page(
                         label="Transcripts of new clips",
                         visible=reads_transcripts,
                     )
-            with gr.Column(scale=2, min_width=420):
+            with gr.Column(scale=2, min_width=400):
                 chat = gr.Chatbot(
                     label="Conversation",
                     height=520,

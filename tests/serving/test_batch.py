@@ -167,6 +167,19 @@ def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model,
     assert len(groups[0]) <= 2 and sum(map(len, groups)) == 16
 
 
+def test_another_engine_may_write(model, clips, tmp_path):
+    from nemo_desta.models.engine import ChatEngine
+
+    rows = write(tmp_path / "rows.jsonl", short_rows(5))
+    engine = ChatEngine(model, max_batch_size=2)
+    answer(model, rows, tmp_path / "a.jsonl", clips, engine=engine, max_batch_size=4)
+    answer(model, rows, tmp_path / "b.jsonl", clips)
+    assert sorted((r["id"], r["answer"]) for r in read(tmp_path / "a.jsonl")) == sorted(
+        (r["id"], r["answer"]) for r in read(tmp_path / "b.jsonl")
+    )
+    assert engine.num_active == 0
+
+
 def test_two_processes_do_not_write_one_file(model, clips, tmp_path):
     from nemo_desta.serving.answers import AnswerFile
 

@@ -96,6 +96,8 @@ def test_a_file_of_rows_is_answered_from_its_own_folder(model, clip, tmp_path):
     [
         (["model=m", "prompt=x", "web=true"], "prompt and web: give one"),
         (["model=m", "input=rows.jsonl"], "input .* and output .* go together"),
+        (["model=m", "batch.engine=vlm"], "unknown batch.engine 'vlm'. Did you mean 'vllm'"),
+        (["model=m", "+batch.vllm.max_model_len=9"], "batch.vllm is for batch.engine=vllm"),
         (["model=m", "audio=[a,b]", "text=hello", "prompt=x"], "1 texts for 2 audios"),
         (["model=m", "audio=a.wav", "web=true"], "audio goes with a prompt"),
         ([], "chat.model' must be given"),
