@@ -76,9 +76,16 @@ class TranscriptConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How messages become text; the template itself is the tokenizer's own."""
+    """How messages become text; the template itself is the tokenizer's own.
+
+    ``audio_tags``: text before and after every audio that does not stand there already (DeSTA2.5: ``<start_audio>``,
+    ``<end_audio>``). ``audio_role``: audios become messages of their own, of this role, in front of the message that
+    brought them (DeSTA2: ``audio``).
+    """
 
     audio_locator_tag: str = "<|AUDIO|>"
+    audio_tags: list[str] | None = None
+    audio_role: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
 

@@ -48,6 +48,7 @@ class PromptBuilder:
         tokenizer: a Hugging Face tokenizer with a chat template (or NeMo's wrapper around one).
         audio_locator_tag: the text that stands for one audio in a message.
         chat_template_kwargs: passed on to the template, for example ``{"enable_thinking": False}``.
+        audio_tags, audio_role: see `PromptConfig`.
         transcript: the transcript channel; None or ``enabled=False`` leaves transcripts out.
 
     Raises:
@@ -60,6 +61,9 @@ class PromptBuilder:
         audio_locator_tag: str = "<|AUDIO|>",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         transcript: TranscriptConfig | None = None,
+        *,
+        audio_tags: Sequence[str] | None = None,
+        audio_role: str | None = None,
     ) -> None:
         self.tokenizer = tokenizer if hasattr(tokenizer, "apply_chat_template") else tokenizer.tokenizer
         if not self.tokenizer.chat_template:
@@ -70,6 +74,10 @@ class PromptBuilder:
         self.audio_locator_tag = audio_locator_tag
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.transcript = transcript or TranscriptConfig()
+        if audio_tags is not None and len(audio_tags) != 2:
+            raise ValueError(f"audio_tags are the texts before and after an audio, found {list(audio_tags)}")
+        self.audio_tags = tuple(audio_tags or ("", ""))
+        self.audio_role = audio_role
 
     def prompt(
         self,
@@ -91,6 +99,9 @@ class PromptBuilder:
             RowError: tags and audios do not fit, or the template refuses the messages.
         """
         marked, audios, mark = place_audios(messages, self.audio_locator_tag, check_audios=check_audios)
+        marked = [dict(message, content=self._wrap(message["content"], mark)) for message in marked]
+        if self.audio_role is not None:
+            marked = _apart(marked, mark, self.audio_role)
         pieces = re.split(f"{mark}([0-9]+){mark}", self.render(marked))
         texts, slots = pieces[0::2], [int(number) for number in pieces[1::2]]
         if sorted(slots) != list(range(len(audios))):
@@ -157,6 +168,13 @@ class PromptBuilder:
         ids = (self.end_of_turn_id, self.tokenizer.eos_token_id, *listed)
         return list(dict.fromkeys(i for i in ids if i is not None))
 
+    def _wrap(self, content: str, mark: str) -> str:
+        """``audio_tags`` around every marked place that does not have them."""
+        before, after = self.audio_tags
+        place = f"{re.escape(before)}({mark}[0-9]+{mark}){re.escape(after)}"
+        bare = re.sub(place, r"\1", content) if before or after else content
+        return re.sub(f"({mark}[0-9]+{mark})", lambda match: before + match[1] + after, bare)
+
     def _transcript_ids(self, audio: Any, order: int, draw: Draw | None) -> list[int]:
         text = audio.get("text") if isinstance(audio, Mapping) else None
         if not self.transcript.enabled or not text:
@@ -182,7 +200,9 @@ def place_audios(
         RowError: a message's tags and audios differ in number.
     """
     everything = "".join(message["content"] for message in messages)
-    mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in everything)  # private use area
+    mark = next((chr(code) for code in range(0xE000, 0xF900) if chr(code) not in everything), None)
+    if mark is None:  # the private use area
+        raise RowError("tags", "the messages hold all 6,400 private-use characters; one must be left to mark audios")
     audios: list[Any] = []
     untagged = ""
     marked: list[dict[str, Any]] = []
@@ -211,6 +231,18 @@ def place_audios(
             raise RowError("tags", f"audios without a {tag} tag go before the last user text, but no user speaks")
         last_user["content"] = untagged + last_user["content"]
     return marked, audios, mark
+
+
+def _apart(messages: list[Message], mark: str, role: str) -> list[Message]:
+    """Every marked place becomes a message of ``role`` in front of the one that held it."""
+    result: list[Message] = []
+    for message in messages:
+        *texts, last = re.split(f"({mark}[0-9]+{mark})", message["content"])
+        places = texts[1::2]
+        result += [{"role": role, "content": place} for place in places]
+        text = "".join([*texts[0::2], last])
+        result.append(dict(message, content=text.strip() if places else text))
+    return result
 
 
 def _disturb(text: str, noise: float, rng: random.Random) -> str:

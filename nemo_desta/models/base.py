@@ -38,6 +38,8 @@ class DestaBase(LightningModule):
             audio_locator_tag=prompt.audio_locator_tag,
             chat_template_kwargs=prompt.chat_template_kwargs,
             transcript=prompt.transcript,
+            audio_tags=prompt.audio_tags,
+            audio_role=prompt.audio_role,
         )
         self.audio_locator_tag = prompt.audio_locator_tag
         self.window = LossWindow()

@@ -134,6 +134,14 @@ def open_model(
     return config, tensors
 
 
+def __getattr__(name: str) -> Any:
+    if name in ("import_released", "read_released", "write_released"):  # on first use: they import this module
+        from nemo_desta.models import released
+
+        return getattr(released, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
 def load_projector(source: str | Path, projector: nn.Module) -> int:
     """Start a projector from a model folder or a safetensors file (stage-wise training); returns the tensor count.
 

@@ -46,6 +46,8 @@ class Ears(nn.Module):
             audio_locator_tag=config.prompt.audio_locator_tag,
             chat_template_kwargs=config.prompt.chat_template_kwargs,
             transcript=config.prompt.transcript,
+            audio_tags=config.prompt.audio_tags,
+            audio_role=config.prompt.audio_role,
         )
         self.audio_locator_tag = config.prompt.audio_locator_tag
         source = resolve_source(config.llm.path)

@@ -35,11 +35,13 @@ class WhisperEncoder(FrozenEncoder):
         num_layers: int,
         layer_ids: Iterable[int] | None = None,
         final_norm: bool = False,
+        whole_windows: bool = False,
     ):
         """Wrap a `transformers` WhisperEncoder.
 
         model: cut after the highest of ``layer_ids`` by this constructor. ``num_layers``: blocks of the checkpoint.
         ``final_norm``: the last block's output passes the encoder's final LayerNorm (the other blocks' do not).
+        ``whole_windows``: hand out the frames of the silence that fills the last chunk, too, as DeSTA2.5 reads them.
 
         Raises:
             ValueError: bad ``layer_ids``, or ``final_norm`` without the last block among them.
@@ -58,6 +60,7 @@ class WhisperEncoder(FrozenEncoder):
             layer_ids=layer_ids,
         )
         self.final_norm = final_norm
+        self.whole_windows = whole_windows
         self.window_frames = model.config.max_source_positions
         self.log_mel = LogMel(model.config.num_mel_bins)
         model.layers = model.layers[: max(layer_ids)]
@@ -72,6 +75,7 @@ class WhisperEncoder(FrozenEncoder):
         dtype: torch.dtype | str | None = None,
         *,
         final_norm: bool = False,
+        whole_windows: bool = False,
     ) -> "WhisperEncoder":
         """Load from a folder or hub id in Hugging Face form; ``layer_ids`` None: all blocks, ``dtype`` None: float32.
 
@@ -91,7 +95,8 @@ class WhisperEncoder(FrozenEncoder):
         weights = load_part(path_or_id, model.state_dict().keys(), prefixes=("model.encoder.", "encoder.", ""))
         weights = {name: tensor.to(as_dtype(dtype)) for name, tensor in weights.items()}
         model.load_state_dict(weights, assign=True)
-        return cls(model, num_layers=num_layers, layer_ids=layer_ids, final_norm=final_norm)
+        options = {"final_norm": final_norm, "whole_windows": whole_windows}
+        return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
 
     @property
     def window_secs(self) -> float:
@@ -99,8 +104,9 @@ class WhisperEncoder(FrozenEncoder):
         return self.window_frames * HOP / SAMPLING_RATE
 
     def num_frames(self, num_samples: int) -> int:
-        """One frame per 20 ms begun, at least one."""
-        return max(1, -(-num_samples // HOP))
+        """One frame per 20 ms begun, at least one; a multiple of the window's with ``whole_windows``."""
+        step = self.window_frames if self.whole_windows else 1
+        return step * max(1, -(-num_samples // (HOP * step)))
 
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
         """See `FrozenEncoder.encode`."""
@@ -139,7 +145,8 @@ def build_whisper(
     path: str,
     layer_ids: Iterable[int] | None = None,
     final_norm: bool = False,
+    whole_windows: bool = False,
     dtype: torch.dtype | str | None = None,
 ) -> WhisperEncoder:
     """Config entry ``name: whisper``; see `WhisperEncoder.from_pretrained`."""
-    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, final_norm=final_norm)
+    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, final_norm=final_norm, whole_windows=whole_windows)

@@ -7,6 +7,9 @@ import re
 
 import torch
 
+#: Beginnings of the frozen parts' names in an ALARM checkpoint, which may hold them all.
+ALARM_FROZEN = ("embed_tokens.", "layers.", "norm.", "rotary_emb.", "lm_head.", "audio_encoder")
+
 _LAYER = r"layer\.(?P<i>\d+)\."
 _BERT = [
     (_LAYER + r"attention\.self\.", "layers.{i}.self_attention."),
@@ -35,6 +38,36 @@ def from_desta(state: dict[str, torch.Tensor], encoder: str = "whisper") -> dict
     # one (1, Q, C) tensor per tap -> (N, Q, C)
     renamed[branch + "queries"] = torch.cat([prompts[f"layer_prompts.{tap}"] for tap in range(len(prompts))])
     return renamed
+
+
+def from_alarm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All of an ALARM model -> a `ConvProjector`'s, markers included.
+
+    Names may begin with ``model.``. What the frozen LLM and encoders have in the file stays where it is.
+    """
+    audio: dict[str, torch.Tensor] = {}
+    adapters: dict[str, dict[str, torch.Tensor]] = {}
+    fusion: dict[str, torch.Tensor] = {}
+    for full, tensor in state.items():
+        name = full.removeprefix("model.")
+        if name.startswith(ALARM_FROZEN):
+            continue
+        if name in ("audio_start_emb", "audio_end_emb"):
+            audio["markers." + name.split("_")[1]] = tensor.reshape(-1)
+        elif name.startswith("audio_adapter.adapters."):
+            encoder, _, rest = name.removeprefix("audio_adapter.adapters.").partition(".")
+            adapters.setdefault(encoder, {})[rest] = tensor
+        elif name.startswith("audio_fusion.fusion_model."):
+            fusion[name.removeprefix("audio_fusion.fusion_model.")] = tensor
+        else:
+            raise ValueError(f"'{full}' is no tensor of an ALARM model: no rule names it")
+    for encoder, tensors in adapters.items():
+        audio |= {f"adapters.{encoder}.{name}": tensor for name, tensor in from_alarm_adapter(tensors).items()}
+    if fusion:
+        perceiver = any(name.startswith("perceiver.") for name in fusion)
+        renamed = from_alarm_perceiver(fusion) if perceiver else from_alarm_fusion(fusion)
+        audio |= {f"fusion.{name}": tensor for name, tensor in renamed.items()}
+    return audio
 
 
 def from_alarm_adapter(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
