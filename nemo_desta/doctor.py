@@ -53,7 +53,8 @@ def doctor() -> tuple[str, bool]:
             findings = [check(requirement) for requirement in requirements]
             cure = f"   <- {install_line(extra)}" if any(finding.problem for finding in findings) else ""
             lines += ["", f"Optional: {extra}{cure}", *map(row, findings)]
-    lines += ["", "Optional: accelerators and codecs", *(row(Finding(name, installed(name), "")) for name in ACCELERATORS)]
+    lines += ["", "Optional: accelerators and codecs"]
+    lines += [row(Finding(name, installed(name), "")) for name in ACCELERATORS]
     lines += [f"      {name}: {why}" for name, why in ACCELERATORS.items() if not installed(name)]
     lines += ["", "Hardware", *(f"  {line}" for line in hardware()), ""]
     if broken:
