@@ -33,7 +33,7 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
 }
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto !important }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: auto !important }
 footer { display: none !important }
 .clip { margin: 0 0 8px; padding: 8px 10px; border: 1px solid var(--border-color-primary); border-radius: 8px }
 .clip figcaption { display: flex; justify-content: space-between; gap: 8px; font-size: 0.85rem }
