@@ -1,5 +1,6 @@
 """Transcripts by a tiny Whisper of the real classes, with random weights: noise, but the right noise."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nemo_desta.data.audio_io import load_audio
 from nemo_desta.demo.speech import synth
 from nemo_desta.perception.testing import tiny_speaking_whisper
 from nemo_desta.perception.transcribe import WhisperTranscriber, always_speech
+from tests.perception.projector.recipe import FIXTURES, load_weights
 
 SENTENCE = "The wind carries the smell of rain over the hills, and the birds fall silent one after another."
 WINDOW = 32_000  # samples: the tiny Whisper hears 2 s at a time
@@ -109,6 +112,21 @@ def test_an_encoder_without_its_decoder_is_refused(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="lacks .* tensors of a whole Whisper, such as model.decoder"):
         WhisperTranscriber.from_pretrained(tmp_path)
+
+
+def test_the_transcript_equals_the_original_s(tmp_path):
+    """What DeSTA2.5-Audio put into its prompt, with the same tiny Whisper, to the character."""
+    fixture = FIXTURES / "whisper_transcript"
+    expected = json.loads((fixture / "transcript.json").read_text())
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(fixture / name, tmp_path)
+    shutil.copy(FIXTURES / "whisper" / "config.json", tmp_path)
+    tensors = load_file(FIXTURES / "whisper" / "model.safetensors") | load_weights("whisper_transcript", "decoder")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    transcriber = WhisperTranscriber.from_pretrained(
+        tmp_path, find_speech=always_speech, max_new_tokens=expected["max_new_tokens"]
+    )
+    assert transcriber([load_audio(fixture / "clip2.flac")]) == [expected["clip2.flac"]]
 
 
 def test_half_precision_writes_text(folder, clips):
