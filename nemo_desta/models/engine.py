@@ -112,6 +112,15 @@ def prepare(
     return PreparedChat(prompt.ids, clips, sampling, length)
 
 
+def check_transcript(model: "DestaModel | Ears", transcript: str) -> None:
+    """Raise `ConfigError` if Whisper is to write transcripts that the model would never read."""
+    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+        raise ConfigError(
+            "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
+            "config.json), so Whisper would write them for nothing"
+        )
+
+
 class ChatEngine:
     """Answers up to ``max_batch_size`` conversations at a time.
 

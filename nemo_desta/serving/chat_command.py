@@ -172,7 +172,7 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
 
 def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
     from nemo_desta.data.rows import expand_paths
-    from nemo_desta.serving.batch import answer_rows
+    from nemo_desta.models.batch import answer_rows
 
     return answer_rows(
         model,

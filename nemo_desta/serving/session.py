@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import ConfigError
 from nemo_desta.models.clips import load_clip
-from nemo_desta.models.engine import Delta
+from nemo_desta.models.engine import Delta, check_transcript
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 
 class ChatSession:
@@ -97,15 +95,6 @@ class ChatSession:
             for message in self.messages
         ]
         Path(path).write_text(json.dumps({"messages": messages}, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def check_transcript(model: "DestaModel | Ears", transcript: str) -> None:
-    """Raise `ConfigError` if Whisper is to write transcripts that the model would never read."""
-    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
-        raise ConfigError(
-            "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
-            "config.json), so Whisper would write them for nothing"
-        )
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

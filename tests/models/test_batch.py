@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from nemo_desta.config import ConfigError
-from nemo_desta.serving.batch import answer_rows
+from nemo_desta.models.batch import answer_rows
 from tests.serving.serving_tools import noise, tiny_model
 
 GREEDY = {"max_new_tokens": 8, "temperature": 0.0}
@@ -181,7 +181,7 @@ def test_another_engine_may_write(model, clips, tmp_path):
 
 
 def test_two_processes_do_not_write_one_file(model, clips, tmp_path):
-    from nemo_desta.serving.answers import AnswerFile
+    from nemo_desta.models.answer_file import AnswerFile
 
     rows = write(tmp_path / "rows.jsonl", short_rows(2))
     held = AnswerFile(tmp_path / "a.jsonl", {})

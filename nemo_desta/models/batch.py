@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from nemo_desta.data.audio_io import AudioRoots, count_samples
 from nemo_desta.data.rows import JsonlIndex, RowError, check_row
-from nemo_desta.models.engine import ChatEngine, ContextExceeded, Delta, PreparedChat, prepare
+from nemo_desta.models.answer_file import AnswerFile
+from nemo_desta.models.engine import ChatEngine, ContextExceeded, Delta, PreparedChat, check_transcript, prepare
 from nemo_desta.models.sampling import resolve_sampling
-from nemo_desta.serving.answers import AnswerFile
-from nemo_desta.serving.session import check_transcript
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel

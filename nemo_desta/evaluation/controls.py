@@ -1,0 +1,113 @@
+"""Does the model hear at all? The same questions with silence, and with another item's clip.
+
+A model that scores as well without its ears answers from the text. The comparison is paired, item by item, and the
+report's first line says what came out.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nemo_desta.data.audio_io import count_samples
+from nemo_desta.evaluation.intervals import paired_difference
+
+if TYPE_CHECKING:
+    from nemo_desta.evaluation.files import Item
+
+RATE = 16_000
+CONTROLS = ("silence", "shuffled")
+
+
+@dataclass(frozen=True)
+class Control:
+    """``difference``: accuracy with the right audio minus without, over ``count`` items; its 95 % interval."""
+
+    name: str
+    count: int
+    accuracy: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def hears(self) -> bool:
+        """Whether the right audio helps by more than chance could."""
+        return self.low > 0
+
+
+def sample(items: Sequence["Item"], count: int, *, seed: int = 0) -> list["Item"]:
+    """At most ``count`` items with audio, drawn by ``seed``, in their order."""
+    heard = [item for item in items if item.audio is not None]
+    chosen = set(random.Random(seed).sample(range(len(heard)), min(count, len(heard))))
+    return [item for i, item in enumerate(heard) if i in chosen]
+
+
+def silenced(items: Sequence["Item"], folder: str | Path) -> list["Item"]:
+    """The items with silence as long as their clips; files go into ``folder``, one per length in tenths of seconds."""
+    import soundfile
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    result = []
+    for item in items:
+        tenths = max(1, round(10 * count_samples(item.audio, RATE) / RATE))
+        file = folder / f"silence_{tenths / 10:.1f}s.wav"
+        if not file.is_file():
+            soundfile.write(file, np.zeros(tenths * RATE // 10, np.int16), RATE)
+        result.append(replace(item, audio=file))
+    return result
+
+
+def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
+    """The items with each other's clips: nobody keeps its own, and where it can be helped nobody gets a clip of an
+    item with the same answer.
+
+    Raises:
+        ValueError: fewer than two different clips.
+    """
+    clips = [item.audio for item in items]
+    if len(set(clips)) < 2:
+        raise ValueError(f"{len(set(clips))} different clips cannot be shuffled; two are needed")
+    rng = random.Random(seed)
+    order = list(range(len(items)))
+    rng.shuffle(order)
+    best, fewest = order, len(items) + 1
+    for turn in range(1, len(items)):
+        rotated = order[turn:] + order[:turn]
+        if any(clips[a] == clips[b] for a, b in zip(order, rotated, strict=True)):
+            continue
+        same = sum(items[a].answer == items[b].answer for a, b in zip(order, rotated, strict=True))
+        if same < fewest:
+            best, fewest = rotated, same
+        if same == 0 or turn > 200:
+            break
+    if fewest > len(items):  # many items share clips: give each one that is not its own
+        return [replace(item, audio=rng.choice([c for c in clips if c != item.audio])) for item in items]
+    given = dict(zip(order, best, strict=True))
+    return [replace(item, audio=clips[given[i]]) for i, item in enumerate(items)]
+
+
+def compare(name: str, with_audio: Sequence[bool], without: Sequence[bool], *, seed: int = 0) -> Control:
+    """Verdicts of the same items, heard and not heard."""
+    difference, low, high = paired_difference(list(map(float, with_audio)), list(map(float, without)), seed=seed)
+    return Control(name, len(without), float(np.mean(without)), difference, low, high)
+
+
+def first_line(controls: Sequence[Control]) -> str:
+    """What a reader must know before the scores."""
+    if not controls:
+        return "No control was run: whether these scores need the audio is not known."
+    deaf = [control for control in controls if not control.hears]
+    if not deaf:
+        gains = ", ".join(f"{c.difference:+.3f} against {c.name}" for c in controls)
+        return f"The model uses its ears: accuracy {gains} ({controls[0].count} items)."
+    worst = min(deaf, key=lambda control: control.difference)
+    return (
+        f"WARNING: without the right audio ({worst.name}) the model scores {worst.accuracy:.3f}, a difference of "
+        f"{worst.difference:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}] over {worst.count} items: these scores do not "
+        "show that it hears."
+    )
