@@ -55,7 +55,7 @@ EXTRAS = {
     "cluster": ["ray[data]>=2.40"],
     "serve": ["fastapi>=0.115", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
     "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
-    "web": ["gradio>=6.5,<7"],
+    "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
     "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices

@@ -73,7 +73,7 @@ def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
         OSError: the port is taken.
     """
     import gradio as gr
-    from starlette.middleware import Middleware
+    from fastapi.middleware import Middleware
 
     if not _is_loopback(host):
         logger.warning("the page listens on %s: whoever reaches this machine can use it, it has no password", host)
