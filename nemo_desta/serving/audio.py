@@ -52,7 +52,7 @@ class AudioBudget:
         blocks, num_frames = [np.zeros(0, np.float32)], 0
         size = max(1, BLOCK // file.channels)
         while len(block := file.read(size, dtype="float32", always_2d=True)):
-            blocks.append(block.mean(axis=1))
+            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
             num_frames += len(block)
             if self.secs + num_frames * max(1 / file.samplerate, file.channels / DENSITY) > self.max_secs:
                 what = f"{file.samplerate} Hz, {file.channels} channels"

@@ -18,6 +18,12 @@ from nemo_desta.serving.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
+#: Reading newcomers' clips and prompts stops everybody else, and costs less per head for several at once: while many
+#: run, newcomers wait until there is one for so many of them,
+RUNNING_PER_NEWCOMER = 16
+#: but for so many tokens at most.
+PATIENCE = 4
+
 #: What a waiting client gets from the queue: pieces, or why there will be none.
 Item = Delta | ApiError
 
@@ -74,6 +80,7 @@ class Batcher:
         self._running: dict[int, Job] = {}  # by chat id
         self._joining: list[Job] = []
         self._waiting: deque[Job] = deque()
+        self._put_off = 0  # tokens that were written since somebody began to wait
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="nemo_desta engine", daemon=True)
@@ -138,7 +145,11 @@ class Batcher:
             del self._running[chat_id]
 
     def _admit(self) -> None:
-        """Let in who fits."""
+        """Let in who fits, if it is time."""
+        if self._put_off < PATIENCE and len(self._waiting) < len(self._running) // RUNNING_PER_NEWCOMER:
+            self._put_off += bool(self._waiting)
+            return
+        self._put_off = 0
         if not (group := self._next_group()):
             return
         group = self._heard(group)

@@ -54,6 +54,7 @@ def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
             model = DestaModel.from_pretrained(source, llm=llm, encoders=encoders, device=device)
         except (OSError, ValueError) as error:  # not there, not whole, other frozen parts than it was trained with
             raise ConfigError(f"cannot open the model '{source}': {error}") from error
+        _leave_a_core_to_http(model)
         serve(model, settings, name=Path(source).name if Path(source).exists() else source, root=source, sock=sock)
 
 
@@ -74,6 +75,15 @@ def serve(
     app = create_app(model.eval(), settings, name=name, root=root)
     with sock or listen(settings) as sock:
         Server(app, settings).run(sockets=[sock])
+
+
+def _leave_a_core_to_http(model: "DestaModel") -> None:
+    """On a CPU torch's threads wait for each other at every operation; one that shares its core with the parsing of
+    requests holds up all of them."""
+    import torch
+
+    if model.llm.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def listen(settings: ServerSettings) -> socket.socket:

@@ -25,7 +25,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     allowed_hosts: list[str] = field(default_factory=list)
-    max_batch_size: int = 32
+    max_batch_size: int = 64
     max_batch_tokens: int = 131_072
     max_prefill_tokens: int = 32_768
     max_queue: int = 128

@@ -15,6 +15,8 @@ from nemo_desta.config import TranscriptConfig
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.thinking import CUT_SENTENCE
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.recipes.engines import OpenAIEngine, Request
+from nemo_desta.recipes.engines import Sampling as EngineSampling
 from nemo_desta.serving.audio import AudioBudget
 from tests.serving.serving_tools import (
     NAME,
@@ -206,6 +208,28 @@ def test_the_async_client_streams_many_at_once(server):
             return await asyncio.gather(*(one(ours, i) for i in range(8)))
 
     assert asyncio.run(all_of_them()) == [text(ask(server, user(f"Question {i}?"))) for i in range(8)]
+
+
+def test_the_recipes_engine_is_a_client_of_it(server, model):
+    async def generate():
+        engine = OpenAIEngine(server.url, NAME, api="chat", api_key_env="NOT_SET", max_retries=0)
+        try:
+            messages = [user("What is it?")]
+            return await engine.generate(Request(messages, EngineSampling(12, temperature=0.0), seed=2**63))
+        finally:
+            await engine.close()
+
+    generation = asyncio.run(generate())
+    assert generation.text == text(ask(server, user("What is it?"))) and generation.new_tokens == 12
+
+
+def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
+    model = tiny_model(tmp_path)
+    model.llm.config.max_position_embeddings = 8192
+    minutes = np.tile(noise(10), 60)
+    with served(model) as server:
+        said = ask(server, user(audio_part(encoded(minutes, format="flac"), "flac"), text_part("What?")), max_tokens=3)
+    assert said.usage.prompt_tokens_details.audio_tokens == model.num_audio_tokens(600 * RATE) == 3750
 
 
 def test_models_are_listed(server):

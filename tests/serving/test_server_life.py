@@ -1,5 +1,6 @@
 """A server in trouble: clients that hang up, no places, no time, an engine that breaks, an end that is asked for."""
 
+import asyncio
 import concurrent.futures
 import os
 import signal
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from openai import APIError, APIStatusError, InternalServerError, RateLimitError
 
+from benchmarks import serving as serving_benchmark
 from nemo_desta.config import ConfigError
 from nemo_desta.models.engine import ChatEngine
 from nemo_desta.serving.server import listen
@@ -287,6 +289,17 @@ def test_sigterm_lets_the_command_finish_its_answers_and_exit_with_0(model, tmp_
             process.kill()
             process.wait()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", NAME]  # nothing is left behind
+
+
+@pytest.mark.slow
+def test_64_clients_for_a_minute_meet_no_error_and_gain_from_each_other(tmp_path):
+    """The aim is three times the rate of calls one by one; docs/serving.md has what a quiet machine gives. Here other
+    tests may run beside it."""
+    with serving_benchmark.server(serving_benchmark.demo_model(tmp_path / "demo")) as url:
+        result = asyncio.run(serving_benchmark.measure(url, 64, 60.0, 64))
+    print(serving_benchmark.table({**result, "clients": 64, "machine": ""}))
+    assert not result["errors"] and result["together"]["answers"] >= 64
+    assert result["ratio"] > 1.5
 
 
 @pytest.mark.slow
