@@ -1,0 +1,117 @@
+"""Models behind an OpenAI-compatible server: rows go out with their clips as ``input_audio``, answers come back in the
+same file as a local model's.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nemo_desta.models.answer_file import AnswerFile
+from nemo_desta.recipes.engines.client import Client, Unanswered
+
+#: Endings that servers take as ``format``.
+FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
+
+
+def answer_rows_at(
+    base_url: str,
+    model: str,
+    rows: str | Path,
+    output: str | Path,
+    *,
+    tag: str,
+    sampling: Mapping[str, Any],
+    concurrency: int = 16,
+    api_key_env: str = "OPENAI_API_KEY",
+    timeout_secs: float = 300.0,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Answer the rows of a JSONL file that ``output`` has no answer to yet; how many were and were not.
+
+    Args:
+        rows: ``{"id", "messages"}`` each; audio paths are real ones. tag: stands for an audio in a message.
+        sampling: fields of a chat completion (``temperature``, ``max_tokens``, ...), sent as they are.
+        api_key_env: the environment variable that holds the key.
+
+    Raises:
+        EngineError: no server, or it refuses the key. ConfigError: ``output`` holds answers of other settings.
+    """
+    asked = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+    file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
+    client = Client(
+        base_url,
+        in_flight=concurrency,
+        timeout_secs=timeout_secs,
+        max_retries=8,
+        api_key_env=api_key_env,
+        first_wait_secs=0.25,
+        longest_wait_secs=60.0,
+    )
+    todo = [row for row in asked if row["id"] not in file.done]
+    failed = 0
+
+    async def ask_all() -> None:
+        nonlocal failed
+        client.open()
+        free = asyncio.Semaphore(concurrency)
+        with tqdm(total=len(asked), initial=len(asked) - len(todo), desc="rows", disable=not progress) as bar:
+
+            async def one(row: Mapping[str, Any]) -> None:
+                nonlocal failed
+                async with free:
+                    messages = await asyncio.to_thread(_as_parts, row["messages"], tag)
+                    body = json.dumps({"model": model, "messages": messages, **sampling}).encode()
+                    try:
+                        answer = await client.post("/chat/completions", body, _parse)
+                    except Unanswered as error:
+                        file.reject(row["id"], str(rows), "unanswered", str(error))
+                        failed += 1
+                    else:
+                        file.answer(row["id"], answer)
+                bar.update()
+
+            try:
+                await asyncio.gather(*(one(row) for row in todo))
+            finally:
+                await client.close()
+
+    try:
+        asyncio.run(ask_all())
+    finally:
+        file.close()
+    return {"answered": len(todo) - failed, "before": len(asked) - len(todo), "failed": failed}
+
+
+def _as_parts(messages: list[Mapping[str, Any]], tag: str) -> list[dict[str, Any]]:
+    """Messages whose locator tags have become parts with the clip's bytes."""
+    result = []
+    for message in messages:
+        audios = iter(message.get("audios") or ())
+        first, *rest = message["content"].split(tag) if message.get("audios") else [message["content"]]
+        parts = [{"type": "text", "text": first.strip()}]
+        for text in rest:
+            path = Path(next(audios)["audio"])
+            data = base64.b64encode(path.read_bytes()).decode()
+            clip = {"data": data, "format": FORMATS.get(path.suffix.lower(), "wav")}
+            parts += [{"type": "input_audio", "input_audio": clip}, {"type": "text", "text": text.strip()}]
+        parts = [part for part in parts if part["type"] != "text" or part["text"]]
+        plain = len(parts) == 1 and parts[0]["type"] == "text"
+        result.append({"role": message["role"], "content": parts[0]["text"] if plain else parts})
+    return result
+
+
+def _parse(data: Mapping[str, Any]) -> dict[str, Any]:
+    choice = data["choices"][0]
+    usage = data.get("usage") or {}
+    return {
+        "answer": choice["message"]["content"] or "",
+        "thinking": choice["message"].get("reasoning_content"),
+        "finish": choice.get("finish_reason"),
+        "num_prompt_tokens": usage.get("prompt_tokens"),
+        "num_new_tokens": usage.get("completion_tokens"),
+    }

@@ -1,0 +1,106 @@
+"""A judge: any engine of the recipes (an OpenAI-compatible server, a local LLM) asked with temperature 0 unless a
+benchmark's rules say otherwise.
+
+Every answer is kept by the hash of what was asked, so a report can be made again, or go on after a kill, for nothing.
+What the judge is, how often it was asked and what that cost go into the report.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm.asyncio import tqdm
+
+from nemo_desta.recipes.engines import Engine, Request, Sampling, build_engine
+
+
+class JudgeRequest(NamedTuple):
+    """One question to the judge. ``turn``: numbers repeated draws of the same question."""
+
+    messages: Sequence[Mapping[str, Any]]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    turn: int = 0
+
+
+class Judge:
+    """Asks, remembers, counts.
+
+    Args:
+        engine: asks the LLM. cache: a JSONL file of answers, made when missing.
+        prices: per million prompt and new tokens, for the cost in the report.
+    """
+
+    def __init__(self, engine: Engine, cache: str | Path, *, prices: tuple[float, float] | None = None) -> None:
+        self.engine = engine
+        self.cache = Path(cache)
+        self.prices = prices
+        self.usage = {"asked": 0, "from_cache": 0, "failed": 0, "prompt_tokens": 0, "new_tokens": 0}
+        self._known: dict[str, str] = {}
+        if self.cache.is_file():
+            for line in self.cache.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                    self._known[record["key"]] = record["text"]
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line that a kill left half-written: asked again
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], cache: str | Path) -> "Judge":
+        """``llm`` and ``engine`` as in the recipes, and ``prices: [prompt, new]``."""
+        prices = settings.get("prices")
+        engine = build_engine(settings["engine"], settings["llm"])
+        return cls(engine, cache, prices=tuple(prices) if prices else None)
+
+    def ask(self, requests: Sequence[JudgeRequest], *, progress: bool = True) -> list[str | None]:
+        """The judge's texts in order; None where there was none."""
+        keys = [self._key(request) for request in requests]
+        todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
+        self.usage["from_cache"] += len(requests) - len(todo)
+        if todo:
+            asyncio.run(self._ask_all(todo, progress))
+        return [self._known.get(key) for key in keys]
+
+    def about(self) -> dict[str, Any]:
+        """What goes into the report."""
+        found: dict[str, Any] = {"model": self.engine.name, "revision": self.engine.revision, **self.usage}
+        if self.prices is not None:
+            spent = self.usage["prompt_tokens"] * self.prices[0] + self.usage["new_tokens"] * self.prices[1]
+            found["cost"] = round(spent / 1e6, 4)
+        return found
+
+    def _key(self, request: JudgeRequest) -> str:
+        asked = {"model": self.engine.name, **request._asdict(), "messages": [dict(m) for m in request.messages]}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    async def _ask_all(self, todo: Mapping[str, JudgeRequest], progress: bool) -> None:
+        free = asyncio.Semaphore(self.engine.concurrency)
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        with self.cache.open("a", encoding="utf-8") as file:
+            if self.cache.stat().st_size and not self.cache.read_bytes().endswith(b"\n"):
+                file.write("\n")
+
+            async def one(key: str, request: JudgeRequest) -> None:
+                async with free:
+                    sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p)
+                    seed = int(key[:8], 16)
+                    answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
+                self.usage["asked"] += 1
+                self.usage["prompt_tokens"] += answer.prompt_tokens
+                self.usage["new_tokens"] += answer.new_tokens
+                if answer.error is not None:
+                    self.usage["failed"] += 1
+                    return
+                self._known[key] = answer.text
+                file.write(json.dumps({"key": key, "text": answer.text}, ensure_ascii=False) + "\n")
+                file.flush()
+
+            try:
+                jobs = [one(key, request) for key, request in todo.items()]
+                await tqdm.gather(*jobs, desc="judge", disable=not progress)
+            finally:
+                await self.engine.close()

@@ -1,0 +1,123 @@
+"""Who answers: a model folder (its own decode loop or vLLM), or a model behind a server. Both go on after a kill."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import ConfigError
+from nemo_desta.evaluation.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.engine import ChatEngine
+
+
+@dataclass
+class Source:
+    """``model``: when it is here. ``tag``: what stands for an audio in its messages."""
+
+    settings: EvaluateSettings
+    model: "DestaModel | None" = None
+    engine: "ChatEngine | None" = None
+
+    @property
+    def tag(self) -> str:
+        listener = self.engine.model if self.engine is not None else self.model
+        return listener.audio_locator_tag if listener is not None else "<|AUDIO|>"
+
+    def about(self) -> dict[str, Any]:
+        """Who was asked, for the report."""
+        if self.settings.endpoint is not None:
+            return {"endpoint": self.settings.endpoint.base_url, "model": self.settings.endpoint.model}
+        return {"folder": Path(str(self.settings.model)).name, "engine": self.settings.engine}
+
+    def ask(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
+        """Answers by row id; a row that could not be answered is missing (and named in ``answers.rejected.jsonl``).
+
+        Rows hold absolute audio paths. What ``folder`` has answers to already is not asked again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        prompts, answers = folder / "prompts.jsonl", folder / "answers.jsonl"
+        if prompts.is_file() and answers.is_file():
+            _check_same(prompts, rows)
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        prompts.write_text(text, encoding="utf-8")
+        self._answer(prompts, answers, _roots(rows))
+        wanted = {row["id"] for row in rows}
+        lines = (json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines())
+        return {line["id"]: line["answer"] for line in lines if line["id"] in wanted}
+
+    def _answer(self, prompts: Path, answers: Path, roots: dict[str, str]) -> None:
+        settings = self.settings
+        if settings.endpoint is not None:
+            from nemo_desta.evaluation.endpoint import answer_rows_at
+
+            sampling = {key: value for key, value in settings.sampling.items() if value is not None}
+            if "max_new_tokens" in sampling:
+                sampling["max_tokens"] = sampling.pop("max_new_tokens")
+            endpoint = settings.endpoint
+            answer_rows_at(
+                endpoint.base_url,
+                endpoint.model,
+                prompts,
+                answers,
+                tag=self.tag,
+                sampling=sampling,
+                concurrency=endpoint.concurrency,
+                api_key_env=endpoint.api_key_env,
+                timeout_secs=endpoint.timeout_secs,
+                progress=settings.progress,
+            )
+            return
+        from nemo_desta.models.batch import answer_rows
+
+        answer_rows(
+            self.engine.model if self.engine is not None else self.model,
+            prompts,
+            answers,
+            name=str(settings.model),
+            audio_roots=roots,
+            transcript=settings.transcript,
+            sampling=settings.sampling,
+            engine=self.engine,
+            progress=settings.progress,
+            **settings.batch,
+        )
+
+
+def open_source(settings: EvaluateSettings) -> Source:
+    """Load the model, or point at its server."""
+    if settings.endpoint is not None:
+        return Source(settings)
+    where = {"llm": settings.llm, "encoders": settings.encoders}
+    if settings.engine == "vllm":
+        from nemo_desta.models.vllm_decoder import vllm_chat_engine
+
+        return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
+    from nemo_desta.models.desta import DestaModel
+
+    model = DestaModel.from_pretrained(
+        settings.model, device=settings.device, check_identity=settings.check_identity, **where
+    )
+    return Source(settings, model=model)
+
+
+def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Answers belong to what was asked: another prompt under the same id needs another folder."""
+    lines = (json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines())
+    before = {row["id"]: row["messages"] for row in lines}
+    for row in rows:
+        if row["id"] in before and before[row["id"]] != json.loads(json.dumps(row["messages"])):
+            raise ConfigError(
+                f"{prompts.parent} holds answers to other prompts (item '{row['id']}' was asked otherwise). Give "
+                "another output, or the same prompts and data_root"
+            )
+
+
+def _roots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The folders of the rows' clips, which were resolved inside the data root when the items were read."""
+    clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
+    folders = sorted({str(clip.parent) for clip in clips}) or ["."]
+    return {"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}}
