@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nemo_desta.config import ModelConfig, parse, to_dict
 from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.models import builder, checkpoint
+from nemo_desta.models import builder, checkpoint, frozen
 from nemo_desta.models.window import LossWindow
 
 
@@ -141,10 +141,17 @@ class DestaBase(LightningModule):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
-        saved["nemo_desta"] = {"model": to_dict(self.config), "frozen": checkpoint.identify(self.config)}
+        saved["nemo_desta"] = {"model": to_dict(self.config), "frozen": frozen.identify(self.config)}
 
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
-        checkpoint.check_identity(saved["nemo_desta"]["frozen"], self.config)
+        before = saved["nemo_desta"]
+        frozen.check_identity(
+            before["frozen"],
+            self.config,
+            trained=frozen.frozen_sources(parse(ModelConfig, before["model"])),
+            repair="A run goes on with the parts that it began with; for others begin a new run, whose projector may "
+            "start from this one's model folder: model.perception.init_from=<folder>",
+        )
         checkpoint.share_step_count(saved)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:

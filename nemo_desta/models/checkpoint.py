@@ -1,7 +1,8 @@
 """What was trained, on disk: safetensors and plain JSON, plus who the frozen parts were.
 
 A model folder holds ``config.json`` (model config, format, fingerprints), ``projector.safetensors`` (the projector
-and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders stay where they are.
+and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders stay where they are. `export` writes the same
+kind of folder for others, with LoRA in a folder of its own.
 """
 
 import json
@@ -17,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nemo_desta.config import ConfigError, ModelConfig, nearest, parse, to_dict
-from nemo_desta.models.identity import differences, fingerprint
+from nemo_desta.models.frozen import check_identity as check_frozen
+from nemo_desta.models.frozen import check_llm, fetch, frozen_sources, identify, keyword_of
+from nemo_desta.models.lora import LORA_FOLDER, load_lora
 from nemo_desta.package_info import __version__
 from nemo_desta.sources import is_local, local_folder
 
@@ -48,36 +51,6 @@ def share_step_count(saved: dict[str, Any]) -> None:
         for state in ("ready", "completed"):
             steps = max(automatic[span][state], manual[span][state])
             automatic[span][state] = manual[span][state] = steps
-
-
-def frozen_sources(config: ModelConfig) -> dict[str, str]:
-    """Source of every frozen part by the name it has in a checkpoint."""
-    used = config.perception.use or list(config.perception.encoders)
-    encoders = {f"encoders.{name}": config.perception.encoders[name].get("path") for name in used}
-    return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
-
-
-def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, str]]:
-    """Fingerprints of all frozen parts that are on this machine."""
-    found = {}
-    for part, source in frozen_sources(config).items():
-        folder = local_folder(source)
-        if folder is not None:
-            found[part] = fingerprint(folder, full=full)
-    return found
-
-
-def check_identity(saved: dict[str, dict[str, str]], config: ModelConfig) -> None:
-    """Warn, by part and file, when a frozen part is not the one that the projector was trained with."""
-    found = identify(config)
-    for part, hashes in saved.items():
-        if part in found and (changed := differences(hashes, found[part])):
-            logger.warning(
-                "%s is not what this projector was trained with: %s differ%s. Answers may be wrong.",
-                part,
-                ", ".join(changed),
-                "s" if len(changed) == 1 else "",
-            )
 
 
 def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:
@@ -116,21 +89,37 @@ def load_folder(folder: str | Path) -> tuple[ModelConfig, dict[str, torch.Tensor
     if description.get("format") != FORMAT:
         raise ValueError(f"'{folder}' has format {description.get('format')}; this version reads format {FORMAT}")
     config = parse(ModelConfig, description["model"])
-    return config, load_file(folder / WEIGHTS_FILE), description["frozen"]
+    tensors = load_file(folder / WEIGHTS_FILE)
+    if (folder / LORA_FOLDER).is_dir():
+        tensors |= load_lora(folder / LORA_FOLDER)
+    return config, tensors, description["frozen"]
 
 
 def open_model(
-    source: str, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
+    source: str,
+    *,
+    llm: str | None = None,
+    encoders: Mapping[str, str] | None = None,
+    check_identity: bool = True,
 ) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id."""
+    """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id.
+
+    Raises:
+        IdentityMismatch: a frozen part that is not the one that was trained with; with ``check_identity=False`` only
+            an LLM of another width.
+        FileNotFoundError: no model folder, or a part that is not where the model says.
+    """
     folder = local_folder(source)
     if folder is None:
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
-    config, tensors, frozen = load_folder(folder)
-    config = relocate(config, folder, llm=llm, encoders=encoders)
-    check_identity(frozen, config)
+    saved, tensors, frozen = load_folder(folder)
+    config = relocate(saved, folder, llm=llm, encoders=encoders)
+    if check_identity:
+        fetch(frozen, config)
+        check_frozen(frozen, config, trained=frozen_sources(saved))
+    check_llm(config, tensors, compare_vocabulary=check_identity and "llm" not in frozen)
     return config, tensors
 
 
@@ -175,7 +164,8 @@ def relocate(
     """A saved config with the frozen parts where they are on this machine; the tokenizer is the folder's own.
 
     Raises:
-        FileNotFoundError: a part that was trained from a local path is not there any more.
+        FileNotFoundError: a part that was trained from a local path is not there any more, or was exported by a name
+            that no hub knows.
     """
     named = dict(config.perception.encoders)
     for name, path in (encoders or {}).items():
@@ -188,7 +178,8 @@ def relocate(
         perception=replace(config.perception, encoders=named, init_from=None),
     )
     for part, source in frozen_sources(config).items():
-        if is_local(source) and local_folder(source) is None:
-            keyword = "llm=..." if part == "llm" else f"encoders={{'{part.removeprefix('encoders.')}': ...}}"
-            raise FileNotFoundError(f"{part}: nothing at '{source}'. Say where it is: from_pretrained(..., {keyword})")
+        on_hub = not is_local(source) and "/" in source
+        if not on_hub and local_folder(source) is None:
+            repair = f"Say where it is: from_pretrained(..., {keyword_of(part)})"
+            raise FileNotFoundError(f"{part}: nothing at '{source}'. {repair}")
     return config

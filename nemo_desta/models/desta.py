@@ -212,14 +212,21 @@ class DestaModel(DestaBase, SALM):
         llm: str | None = None,
         encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
+        check_identity: bool = True,
     ) -> "DestaModel":
         """Open a model folder or hub id.
 
         Args:
             llm: where the frozen LLM is on this machine, if not where the config says. encoders: likewise, by name.
             device: where to put the model; a GPU when there is one.
+            check_identity: refuse frozen parts that are not those that the model was trained with.
+
+        Raises:
+            IdentityMismatch: such a part, by name. FileNotFoundError: no model folder, or a part that is not there.
         """
-        config, tensors = checkpoint.open_model(str(pretrained_model_name_or_path), llm=llm, encoders=encoders)
+        config, tensors = checkpoint.open_model(
+            str(pretrained_model_name_or_path), llm=llm, encoders=encoders, check_identity=check_identity
+        )
         model = cls(config)
         model.load_state_dict(tensors)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()

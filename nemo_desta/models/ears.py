@@ -69,9 +69,12 @@ class Ears(nn.Module):
         llm: str | None = None,
         encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
+        check_identity: bool = True,
     ) -> "Ears":
         """Open a model folder or hub id; arguments as `DestaModel.from_pretrained`."""
-        config, tensors = checkpoint.open_model(str(pretrained_model_name_or_path), llm=llm, encoders=encoders)
+        config, tensors = checkpoint.open_model(
+            str(pretrained_model_name_or_path), llm=llm, encoders=encoders, check_identity=check_identity
+        )
         ears = cls(config)
         projector = {name.removeprefix(checkpoint.PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}
         ears.perception.projector.load_state_dict(projector)

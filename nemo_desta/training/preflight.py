@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.models.checkpoint import frozen_sources
+from nemo_desta.models.frozen import frozen_sources
 from nemo_desta.sources import is_local, local_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -12,7 +12,7 @@ from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
 from nemo_desta.recipes.engines.base import Generation, Request, Sampling
 from nemo_desta.recipes.engines.batcher import Batcher
-from nemo_desta.sources import local_folder, resolve_source
+from nemo_desta.sources import local_folder, resolve_source, sampled_blocks
 
 #: Files that decide what an LLM answers; all that exist go into its revision.
 _SMALL_FILES = (
@@ -23,8 +23,6 @@ _SMALL_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-_BLOCK_BYTES = 65_536
-_NUM_BLOCKS = 16
 
 
 class Job(NamedTuple):
@@ -122,10 +120,7 @@ def llm_revision(path: str) -> str | None:
         if file.name in _SMALL_FILES:
             digest.update(file.name.encode() + file.read_bytes())
         elif file.suffix in (".safetensors", ".bin"):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with file.open("rb") as stream:
-                for i in range(_NUM_BLOCKS):
-                    stream.seek(max(0, (size - _BLOCK_BYTES) * i // (_NUM_BLOCKS - 1)))
-                    digest.update(stream.read(_BLOCK_BYTES))
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            for block in sampled_blocks(file):
+                digest.update(block)
     return digest.hexdigest()[:12]

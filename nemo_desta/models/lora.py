@@ -1,0 +1,51 @@
+"""Trained LoRA in PEFT's own form: a folder that ``peft.PeftModel.from_pretrained(llm, folder)`` opens by itself."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nemo_desta.config import LoraConfig
+
+LORA_FOLDER = "lora"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_OURS = re.compile(r"llm\.(?P<module>.+\.lora_[AB])\.default\.weight")
+_PEFTS = re.compile(r"base_model\.model\.(?P<module>.+\.lora_[AB])\.weight")
+
+
+def split_lora(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Trained tensors -> those of the projector, those of LoRA."""
+    lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    return {name: tensor for name, tensor in tensors.items() if name not in lora}, lora
+
+
+def save_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], *, base_model: str) -> None:
+    """Write adapter_config.json and adapter_model.safetensors. ``base_model``: what PEFT shall call the LLM."""
+    from peft import LoraConfig as PeftConfig
+
+    folder.mkdir(parents=True, exist_ok=True)
+    renamed = {_rename(name, _OURS, "base_model.model.{}.weight"): t.contiguous() for name, t in tensors.items()}
+    save_file(renamed, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    PeftConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=sorted(config.target_modules),
+    ).save_pretrained(str(folder))
+
+
+def load_lora(folder: Path) -> dict[str, Tensor]:
+    """The tensors of `save_lora` by the names that they have in this package's model."""
+    tensors = load_file(folder / WEIGHTS_FILE)
+    return {_rename(name, _PEFTS, "llm.{}.default.weight"): tensor for name, tensor in tensors.items()}
+
+
+def _rename(name: str, rule: re.Pattern, form: str) -> str:
+    if (match := rule.fullmatch(name)) is None:
+        raise ValueError(f"'{name}' is no tensor of LoRA: only lora_A and lora_B weights are known")
+    return form.format(match["module"])
