@@ -78,20 +78,23 @@ def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
     if not _is_loopback(host):
         logger.warning("the page listens on %s: whoever reaches this machine can use it, it has no password", host)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    _, url, _ = page.launch(
-        server_name=host,
-        server_port=port or None,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        footer_links=[],
-        max_file_size=MAX_FILE_SIZE,
-        app_kwargs={"middleware": [Middleware(_Headers)]},
-        theme=gr.themes.Default(**fonts),
-        css=CSS,
-    )
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port or None,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            footer_links=[],
+            max_file_size=MAX_FILE_SIZE,
+            app_kwargs={"middleware": [Middleware(_Headers)]},
+            theme=gr.themes.Default(**fonts),
+            css=CSS,
+        )
+    except OSError as error:
+        raise OSError(f"the page cannot listen on {host}, port {port}; choose another (page.port): {error}") from error
     return url
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from nemo_desta.demo.speech import synth
 from nemo_desta.perception.voice_activity import SAMPLING_RATE, VoiceActivity
@@ -62,6 +63,22 @@ def test_long_speech_is_cut_and_all_of_it_kept(find_speech):
     assert len(pieces) >= 5
     whole = covered(find_speech(audio), len(audio))
     assert (covered(pieces, len(audio)) & whole).sum() > 0.97 * whole.sum()
+
+
+def test_stretches_are_those_of_the_package_s_own_function(find_speech):
+    import silero_vad
+
+    audio = np.concatenate(
+        [silence(0.7), synth(SENTENCE, "en+f4"), silence(1.2), synth("hello", "de+m1"), silence(0.4)]
+    )
+    theirs = silero_vad.get_speech_timestamps(
+        torch.from_numpy(audio),
+        silero_vad.load_silero_vad(),
+        threshold=0.5,
+        speech_pad_ms=200,
+        max_speech_duration_s=2.5,
+    )
+    assert find_speech(audio, max_secs=2.5) == [(t["start"], t["end"]) for t in theirs] and len(theirs) > 2
 
 
 def test_a_second_clip_is_judged_as_if_it_were_the_first(find_speech):

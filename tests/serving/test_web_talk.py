@@ -1,6 +1,7 @@
 """The page without a browser: what a visitor's clicks do, and what is shown of it."""
 
 import re
+import socket
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ import soundfile
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
-from nemo_desta.serving.web import make_page
+from nemo_desta.serving.web import launch, make_page
 from nemo_desta.serving.web_picture import HEIGHT, card, waveform
 from nemo_desta.serving.web_talk import Talk
 from tests.serving.serving_tools import noise, tiny_model
@@ -126,6 +127,13 @@ def test_the_page_can_be_built_by_this_stack_s_gradio(model):
     labels = [block.label for block in page.blocks.values() if hasattr(block, "label")]
     assert {"Audio files", "Or record", "Conversation", "Temperature"} <= set(labels)
     assert not page.analytics_enabled
+
+
+def test_a_taken_port_is_named(model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=rf"port {port}; choose another \(page.port\)"):
+            launch(make_page(model), port=port)
 
 
 def test_without_gradio_the_line_that_installs_it_is_named(model, monkeypatch):
