@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from nemo_desta.models.clips import Clip
 from nemo_desta.models.engine import ChatEngine, Delta, prepare
 from nemo_desta.models.hearing import hear
 from nemo_desta.models.sampling import Sampling
@@ -44,11 +45,12 @@ class Service:
         self.settings = settings
         self.draining = False
         self.calls: set[Call] = set()
+        self.num_cache_hits = 0  # without those of the engine, which finds every clip in the cache
         self.intake = Intake(model, name, settings)
         self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta intake")
         self.batcher = Batcher(
             make_engine or partial(ChatEngine, model, max_batch_size=settings.max_batch_size),
-            partial(hear, model),
+            self._hear,
             max_batch_tokens=settings.max_batch_tokens,
             max_prefill_tokens=settings.max_prefill_tokens,
         )
@@ -63,9 +65,15 @@ class Service:
                 ),
                 "engine_failures": ("Engines that had to be replaced", lambda: self.batcher.num_failures),
                 "encoded_clips": ("Clips that ran through the encoders", lambda: cache.num_encoded),
-                "audio_cache_hits": ("Clips that were heard before", lambda: cache.num_hits),
+                "audio_cache_hits": ("Clips that were heard before", lambda: self.num_cache_hits),
             },
         )
+
+    def _hear(self, clips: Sequence[Clip]) -> None:
+        """Encode clips into the model's cache, where the engine finds them."""
+        before = self.model.audio_cache.num_hits
+        hear(self.model, clips)
+        self.num_cache_hits += self.model.audio_cache.num_hits - before
 
     @property
     def num_waiting(self) -> int:

@@ -110,7 +110,7 @@ def test_the_second_turn_runs_no_encoder(server, model):
     again = ask(server, first, said.choices[0].message, user("And then?"))
     after = counters(server)
     assert after["nemo_desta_encoded_clips_total"] == before["nemo_desta_encoded_clips_total"]
-    assert after["nemo_desta_audio_cache_hits_total"] > before["nemo_desta_audio_cache_hits_total"]
+    assert after["nemo_desta_audio_cache_hits_total"] == before["nemo_desta_audio_cache_hits_total"] + 1
     turns = [question(noise(1.0, 3)), {"role": "assistant", "content": text(said)}, user("And then?")]
     assert text(again) == model.chat(turns, max_new_tokens=12, temperature=0)
 
@@ -178,14 +178,14 @@ def test_neutral_values_of_what_is_not_supported_are_taken(server):
 
 
 def test_concurrent_requests_get_the_answers_they_get_alone(server):
-    """Greedy, token by token, though they join and leave a batch of 32 in the middle of each other's answers."""
+    """Greedy, token by token, though they join and leave a batch in the middle of each other's answers."""
     asked = []
-    for i in range(40):
+    for i in range(24):
         clips = [audio_part(encoded(noise(0.3 + 0.17 * i, 10 * i + j))) for j in range(i % 3)]
         asked.append((user(*clips, text_part(f"Question {i}?")), {"max_tokens": 3 + 5 * (i % 7)}))
     alone = [ask(server, message, **more) for message, more in asked]
     before = counters(server)
-    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
         together = list(pool.map(lambda pair: ask(server, pair[0], **pair[1]), asked))
     after = counters(server)
     assert [text(a) for a in together] == [text(a) for a in alone]
@@ -223,6 +223,7 @@ def test_the_recipes_engine_is_a_client_of_it(server, model):
     assert generation.text == text(ask(server, user("What is it?"))) and generation.new_tokens == 12
 
 
+@pytest.mark.slow
 def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
     model = tiny_model(tmp_path)
     model.llm.config.max_position_embeddings = 8192
