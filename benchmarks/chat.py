@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from nemo_desta.models.desta import DestaModel
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
 
 SEED = 0
 PIECE_SECS = (1.0, 12.0)  # clips, uniform
@@ -57,8 +58,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return report
 
 
-def open_model(folder: str | None) -> DestaModel:
+def open_model(folder: str | None) -> "DestaModel":
     """The model that is measured."""
+    from nemo_desta.models.desta import DestaModel
+
     if folder is not None:
         return DestaModel.from_pretrained(folder)
     assets = "package:demo/assets/"
@@ -72,7 +75,7 @@ def open_model(folder: str | None) -> DestaModel:
     return model
 
 
-def throughput(model: DestaModel, args: argparse.Namespace) -> dict[str, Any]:
+def throughput(model: "DestaModel", args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both ways for all turns of all conversations."""
     rng = np.random.default_rng(SEED)
     clips = [noise(rng, rng.uniform(*PIECE_SECS)) for _ in range(args.conversations)]
@@ -116,7 +119,7 @@ def throughput(model: DestaModel, args: argparse.Namespace) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def naive_answer(model: DestaModel, chat: list[dict[str, Any]], new_tokens: int) -> str:
+def naive_answer(model: "DestaModel", chat: list[dict[str, Any]], new_tokens: int) -> str:
     """One conversation, encoded anew, answered by transformers."""
     from nemo_desta.models.chat import encode
 
@@ -133,7 +136,7 @@ def naive_answer(model: DestaModel, chat: list[dict[str, Any]], new_tokens: int)
     return model.tokenizer.decode([i for i in ids if i not in ends], clean_up_tokenization_spaces=False).strip()
 
 
-def hear_minutes(model: DestaModel, minutes: float) -> dict[str, float]:
+def hear_minutes(model: "DestaModel", minutes: float) -> dict[str, float]:
     """One clip of that length: vectors, seconds to an answer, and the process's memory before and at its peak."""
     clip = noise(np.random.default_rng(SEED), 60 * minutes)
     model.chat(question(0, clip[:16_000]), max_new_tokens=2)

@@ -22,6 +22,7 @@ STACK = (
 ACCELERATORS = {
     "transformer-engine": "fused layers for Megatron; part of the NeMo container",
     "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
+    "lmms-eval": "the harness that `nemo_desta.evaluation.lmms` plugs into: pip install lmms-eval",
     "torchcodec": "audio that libsndfile does not read (m4a, webm); needs FFmpeg: pip install torchcodec",
     "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
 }
