@@ -78,7 +78,7 @@ BAD = {
         "invalid_audio",
     ),
     "a playlist": (
-        {"messages": [user(audio_part(b64(b"#EXTM3U\nfile:///secret\n")))]},
+        {"messages": [user(audio_part(b64(b"#EXTM3U\nfile:" + b"///secret\n")))]},
         400,
         AUDIO,
         "invalid_audio",
