@@ -5,6 +5,7 @@ report's first line says what came out.
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,15 +76,17 @@ def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
     rng = random.Random(seed)
     order = list(range(len(items)))
     rng.shuffle(order)
+    order.sort(key=lambda i: items[i].answer)  # a turn by the largest group's size leaves no group in its place
+    largest = Counter(item.answer for item in items).most_common(1)[0][1]
     best, fewest = order, len(items) + 1
-    for turn in range(1, len(items)):
+    for turn in [largest, *range(1, len(items))]:
         rotated = order[turn:] + order[:turn]
         if any(clips[a] == clips[b] for a, b in zip(order, rotated, strict=True)):
             continue
         same = sum(items[a].answer == items[b].answer for a, b in zip(order, rotated, strict=True))
         if same < fewest:
             best, fewest = rotated, same
-        if same == 0 or turn > 200:
+        if same == 0:
             break
     if fewest > len(items):  # many items share clips: give each one that is not its own
         return [replace(item, audio=rng.choice([c for c in clips if c != item.audio])) for item in items]
