@@ -1,0 +1,258 @@
+"""Which option does an answer choose? For the strict mode of every multiple-choice benchmark: one option, or none.
+
+An answer chooses an option when it names that one and no other: by its letter ("(B)", "B. a cat", "the answer is B",
+"\\boxed{B}", "<answer>B</answer>") or by its text, whole words, whatever case and punctuation. Options that are ruled
+out ("not a dog", "a dog is wrong") are not chosen; a final statement ("the answer is ...") outweighs what was weighed
+before it; a letter and a text that disagree choose nothing. No rule looks at where an option stands in the list, so
+the order of the options cannot decide.
+"""
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+from nemo_desta.evaluation.attributes import strip_thinking
+
+_LETTERS = string.ascii_uppercase
+_MAX_CHARS = 20_000  # of an answer; a decode loop that ran away is read from both ends
+
+_HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_SPACES = re.compile(r"(?<=\w)[-\u2010\u2011_](?=\w)|\s+")
+_BOXES = re.compile(
+    r"<answer>(.*?)(?:</answer>|$)|\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}", re.DOTALL | re.IGNORECASE
+)
+_CUE = re.compile(
+    r"(?:\b(final )?(?:answers?|options?|choices?)\b[\"'*_]*"
+    r"(?: (?:is|was|would be|will be|must be|should be)\b|\s*[:=])|答案(?:是|为|[:：]))[\s:]*",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"\n|[.!?;。！？](?=\s|$)")
+
+_OPEN, _CLOSE = r"[\s\"'“”‘’«»`*_(\[{<$]*", r"[\s\"'“”‘’«»`*_)\]}>$.,:;!?。，：；！？]*"
+_ALONE = re.compile(rf"^{_OPEN}([A-Za-z]){_CLOSE}$")
+#: A letter set off at the start: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
+_AT_START = re.compile(
+    r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)|([A-Z])[*_\"'”]*(?:[.:,：。]|\t| [-–—] ))(?!\w\.)"
+)
+#: Lettered with the word: "option B", "choice (c)".
+_BY_WORD = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)[\s*_\"'“(\[]{1,6}([A-Z]|[b-z](?=[)\]\"'*]))(?![\w'’#♯♭])"
+)
+#: "it is B.", "I pick B!": the letter ends the clause.
+_BY_VERB = re.compile(
+    r"(?:\b(?:is|be|choose|chose|pick|picked|select|selected|say|with|definitely|certainly|probably|clearly)|[:=：])"
+    r"[\s*_\"'“]{0,4}([A-Z])(?=[\"'”*_]*(?:\s*$|[.,;:!?。](?!\w)|\s+(?:because|since|as|and|or)\b))"
+)
+#: Set off anywhere: "(B)", "[B]", "**B**", "“B”".
+_SET_OFF = re.compile(
+    r"(?<!\w)(?:\(([A-Za-z])\)|\[([A-Za-z])\]|\*\*\(?([A-Za-z])\)?[.:]?\*\*|[\"“]([A-Z])[\"”])(?!\w)"
+)
+#: A second letter beside one that was found: "C and D", "A or B", "A/B".
+_LIST = re.compile(r"\b([A-Z])\b[\s\"'*_)\]]*(?:,|/|&|\band\b|\bor\b)[\s,\"'*_(\[]*(?:or |and )?\b([A-Z])\b(?!['’])")
+_RULED_OUT_LETTER = re.compile(
+    r"(?:\bnot|n't|\bexcept|\brather than|\binstead of)(?: (?:an?|the|option|choice))*[\s\"'(*]*$"
+)
+_CAPITAL = re.compile(r"(?<![\w'])(?:[B-HJ-Z]|A(?! [a-z])|I(?! ))(?![\w'])")
+_WRITTEN_LABEL = re.compile(r"^\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
+
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|without|rather than|instead of|isn't|neither|nor|except|excluding)|n't)"
+    r"(?: (?:be|really|actually))?(?: (?:a|an|the|any|option|choice))*[ \"'“(*]*$"
+)
+_REJECTED = re.compile(
+    r"^[\"'”)*]*,? (?:is|are|was|were|seems?|sounds?|looks?|can be|could be|would be|must be) "
+    r"(?:not\b(?! only)|wrong|incorrect|unlikely|ruled out|excluded|out\b|false|impossible|clearly wrong)"
+)
+#: Words that sentences are full of: as an option they count only where they stand alone between punctuation.
+_COMMON = {
+    "no",
+    "none",
+    "not",
+    "all",
+    "both",
+    "other",
+    "neither",
+    "either",
+    "one",
+    "it",
+    "he",
+    "she",
+    "they",
+    "i",
+    "a",
+}
+_ARTICLES = ("a ", "an ", "the ")
+
+
+def choose(prediction: str, options: Sequence[str]) -> int | None:
+    """The index of the one option that ``prediction`` clearly chooses, None when it is none or several."""
+    known = _prepared(tuple(options))
+    text = strip_thinking(prediction)
+    if len(text) > _MAX_CHARS:
+        text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
+    text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'").strip()
+    boxes = (
+        [inner for pair in _BOXES.findall(text) for inner in pair if inner.strip()]
+        if "<" in text or "\\" in text
+        else []
+    )
+    if boxes:
+        return _only({_read(box, known) for box in boxes})
+    return _read(text, known)
+
+
+class _Options:
+    """The options, ready to be looked for."""
+
+    def __init__(self, options: tuple[str, ...]) -> None:
+        labels = [_WRITTEN_LABEL.match(option) for option in options]
+        written = [(m[1] or m[2]).upper() for m in labels if m]
+        if options and len(set(written)) == len(options):  # "(a) dog": their own letters, not their places
+            self.letters = {letter: i for i, letter in enumerate(written)}
+            options = tuple(option[m.end() :] for option, m in zip(options, labels, strict=True))
+        else:
+            self.letters = dict(zip(_LETTERS, range(len(options)), strict=False))
+        texts = [_plain(_HIDDEN.sub("", unicodedata.normalize("NFKC", o)).replace("’", "'")) for o in options]
+        short = [_without_article(text) for text in texts]
+        self.exact: dict[str, int | None] = {}
+        for i, text in enumerate(texts):
+            self.exact[text] = None if text in self.exact else i
+        texts = [s if short.count(s) == 1 else t for s, t in zip(short, texts, strict=True)]
+        # Longest first: "not happy" is looked for before "happy". Equal texts cannot be told apart: nobody's.
+        self.names = sorted(
+            ((t, i) for i, t in enumerate(texts) if t and texts.count(t) == 1), key=lambda x: -len(x[0])
+        )
+        if any(len(text) == 1 and text.isalpha() for text in texts):
+            self.letters = {}  # the options are letters themselves
+        #: With "C minor" among the options, "it is C" may be a key; "option C" is a letter still.
+        self.capitals = any(_CAPITAL.search(option) for option in options)
+
+
+@lru_cache(maxsize=4096)
+def _prepared(options: tuple[str, ...]) -> _Options:
+    return _Options(options)
+
+
+def _read(text: str, options: _Options) -> int | None:
+    """The whole answer, then its final statement, then all that it mentions."""
+    plain = _plain(text)
+    if plain in options.exact:
+        return options.exact[plain]
+    alone = _ALONE.match(text)
+    if alone and options.letters:
+        return options.letters.get(alone[1].upper())
+    cues = list(_CUE.finditer(text))
+    if cues:
+        ends = [cue.start() for cue in cues[1:]] + [len(text)]
+        final = any(cue[1] for cue in cues)
+        spans = [(cue.end(), end) for cue, end in zip(cues, ends, strict=True) if cue[1] or not final]
+        stated = {_statement(text[start:end], options) for start, end in spans} - {None}
+        if stated:
+            return _only(stated)
+    return _only(_mentioned(text, options))
+
+
+def _statement(rest: str, options: _Options) -> int | None:
+    """What follows "the answer is": its first sentence, or all of it."""
+    end = _SENTENCE_END.search(rest)
+    pieces = [rest[: end.start()], rest] if end and end.start() else [rest]
+    for piece in pieces:
+        plain = _plain(piece)
+        if plain in options.exact:
+            return options.exact[plain]
+        alone = _ALONE.match(piece)
+        if alone and options.letters:
+            return options.letters.get(alone[1].upper())
+        found = _mentioned(piece, options)
+        if found:
+            return _only(found)
+    return None
+
+
+def _mentioned(text: str, options: _Options) -> set[int]:
+    """Every option that the text names and does not rule out, by letter or by text; -1 for a letter of no option."""
+    found = _by_text(text, options)
+    if options.letters:
+        for letter in _letters(text, options):
+            if letter in options.letters or letter != "I":  # "I, for one, hear ..."
+                found.add(options.letters.get(letter, -1))
+    return found
+
+
+def _letters(text: str, options: _Options) -> set[str]:
+    found: set[str] = set()
+    patterns = [_AT_START, _BY_WORD, _SET_OFF]
+    if not options.capitals:
+        patterns.append(_BY_VERB)
+    for pattern in patterns:
+        for match in pattern.finditer(text):
+            if not _RULED_OUT_LETTER.search(text[max(0, match.start() - 40) : match.start()]):
+                found.add(match[match.lastindex].upper())
+    if found or not options.capitals:
+        for match in _LIST.finditer(text):
+            found.update(letter for letter in match.groups() if letter in options.letters)
+    return found
+
+
+def _by_text(text: str, options: _Options) -> set[int]:
+    plain = f" {_spaced(text)} "
+    found: set[int] = set()
+    taken = bytearray(len(plain))  # 1 where a longer option stands already
+    for name, i in options.names:
+        start = plain.find(name)
+        while start >= 0:
+            end = start + len(name)
+            if _whole(plain, start, end, name) and not any(taken[start:end]):
+                taken[start:end] = b"\1" * len(name)
+                if not _ruled_out(plain, start, end, name):
+                    found.add(i)
+            start = plain.find(name, start + 1)
+    return found
+
+
+def _whole(text: str, start: int, end: int, name: str) -> bool:
+    """Not part of a longer word, number or note name ("C" in "C#", "5" in "1.5"); CJK knows no word borders."""
+    before, after = text[start - 1], text[end] if end < len(text) else " "
+    if not _cjk(name[0]) and (before.isalnum() or before == "_" or (name[0].isdigit() and before in "-−+")):
+        return False
+    if before in ".,:/" and name[0].isdigit() and text[start - 2].isdigit():
+        return False
+    if not _cjk(name[-1]) and (after.isalnum() or after in "_#♯♭+"):
+        return False
+    return not (after in ".,:/" and name[-1].isdigit() and text[end + 1 : end + 2].isdigit())
+
+
+def _ruled_out(text: str, start: int, end: int, name: str) -> bool:
+    before, after = text[max(0, start - 48) : start], text[end : end + 40]
+    if name in _COMMON:  # "no" in "I have no idea"
+        return before.strip() != "" and before.rstrip()[-1].isalnum() or after.strip()[:1].isalnum()
+    return bool(_NEGATED.search(before) or _REJECTED.search(after))
+
+
+def _plain(text: str) -> str:
+    """For equality: spaced, without what stands around the words."""
+    return _spaced(text).strip(" \"'“”‘’«»`*_()[]{}<>.,:;!?。，：；！？\\")
+
+
+def _spaced(text: str) -> str:
+    return _SPACES.sub(" ", text.casefold()).strip()
+
+
+def _without_article(text: str) -> str:
+    for article in _ARTICLES:
+        if text.startswith(article) and len(text) > len(article):
+            return text[len(article) :]
+    return text
+
+
+def _cjk(char: str) -> bool:
+    return "\u2e80" <= char <= "\uffdc" or char >= "\U00020000"
+
+
+def _only(found: set[int | None]) -> int | None:
+    if len(found) != 1:
+        return None
+    (one,) = found
+    return None if one is None or one < 0 else one

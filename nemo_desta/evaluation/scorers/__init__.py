@@ -1,0 +1,1 @@
+"""One module per benchmark: the authors' rules, and strict ones."""

@@ -1,0 +1,152 @@
+"""What a scorer returns, which scorers there are, and `score`, the one way in.
+
+A scorer is a module with ``official`` (the authors' rules, quirks included), ``strict`` (every item counts, nothing is
+guessed) and ``QUIRKS`` (what the official script does that its figures must be read with). A scorer with a judge also
+has ``judge_requests`` and ``with_judgements``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from nemo_desta.config import nearest
+
+Item = Mapping[str, Any]
+Verdict = bool | None
+
+#: Benchmark -> module; imported when it is asked for.
+SCORERS: dict[str, str] = {
+    name: f"nemo_desta.evaluation.scorers.{name}"
+    for name in ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
+}
+MODES = ("official", "strict")
+
+
+class ItemError(ValueError):
+    """An item that cannot be used: ``item`` is its id, or its position."""
+
+    def __init__(self, item: str, what: str) -> None:
+        super().__init__(f"item {item}: {what}")
+        self.item = item
+
+
+class Quirk(NamedTuple):
+    """Something that an official scorer does and a reader of its figures must know; ``reason`` says how it shows."""
+
+    name: str
+    what: str
+    reason: str = ""
+
+
+class JudgeAsk(NamedTuple):
+    """A question to a judge about item ``index``; ``turn`` numbers repeated draws."""
+
+    index: int
+    messages: Sequence[Mapping[str, Any]]
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    turn: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``verdicts``: one per item in order, None = not counted. ``by``: field -> group -> accuracy and count.
+
+    ``num_unparsed``: counted items (strict: all items) whose answer could not be read.
+    """
+
+    verdicts: list[Verdict]
+    totals: dict[str, Any]
+    num_items: int
+    num_unparsed: int = 0
+    by: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+
+def score(benchmark: str, items: Sequence[Item], mode: str = "official", **options: Any) -> Scores:
+    """Score the official file's rows, each with the prediction under the official key (`files.prediction_key`).
+
+    ``options``: those of the benchmark's scorer, e.g. ``commit="old"`` for mmsu, ``rng`` for random fallbacks.
+
+    Raises:
+        ValueError: an unknown benchmark or mode. ItemError: an item lacks what the rules need.
+        NotImplementedError: a mode that the benchmark has not, with the reason.
+    """
+    if benchmark not in SCORERS:
+        raise ValueError(f"unknown benchmark '{benchmark}'.{nearest(benchmark, SCORERS)}")
+    if mode not in MODES:
+        raise ValueError(f"unknown mode '{mode}'.{nearest(mode, MODES)}")
+    for i, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise ItemError(f"at position {i}", f"is {type(item).__name__}, each item must be a mapping of fields")
+    return getattr(import_module(SCORERS[benchmark]), mode)(items, **options)
+
+
+def need(item: Item, key: str, position: int, kind: type | tuple[type, ...] = str) -> Any:
+    """A field that the rules cannot do without.
+
+    Raises:
+        ItemError: it is missing or of another kind.
+    """
+    if key not in item:
+        raise ItemError(name_of(item, position), f"has no field '{key}'")
+    if not isinstance(item[key], kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(one.__name__ for one in kinds)
+        raise ItemError(name_of(item, position), f"field '{key}' is {type(item[key]).__name__}, expected {wanted}")
+    return item[key]
+
+
+def answer_of(item: Item, key: str, position: int) -> str | None:
+    """The prediction under ``key``; None when there is none (no field, or null).
+
+    Raises:
+        ItemError: neither text nor null.
+    """
+    value = item.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ItemError(
+            name_of(item, position), f"prediction '{key}' is {type(value).__name__}, expected text or null"
+        )
+    return value
+
+
+def name_of(item: Item, position: int) -> str:
+    """How errors call an item."""
+    for key in ("id", "uniq_id", "key"):
+        if item.get(key) is not None:
+            return f"'{item[key]}'"
+    return f"at position {position}"
+
+
+def groups(items: Sequence[Item], verdicts: Sequence[Verdict], fields: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """For each field: group -> accuracy and count over the items that count; a field no item has is left out."""
+    by: dict[str, dict[str, Any]] = {}
+    for key in fields:
+        tallies: dict[str, list[int]] = {}
+        for item, verdict in zip(items, verdicts, strict=True):
+            if item.get(key) is not None:
+                tally = tallies.setdefault(str(item[key]), [0, 0])
+                if verdict is not None:
+                    tally[0] += verdict
+                    tally[1] += 1
+        if tallies:
+            by[key] = {name: {"accuracy": c / n if n else 0.0, "count": n} for name, (c, n) in tallies.items()}
+    return by
+
+
+def accuracy_totals(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """``accuracy`` (0 to 1; 0 when nothing counts), ``correct``, ``counted``."""
+    counted = [verdict for verdict in verdicts if verdict is not None]
+    correct = sum(counted)
+    return {"accuracy": correct / len(counted) if counted else 0.0, "correct": correct, "counted": len(counted)}
+
+
+def strict_scores(items: Sequence[Item], verdicts: Sequence[Verdict], fields: Iterable[str]) -> Scores:
+    """Scores where every item counts: a verdict of None is an answer that could not be read, and wrong."""
+    counted = [verdict is True for verdict in verdicts]
+    unparsed = sum(verdict is None for verdict in verdicts)
+    totals = {**accuracy_totals(counted), "unparsed": unparsed}
+    totals["unparsed_rate"] = unparsed / len(counted) if counted else 0.0
+    return Scores(list(counted), totals, len(counted), unparsed, groups(items, counted, fields))
