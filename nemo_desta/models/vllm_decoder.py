@@ -151,6 +151,7 @@ def vllm_chat_engine(
     *,
     llm: str | None = None,
     encoders: Mapping[str, str] | None = None,
+    check_identity: bool = True,
     max_batch_size: int = 256,
     **engine_args: Any,
 ) -> ChatEngine:
@@ -159,7 +160,7 @@ def vllm_chat_engine(
     ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
     room on the GPU for encoders and projector.
     """
-    ears = Ears.from_pretrained(folder, llm=llm, encoders=encoders)
+    ears = Ears.from_pretrained(folder, llm=llm, encoders=encoders, check_identity=check_identity)
     engine_args = {"model": resolve_source(ears.config.llm.path), **engine_args}
     return ChatEngine(
         ears,

@@ -64,6 +64,7 @@ class ChatConfig:
     model: str = MISSING
     llm: str | None = None
     encoders: dict[str, str] | None = None
+    check_identity: bool = True
     device: str | None = None
     audio: Any = None
     text: Any = None
@@ -91,8 +92,14 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     if config.input is not None and config.batch.engine == "vllm":
         from nemo_desta.models.vllm_decoder import vllm_chat_engine
 
-        size = {"max_batch_size": config.batch.max_batch_size}
-        engine = vllm_chat_engine(config.model, llm=config.llm, encoders=config.encoders, **size, **config.batch.vllm)
+        engine = vllm_chat_engine(
+            config.model,
+            llm=config.llm,
+            encoders=config.encoders,
+            check_identity=config.check_identity,
+            max_batch_size=config.batch.max_batch_size,
+            **config.batch.vllm,
+        )
         return _answer_rows(engine.model, config, engine)
     model = (load or load_model)(config)
     if config.input is not None:
@@ -116,7 +123,13 @@ def load_model(config: ChatConfig) -> "DestaModel":
 
     with quietly():
         from nemo_desta.models import DestaModel
-    return DestaModel.from_pretrained(config.model, llm=config.llm, encoders=config.encoders, device=config.device)
+    return DestaModel.from_pretrained(
+        config.model,
+        llm=config.llm,
+        encoders=config.encoders,
+        device=config.device,
+        check_identity=config.check_identity,
+    )
 
 
 def as_overrides(words: Sequence[str]) -> list[str]:
