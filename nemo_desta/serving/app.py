@@ -13,20 +13,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
 from nemo_desta.config import ConfigError
 from nemo_desta.serving.batching import Engine
+from nemo_desta.serving.connection import ClientGone, Lingering, read_body, while_connected
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.replies import DONE, Reply, event
 from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
-
-try:
-    from fastapi import Depends, FastAPI, Request
-    from fastapi.responses import JSONResponse, Response
-except ImportError as error:
-    raise ImportError("the server needs fastapi: pip install 'nemo_desta[serve]'") from error
-
-from nemo_desta.serving.connection import ClientGone, Lingering, read_body, while_connected
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel

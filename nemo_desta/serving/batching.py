@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 RUNNING_PER_NEWCOMER = 16
 #: but for so many tokens at most.
 PATIENCE = 4
+#: How long the engine may go on with what it does when it is stopped.
+STOP_SECS = 5.0
 
 #: What a waiting client gets from the queue: pieces, or why there will be none.
 Item = Delta | ApiError
@@ -111,12 +113,17 @@ class Batcher:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Fail what is left and end the thread; waits for the step under way."""
+        """Fail what is left and end the thread. What it is busy with is waited for, but not for ever: an hour of
+        audio takes the encoders their time."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECS)
+        if self._thread.is_alive():
+            logger.warning("the engine is still busy after %g s and is left behind", STOP_SECS)
+            left = [*self._running.values(), *self._joining, *self._waiting]
+            self._deliver([(job, _going_down()) for job in left])
 
     # ---- in the thread
 
@@ -152,8 +159,8 @@ class Batcher:
         self._put_off = 0
         if not (group := self._next_group()):
             return
-        group = self._heard(group)
         self._joining = group
+        self._joining = group = self._heard(group)
         ids = self._engine.add([job.chat for job in group])
         self._joining = []
         self._running.update(zip(ids, group, strict=True))

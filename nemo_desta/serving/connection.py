@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+try:
+    from fastapi import Request
+except ImportError as error:
+    raise ImportError("the server needs fastapi: pip install 'nemo_desta[serve]'") from error
 
 from nemo_desta.serving.errors import ApiError
 

@@ -258,13 +258,17 @@ def test_metrics_count_requests_tokens_and_seconds(server):
 def test_transcripts_of_the_caller_reach_the_prompt(tmp_path):
     config = tiny_model(tmp_path, template="chatml").config
     prompt = replace(config.prompt, transcript=TranscriptConfig(enabled=True))
-    with served(DestaModel(replace(config, prompt=prompt)).eval()) as server:
+    model = DestaModel(replace(config, prompt=prompt)).eval()
+    model.__dict__["transcriber"] = lambda clips: ["a dog barks"] * len(clips)  # stands in for Whisper's decoder
+    with served(model, transcriber=True) as server:
         spoken = user(audio_part(encoded(noise(1.0)), transcript="a dog barks"), text_part("What?"))
         silent = user(audio_part(encoded(noise(1.0))), text_part("What?"))
         said, without = ask(server, spoken), ask(server, silent)
         assert said.usage.prompt_tokens > without.usage.prompt_tokens
         left_out = ask(server, spoken, extra_body={"transcript": "none"})
         assert left_out.usage == without.usage and text(left_out) == text(without)
+        written = ask(server, silent, extra_body={"transcript": "whisper"})
+        assert written.usage == said.usage and text(written) == text(said)
 
 
 def test_blocks_give_the_samples_of_the_whole_file(tmp_path):

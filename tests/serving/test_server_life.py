@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import os
 import signal
 import socket
@@ -9,16 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from openai import APIError, APIStatusError, InternalServerError, RateLimitError
 
 from benchmarks import serving as serving_benchmark
-from nemo_desta.config import ConfigError
+from nemo_desta.config import ConfigError, parse
 from nemo_desta.models.engine import ChatEngine
-from nemo_desta.serving.server import listen
+from nemo_desta.serving.server import MODEL, listen
 from nemo_desta.serving.settings import ServerSettings
 from tests.serving.serving_tools import (
     NAME,
@@ -103,8 +106,28 @@ class _hanging_up:
             )
 
 
+@contextmanager
+def gated(model, **settings):
+    """A server whose engine writes only while its gate is open; the gate."""
+    gate = threading.Event()
+    gate.set()
+
+    class Gated(ChatEngine):
+        def step(self):
+            assert gate.wait(30)
+            return super().step()
+
+    size = settings.pop("max_batch_size", 8)
+    try:
+        with served(model, make_engine=lambda: Gated(model, max_batch_size=size), **settings) as server:
+            yield server, gate
+    finally:
+        gate.set()
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back(model, pool):
-    with served(model, max_batch_size=1, max_queue=2) as server:
+    with gated(model, max_batch_size=1, max_queue=2) as (server, gate):
+        gate.clear()
         long = pool.submit(ask, server, **MIDDLE)
         until(lambda: running(server) == 1)
         waiting = [pool.submit(ask, server, max_tokens=3) for _ in range(2)]
@@ -113,6 +136,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(model, pool):
             ask(server)
         assert caught.value.response.headers["retry-after"] == "1" and caught.value.code == "queue_full"
         assert counters(server)["nemo_desta_requests_waiting"] == 2
+        gate.set()
         assert long.result().usage.completion_tokens == 400
         assert all(w.result().usage.completion_tokens <= 3 for w in waiting)
         assert alive(server)
@@ -213,8 +237,9 @@ def test_the_cache_holds_no_more_than_it_may(model, pool):
 
 
 def test_draining_refuses_what_is_new_and_finishes_what_runs(model, pool):
-    with served(model) as server:
+    with gated(model) as (server, gate):
         expected = ask(server, **MIDDLE).choices[0].message.content
+        gate.clear()
         task = pool.submit(ask, server, **MIDDLE)
         until(lambda: running(server) == 1)
         server._loop.call_soon_threadsafe(server.begin_drain)
@@ -224,6 +249,7 @@ def test_draining_refuses_what_is_new_and_finishes_what_runs(model, pool):
         assert caught.value.status_code == 503 and int(caught.value.response.headers["retry-after"]) > 0
         health = httpx.get(server.url.replace("/v1", "/health"))
         assert health.status_code == 503 and health.json() == {"status": "draining"}
+        gate.set()
         assert task.result().choices[0].message.content == expected
         until(lambda: server.should_exit)
 
@@ -237,6 +263,28 @@ def test_draining_has_an_end(model, pool):
             task.result()
         assert caught.value.status_code == 503
         until(lambda: server.should_exit)
+
+
+def test_an_engine_that_is_stuck_does_not_hold_up_the_end(model, pool, monkeypatch):
+    monkeypatch.setattr("nemo_desta.serving.batching.STOP_SECS", 0.3)
+    release = threading.Event()
+
+    class Stuck(ChatEngine):
+        def add(self, chats):
+            if chats[0].sampling.max_new_tokens == MIDDLE["max_tokens"]:
+                release.wait(30)
+            return super().add(chats)
+
+    try:
+        with served(model, drain_secs=0.2, make_engine=lambda: Stuck(model)) as server:
+            task = pool.submit(ask, server, **MIDDLE)
+            until(lambda: server.service.batcher._joining)
+            server._loop.call_soon_threadsafe(server.begin_drain)
+            with pytest.raises(InternalServerError, match="going down"):
+                task.result(timeout=10)
+            until(lambda: server.should_exit)
+    finally:
+        release.set()
 
 
 def test_an_address_that_is_taken_is_named():
@@ -255,6 +303,23 @@ def test_a_server_for_everyone_without_a_key_is_warned_about(monkeypatch, caplog
     caplog.clear()
     listen(ServerSettings(port=0, host="0.0.0.0")).close()
     assert not caplog.records
+
+
+def test_the_config_and_the_settings_agree():
+    config = yaml.safe_load((ROOT / "conf" / "use" / "serve.yaml").read_text())
+    for name in MODEL:
+        config.pop(name)
+    assert parse(ServerSettings, config, "serve") == ServerSettings()
+    assert set(config) == {field.name for field in dataclasses.fields(ServerSettings)}
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "fastapi", "prometheus_client", "pydantic"])
+def test_a_missing_package_is_named_with_its_install_line(missing):
+    modules = {"uvicorn": "server", "fastapi": "connection", "prometheus_client": "metrics", "pydantic": "protocol"}
+    module = modules[missing]
+    code = f"import sys; sys.modules[{missing!r}] = None; import nemo_desta.serving.{module}"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert f"needs {missing}: pip install 'nemo_desta[serve]'" in result.stderr
 
 
 @pytest.mark.slow
