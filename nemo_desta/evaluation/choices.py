@@ -87,7 +87,8 @@ _ARTICLES = ("a ", "an ", "the ")
 
 
 def choose(prediction: str, options: Sequence[str]) -> int | None:
-    """The index of the one option that ``prediction`` clearly chooses, None when it is none or several."""
+    """The index of the one option that ``prediction`` clearly chooses (the first of equal ones), None when it is none
+    or several."""
     known = _prepared(tuple(options))
     text = strip_thinking(prediction)
     if len(text) > _MAX_CHARS:
@@ -114,16 +115,17 @@ class _Options:
             options = tuple(option[m.end() :] for option, m in zip(options, labels, strict=True))
         else:
             self.letters = dict(zip(_LETTERS, range(len(options)), strict=False))
-        texts = [_plain(_HIDDEN.sub("", unicodedata.normalize("NFKC", o)).replace("’", "'")) for o in options]
-        short = [_without_article(text) for text in texts]
+        firsts = [i for i, option in enumerate(options) if options.index(option) == i]  # one wording is one option
+        self.letters = {letter: options.index(options[i]) for letter, i in self.letters.items()}
+        texts = [_plain(_HIDDEN.sub("", unicodedata.normalize("NFKC", options[i])).replace("’", "'")) for i in firsts]
         self.exact: dict[str, int | None] = {}
-        for i, text in enumerate(texts):
+        for i, text in zip(firsts, texts, strict=True):
             self.exact[text] = None if text in self.exact else i
+        short = [_without_article(text) for text in texts]
         texts = [s if short.count(s) == 1 else t for s, t in zip(short, texts, strict=True)]
-        # Longest first: "not happy" is looked for before "happy". Equal texts cannot be told apart: nobody's.
-        self.names = sorted(
-            ((t, i) for i, t in enumerate(texts) if t and texts.count(t) == 1), key=lambda x: -len(x[0])
-        )
+        # Longest first: "not happy" is looked for before "happy". Texts that differ in punctuation only are nobody's.
+        names = [(t, i) for t, i in zip(texts, firsts, strict=True) if t and texts.count(t) == 1]
+        self.names = sorted(names, key=lambda pair: -len(pair[0]))
         if any(len(text) == 1 and text.isalpha() for text in texts):
             self.letters = {}  # the options are letters themselves
         #: With "C minor" among the options, "it is C" may be a key; "option C" is a letter still.
