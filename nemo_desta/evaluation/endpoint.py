@@ -88,7 +88,7 @@ def answer_rows_at(
 
 
 def _as_parts(messages: list[Mapping[str, Any]], tag: str) -> list[dict[str, Any]]:
-    """Messages whose locator tags have become parts with the clip's bytes."""
+    """Messages whose locator tags have become parts with the clip's bytes; servers put parts on lines of their own."""
     result = []
     for message in messages:
         audios = iter(message.get("audios") or ())
