@@ -1,0 +1,79 @@
+"""Cut English text into sentences and words, without data files.
+
+The original rules use NLTK: Punkt, whose learned abbreviations are a data file, and its word tokenizer. These are our
+own rules for the same purpose. Words of ordinary text come out alike; sentences differ where only a learned list could
+know. Whoever has NLTK and its data gives `nltk_sentences` and `nltk_words` to `Tools`.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_TITLES = "mr mrs ms messrs dr prof rev hon gen col sgt capt lt gov sen rep st jr sr".split()
+_SHORT = (
+    "vs etc al inc ltd co corp dept est approx e.g i.e cf ca fig figs vol ed eds pp a.m p.m ph.d u.s u.k u.n".split()
+)
+#: Ends nothing even before a capital letter.
+_NEVER = frozenset(_TITLES) | {"vs", "e.g", "i.e", "cf", "fig", "figs"}
+_SPLIT_WORDS = re.compile(r"\b(can)(not)\b|\b(gim|lem)(me)\b|\b(gon|got|wan)(na|ta)\b", re.IGNORECASE)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences in order, without white space around; marks that close a quotation stay with theirs."""
+    found, start = [], 0
+    for end in re.finditer(r"""[.?!]+[)\]}"'\u201d\u2019]*(?=\s+\S)""", text):
+        if _ends(text, end):
+            found.append(text[start : end.end()])
+            start = end.end()
+    return [sentence.strip() for sentence in (*found, text[start:]) if sentence.strip()]
+
+
+def split_words(text: str) -> list[str]:
+    """Words and marks: contractions in their parts, hyphenated words whole, marks by themselves."""
+    words = []
+    for sentence in split_sentences(text):
+        spaced = re.sub(r"(\.)([)\]}>\"'\u201d\u2019]*)\s*$", r" \1 \2", sentence)  # the last full stop only
+        spaced = re.sub(r"([,:])(?=[^\d]|$)", r" \1 ", spaced)
+        spaced = re.sub(r"(\.{2,}|--+|[;@#$%&*?!\"\u201c\u201d\u00ab\u00bb()\[\]{}<>])", r" \1 ", spaced)
+        spaced = re.sub(r"n't(?=\s|$)", lambda m: f" {m[0]}", spaced, flags=re.IGNORECASE)
+        spaced = re.sub(r"(?<=[^'\s])('(?:s|m|d|ll|re|ve))?('?)(?=\s|$)", r" \1 \2", spaced, flags=re.IGNORECASE)
+        spaced = _SPLIT_WORDS.sub(lambda m: " ".join(part for part in m.groups() if part), spaced)
+        words += spaced.split()
+    return words
+
+
+def nltk_sentences(data: str | Path) -> Callable[[str], Sequence[str]]:
+    """NLTK's own splitter with the English ``punkt_tab`` data under the folder ``data``."""
+    tokenize = _nltk(data)
+    return tokenize.sent_tokenize
+
+
+def nltk_words(data: str | Path) -> Callable[[str], Sequence[str]]:
+    """NLTK's own word tokenizer, which needs the same data."""
+    tokenize = _nltk(data)
+    return tokenize.word_tokenize
+
+
+def _nltk(data: str | Path):
+    try:
+        import nltk
+    except ImportError as error:
+        raise ImportError("the original's sentences need NLTK: pip install nltk") from error
+    if not (Path(data) / "tokenizers" / "punkt_tab" / "english").is_dir():
+        raise FileNotFoundError(f"{data} has no tokenizers/punkt_tab/english; it is part of NLTK's data")
+    nltk.data.path.insert(0, str(data))
+    return nltk.tokenize
+
+
+def _ends(text: str, end: re.Match[str]) -> bool:
+    """Is this mark the end of a sentence?"""
+    after = re.compile(r"\s*(\S)").match(text, end.end())[1]
+    if end[0].startswith(".."):
+        return not after.islower()
+    if end[0][0] != ".":
+        return True
+    before = re.search(r"(\S*)$", text[max(0, end.start() - 20) : end.start()])[1]
+    before = before.lstrip("([{\"'\u201c\u2018").lower()
+    if before in _NEVER or re.fullmatch(r"[^\W\d_]", before):  # titles and initials
+        return False
+    return after.isupper() if before in _SHORT else not after.islower()
