@@ -86,10 +86,13 @@ _COMMON = {
 _ARTICLES = ("a ", "an ", "the ")
 
 
-def choose(prediction: str, options: Sequence[str]) -> int | None:
+def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> int | None:
     """The index of the one option that ``prediction`` clearly chooses (the first of equal ones), None when it is none
-    or several."""
-    known = _prepared(tuple(options))
+    or several.
+
+    ``letters=False``: the model was not shown the options in an order, so a letter says nothing.
+    """
+    known = _prepared(tuple(options), letters)
     text = strip_thinking(prediction)
     if len(text) > _MAX_CHARS:
         text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
@@ -107,7 +110,7 @@ def choose(prediction: str, options: Sequence[str]) -> int | None:
 class _Options:
     """The options, ready to be looked for."""
 
-    def __init__(self, options: tuple[str, ...]) -> None:
+    def __init__(self, options: tuple[str, ...], letters: bool) -> None:
         labels = [_WRITTEN_LABEL.match(option) for option in options]
         written = [(m[1] or m[2]).upper() for m in labels if m]
         if options and len(set(written)) == len(options):  # "(a) dog": their own letters, not their places
@@ -126,15 +129,15 @@ class _Options:
         # Longest first: "not happy" is looked for before "happy". Texts that differ in punctuation only are nobody's.
         names = [(t, i) for t, i in zip(texts, firsts, strict=True) if t and texts.count(t) == 1]
         self.names = sorted(names, key=lambda pair: -len(pair[0]))
-        if any(len(text) == 1 and text.isalpha() for text in texts):
+        if not letters or any(len(text) == 1 and text.isalpha() for text in texts):
             self.letters = {}  # the options are letters themselves
         #: With "C minor" among the options, "it is C" may be a key; "option C" is a letter still.
         self.capitals = any(_CAPITAL.search(option) for option in options)
 
 
 @lru_cache(maxsize=4096)
-def _prepared(options: tuple[str, ...]) -> _Options:
-    return _Options(options)
+def _prepared(options: tuple[str, ...], letters: bool) -> _Options:
+    return _Options(options, letters)
 
 
 def _read(text: str, options: _Options) -> int | None:

@@ -1,0 +1,126 @@
+"""AIR-Bench: foundation (options A to D, no judge) and chat (a judge compares with a reference); predictions under
+``response``.
+
+A row with ``choice_a`` is foundation, every other one chat. A chat row's judgements are two numbers, the reference's
+and the model's: under ``gpt-score`` with the model as the second assistant, under ``gpt-score-swapped`` as the first
+(the authors keep the second in a file of its own; `air_bench_chat.average` does what their script does with either).
+"""
+
+import random
+from collections.abc import Sequence
+
+from nemo_desta.evaluation.choices import choose
+from nemo_desta.evaluation.scorers import air_bench_chat as chat
+from nemo_desta.evaluation.scorers.air_bench_chat import judge_requests, parse_judgement, with_judgements
+from nemo_desta.evaluation.scorers.letter_rule import letter_of
+from nemo_desta.evaluation.scorers.multiple_choice import lettered_choices, true_option
+from nemo_desta.evaluation.scores import (
+    Item,
+    ItemError,
+    Quirk,
+    Scores,
+    Verdict,
+    accuracy_totals,
+    answer_of,
+    groups,
+    name_of,
+    need,
+)
+
+__all__ = ["judge_requests", "official", "parse_judgement", "strict", "with_judgements"]
+
+KEY = "response"
+FIELDS = ("task_name", "dataset_name", "task_name_dataset_name")
+QUIRKS = (
+    Quirk(
+        "first letter, or last but one",
+        "the first character decides if it is A to D, else the last but one; empty and unreadable answers leave the "
+        "denominator (fail_num)",
+        "of five answers of a kind that models give three were counted, accuracy 1.0",
+    ),
+    Quirk(
+        "a task without a readable answer",
+        "stops the official script (as does a true answer that is none of the options); here it has count 0",
+    ),
+    Quirk("items without a task", "are not counted, and not failures either"),
+    *chat.QUIRKS,
+)
+
+
+def official(items: Sequence[Item], *, rng: random.Random | None = None, key: str = KEY) -> Scores:
+    """Foundation as the authors' script, chat by the judgements in the items; nothing is drawn, ``rng`` is not used.
+
+    A chat verdict says whether the model beat the reference with the model second; None when that cannot be told.
+
+    Raises:
+        ItemError: where the official script stops: no answer at all, or a true answer that is none of the options.
+    """
+    items = _named(items)
+    verdicts: list[Verdict] = []
+    failed = 0
+    for i, item in enumerate(items):
+        if not _is_foundation(item):
+            verdicts.append(chat.beats_reference(item, "gpt-score"))
+            continue
+        if item.get("task_name") is None:
+            verdicts.append(None)
+            continue
+        text, letter = letter_of(need(item, key, i))
+        if text in ("", "None") or letter is None:
+            failed += 1
+            verdicts.append(None)
+            continue
+        verdicts.append(letter == _true_letter(item, i))
+    foundation = [v for v, item in zip(verdicts, items, strict=True) if _is_foundation(item)]
+    totals = {f"foundation_{name}": value for name, value in accuracy_totals(foundation).items()}
+    totals["foundation_fail_num"] = failed
+    totals.update(chat.totals([item for item in items if not _is_foundation(item)]))
+    return Scores(verdicts, totals, len(items), failed, groups(items, verdicts, FIELDS))
+
+
+def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
+    """Foundation: every row counts, see `choose`. Chat: won when the model has more points than the reference over
+    both orders; a judged row whose points cannot be read is lost, rows that nobody judged are named as left out."""
+    items = _named(items)
+    verdicts: list[Verdict] = []
+    unparsed = unjudged = 0
+    for i, item in enumerate(items):
+        if _is_foundation(item):
+            options, truth = lettered_choices(item, i)
+            gold = true_option(options, truth, name_of(item, i))
+            answer = answer_of(item, key, i)
+            chosen = choose(answer, options) if answer is not None else None
+            unparsed += chosen is None
+            verdicts.append(chosen is not None and options[chosen] == options[gold])
+        elif chat.is_judged(item):
+            won = chat.beats_reference(item)
+            unparsed += won is None
+            verdicts.append(won is True)
+        else:
+            unjudged += 1
+            verdicts.append(None)
+    totals = {**accuracy_totals(verdicts), "unparsed": unparsed}
+    if unjudged:
+        totals["left_out"] = f"{unjudged} chat rows that no judge has seen"
+    return Scores(verdicts, totals, len(items), unparsed, groups(items, verdicts, FIELDS))
+
+
+def _is_foundation(item: Item) -> bool:
+    return "choice_a" in item
+
+
+def _true_letter(item: Item, position: int) -> str:
+    truth = need(item, "answer_gt", position)
+    for letter in "ABCD":
+        if truth == item.get(f"choice_{letter.lower()}"):
+            return letter
+    raise ItemError(name_of(item, position), f"the answer {truth!r} is none of its options")
+
+
+def _named(items: Sequence[Item]) -> list[Item]:
+    return [
+        {**item, "task_name_dataset_name": f"{item['task_name']}_{item.get('dataset_name')}"}
+        if item.get("task_name") is not None
+        else item
+        for item in items
+    ]

@@ -1,0 +1,176 @@
+"""AIR-Bench's chat part: what the judge is asked, how its two numbers are read, and the official averages."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Verdict, answer_of, name_of, need
+
+STRAIGHT, SWAPPED = "gpt-score", "gpt-score-swapped"
+TASKS = {
+    "speech_QA": "speech",
+    "speech_dialogue_QA": "speech",
+    "sound_QA": "sound",
+    "sound_generation_QA": "sound",
+    "music_QA": "music",
+    "music_generation_analysis_QA": "music",
+    "speech_and_sound_QA": "speech_and_sound",
+    "speech_and_music_QA": "speech_and_music",
+}
+QUIRKS = (
+    Quirk(
+        "hot judge",
+        "half of the judge's calls, drawn at random, have temperature 2.0, the others 1.0",
+        "drawn here from a generator with seed 0; the judge's rules are in our own words",
+    ),
+    Quirk(
+        "who is in which column",
+        "every row is judged in both orders; the averaging script calls column 1 'gpt4' in both files, so in the "
+        "swapped one the model's average is printed as gpt4_avg_score",
+    ),
+    Quirk(
+        "failures that succeed",
+        "two words that are no numbers, or a number above 10, add to fail_num and to success_num",
+        "so the printed percentage is not the share of readable judgements",
+    ),
+    Quirk("unknown tasks", "a task name that the script does not know is counted for the row before"),
+)
+_RULES = (
+    "You are an exact and fair judge of answers to questions about audio. You read a detailed description of the "
+    "audio, a question, and the answers of two assistants.\n\n[Description of the audio]\n{description}\n\n"
+    "[Question]\n{question}\n\n[Answer of assistant 1]\n{first}\n[End of answer 1]\n\n"
+    "[Answer of assistant 2]\n{second}\n[End of answer 2]\n\n"
+    "Judge how helpful, relevant, accurate and complete each answer is, given question and description. Each "
+    "assistant gets a whole number from 1 to 10, more is better. Write one line with nothing but the two numbers, "
+    "assistant 1's first, with one space between them."
+)
+
+
+def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
+    """Two questions per chat row, one in each order (``turn`` 0: the model is assistant 2; 1: it is assistant 1).
+
+    Raises:
+        ItemError: a chat row without ``meta_info``, the description that the judge reads.
+    """
+    rng = random.Random(0)
+    asks = []
+    for i, item in enumerate(items):
+        response = answer_of(item, "response", i)
+        if "choice_a" in item or response is None:
+            continue
+        for turn, key in enumerate((STRAIGHT, SWAPPED)):
+            temperature = 2.0 if rng.random() < 0.5 else 1.0
+            if key in item:
+                continue
+            answers = [need(item, "answer_gt", i), response]
+            first, second = answers[::-1] if turn else answers
+            text = _RULES.format(
+                description=need(item, "meta_info", i), question=need(item, "question", i), first=first, second=second
+            )
+            asks.append(JudgeAsk(i, [{"role": "user", "content": text}], temperature, 1.0, 1024, turn))
+    return asks
+
+
+def with_judgements(
+    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """The items with the judge's lines; an answer that did not come is an empty line."""
+    judged = [dict(item) for item in items]
+    for ask, text in zip(asks, texts, strict=True):
+        judged[ask.index][SWAPPED if ask.turn else STRAIGHT] = text or ""
+    return judged
+
+
+def parse_judgement(text: str) -> tuple[int, int] | None:
+    """The two columns; None when they are not two whole numbers up to 10, one space apart."""
+    parts = text.strip().replace("\n", "").split(" ")
+    if len(parts) != 2:
+        return None
+    try:
+        first, second = int(parts[0]), int(parts[1])
+    except ValueError:
+        return None
+    return None if first > 10 or second > 10 else (first, second)
+
+
+def is_judged(item: Item) -> bool:
+    """Whether a judge has been asked about it."""
+    return STRAIGHT in item or SWAPPED in item
+
+
+def beats_reference(item: Item, *keys: str) -> Verdict:
+    """Whether the model has more points than the reference, over ``keys`` (both orders); None if none can be read."""
+    model = reference = 0
+    readable = False
+    for key in keys or (STRAIGHT, SWAPPED):
+        pair = parse_judgement(item[key]) if isinstance(item.get(key), str) else None
+        if pair is not None:
+            readable = True
+            model += pair[1] if key == STRAIGHT else pair[0]
+            reference += pair[0] if key == STRAIGHT else pair[1]
+    return model > reference if readable else None
+
+
+def average(items: Sequence[Item], *, swapped: bool = False, key: str = STRAIGHT) -> dict[str, Any]:
+    """As the official averaging script on one file (``swapped``: the one where the model is first).
+
+    Per group ``Sum``, ``Win_Rate`` (of the model), ``gpt4_avg_score`` (column 1), ``llm_avg_score`` (column 2), and
+    ``fail_num``, ``success_num``, ``percentage``. A group without readable rows is left out (the script stops).
+
+    Raises:
+        ItemError: the first row's task is unknown, or a judgement is no text.
+    """
+    sums = {group: [0, 0, 0, 0] for group in dict.fromkeys(TASKS.values())}
+    group, failed, succeeded = None, 0, 0
+    for i, item in enumerate(items):
+        group = TASKS.get(item.get("task_name"), group)
+        if group is None:
+            raise ItemError(
+                name_of(item, i), f"unknown chat task {item.get('task_name')!r}; known: {', '.join(TASKS)}"
+            )
+        text = need(item, key, i)
+        succeeded += len(text.strip().replace("\n", "").split(" ")) == 2
+        pair = parse_judgement(text)
+        if pair is None:
+            failed += 1
+            continue
+        won = pair[0] > pair[1] if swapped else pair[1] > pair[0]
+        sums[group] = [a + b for a, b in zip(sums[group], (1, won, *pair), strict=True)]
+    result: dict[str, Any] = {
+        name: {"Sum": n, "Win_Rate": won / n, "gpt4_avg_score": first / n, "llm_avg_score": second / n}
+        for name, (n, won, first, second) in sums.items()
+        if n
+    }
+    tried = succeeded + failed
+    return {
+        **result,
+        "fail_num": failed,
+        "success_num": succeeded,
+        "percentage": succeeded / tried if tried else 0.0,
+    }
+
+
+def totals(items: Sequence[Item]) -> dict[str, Any]:
+    """Flat figures of the judged rows: the model's mean points per group over the orders there are, and mixed audio
+    (the mean of speech_and_sound and speech_and_music)."""
+    figures: dict[str, Any] = {}
+    points: dict[str, list[float]] = {}
+    for key, column in ((STRAIGHT, "llm_avg_score"), (SWAPPED, "gpt4_avg_score")):
+        rows = [item for item in items if key in item]
+        if not rows:
+            continue
+        found = average(rows, swapped=key == SWAPPED, key=key)
+        order = "swapped" if key == SWAPPED else "straight"
+        for name in ("fail_num", "success_num", "percentage"):
+            figures[f"chat_{order}_{name}"] = found[name]
+        for name in sorted(found.keys() & set(TASKS.values())):
+            figures[f"chat_{order}_{name}_win_rate"] = found[name]["Win_Rate"]
+            points.setdefault(name, []).append(found[name][column])
+    means = {name: sum(values) / len(values) for name, values in points.items()}
+    if {"speech_and_sound", "speech_and_music"} <= means.keys():
+        means["mixed_audio"] = (means["speech_and_sound"] + means["speech_and_music"]) / 2
+    figures.update({f"chat_{name}": value for name, value in means.items()})
+    unjudged = sum(not is_judged(item) for item in items)
+    if unjudged:
+        figures["left_out"] = f"{unjudged} chat rows that no judge has seen"
+    return figures

@@ -1,0 +1,143 @@
+"""SAKURA: what is heard (single hop) and what follows from it (multi hop), on four tracks; predictions under
+``response``, the judge's words under ``Explanation`` and ``Judgement``.
+
+An item is one question: ``track``, ``hop`` (single or multi), ``instruction`` (with its lettered options) and
+``answer`` ("(a) dog"). The official accuracy is a judge's; the strict one reads the option itself, without a judge.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_desta.evaluation.scorers.multiple_choice import strict_multiple_choice
+from nemo_desta.evaluation.scores import (
+    Item,
+    JudgeAsk,
+    Quirk,
+    Scores,
+    Verdict,
+    accuracy_totals,
+    answer_of,
+    groups,
+    need,
+)
+
+KEY = "response"
+FIELDS = ("track", "hop", "track / hop")
+QUIRKS = (
+    Quirk(
+        "judged by a language model",
+        "gpt-4o-2024-11-20 reads question, options, true answer and response (temperature 0, top-p 0.9)",
+        "our judge is told the same rules in our own words: the original prompt carries no licence",
+    ),
+    Quirk(
+        "an unreadable judgement is not correct",
+        "only 'correct' and 'incorrect', alone behind 'Judgement:', are understood; everything else stays in the "
+        "denominator and is printed for a person to mend",
+    ),
+    Quirk("answers in official mode", "an item without a judgement, where others have one, is not correct either"),
+)
+NOT_EXTRACTED = {"Explanation": "No extracted explanation", "Judgement": "No extracted judgement"}
+
+_JUDGED = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
+_OPTION = re.compile(r"\(([a-zA-Z])\)\s*(.+?)(?=\s*[,;.]?\s*(?:\b(?:and|or)\s+)?\([a-zA-Z]\)|\s*$)", re.DOTALL)
+_RULES = (
+    "You check answers to multiple-choice questions about an audio clip that you cannot hear. You are given the "
+    "question with its options, the true answer, and the response of a model. Compare what the response commits to "
+    "with the true answer: the option's letter, its text, or a wording of the same meaning all count as naming it. A "
+    "response is incorrect when it names another option, several options, or none. Do not answer the question "
+    "yourself. Write exactly two lines and nothing else:\n"
+    "Explanation: <one sentence>\nJudgement: <correct or incorrect>"
+)
+_EXAMPLES = (
+    (
+        "Which instrument plays? (a) violin (b) flute (c) drum (d) harp",
+        "(b) flute",
+        "I hear a wind instrument with a soft tone, so it should be the flute.",
+        "Explanation: The response settles on the flute, which is option (b).\nJudgement: correct",
+    ),
+    (
+        "How does the speaker feel? (a) calm (b) angry (c) sad (d) happy",
+        "(c) sad",
+        "The speaker could be calm or sad.",
+        "Explanation: The response names two options and settles on neither.\nJudgement: incorrect",
+    ),
+)
+
+
+def official(items: Sequence[Item], *, rng: random.Random | None = None) -> Scores:
+    """Accuracy by the judgements in the items; nothing is drawn, so ``rng`` is not used.
+
+    Raises:
+        NotImplementedError: no item has a judgement.
+    """
+    if items and not any("Judgement" in item for item in items):
+        raise NotImplementedError("sakura is judged by a language model; no item has a 'Judgement'")
+    read = [_verdict(item) for item in items]
+    verdicts: list[Verdict] = [verdict is True for verdict in read]
+    totals = {**accuracy_totals(verdicts), "incorrect": read.count(False), "invalid": read.count(None)}
+    return Scores(verdicts, totals, len(items), read.count(None), groups(_grouped(items), verdicts, FIELDS))
+
+
+def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
+    """No judge: the options are read from the question, see `strict_multiple_choice`."""
+    return strict_multiple_choice(_grouped(items), key, _read, FIELDS)
+
+
+def options_of(instruction: str, answer: str) -> list[str]:
+    """The lettered options in a question, each as "(a) dog"; the true one is added if it cannot be found there."""
+    options = [f"({letter}) {text.strip()}" for letter, text in _OPTION.findall(instruction)]
+    return options if answer.strip() in options else [*options, answer.strip()]
+
+
+def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
+    """One question to the judge for every item with a response and without a judgement."""
+    asks = []
+    for i, item in enumerate(items):
+        response = answer_of(item, KEY, i)
+        if response is not None and "Judgement" not in item:
+            messages = [{"role": "system", "content": _RULES}]
+            for question, answer, given, verdict in _EXAMPLES:
+                messages.append({"role": "user", "content": _case(question, answer, given)})
+                messages.append({"role": "assistant", "content": verdict})
+            case = _case(need(item, "instruction", i), need(item, "answer", i), response)
+            asks.append(JudgeAsk(i, [*messages, {"role": "user", "content": case}], 0.0, 0.9))
+    return asks
+
+
+def with_judgements(
+    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """The items with what the judge said."""
+    judged = [dict(item) for item in items]
+    for ask, text in zip(asks, texts, strict=True):
+        judged[ask.index].update(parse_judgement(text or ""))
+    return judged
+
+
+def parse_judgement(text: str) -> dict[str, str]:
+    """``Explanation`` and ``Judgement`` as the official script extracts them (`NOT_EXTRACTED` where it cannot)."""
+    found = _JUDGED.search(text)
+    return {"Explanation": found[1], "Judgement": found[2]} if found else dict(NOT_EXTRACTED)
+
+
+def _verdict(item: Item) -> Verdict:
+    judgement = item.get("Judgement")
+    return {"correct": True, "incorrect": False}.get(str(judgement).strip().lower())
+
+
+def _read(item: Item, position: int) -> tuple[list[str], str]:
+    answer = need(item, "answer", position)
+    return options_of(need(item, "instruction", position), answer), answer.strip()
+
+
+def _grouped(items: Sequence[Item]) -> list[Item]:
+    return [
+        {**item, "track / hop": f"{item['track']} / {item['hop']}"} if "track" in item and "hop" in item else item
+        for item in items
+    ]
+
+
+def _case(question: str, answer: str, response: str) -> str:
+    return f"[Question]\n{question}\n\n[True answer]\n{answer}\n\n[Response]\n{response}"
