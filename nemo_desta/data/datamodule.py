@@ -17,7 +17,7 @@ from nemo_desta.data.loader import PlanLoader, SizedPlanLoader
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.sampler import BatchPlan
 from nemo_desta.data.settings import LoaderSettings, parse_data
-from nemo_desta.data.sources import open_input_cfg
+from nemo_desta.data.sources import RowSource, open_input_cfg
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,11 @@ class DestaDataModule(LightningDataModule):
     def validation_names(self) -> list[str]:
         """Names of the validation sets, in the order of their loaders."""
         return list(self.settings.validation)
+
+    @property
+    def train_sources(self) -> list[RowSource]:
+        """Where the training rows come from; none before training."""
+        return [] if self._plan is None else [weighted.source for weighted in self._plan.sources]
 
     @property
     def position(self) -> tuple[int, int]:

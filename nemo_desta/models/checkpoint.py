@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "projector.safetensors"
+TOKENIZER_FILE = "tokenizer_config.json"
 PROJECTOR_PREFIX = "perception.projector."
 
 
@@ -55,22 +56,41 @@ def share_step_count(saved: dict[str, Any]) -> None:
 
 def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:
     """Write a model folder; every file is complete before it gets its name."""
-    folder = Path(folder)
+    return write_folder(Path(folder), describe(config, identify(config)), tensors, tokenizer)
+
+
+def describe(config: ModelConfig, fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """What a model folder's config.json says."""
+    return {
+        "format": FORMAT,
+        "nemo_desta": __version__,
+        "model": to_dict(replace(config, llm=replace(config.llm, tokenizer=None))),  # the tokenizer is in the folder
+        "frozen": fingerprints,
+    }
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `export`, whose description refers to the frozen parts by name."""
+    try:
+        return "references" in json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+
+
+def write_folder(
+    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer: Any
+) -> Path:
+    """Write the files of a model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     part = folder / (WEIGHTS_FILE + ".part")
     save_file(weights, part, metadata={"format": "pt"})
     part.replace(folder / WEIGHTS_FILE)
-    description = {
-        "format": FORMAT,
-        "nemo_desta": __version__,
-        "model": to_dict(replace(config, llm=replace(config.llm, tokenizer=None))),  # the tokenizer is in the folder
-        "frozen": identify(config),
-    }
     part = folder / (CONFIG_FILE + ".part")
     part.write_text(json.dumps(description, indent=1) + "\n")
     part.replace(folder / CONFIG_FILE)
     tokenizer.save_pretrained(folder)
+    _make_portable(folder / TOKENIZER_FILE)
     return folder
 
 
@@ -183,3 +203,16 @@ def relocate(
             repair = f"Say where it is: from_pretrained(..., {keyword_of(part)})"
             raise FileNotFoundError(f"{part}: nothing at '{source}'. {repair}")
     return config
+
+
+def _make_portable(file: Path) -> None:
+    """Let transformers 4 read what transformers 5 writes, and leave out where the tokenizer was on this machine."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "is_local", "local_files_only"):
+        settings.pop(key, None)
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # the name that transformers 5 has for it
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(further := settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = further
+        del settings["extra_special_tokens"]
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

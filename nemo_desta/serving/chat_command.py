@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_desta.models.engine import ChatEngine
 
 #: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
-TEXTS = ("prompt", "system", "model", "llm", "output")
+TEXTS = ("prompt", "system", "model", "llm", "output", "source")
 PATHS = ("audio", "text", "input")  # text too, unless they are lists
 ENGINES = ("hf", "vllm")
 

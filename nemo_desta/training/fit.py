@@ -28,6 +28,7 @@ from nemo_desta.training.callbacks import (
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.preflight import preflight
+from nemo_desta.training.record import write_record
 from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_layout, model_class, takes_step
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def fit(cfg: DictConfig) -> DestaBase | None:
         return None
     if trainer.is_global_zero:
         model.save_pretrained(log_dir / "model")
+        write_record(log_dir / "model", trainer, data, seed=seed)
         logger.info("trained part written to %s", log_dir / "model")
     return model
 
