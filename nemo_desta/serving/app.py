@@ -84,8 +84,7 @@ def create_app(
 
     @app.get("/health", dependencies=guards)
     async def health() -> Response:
-        state = {"status": "draining" if service.draining else "ready"}
-        return JSONResponse(state, status_code=503 if service.draining else 200)
+        return JSONResponse({"status": service.status}, status_code=200 if service.status == "ready" else 503)
 
     @app.get("/metrics", dependencies=guards)
     async def metrics() -> Response:

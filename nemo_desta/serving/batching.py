@@ -25,6 +25,8 @@ RUNNING_PER_NEWCOMER = 16
 PATIENCE = 4
 #: How long the engine may go on with what it does when it is stopped.
 STOP_SECS = 5.0
+#: Engines that may fail one after the other, without a token in between.
+MAX_FAILURES = 3
 
 #: What a waiting client gets from the queue: pieces, or why there will be none.
 Item = Delta | ApiError
@@ -78,6 +80,8 @@ class Batcher:
         self.max_prefill_tokens = max_prefill_tokens
         self.num_steps = 0
         self.num_failures = 0  # engines that had to be replaced
+        self.dead = False  # no engine works any more
+        self._failures_in_a_row = 0
         self._engine = make_engine()
         self._running: dict[int, Job] = {}  # by chat id
         self._joining: list[Job] = []
@@ -133,7 +137,7 @@ class Batcher:
                 while not (self._stopping or self._waiting or self._running):
                     self._changed.wait()
                 if self._stopping:
-                    left = [*self._running.values(), *self._waiting]
+                    left = [*self._running.values(), *self._joining, *self._waiting]
                     self._running.clear()
                     self._waiting.clear()
                     break
@@ -142,7 +146,7 @@ class Batcher:
                 self._admit()
                 self._step()
             except Exception:
-                logger.exception("the decode loop failed; running requests end with an error, a new engine goes on")
+                logger.exception("the decode loop failed; running requests end with an error")
                 self._replace_engine()
         self._deliver([(job, _going_down()) for job in left])
 
@@ -204,10 +208,12 @@ class Batcher:
             return
         deltas = self._engine.step()
         self.num_steps += 1
-        self._deliver([(self._running[delta.chat_id], delta) for delta in deltas])
+        self._failures_in_a_row = 0
+        items = [(self._running[delta.chat_id], delta) for delta in deltas]
         for delta in deltas:
             if delta.finish is not None:
                 del self._running[delta.chat_id]
+        self._deliver(items)  # last: whoever reads an answer finds its place free
 
     def _replace_engine(self) -> None:
         self.num_failures += 1
@@ -215,7 +221,17 @@ class Batcher:
         self._running.clear()
         self._joining = []
         self._deliver([(job, ApiError(500, "the engine failed while it wrote this answer")) for job in failed])
-        self._engine = self.make_engine()
+        self._failures_in_a_row += 1
+        try:
+            self._engine = self.make_engine()
+        except Exception:
+            logger.exception("no new engine can be made")
+            self._failures_in_a_row = MAX_FAILURES
+        if self._failures_in_a_row >= MAX_FAILURES:
+            logger.critical("the engine fails again and again; nothing is answered until the server is started anew")
+            self.dead = True
+            with self._changed:
+                self._stopping = True
 
     def _deliver(self, items: Sequence[tuple[Job, Item]]) -> None:
         """Hand items over to the event loop, all in one go."""

@@ -76,6 +76,11 @@ class Service:
         self.num_cache_hits += self.model.audio_cache.num_hits - before
 
     @property
+    def status(self) -> str:
+        """ready, draining, or failed: then only a new start helps."""
+        return "failed" if self.batcher.dead else "draining" if self.draining else "ready"
+
+    @property
     def num_waiting(self) -> int:
         """Requests that are being received, prepared, or in line."""
         return max(0, len(self.calls) - self.batcher.num_running)

@@ -206,6 +206,23 @@ def test_an_engine_that_breaks_fails_what_runs_and_nothing_else(model, pool):
         assert server.service.batcher.num_failures == 1 and alive(server)
 
 
+def test_an_engine_that_always_breaks_is_reported(model):
+    class Broken(ChatEngine):
+        def step(self):
+            if self.num_active and broken:
+                raise RuntimeError("the device is gone, say")
+            return super().step()
+
+    broken = False
+    with served(model, make_engine=lambda: Broken(model)) as server:
+        assert alive(server)
+        broken = True
+        statuses = [post(server, body_of()).status_code for _ in range(4)]
+        assert statuses == [500, 500, 500, 503]
+        health = httpx.get(server.url.replace("/v1", "/health"))
+        assert health.status_code == 503 and health.json() == {"status": "failed"}
+
+
 def test_audio_that_cannot_be_encoded_fails_its_own_request(model, pool):
     with served(model) as server:
         hear = server.service.batcher.hear
