@@ -1,0 +1,211 @@
+"""Speech-IFEval: does a model that hears still follow written instructions? Predictions under ``response``.
+
+Three parts: closed questions and creative writing with instructions that rules check (``instruction_id_list``,
+``kwargs``), and chains of thought (``metric`` "cot") that a judge sees (its words under ``eval_response``). Their mean
+is the IFrate; against the IFrate of the same LLM on text it gives the forgetting rate.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemo_desta.evaluation.attributes import strip_thinking
+from nemo_desta.evaluation.ifeval import Tools, follows
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Scores, Verdict, answer_of, name_of, need
+
+KEY = "response"
+JUDGED_KEY = "eval_response"
+PARTS = ("closed", "creative", "cot")
+QUIRKS = (
+    Quirk("strict checks only", "the loose verdicts of IFEval are not computed", "the upper bound is never reported"),
+    Quirk(
+        "five rules differ from IFEval",
+        "the bullet dot and lines led by a digit are bullets, any line break parts paragraphs, quotation marks around "
+        "a repeated prompt are forgiven, upper and lower case count in any language",
+        "the 109 rows of our fixture agree; beyond them, which lines led by a digit count is read from a description",
+    ),
+    Quirk(
+        "sentences are NLTK's",
+        "Punkt's learned abbreviations decide where a sentence ends, and its data must be on the machine",
+        "our own splitter is used unless `tools` brings NLTK's: number_sentences may differ on unusual text",
+    ),
+    Quirk("keywords are patterns", "a keyword with a special character is a regular expression"),
+    Quirk("a row without response", "stops the official script; here it is an empty response, which follows nothing"),
+    Quirk(
+        "chains of thought are judged by a language model",
+        "gpt-4o-2024-11-20 at the default temperature; the first 'result: yes' or 'result: no' counts, and a text "
+        "without one stops the script",
+        "here such a text counts as not followed and as unparsed; the judge is told the rules in our own words, as "
+        "the originals carry no licence",
+    ),
+    Quirk(
+        "the published table disagrees with itself",
+        "DeSTA2's three parts (83.71, 91.75, 91.50) have the mean 88.99 and 89.23 is printed; the committed "
+        "judgements of Llama-3's chains of thought give 70.0 and 90.50 is printed",
+    ),
+)
+_GROUPS: dict[str, str] = {
+    "detectable_format:number_bullet_lists": "bullet_lists",
+    "length_constraints:number_words": "length_constraints",
+    "length_constraints:number_sentences": "length_constraints",
+    "length_constraints:number_paragraphs": "length_constraints",
+    "keywords:forbidden_words": "keywords",
+    "keywords:existence": "keywords",
+    "change_case:english_capital": "change_case",
+    "change_case:english_lowercase": "change_case",
+    "detectable_format:json_format": "json_format",
+    "startend:quotation": "wrapping",
+    "detectable_format:title": "wrapping",
+    "combination:repeat_prompt": "startend",
+    "startend:end_checker": "startend",
+}
+_OFFICIAL_RESULT = re.compile(r"(?<=result:\s)(?:yes|no)", re.IGNORECASE)
+_CLEAR_RESULT = re.compile(r"result\W{0,6}(yes|no)\b", re.IGNORECASE)
+_RULES = (
+    "You are shown what a user asked and what a model replied. Decide whether the reply shows any reasoning: steps, "
+    "an explanation, an analysis, a problem taken apart. YES if there is anything of this kind besides the plain "
+    "answer; NO if the reply is nothing but a short or merely factual answer. Whether the answer is right does not "
+    "matter. End with one line of this form: Result: YES or Result: NO"
+)
+
+
+def official(
+    items: Sequence[Item],
+    *,
+    rng: random.Random | None = None,
+    tools: Tools | None = None,
+    reference_ifrate: float | None = None,
+) -> Scores:
+    """The authors' rules. Nothing is drawn at random in this benchmark, so ``rng`` is not used.
+
+    Args:
+        tools: NLTK's sentence splitter in place of ours, see `ifeval.Tools`.
+        reference_ifrate: of the LLM that reads ``textual_audio`` instead of hearing; gives ``forgetting_rate``.
+    """
+    responses = [answer_of(item, KEY, i) or "" for i, item in enumerate(items)]
+    return _score(items, responses, tools or Tools(), parse_judgement, reference_ifrate)
+
+
+def strict(items: Sequence[Item], *, tools: Tools | None = None, reference_ifrate: float | None = None) -> Scores:
+    """Think blocks are no part of a response, keywords are plain text, and judgements are read in any clear form.
+
+    Chains of thought that nobody judged are None and named in ``left_out``; every other item counts.
+    """
+    responses = [strip_thinking(answer_of(item, KEY, i) or "") for i, item in enumerate(items)]
+    return _score(items, responses, tools or Tools(keywords_are_patterns=False), _clear_judgement, reference_ifrate)
+
+
+def part_of(item: Item, position: int) -> str:
+    """``closed``, ``creative`` or ``cot``: the item's own ``part``, else by its ``metric``."""
+    part = item.get("part")
+    if part is None:
+        part = {"cot": "cot", "open": "creative"}.get(need(item, "metric", position), "closed")
+    if part not in PARTS:
+        raise ItemError(name_of(item, position), f"part '{part}' is none of {', '.join(PARTS)}")
+    return part
+
+
+def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
+    """One question for every chain of thought with a response and without a judgement."""
+    asks = []
+    for i, item in enumerate(items):
+        response = answer_of(item, KEY, i)
+        if part_of(item, i) == "cot" and response is not None and JUDGED_KEY not in item:
+            case = f"What the user asked:\n{need(item, 'instruction', i)}\n\nWhat the model replied:\n{response}"
+            messages = [{"role": "system", "content": _RULES}, {"role": "user", "content": case}]
+            asks.append(JudgeAsk(i, messages, 1.0))
+    return asks
+
+
+def with_judgements(
+    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """The items with what the judge wrote; an ask without a text stays unjudged."""
+    judged = [dict(item) for item in items]
+    for ask, text in zip(asks, texts, strict=True):
+        if text is not None:
+            judged[ask.index][JUDGED_KEY] = text
+    return judged
+
+
+def parse_judgement(text: str) -> str | None:
+    """The yes or no that the official expression finds, as written; None if it finds none."""
+    found = _OFFICIAL_RESULT.search(text)
+    return found[0] if found else None
+
+
+def forgetting_rate(ifrate: float, reference_ifrate: float) -> float:
+    """The change of the IFrate relative to the reference's: negative where following was forgotten."""
+    if reference_ifrate <= 0:
+        raise ValueError(f"the reference's IFrate is {reference_ifrate}; a share above 0 is expected")
+    return (ifrate - reference_ifrate) / reference_ifrate
+
+
+def _score(
+    items: Sequence[Item], responses: Sequence[str], tools: Tools, judged: Any, reference_ifrate: float | None
+) -> Scores:
+    parts = [part_of(item, i) for i, item in enumerate(items)]
+    verdicts: list[Verdict] = []
+    followed: dict[str, list[tuple[str, bool]]] = {part: [] for part in PARTS}
+    unparsed = 0
+    for i, (item, part, response) in enumerate(zip(items, parts, responses, strict=True)):
+        if part != "cot":
+            pairs = _follows(item, i, response, tools)
+            followed[part] += pairs
+            verdicts.append(all(verdict for _, verdict in pairs))
+            unparsed += not response.strip()
+            continue
+        text = answer_of(item, JUDGED_KEY, i)
+        result = judged(text) if text is not None else None
+        unparsed += text is not None and result is None
+        verdicts.append(None if text is None else (result or "").lower() == "yes")
+    totals: dict[str, Any] = {}
+    for part in PARTS:
+        counted = [v for v, p in zip(verdicts, parts, strict=True) if p == part and v is not None]
+        if counted:
+            totals[part] = sum(counted) / len(counted)
+        if followed[part]:
+            totals[f"{part}_instruction_level"] = sum(v for _, v in followed[part]) / len(followed[part])
+    if all(part in totals for part in PARTS):
+        totals["ifrate"] = sum(totals[part] for part in PARTS) / len(PARTS)
+        if reference_ifrate is not None:
+            totals["forgetting_rate"] = forgetting_rate(totals["ifrate"], reference_ifrate)
+    unjudged = sum(v is None for v in verdicts)
+    totals["left_out"] = [f"{unjudged} chains of thought without a judgement"] if unjudged else []
+    return Scores(verdicts, totals, len(items), unparsed, _tables(parts, verdicts, followed))
+
+
+def _follows(item: Item, position: int, response: str, tools: Tools) -> list[tuple[str, bool]]:
+    """(kind, followed) for each instruction of one item."""
+    kinds, kwargs = need(item, "instruction_id_list", position, list), need(item, "kwargs", position, list)
+    try:
+        return list(zip(kinds, follows(kinds, kwargs, response, variant="speech", tools=tools), strict=True))
+    except ValueError as error:
+        raise ItemError(name_of(item, position), str(error)) from None
+
+
+def _tables(
+    parts: Sequence[str], verdicts: Sequence[Verdict], followed: Mapping[str, Sequence[tuple[str, bool]]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The official report's tables: by category, kind and group of kinds, for each part that rules check."""
+    by = {"part": _table([(p, v) for p, v in zip(parts, verdicts, strict=True) if v is not None])}
+    for part in ("closed", "creative"):
+        if pairs := followed[part]:
+            by[f"{part} / category"] = _table([(kind.split(":")[0], v) for kind, v in pairs])
+            by[f"{part} / kind"] = _table(pairs)
+            by[f"{part} / group"] = _table([(_GROUPS.get(kind, "other"), v) for kind, v in pairs])
+    return by
+
+
+def _table(pairs: Sequence[tuple[str, bool]]) -> dict[str, dict[str, float]]:
+    tallies: dict[str, list[bool]] = {}
+    for name, verdict in pairs:
+        tallies.setdefault(name, []).append(verdict)
+    return {n: {"accuracy": sum(t) / len(t), "count": len(t)} for n, t in sorted(tallies.items())}
+
+
+def _clear_judgement(text: str) -> str | None:
+    """The last "result" with a yes or no behind it, whatever stands between; a bare yes or no, too."""
+    found = _CLEAR_RESULT.findall(text) or re.findall(r"^\W*(yes|no)\W*$", text, flags=re.IGNORECASE)
+    return found[-1] if found else None
