@@ -138,14 +138,14 @@ any_options = st.lists(st.one_of(texts, st.text(max_size=20), st.sampled_from(pi
 
 
 @given(answers, any_options)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_no_answer_and_no_options_crash_it(answer, options):
     chosen = choose(answer, options)
     assert chosen is None or 0 <= chosen < len(options)
 
 
 @given(answers, st.lists(texts, min_size=2, max_size=6, unique_by=str.casefold), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_the_order_of_the_options_does_not_decide_what_a_text_chooses(answer, options, random):
     shuffled = random.sample(options, len(options))
     first, second = choose(answer, options, letters=False), choose(answer, shuffled, letters=False)
@@ -169,7 +169,7 @@ FORMS += ["{text} or {other}", "{letter} and {text}", "I hear {text}", "({letter
     st.lists(texts, min_size=2, max_size=6, unique_by=str.casefold),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_the_order_of_the_options_does_not_decide_the_verdict(form, options, random):
     """The same answer, its letter told as the options now stand, is right in every order or in none."""
     truth, other = options[0], options[1]
@@ -183,7 +183,7 @@ def test_the_order_of_the_options_does_not_decide_the_verdict(form, options, ran
 
 
 @given(texts, texts)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 def test_the_options_own_words_choose_it(truth, other):
     assume(truth.casefold() not in other.casefold() and other.casefold() not in truth.casefold())
     assert choose(truth, [other, truth]) == 1
