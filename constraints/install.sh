@@ -28,7 +28,7 @@ fi
 echo "Installing the $stack stack into $venv: 2-4 minutes the first time, seconds afterwards ..."
 # torch first: with it in place, nothing that follows looks for another build of it.
 install torch setuptools
-extras=train,megatron,recipes,measure,demo,serve,transcript,web,dev
+extras=train,megatron,recipes,measure,demo,eval,serve,transcript,web,dev
 if [ "$stack" = latest ]; then extras+=,cluster; fi  # one stack is enough for what runs beside the others
 install --no-build-isolation -e ".[$extras]"
 touch "$venv/.stamp"

@@ -17,13 +17,14 @@ STACK = (
     *("torch", "nemo_toolkit", "transformers", "lightning", "lhotse", "peft", "megatron-core"),
     *("triton", "transformer-engine", "liger-kernel", "vllm"),
 )
-#: Accelerators and codecs that no extra installs: they come with the container, or with builds for one GPU, CUDA or
-#: FFmpeg version.
+#: What no extra installs: part of the container, built for one GPU, CUDA or FFmpeg version, or a rare wish.
 ACCELERATORS = {
     "transformer-engine": "fused layers for Megatron; part of the NeMo container",
     "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
     "lmms-eval": "the harness that `nemo_desta.evaluation.lmms` plugs into: pip install lmms-eval",
     "torchcodec": "audio that libsndfile does not read (m4a, webm); needs FFmpeg: pip install torchcodec",
+    "langdetect": "IFEval's languages told as the original tells them: pip install langdetect",
+    "nltk": "IFEval's sentences split as the original splits them; needs NLTK's data: pip install nltk",
     "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
 }
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt}
@@ -54,7 +55,7 @@ def doctor() -> tuple[str, bool]:
             findings = [check(requirement) for requirement in requirements]
             cure = f"   <- {install_line(extra)}" if any(finding.problem for finding in findings) else ""
             lines += ["", f"Optional: {extra}{cure}", *map(row, findings)]
-    lines += ["", "Optional: accelerators and codecs"]
+    lines += ["", "Optional: in no extra"]
     lines += [row(Finding(name, installed(name), "")) for name in ACCELERATORS]
     lines += [f"      {name}: {why}" for name, why in ACCELERATORS.items() if not installed(name)]
     lines += ["", "Hardware", *(f"  {line}" for line in hardware()), ""]

@@ -56,7 +56,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.115", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
     "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
     "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
-    "eval": ["jiwer>=3.1", "whisper_normalizer>=0.1.10"],
+    "eval": ["jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
         "matplotlib>=3.8",
@@ -66,6 +66,7 @@ EXTRAS = {
         "soxr>=0.4",
     ],
     "dev": [
+        "hypothesis>=6.100",
         "import-linter>=2.1",
         "openai>=1.60",  # the official client, for tests of the server
         "playwright>=1.45",  # drives the system's Chromium in tests of the page; its own is never downloaded

@@ -25,6 +25,7 @@ def log_to_stderr() -> None:
     from transformers.utils import logging as transformers_logging
 
     warnings.simplefilter("ignore")
+    logging.disable(logging.NOTSET)  # whatever `quietly` is around this
     transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("nemo_desta").setLevel(logging.WARNING)
