@@ -1,0 +1,167 @@
+"""Recognition and attributes on rows of one's own, beside what a number has to beat.
+
+Rows are manifest rows (``id, audio, duration, transcript, attributes``, as the corpora's) or training rows
+(``messages`` with audios). Recognition gives word and character error rates; every attribute an accuracy with the best
+constant answer, shuffled answers, and the text cascade: the same LLM reads the true description instead of hearing.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.config import ConfigError, parse
+from nemo_desta.data.audio_io import AudioRoots
+from nemo_desta.data.rows import expand_paths
+from nemo_desta.evaluation.asr import error_rates
+from nemo_desta.evaluation.attributes import (
+    TaskResult,
+    attribute_accuracy,
+    parse_value,
+    render_results,
+    render_table,
+    task_result,
+)
+from nemo_desta.evaluation.settings import RowsSettings
+from nemo_desta.evaluation.sources import Source
+from nemo_desta.recipes.describe import describe
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """``field``: where the true value is, dots for nesting; ``attributes.<name>`` if not given. ``values``: those that
+    an answer may name, all that the rows hold if not given. ``aliases``: value -> further wordings."""
+
+    question: str
+    field: str | None = None
+    values: list[str] | None = None
+    aliases: dict[str, Any] | None = None
+
+
+def evaluate_rows(source: Source, settings: RowsSettings, folder: Path, *, limit: int | None = None) -> dict[str, Any]:
+    """Ask, parse and score; what goes into the report, with the terminal's table under ``table``.
+
+    Raises:
+        ConfigError: no row can be used for what is asked. FileNotFoundError: no rows. AudioError: a clip outside the
+        root or missing, by row.
+    """
+    rows = _read(settings, limit)
+    lines: list[str] = []
+    found: dict[str, Any] = {"num_rows": len(rows)}
+    if settings.transcribe and (spoken := [row for row in rows if row["transcript"]]):
+        answers = _ask(source, spoken, settings.question, folder / "transcribe")
+        heard = [answers.get(row["id"], "") for row in spoken]
+        rates = error_rates([row["transcript"] for row in spoken], heard)
+        found["recognition"] = {"num_rows": len(spoken), "unanswered": len(spoken) - len(answers), **rates}
+        cells = [[str(len(spoken)), *(f"{rates[key]:.3f}" for key in ("wer", "cer"))]]
+        lines += [render_table(["rows", "WER", "CER"], cells), ""]
+    results, cascade = [], {}
+    for name, values in settings.attributes.items():
+        attribute = parse(Attribute, values, where=f"rows.attributes.{name}")
+        result, bound = _attribute(source, rows, name, attribute, folder)
+        results.append(result)
+        if bound is not None:
+            cascade[name] = bound
+    if results:
+        lines.append(render_results(results, {"text cascade": cascade} if cascade else None))
+        found["attributes"] = {r.task: _figures(r, cascade.get(r.task)) for r in results}
+    if not lines:
+        raise ConfigError(
+            f"nothing to score in {settings.rows}: no row has a transcript, and no attribute is asked for"
+        )
+    return {**found, "table": "\n".join(lines)}
+
+
+def _attribute(
+    source: Source, rows: list[dict[str, Any]], name: str, attribute: Attribute, folder: Path
+) -> tuple[TaskResult, float | None]:
+    """One attribute by hearing, and by reading where the rows can be described."""
+    path = (attribute.field or f"attributes.{name}").split(".")
+    known = [(row, str(value)) for row in rows if (value := _look_up(row["row"], path)) not in (None, "")]
+    if not known:
+        raise ConfigError(f"rows.attributes.{name}: no row has a value under '{'.'.join(path)}'")
+    values = attribute.values or sorted({value for _, value in known})
+    known = [(row, value) for row, value in known if value in values]
+    truth = [value for _, value in known]
+    aliases = {value: wordings for value, wordings in (attribute.aliases or {}).items() if value in values}
+
+    def parsed(answers: Mapping[str, str]) -> list[str | None]:
+        return [parse_value(answers.get(row["id"], ""), values, aliases) for row, _ in known]
+
+    chosen = [row for row, _ in known]
+    heard = parsed(_ask(source, chosen, attribute.question, folder / name))
+    described = [row for row in chosen if row["description"]]
+    bound = None
+    if len(described) == len(chosen):
+        texts = [{**row, "audio": None} for row in described]
+        read = parsed(_ask(source, texts, attribute.question, folder / f"{name}_cascade"))
+        bound = attribute_accuracy(read, truth).value
+    return task_result(name, heard, truth), bound
+
+
+def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folder: Path) -> dict[str, str]:
+    """Answers by id: about the clip, or about the description where the row is stripped of its clip."""
+    asked = []
+    for row in rows:
+        message: dict[str, Any] = {"role": "user", "content": f"{row['description']}\n{question}"}
+        if row["audio"] is not None:
+            message = {"role": "user", "content": f"{source.tag}\n{question}", "audios": [{"audio": row["audio"]}]}
+        asked.append({"id": row["id"], "messages": [message]})
+    return source.ask(asked, folder)
+
+
+def _read(settings: RowsSettings, limit: int | None) -> list[dict[str, Any]]:
+    """``id, audio, transcript, description`` and the row itself, of every row with one clip."""
+    roots = AudioRoots({"default": settings.audio_root})
+    found: list[dict[str, Any]] = []
+    for path in expand_paths(settings.rows):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                row_id = str(row["id"])
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(f"{path}:{number} is no row: a JSON object with an 'id' is expected") from None
+            audios = [a for m in row.get("messages") or () for a in m.get("audios") or ()]
+            if "audio" in row:
+                audios = [{"audio": row["audio"], "text": row.get("transcript")}]
+            if len(audios) != 1:
+                continue
+            found.append(
+                {
+                    "id": f"{row_id}#{len(found)}" if any(f["id"] == row_id for f in found[-3:]) else row_id,
+                    "audio": str(roots.resolve(audios[0]["audio"], dataset=row.get("dataset"))),
+                    "transcript": (audios[0].get("text") or "").strip(),
+                    "description": row.get("seed_description") or _described(row),
+                    "row": row,
+                }
+            )
+    if not found:
+        raise ConfigError(f"no row with one clip in {settings.rows}")
+    return found[:limit]
+
+
+def _described(row: Mapping[str, Any]) -> str:
+    """The row's description, empty for rows that hold too little for one."""
+    try:
+        return describe(row)
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _look_up(row: Any, path: list[str]) -> Any:
+    for key in path:
+        row = row.get(key) if isinstance(row, Mapping) else None
+    return row
+
+
+def _figures(result: TaskResult, cascade: float | None) -> dict[str, Any]:
+    return {
+        "accuracy": result.accuracy.value,
+        "interval": result.accuracy.interval,
+        "num_rows": result.accuracy.total,
+        "unparsed": result.accuracy.unparsed,
+        "best_constant": result.constant,
+        "shuffled": result.shuffled.mean,
+        "text_cascade": cascade,
+    }
