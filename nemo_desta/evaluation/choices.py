@@ -19,7 +19,7 @@ _LETTERS = string.ascii_uppercase
 _MAX_CHARS = 20_000  # of an answer; a decode loop that ran away is read from both ends
 
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-_SPACES = re.compile(r"(?<=\w)[-\u2010\u2011_](?=\w)|\s+")
+_HYPHEN = re.compile(r"(?<=\w)[-\u2010\u2011_](?=\w)")
 _BOXES = re.compile(
     r"<answer>(.*?)(?:</answer>|$)|\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}", re.DOTALL | re.IGNORECASE
 )
@@ -28,6 +28,7 @@ _CUE = re.compile(
     r"(?: (?:is|was|would be|will be|must be|should be)\b|\s*[:=])|答案(?:是|为|[:：]))[\s:]*",
     re.IGNORECASE,
 )
+_CUE_WORDS = ("answer", "option", "choice", "答案")  # looked for first, which is faster
 _SENTENCE_END = re.compile(r"\n|[.!?;。！？](?=\s|$)")
 
 _OPEN, _CLOSE = r"[\s\"'“”‘’«»`*_(\[{<$]*", r"[\s\"'“”‘’«»`*_)\]}>$.,:;!?。，：；！？]*"
@@ -96,7 +97,7 @@ def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> 
     text = strip_thinking(prediction)
     if len(text) > _MAX_CHARS:
         text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
-    text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'").strip()
+    text = _normal(text).strip()
     boxes = (
         [inner for pair in _BOXES.findall(text) for inner in pair if inner.strip()]
         if "<" in text or "\\" in text
@@ -120,7 +121,7 @@ class _Options:
             self.letters = dict(zip(_LETTERS, range(len(options)), strict=False))
         firsts = [i for i, option in enumerate(options) if options.index(option) == i]  # one wording is one option
         self.letters = {letter: options.index(options[i]) for letter, i in self.letters.items()}
-        texts = [_plain(_HIDDEN.sub("", unicodedata.normalize("NFKC", options[i])).replace("’", "'")) for i in firsts]
+        texts = [_plain(_normal(options[i])) for i in firsts]
         self.exact: dict[str, int | None] = {}
         for i, text in zip(firsts, texts, strict=True):
             self.exact[text] = None if text in self.exact else i
@@ -132,7 +133,8 @@ class _Options:
         if not letters or any(len(text) == 1 and text.isalpha() for text in texts):
             self.letters = {}  # the options are letters themselves
         #: With "C minor" among the options, "it is C" may be a key; "option C" is a letter still.
-        self.capitals = any(_CAPITAL.search(option) for option in options)
+        self.capitals = any(_CAPITAL.search(option) for option in options if not option.islower())
+        self.longest = max(map(len, texts), default=0) + 200  # no longer answer is an option and some punctuation
 
 
 @lru_cache(maxsize=4096)
@@ -142,13 +144,15 @@ def _prepared(options: tuple[str, ...], letters: bool) -> _Options:
 
 def _read(text: str, options: _Options) -> int | None:
     """The whole answer, then its final statement, then all that it mentions."""
-    plain = _plain(text)
-    if plain in options.exact:
-        return options.exact[plain]
-    alone = _ALONE.match(text)
-    if alone and options.letters:
-        return options.letters.get(alone[1].upper())
-    cues = list(_CUE.finditer(text))
+    if len(text) <= options.longest:
+        plain = _plain(text)
+        if plain in options.exact:
+            return options.exact[plain]
+        alone = _ALONE.match(text)
+        if alone and options.letters:
+            return options.letters.get(alone[1].upper())
+    lower = text.lower()
+    cues = list(_CUE.finditer(text)) if any(word in lower for word in _CUE_WORDS) else ()
     if cues:
         ends = [cue.start() for cue in cues[1:]] + [len(text)]
         final = any(cue[1] for cue in cues)
@@ -242,7 +246,12 @@ def _plain(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    return _SPACES.sub(" ", text.casefold()).strip()
+    return " ".join(_HYPHEN.sub(" ", text.casefold()).split())
+
+
+def _normal(text: str) -> str:
+    """Compatible forms as one ("Ｂ", "B"), nothing that is not seen, typewriter apostrophes."""
+    return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
 
 
 def _without_article(text: str) -> str:
