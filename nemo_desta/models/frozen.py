@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.models.identity import IdentityMismatch, differences, fingerprint
+from nemo_desta.models.identity import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
 from nemo_desta.sources import is_local, local_folder, resolve_source
 
 #: Tensors whose first dimension is the LLM's width, by kind of projector.
@@ -76,15 +76,26 @@ def check_identity(
 
 
 def fetch(saved: Fingerprints, config: ModelConfig) -> None:
-    """Bring the files of parts from the hub that are to be compared, and then loaded, onto this machine."""
+    """Bring the files of parts from the hub that are to be compared, and then loaded, onto this machine.
+
+    Raises:
+        FileNotFoundError: the hub does not give them.
+    """
     from huggingface_hub import snapshot_download
 
     for part, source in frozen_sources(config).items():
         if is_local(source) or part not in saved:
             continue
         folder = local_folder(source)
-        if absent := [name for name in saved[part] if folder is None or not (folder / name).is_file()]:
-            snapshot_download(source, allow_patterns=absent)
+        needed = [name for name in saved[part] if name not in TOKENIZER_FILES]
+        if absent := [name for name in needed if folder is None or not (folder / name).is_file()]:
+            try:
+                snapshot_download(source, allow_patterns=absent)
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"{part}: '{source}' is not on this machine, and the hub does not give it "
+                    f"({type(error).__name__}). Say where it is: from_pretrained(..., {keyword_of(part)})"
+                ) from error
 
 
 def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_vocabulary: bool) -> None:

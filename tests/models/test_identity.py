@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
-from nemo_desta.models import checkpoint
+from nemo_desta.models import checkpoint, frozen
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.ears import Ears
 from nemo_desta.models.frozen import check_llm
@@ -155,6 +155,25 @@ def test_an_llm_with_too_few_embeddings_is_refused(trained, parts, tmp_path):
     (parts[0] / "config.json").write_text(json.dumps({**settings, "vocab_size": 40}))
     with pytest.raises(IdentityMismatch, match="has 40 token embeddings, the tokenizer .* ids up to"):
         open_with(folder, parts)
+
+
+def test_a_part_in_the_hubs_cache_is_compared_and_one_that_is_nowhere_is_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    saved = {"llm": fingerprint(tiny["llm"]["path"])}
+    config = parse(ModelConfig, {**tiny, "llm": {"path": "me/llm"}})
+    with pytest.raises(FileNotFoundError, match=r"llm: 'me/llm' is not on this machine.*llm='\.\.\.'"):
+        frozen.fetch(saved, config)
+    snapshot = tmp_path / "models--me--llm" / "snapshots" / ("a" * 40)
+    shutil.copytree(tiny["llm"]["path"], snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    (snapshot / "tokenizer.json").unlink()  # nobody needed it
+    frozen.fetch(saved, config)
+    frozen.check_identity(saved, config)
+    change_one_weight(snapshot / "model.safetensors")
+    with pytest.raises(IdentityMismatch, match="llm: 'me/llm' is not what"):
+        frozen.check_identity(saved, config)
 
 
 @pytest.mark.parametrize("projector", ["window", "qformer", "window_qformer", "conv"])
