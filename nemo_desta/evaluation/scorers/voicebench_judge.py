@@ -1,0 +1,137 @@
+"""VoiceBench's judged parts: what the judge is asked (three times each), and how its words are read."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, answer_of, name_of, need
+
+#: Of one subset: (position, item, response).
+Rows = list[tuple[int, Item, str]]
+#: Verdicts of one subset's rows, its totals, how many could not be read.
+Part = tuple[list[Verdict], dict[str, float], int]
+
+OPEN = ("alpacaeval", "alpacaeval_full", "commoneval", "wildvoice")
+QA = ("sd-qa",)
+DRAWS = 3
+_TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS = 0.5, 0.95, 1024
+_OPEN_RULES = (
+    "A user speaks to a voice assistant. Below are the transcript of what the user said and of what the assistant "
+    "answered. Rate the answer with one whole number from 1 to 5.\n"
+    "1: it misses what the user wants, or is wrong for the most part.\n"
+    "2: it touches what the user wants but is inexact, incomplete, or full of things that nobody asked for.\n"
+    "3: it is mostly right and to the point but long-winded or with needless details.\n"
+    "4: it is right, to the point and short.\n"
+    "5: it could not be better: exactly what the user needs, said well.\n\n"
+    "[The user said]\n{prompt}\n\n[The assistant answered]\n{response}\n\n"
+    "Write the number and nothing else."
+)
+_QA_RULES = (
+    "[Question]\n{prompt}\n\n[True answer]\n{reference}\n\n[Given answer]\n{response}\n\n"
+    "Going by the question and the true answer, is the given answer right? Write Yes or No and nothing else."
+)
+
+
+def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
+    """Three draws for every item of the judged subsets that has a response and no ``score``."""
+    asks = []
+    for i, item in enumerate(items):
+        response, subset = answer_of(item, "response", i), item.get("subset")
+        if subset not in OPEN + QA or response is None or item.get("score") is not None:
+            continue
+        fields = {"prompt": need(item, "prompt", i), "response": response}
+        if subset in QA:
+            fields["reference"] = need(item, "reference", i)
+        text = (_QA_RULES if subset in QA else _OPEN_RULES).format(**fields)
+        messages = [{"role": "user", "content": text}]
+        asks += [JudgeAsk(i, messages, _TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS, turn) for turn in range(DRAWS)]
+    return asks
+
+
+def with_judgements(
+    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
+) -> list[dict[str, Any]]:
+    """The items with the judge's texts under ``score``; draws that did not come are missing from the list."""
+    judged = [dict(item) for item in items]
+    for ask, text in zip(asks, texts, strict=True):
+        if text is not None:
+            judged[ask.index].setdefault("score", []).append(text)
+    return judged
+
+
+def parse_judgement(text: str) -> float | str | None:
+    """A rating, else a vote ("yes" or "no"), else None."""
+    number = rating(text, strict=True)
+    return number if number is not None else vote(text)
+
+
+def rating(text: str, *, strict: bool) -> float | None:
+    """A number, or one in double square brackets. ``strict``: from 1 to 5, and the only one that the text names."""
+    try:
+        value = float(text)
+    except ValueError:
+        found = re.search(r"\[\[(\d{1,9})\]\]", text)
+        if strict and found is None:
+            named = set(re.findall(r"(?<![\d.\-/])[1-5](?![\d/]|\.\d)", text))
+            found = re.match(r"(.)", named.pop()) if len(named) == 1 else None
+        value = float(found[1]) if found else math.nan
+    if not math.isfinite(value) or strict and not 1 <= value <= 5:
+        return None
+    return value
+
+
+def vote(text: str) -> str | None:
+    """yes or no, if the text says one of them and not the other."""
+    said = {word.lower() for word in re.findall(r"\b(yes|no)\b", text, flags=re.IGNORECASE)}
+    return said.pop() if len(said) == 1 else None
+
+
+def open_rule(left_out: list[str], *, strict: bool) -> Callable[[Rows], Part]:
+    def rule(rows: Rows) -> Part:
+        ratings = [[rating(text, strict=strict) for text in _texts(item, i)] for i, item, _ in rows]
+        subset = rows[0][1]["subset"]
+        known = [value for each in ratings for value in each if value is not None]
+        unjudged, unread = sum(not each for each in ratings), sum(None in each for each in ratings)
+        if unjudged:
+            left_out.append(f"{subset}: {unjudged} items without a judge's score")
+        if unread:
+            left_out.append(f"{subset}: {unread} items with a judge's text that holds no score")
+        return [None] * len(rows), {"gpt": math.fsum(known) / len(known)} if known else {}, unread
+
+    return rule
+
+
+def votes_of(rows: Rows, left_out: list[str], decide: Callable[[Sequence[str]], bool | None]) -> Part:
+    """The judge's votes; None where there is none."""
+    votes = [_texts(item, i) for i, item, _ in rows]
+    read = [decide(texts) if texts else None for texts in votes]
+    if unjudged := sum(not texts for texts in votes):
+        left_out.append(f"sd-qa: {unjudged} items without a judge's votes")
+    verdicts: list[Verdict] = [verdict is True if texts else None for verdict, texts in zip(read, votes, strict=True)]
+    judged = [verdict for verdict in verdicts if verdict is not None]
+    missed = sum(bool(texts) and verdict is None for verdict, texts in zip(read, votes, strict=True))
+    return verdicts, {"gpt": percent(judged)} if judged else {}, missed
+
+
+def majority(votes: Sequence[str | None]) -> bool | None:
+    """Yes or not; None when no vote says yes or no. Of votes that are level, "yes" is taken if it is among them."""
+    if not any(vote in ("yes", "no") for vote in votes):
+        return None
+    counts = Counter(votes)
+    return counts["yes"] == max(counts.values())
+
+
+def _texts(item: Item, position: int) -> list[str]:
+    """The judge's texts for an item, none if there is no ``score``."""
+    given = item.get("score")
+    if given is None:
+        return []
+    if not isinstance(given, (list, tuple)):
+        raise ItemError(name_of(item, position), f"'score' is {type(given).__name__}, a list of texts is expected")
+    return [str(text) for text in given]
+
+
+def percent(verdicts: Sequence[Verdict]) -> float:
+    return sum(verdict is True for verdict in verdicts) / len(verdicts) * 100
