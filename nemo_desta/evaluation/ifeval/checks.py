@@ -119,7 +119,7 @@ def number_paragraphs(text: str, tools: Tools, *, num_paragraphs: int) -> bool:
 def nth_paragraph_first_word(
     text: str, tools: Tools, *, num_paragraphs: int, nth_paragraph: int, first_word: str
 ) -> bool:
-    parts = text.split("\n\n")
+    parts, nth_paragraph = text.split("\n\n"), int(nth_paragraph)
     count = sum(bool(part.strip()) for part in parts)
     # Counted without the empty paragraphs but looked up among all of them: so does the original.
     if nth_paragraph > count or not parts[nth_paragraph - 1].strip():
