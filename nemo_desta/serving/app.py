@@ -26,6 +26,7 @@ from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ GONE = 499
 
 
 def create_app(
-    model: "DestaModel",
+    model: "DestaModel | Ears",
     settings: ServerSettings,
     *,
     name: str = "nemo_desta",

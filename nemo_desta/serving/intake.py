@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nemo_desta.config import ConfigError
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
-from nemo_desta.models.engine import ContextExceeded, PreparedChat, Transcriber, prepare
+from nemo_desta.models.engine import ContextExceeded, PreparedChat, Transcriber, check_transcript, prepare
 from nemo_desta.models.sampling import resolve_sampling
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError
@@ -24,6 +24,7 @@ from nemo_desta.types import AUDIO_SLOT
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 
 class Wanted(NamedTuple):
@@ -45,13 +46,22 @@ class _Ear:
 
 
 class Intake:
-    """Reads requests to one model, called ``name``."""
+    """Reads requests to one model, called ``name``.
 
-    def __init__(self, model: "DestaModel", name: str, settings: ServerSettings) -> None:
+    Raises:
+        ConfigError: a transcriber for a model that reads no transcripts.
+    """
+
+    def __init__(self, model: "DestaModel | Ears", name: str, settings: ServerSettings) -> None:
         self.model = model
         self.name = name
         self.settings = settings
-        self.transcriber = _one_at_a_time(model.transcriber) if settings.transcriber else None
+        lengths = [length for length in (model.context_length, settings.max_context) if length is not None]
+        self.context = min(lengths, default=None)
+        self.transcriber = None
+        if settings.transcriber:
+            check_transcript(model, "whisper")
+            self.transcriber = _one_at_a_time(model.transcriber)
 
     def read(self, body: bytes) -> Wanted:
         """Parse, check, decode, render, tokenise.
@@ -80,10 +90,10 @@ class Intake:
             return prepare(
                 _Ear(prompts, self.model.sampling_rate, self.model.num_audio_tokens),
                 messages,
-                resolve_sampling(self.model.llm.generation_config, **given),
+                resolve_sampling(self.model.generation_config, **given),
                 transcript=request.transcript,
                 transcriber=self.transcriber,
-                context=self.model.context_length,
+                context=self.context,
             )
         except ContextExceeded as error:
             raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error

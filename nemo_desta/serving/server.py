@@ -9,14 +9,16 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import MISSING, ConfigError, nearest, parse
+from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.settings import ServerSettings
 
 try:
@@ -28,11 +30,32 @@ from nemo_desta.serving.app import API_KEY, create_app
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 logger = logging.getLogger(__name__)
 
-#: Settings of the model, beside those of the server.
-MODEL = ("model", "llm", "encoders", "device")
+ENGINES = ("hf", "vllm")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, beside how: see conf/use/serve.yaml."""
+
+    model: str = MISSING
+    llm: str | None = None
+    encoders: dict[str, str] | None = None
+    device: str | None = None
+    check_identity: bool = True
+    engine: str = "hf"
+    vllm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ConfigError(f"unknown engine '{self.engine}'.{nearest(self.engine, ENGINES)}")
+        if self.engine == "vllm" and self.device is not None:
+            raise ConfigError("'device' is for engine=hf; vLLM takes the GPUs that it sees")
+        if self.engine != "vllm" and self.vllm:
+            raise ConfigError("'vllm' holds arguments of engine=vllm")
 
 
 def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
@@ -42,39 +65,53 @@ def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
         ConfigError: an unknown or wrong setting, an address that cannot be had, a model that cannot be opened.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
-    source, llm, encoders, device = (plain.pop(name, None) for name in MODEL)
+    served = parse(Served, {f.name: plain.pop(f.name) for f in fields(Served) if f.name in plain}, "serve")
     settings = parse(ServerSettings, plain, "serve")
-    if not source:
-        raise ConfigError("'model' must be given: a model folder or hub id")
-    sock = listen(settings)  # before the model is loaded: that may take minutes
-    with sock:
-        from nemo_desta.models.desta import DestaModel
-
+    if settings.max_context is None:  # a longer prompt would be an error of vLLM's loop, which is everybody's
+        settings = replace(settings, max_context=served.vllm.get("max_model_len"))
+    with listen(settings) as sock:  # before the model is loaded: that may take minutes
         try:
-            model = DestaModel.from_pretrained(source, llm=llm, encoders=encoders, device=device)
+            model, make_engine = _open(served, settings)
         except (OSError, ValueError) as error:  # not there, not whole, other frozen parts than it was trained with
-            raise ConfigError(f"cannot open the model '{source}': {error}") from error
-        _leave_a_core_to_http(model)
-        serve(model, settings, name=Path(source).name if Path(source).exists() else source, root=source, sock=sock)
+            raise ConfigError(f"cannot open the model '{served.model}': {error}") from error
+        name = Path(served.model).name if Path(served.model).exists() else served.model
+        serve(model, settings, name=name, root=served.model, sock=sock, make_engine=make_engine)
 
 
 def serve(
-    model: "DestaModel",
+    model: "DestaModel | Ears",
     settings: ServerSettings | None = None,
     *,
     name: str = "nemo_desta",
     root: str | None = None,
     sock: socket.socket | None = None,
+    make_engine: Callable[[], Engine] | None = None,
 ) -> None:
     """Serve a model until SIGTERM or Ctrl-C; prints the URL once it is ready.
 
     Args:
-        name, root: see `create_app`. sock: from `listen`, if it was called before.
+        name, root, make_engine: see `create_app`. sock: from `listen`, if it was called before.
     """
     settings = settings or ServerSettings()
-    app = create_app(model.eval(), settings, name=name, root=root)
+    app = create_app(model.eval(), settings, name=name, root=root, make_engine=make_engine)
     with sock or listen(settings) as sock:
         Server(app, settings).run(sockets=[sock])
+
+
+def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears, Callable[[], Engine] | None]":
+    """The model, and what makes its engine if that is not `ChatEngine` alone."""
+    given: dict[str, Any] = {"llm": served.llm, "encoders": served.encoders, "check_identity": served.check_identity}
+    if served.engine == "hf":
+        from nemo_desta.models.desta import DestaModel
+
+        model = DestaModel.from_pretrained(served.model, device=served.device, **given)
+        _leave_a_core_to_http(model)
+        return model, None
+    from nemo_desta.models.vllm_decoder import vllm_chat_engine
+
+    engines = [vllm_chat_engine(served.model, max_batch_size=settings.max_batch_size, **given, **served.vllm)]
+    # One is all: a second one would find the GPU's memory taken, so the server says that it failed.
+    return engines[0].model, engines.pop
 
 
 def _leave_a_core_to_http(model: "DestaModel") -> None:

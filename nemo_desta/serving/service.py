@@ -23,6 +23,7 @@ from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
+    from nemo_desta.models.ears import Ears
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class Service:
 
     def __init__(
         self,
-        model: "DestaModel",
+        model: "DestaModel | Ears",
         name: str,
         settings: ServerSettings,
         *,

@@ -16,9 +16,10 @@ class ServerSettings:
     answered side by side, ``max_batch_tokens``: their number times the longest one's positions (what the LLM's cache
     must hold), ``max_prefill_tokens``: the same for prompts that are read in one go. ``max_queue``: requests that are
     being received, prepared or waiting. ``max_waiting_mb``: memory that bodies and clips of these may take together.
-    ``max_audio_secs``, ``max_audios``, ``max_text_chars``: of one request. ``max_new_tokens``: of an answer whose
-    request does not say. ``drain_secs``: how long running answers may take after SIGTERM. ``num_workers``: threads
-    that decode audio and tokenise. ``transcriber``: whether clients may ask for Whisper's transcripts.
+    ``max_audio_secs``, ``max_audios``, ``max_text_chars``: of one request. ``max_context``: positions of prompt and
+    answer, null takes the LLM's. ``max_new_tokens``: of an answer whose request does not say. ``drain_secs``: how long
+    running answers may take after SIGTERM. ``num_workers``: threads that decode audio and tokenise. ``transcriber``:
+    whether clients may ask for Whisper's transcripts.
     """
 
     name: str | None = None
@@ -34,6 +35,7 @@ class ServerSettings:
     max_audio_secs: float = 1800.0
     max_audios: int = 32
     max_text_chars: int = 2_000_000
+    max_context: int | None = None
     max_new_tokens: int = 512
     request_timeout_secs: float = 600.0
     drain_secs: float = 30.0

@@ -4,17 +4,21 @@ import asyncio
 import concurrent.futures
 import io
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 
 from nemo_desta.config import TranscriptConfig
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.thinking import CUT_SENTENCE
+from nemo_desta.models.decoding import Decoder
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.ears import Ears
+from nemo_desta.models.engine import ChatEngine
 from nemo_desta.recipes.engines import OpenAIEngine, Request
 from nemo_desta.recipes.engines import Sampling as EngineSampling
 from nemo_desta.serving.audio import AudioBudget
@@ -231,6 +235,26 @@ def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
     with served(model) as server:
         said = ask(server, user(audio_part(encoded(minutes, format="flac"), "flac"), text_part("What?")), max_tokens=3)
     assert said.usage.prompt_tokens_details.audio_tokens == model.num_audio_tokens(600 * RATE) == 3750
+
+
+def test_an_llm_elsewhere_is_served_in_the_same_way(server, model, tmp_path):
+    """As with vLLM: what hears has no LLM, and the engine gets its decoder from outside."""
+    model.save_pretrained(tmp_path)
+    ears = Ears.from_pretrained(tmp_path, device="cpu", check_identity=False)  # this LLM's weights were made larger
+    ears.embed_tokens.load_state_dict(model.embed_tokens.state_dict())
+    engine = partial(ChatEngine, ears, decoder=Decoder(model.llm), max_batch_size=4)
+    message = user(audio_part(encoded(noise(1.0, 5))), text_part("What is it?"))
+    with served(ears, make_engine=engine) as elsewhere:
+        assert text(ask(elsewhere, message)) == text(ask(server, message))
+
+
+def test_the_context_may_be_made_shorter(model):
+    with served(model, max_context=40) as server:
+        said = ask(server, user("Hello"), max_tokens=500)
+        assert said.usage.total_tokens == 40 and said.choices[0].finish_reason == "length"
+        with pytest.raises(BadRequestError, match="the LLM has 40") as caught:
+            ask(server, user("Hello " * 40))
+        assert caught.value.code == "context_length_exceeded"
 
 
 def test_models_are_listed(server):

@@ -21,7 +21,7 @@ from openai import APIError, APIStatusError, InternalServerError, RateLimitError
 from benchmarks import serving as serving_benchmark
 from nemo_desta.config import ConfigError, parse
 from nemo_desta.models.engine import ChatEngine
-from nemo_desta.serving.server import MODEL, listen
+from nemo_desta.serving.server import Served, listen
 from nemo_desta.serving.settings import ServerSettings
 from tests.serving.serving_tools import (
     NAME,
@@ -324,8 +324,8 @@ def test_a_server_for_everyone_without_a_key_is_warned_about(monkeypatch, caplog
 
 def test_the_config_and_the_settings_agree():
     config = yaml.safe_load((ROOT / "conf" / "use" / "serve.yaml").read_text())
-    for name in MODEL:
-        config.pop(name)
+    served = {field.name: config.pop(field.name) for field in dataclasses.fields(Served)}
+    assert parse(Served, {**served, "model": "x"}) == Served(model="x")
     assert parse(ServerSettings, config, "serve") == ServerSettings()
     assert set(config) == {field.name for field in dataclasses.fields(ServerSettings)}
 
@@ -389,7 +389,7 @@ def test_64_clients_for_a_minute_meet_no_error_and_gain_from_each_other(tmp_path
 def test_the_command_tells_what_is_wrong_without_a_stack(tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "desta_serve.py"), "model=nowhere/at/all", "port=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    for more, words in (([], "nowhere/at/all"), (["port=99999"], "65535"), (["+prt=1"], "Did you mean 'port'")):
+    for more, words in (([], "nowhere/at/all"), (["+prt=1"], "Did you mean 'port'")):
         result = subprocess.run([*command, *more], cwd=tmp_path, env=environment, text=True, capture_output=True)
         assert result.returncode != 0 and words in result.stderr, result.stderr[-2000:]
         assert "Traceback" not in result.stderr
