@@ -79,7 +79,8 @@ def test_links_of_a_page_lead_somewhere(page):
             assert (page.parent / target).exists(), f"link to {target}"
 
 
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{n}.md" for n in ("recipes", "report", "megatron"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+PAGES += [f"docs/{n}.md" for n in ("recipes", "report", "megatron", "chat", "serving", "export", "evaluation")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -91,7 +92,7 @@ def test_commands_of_a_page_exist(page):
     for script in re.findall(r"python ((?:examples|benchmarks|constraints)/[\w/]+\.py)", text):
         assert (ROOT / script).exists(), f"no such script: {script}"
     for config in re.findall(r"--config-name[= ]([\w-]+)", text):
-        places = [ROOT / "conf" / f"{config}.yaml", ROOT / "conf" / "recipes" / f"{config}.yaml"]
+        places = [ROOT / "conf" / part / f"{config}.yaml" for part in (".", "recipes", "use")]
         assert any(place.exists() for place in places), f"no such config: {config}"
 
 
