@@ -9,17 +9,15 @@ the order of the options cannot decide.
 
 import re
 import string
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
 from nemo_desta.evaluation.attributes import strip_thinking
+from nemo_desta.evaluation.option_text import named, normal, plain, without_article
 
 _LETTERS = string.ascii_uppercase
 _MAX_CHARS = 20_000  # of an answer; a decode loop that ran away is read from both ends
 
-_HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-_HYPHEN = re.compile(r"(?<=\w)[-\u2010\u2011_](?=\w)")
 _BOXES = re.compile(
     r"<answer>(.*?)(?:</answer>|$)|\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}", re.DOTALL | re.IGNORECASE
 )
@@ -33,9 +31,10 @@ _SENTENCE_END = re.compile(r"\n|[.!?;。！？](?=\s|$)")
 
 _OPEN, _CLOSE = r"[\s\"'“”‘’«»`*_(\[{<$]*", r"[\s\"'“”‘’«»`*_)\]}>$.,:;!?。，：；！？]*"
 _ALONE = re.compile(rf"^{_OPEN}([A-Za-z]){_CLOSE}$")
-#: A letter set off at the start: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
+#: A letter set off where a line starts: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
 _AT_START = re.compile(
-    r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)|([A-Z])[*_\"'”]*(?:[.:,：。]|\t| [-–—] ))(?!\w\.)"
+    r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)|([A-Z])[*_\"'”]*(?:[.:,：。]|\t| [-–—] ))(?!\w\.)",
+    re.MULTILINE,
 )
 #: Lettered with the word: "option B", "choice (c)".
 _BY_WORD = re.compile(
@@ -58,34 +57,6 @@ _RULED_OUT_LETTER = re.compile(
 _CAPITAL = re.compile(r"(?<![\w'])(?:[B-HJ-Z]|A(?! [a-z])|I(?! ))(?![\w'])")
 _WRITTEN_LABEL = re.compile(r"^\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
 
-_NEGATED = re.compile(
-    r"(?:\b(?:not|never|without|rather than|instead of|isn't|neither|nor|except|excluding)|n't)"
-    r"(?: (?:be|really|actually))?(?: (?:a|an|the|any|option|choice))*[ \"'“(*]*$"
-)
-_REJECTED = re.compile(
-    r"^[\"'”)*]*,? (?:is|are|was|were|seems?|sounds?|looks?|can be|could be|would be|must be) "
-    r"(?:not\b(?! only)|wrong|incorrect|unlikely|ruled out|excluded|out\b|false|impossible|clearly wrong)"
-)
-#: Words that sentences are full of: as an option they count only where they stand alone between punctuation.
-_COMMON = {
-    "no",
-    "none",
-    "not",
-    "all",
-    "both",
-    "other",
-    "neither",
-    "either",
-    "one",
-    "it",
-    "he",
-    "she",
-    "they",
-    "i",
-    "a",
-}
-_ARTICLES = ("a ", "an ", "the ")
-
 
 def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> int | None:
     """The index of the one option that ``prediction`` clearly chooses (the first of equal ones), None when it is none
@@ -97,7 +68,7 @@ def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> 
     text = strip_thinking(prediction)
     if len(text) > _MAX_CHARS:
         text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
-    text = _normal(text).strip()
+    text = normal(text).strip()
     boxes = (
         [inner for pair in _BOXES.findall(text) for inner in pair if inner.strip()]
         if "<" in text or "\\" in text
@@ -121,11 +92,11 @@ class _Options:
             self.letters = dict(zip(_LETTERS, range(len(options)), strict=False))
         firsts = [i for i, option in enumerate(options) if options.index(option) == i]  # one wording is one option
         self.letters = {letter: options.index(options[i]) for letter, i in self.letters.items()}
-        texts = [_plain(_normal(options[i])) for i in firsts]
+        texts = [plain(normal(options[i])) for i in firsts]
         self.exact: dict[str, int | None] = {}
         for i, text in zip(firsts, texts, strict=True):
             self.exact[text] = None if text in self.exact else i
-        short = [_without_article(text) for text in texts]
+        short = [without_article(text) for text in texts]
         texts = [s if short.count(s) == 1 else t for s, t in zip(short, texts, strict=True)]
         # Longest first: "not happy" is looked for before "happy". Texts that differ in punctuation only are nobody's.
         names = [(t, i) for t, i in zip(texts, firsts, strict=True) if t and texts.count(t) == 1]
@@ -145,9 +116,9 @@ def _prepared(options: tuple[str, ...], letters: bool) -> _Options:
 def _read(text: str, options: _Options) -> int | None:
     """The whole answer, then its final statement, then all that it mentions."""
     if len(text) <= options.longest:
-        plain = _plain(text)
-        if plain in options.exact:
-            return options.exact[plain]
+        wording = plain(text)
+        if wording in options.exact:
+            return options.exact[wording]
         alone = _ALONE.match(text)
         if alone and options.letters:
             return options.letters.get(alone[1].upper())
@@ -168,9 +139,9 @@ def _statement(rest: str, options: _Options) -> int | None:
     end = _SENTENCE_END.search(rest)
     pieces = [rest[: end.start()], rest] if end and end.start() else [rest]
     for piece in pieces:
-        plain = _plain(piece)
-        if plain in options.exact:
-            return options.exact[plain]
+        wording = plain(piece)
+        if wording in options.exact:
+            return options.exact[wording]
         alone = _ALONE.match(piece)
         if alone and options.letters:
             return options.letters.get(alone[1].upper())
@@ -182,7 +153,7 @@ def _statement(rest: str, options: _Options) -> int | None:
 
 def _mentioned(text: str, options: _Options) -> set[int]:
     """Every option that the text names and does not rule out, by letter or by text; -1 for a letter of no option."""
-    found = _by_text(text, options)
+    found = named(text, options.names)
     if options.letters:
         for letter in _letters(text, options):
             if letter in options.letters or letter != "I":  # "I, for one, hear ..."
@@ -203,66 +174,6 @@ def _letters(text: str, options: _Options) -> set[str]:
         for match in _LIST.finditer(text):
             found.update(letter for letter in match.groups() if letter in options.letters)
     return found
-
-
-def _by_text(text: str, options: _Options) -> set[int]:
-    plain = f" {_spaced(text)} "
-    found: set[int] = set()
-    taken = bytearray(len(plain))  # 1 where a longer option stands already
-    for name, i in options.names:
-        start = plain.find(name)
-        while start >= 0:
-            end = start + len(name)
-            if _whole(plain, start, end, name) and not any(taken[start:end]):
-                taken[start:end] = b"\1" * len(name)
-                if not _ruled_out(plain, start, end, name):
-                    found.add(i)
-            start = plain.find(name, start + 1)
-    return found
-
-
-def _whole(text: str, start: int, end: int, name: str) -> bool:
-    """Not part of a longer word, number or note name ("C" in "C#", "5" in "1.5"); CJK knows no word borders."""
-    before, after = text[start - 1], text[end] if end < len(text) else " "
-    if not _cjk(name[0]) and (before.isalnum() or before == "_" or (name[0].isdigit() and before in "-−+")):
-        return False
-    if before in ".,:/" and name[0].isdigit() and text[start - 2].isdigit():
-        return False
-    if not _cjk(name[-1]) and (after.isalnum() or after in "_#♯♭+"):
-        return False
-    return not (after in ".,:/" and name[-1].isdigit() and text[end + 1 : end + 2].isdigit())
-
-
-def _ruled_out(text: str, start: int, end: int, name: str) -> bool:
-    before, after = text[max(0, start - 48) : start], text[end : end + 40]
-    if name in _COMMON:  # "no" in "I have no idea"
-        return before.strip() != "" and before.rstrip()[-1].isalnum() or after.strip()[:1].isalnum()
-    return bool(_NEGATED.search(before) or _REJECTED.search(after))
-
-
-def _plain(text: str) -> str:
-    """For equality: spaced, without what stands around the words."""
-    return _spaced(text).strip(" \"'“”‘’«»`*_()[]{}<>.,:;!?。，：；！？\\")
-
-
-def _spaced(text: str) -> str:
-    return " ".join(_HYPHEN.sub(" ", text.casefold()).split())
-
-
-def _normal(text: str) -> str:
-    """Compatible forms as one ("Ｂ", "B"), nothing that is not seen, typewriter apostrophes."""
-    return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
-
-
-def _without_article(text: str) -> str:
-    for article in _ARTICLES:
-        if text.startswith(article) and len(text) > len(article):
-            return text[len(article) :]
-    return text
-
-
-def _cjk(char: str) -> bool:
-    return "\u2e80" <= char <= "\uffdc" or char >= "\U00020000"
 
 
 def _only(found: set[int | None]) -> int | None:
