@@ -4,6 +4,7 @@ The folder is a model folder (`DestaModel.from_pretrained` opens it) without any
 card, and with LoRA, where it was trained, as a PEFT folder of its own. Nothing is merged into the LLM.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -20,7 +21,7 @@ from nemo_desta.models.frozen import check_identity as check_frozen
 from nemo_desta.models.frozen import frozen_sources, identify
 from nemo_desta.models.lora import LORA_FOLDER, save_lora, split_lora
 from nemo_desta.models.references import Reference, refer_all, without_paths
-from nemo_desta.models.runs import Trained, read_trained
+from nemo_desta.models.runs import RECORD_FILE, Trained, read_trained
 from nemo_desta.sources import is_local
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ def export_model(
             name or output.name, config, references, record, num_projector=_count(projector), num_lora=_count(lora)
         )
         (part / CARD_FILE).write_text(card, encoding="utf-8")
+        if record:
+            (part / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
         _put(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,6 +1,7 @@
 """An export is a folder for others: complete, without paths of this machine, opened like any model, LoRA apart."""
 
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from huggingface_hub import HfApi
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -93,6 +95,7 @@ def test_an_export_opens_and_holds_what_was_trained(place, parts, tmp_path):
     folder = export_model(place.path / "run", tmp_path / "mine")
     assert {file.name for file in folder.iterdir()} == {
         "README.md",
+        "training.json",
         "config.json",
         "projector.safetensors",
         "tokenizer.json",
@@ -232,8 +235,9 @@ class TestLora:
         assert set(again.state_dict()) == set(place.lora.state_dict())
         assert not [name for name in load_file(folder / "projector.safetensors") if "lora" in name]
 
-    def test_an_export_of_an_export_is_the_same(self, place, parts, tmp_path):
-        first = export_model(place.path / "lora_model", tmp_path / "first", name="x")
+    @pytest.mark.parametrize("source", ["run", "lora_model"])
+    def test_an_export_of_an_export_is_the_same(self, place, parts, tmp_path, source):
+        first = export_model(place.path / source, tmp_path / "first", name="x")
         where = {"llm": parts["llm"], "encoders": parts["encoders"]}
         second = export_model(first, tmp_path / "second", name="x", **where)
         assert {f.name: f.read_bytes() for f in first.rglob("*") if f.is_file()} == {
@@ -301,17 +305,25 @@ class FakeHub:
     def __init__(self, *, is_private=False, error=None):
         self.calls, self.is_private, self.error = [], is_private, error
 
-    def create_repo(self, repo_id, *, private, exist_ok):
+    def create_repo(self, *args, **kwargs):
+        repo_id, private, exist_ok = self._real("create_repo", args, kwargs, "repo_id", "private", "exist_ok")
         if self.error:
             raise self.error
         self.calls.append(("create", repo_id, private, exist_ok))
         return f"https://hub.example/{repo_id}"
 
-    def repo_info(self, repo_id):
+    def repo_info(self, *args, **kwargs):
+        self._real("repo_info", args, kwargs)
         return SimpleNamespace(private=self.is_private)
 
-    def upload_folder(self, *, folder_path, repo_id, commit_message, delete_patterns):
+    def upload_folder(self, *args, **kwargs):
+        folder_path, repo_id = self._real("upload_folder", args, kwargs, "folder_path", "repo_id")
         self.calls.append(("upload", repo_id, sorted(file.name for file in Path(folder_path).iterdir())))
+
+    def _real(self, name, args, kwargs, *wanted):
+        """Values of arguments, if the real client takes them."""
+        bound = inspect.signature(getattr(HfApi, name)).bind(None, *args, **kwargs)
+        return [bound.arguments[key] for key in wanted]
 
 
 class TestPush:
