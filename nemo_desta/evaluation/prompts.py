@@ -8,6 +8,7 @@ papers describe and are ours.
 import hashlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -60,9 +61,26 @@ def messages(item: "Item", chosen: Variant, tag: str) -> list[Message]:
 
 
 def fingerprint(chosen: Variant, scorer: ModuleType) -> str:
-    """Twelve hex digits over the code of prompt, extraction and scorer."""
-    sources = [inspect.getsource(chosen.ask), inspect.getsource(chosen.extract), inspect.getsource(scorer)]
+    """Twelve hex digits over the code of prompt, extraction and scorer, with all of this room that the scorer uses."""
+    sources = [inspect.getsource(chosen.ask), inspect.getsource(chosen.extract)]
+    sources += [inspect.getsource(module) for module in _used_by(scorer)]
     return hashlib.sha256("\0".join([chosen.name, FOCUS, SENTENCE, INDEX_RULES, *sources]).encode()).hexdigest()[:12]
+
+
+def _used_by(module: ModuleType) -> list[ModuleType]:
+    """The module and, by name, those of `nemo_desta.evaluation` that it takes anything from, however far."""
+    room = __name__.rpartition(".")[0]
+    found, waiting = {}, [module]
+    while waiting:
+        one = waiting.pop()
+        if one.__name__ in found:
+            continue
+        found[one.__name__] = one
+        for value in vars(one).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith(room) and name in sys.modules:
+                waiting.append(sys.modules[name])
+    return [found[name] for name in sorted(found)]
 
 
 # ---- prompts

@@ -71,6 +71,7 @@ class EvaluateSettings:
     benchmarks: list[str] = field(default_factory=list)
     data_root: str | None = None
     prompts: dict[str, str] = field(default_factory=dict)
+    scorers: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     transcript: str = "none"
     sampling: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0, "max_new_tokens": 512})

@@ -1,0 +1,37 @@
+"""Score a model: ``python examples/desta_evaluate.py model=<folder> benchmarks=[mmau] data_root=<dir> output=<dir>``.
+
+Settings are in conf/use/evaluate.yaml (``--help`` lists them). The same command goes on where a killed run stopped.
+"""
+
+import sys
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_desta.config import parse
+from nemo_desta.serving.quiet import log_to_stderr, quietly
+
+with quietly():
+    from nemo.core.config import hydra_runner
+
+
+@hydra_runner(config_path="../conf/use", config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    log_to_stderr()
+    from nemo_desta.evaluation.report import render
+    from nemo_desta.evaluation.run import evaluate
+    from nemo_desta.evaluation.settings import EvaluateSettings
+
+    try:
+        settings = parse(EvaluateSettings, OmegaConf.to_container(cfg, resolve=True), "evaluate")
+        report = evaluate(settings)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the user's to mend, without our stack
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; answers that were written stay, and the same command goes on behind them")
+    print(render(report))
+    print(f"\n{settings.output}/report.html")
+
+
+if __name__ == "__main__":
+    with quietly():  # Hydra warns about its own next version
+        main()

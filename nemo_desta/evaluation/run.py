@@ -1,0 +1,193 @@
+"""The whole evaluation: ask, score in both modes, check that the model hears, let a judge judge, write one folder.
+
+<output>/scores.json, report.html      what came out, and how
+<output>/<benchmark>/prompts.jsonl     what was asked; answers.jsonl what was answered (a killed run goes on there);
+                                       scored.jsonl verdicts by item, official and strict
+<output>/judge.jsonl                   the judge's answers, by the hash of what it was asked
+"""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.evaluation import controls as hearing
+from nemo_desta.evaluation.files import Item, prediction_key, read_items, read_predictions
+from nemo_desta.evaluation.intervals import bootstrap_interval
+from nemo_desta.evaluation.judge import Judge, JudgeRequest
+from nemo_desta.evaluation.prompts import Variant, default_variant, fingerprint, messages, variant
+from nemo_desta.evaluation.report import write_report
+from nemo_desta.evaluation.scores import MODES, SCORERS, Scores, score
+from nemo_desta.evaluation.settings import BENCHMARKS, EvaluateSettings, check, plain
+from nemo_desta.evaluation.sources import Source, open_source
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Run everything that the settings ask for; returns what scores.json holds.
+
+    Raises:
+        ConfigError: settings that cannot be right. FileNotFoundError: official files that are not there, with where
+        to get them. ItemError: an item that cannot be used, by name.
+    """
+    check(settings)
+    names = list(dict.fromkeys([*settings.benchmarks, *settings.predictions]))
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ConfigError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    asked = {name: read_items(name, settings.data_root) for name in names if name not in settings.predictions}
+    judge = None
+    if settings.judge is not None:
+        judge = Judge.from_settings(asdict(settings.judge), output / "judge.jsonl")
+    source = open_source(settings) if asked or settings.rows is not None else None
+    report: dict[str, Any] = {"settings": plain(asdict(settings)), "benchmarks": {}}
+    if source is not None:
+        report["model"] = source.about()
+    for name in names:
+        if name in asked:
+            found = _asked(name, asked[name][: settings.limit], source, settings, output / name, judge)
+        else:
+            rows, options = read_predictions(name, settings.predictions[name]), settings.scorers.get(name, {})
+            found = _scored(name, rows, None, judge, output / name, options)
+        report["benchmarks"][name] = found
+    if settings.rows is not None:
+        from nemo_desta.evaluation.on_rows import evaluate_rows
+
+        report["rows"] = evaluate_rows(source, settings.rows, output / "rows", limit=settings.limit)
+    if source is not None and source.model is not None and (settings.text_kept.prompts or settings.text_kept.texts):
+        from nemo_desta.evaluation.text_kept import text_kept
+
+        report["text_kept"] = text_kept(source.model, settings.text_kept, progress=settings.progress)
+    if judge is not None:
+        report["judge"] = judge.about()
+    all_controls = [c for found in report["benchmarks"].values() for c in found.get("controls", ())]
+    report["first_line"] = hearing.first_line([hearing.Control(**c) for c in all_controls])
+    (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(output / "report.html", report)
+    return report
+
+
+def _asked(
+    name: str,
+    items: Sequence[Item],
+    source: Source,
+    settings: EvaluateSettings,
+    folder: Path,
+    judge: Judge | None,
+) -> dict[str, Any]:
+    """Ask, score, and run the controls of one benchmark."""
+    chosen = variant(settings.prompts.get(name) or default_variant(name, items[0].choices if items else ()))
+
+    def predictions(some: Sequence[Item], part: Path) -> list[dict[str, Any]]:
+        rows = [{"id": item.id, "messages": messages(item, chosen, source.tag)} for item in some]
+        answers = source.ask(rows, part)
+        key = prediction_key(name)
+        return [
+            {**item.fields, key: chosen.extract(answers[item.id], item)} if item.id in answers else dict(item.fields)
+            for item in some
+        ]
+
+    options = settings.scorers.get(name, {})
+    found = _scored(name, predictions(items, folder), chosen, judge, folder, options)
+    if settings.controls.items and any(item.audio is not None for item in items):
+        found["controls"] = _controls(name, items, settings, folder, predictions)
+    return found
+
+
+def _controls(name: str, items: Sequence[Item], settings: EvaluateSettings, folder: Path, predictions: Any) -> list:
+    """The sample again, with silence and with other clips; strict verdicts, without a judge."""
+    some = hearing.sample(items, settings.controls.items, seed=settings.seed)
+    options = settings.scorers.get(name, {})
+
+    def verdicts(rows: list[dict[str, Any]]) -> list[bool | None]:
+        return score(name, rows, mode="strict", **_of_mode(name, "strict", options)).verdicts
+
+    heard = verdicts(predictions(some, folder / "controls" / "heard"))
+    results = []
+    for kind in settings.controls.kinds:
+        if kind not in hearing.CONTROLS:
+            raise ConfigError(f"unknown control '{kind}'.{nearest(kind, hearing.CONTROLS)}")
+        if kind == "shuffled" and len({item.audio for item in some}) < 2:
+            continue
+        changed = (
+            hearing.silenced(some, folder / "controls" / "silence")
+            if kind == "silence"
+            else hearing.shuffled(some, seed=settings.seed)
+        )
+        without = verdicts(predictions(changed, folder / "controls" / kind))
+        pairs = [(a, b) for a, b in zip(heard, without, strict=True) if a is not None and b is not None]
+        if pairs:
+            control = hearing.compare(kind, [a for a, _ in pairs], [b for _, b in pairs], seed=settings.seed)
+            results.append(asdict(control))
+    return results
+
+
+def _scored(
+    name: str,
+    rows: list[dict[str, Any]],
+    chosen: Variant | None,
+    judge: Judge | None,
+    folder: Path,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Both modes, with intervals; the judged parts by the judge, if there is one."""
+    module = import_module(SCORERS[name])
+    left_out = []
+    if hasattr(module, "judge_requests"):
+        asks = module.judge_requests(rows)
+        if asks and judge is None:
+            left_out.append(f"{len(asks)} questions to a judge (give judge={{llm: ..., engine: ...}})")
+        elif asks:
+            texts = judge.ask([JudgeRequest(*ask[1:]) for ask in asks])
+            rows = module.with_judgements(rows, asks, texts)
+    found: dict[str, Any] = {"items": len(rows), "variant": chosen.name if chosen else "predictions given"}
+    found["hash"] = fingerprint(chosen, module) if chosen else None
+    by_mode: dict[str, Scores] = {}
+    for mode in MODES:
+        try:
+            by_mode[mode] = score(name, rows, mode=mode, **_of_mode(name, mode, options))
+        except NotImplementedError as error:
+            left_out.append(f"{mode}: {error}")
+            continue
+        found[mode] = _figures(by_mode[mode])
+        left_out += [f"{mode}: {what}" for what in by_mode[mode].totals.get("left_out", ())]
+    found["left_out"] = list(dict.fromkeys(left_out))
+    found["quirks"] = [dict(quirk._asdict()) for quirk in getattr(module, "QUIRKS", ())]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "scored.jsonl").open("w", encoding="utf-8") as file:
+        for i, row in enumerate(rows):
+            verdicts = {mode: scores.verdicts[i] for mode, scores in by_mode.items()}
+            file.write(json.dumps({**row, "verdicts": verdicts}, ensure_ascii=False, default=str) + "\n")
+    return found
+
+
+def _figures(scores: Scores) -> dict[str, Any]:
+    """Totals, and for verdicts an interval."""
+    counted = [float(verdict) for verdict in scores.verdicts if verdict is not None]
+    figures: dict[str, Any] = {
+        "totals": scores.totals,
+        "num_counted": len(counted),
+        "num_unparsed": scores.num_unparsed,
+        "by": scores.by,
+    }
+    if counted:
+        figures["accuracy"] = sum(counted) / len(counted)
+        figures["interval"] = bootstrap_interval(counted)
+    return figures
+
+
+def _of_mode(name: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that this mode's scorer takes.
+
+    Raises:
+        ConfigError: one that neither mode knows.
+    """
+    module = import_module(SCORERS[name])
+    known = {each: set(inspect.signature(getattr(module, each)).parameters) - {"items"} for each in MODES}
+    check_keys(options, sorted(known["official"] | known["strict"]), f"evaluate.scorers.{name}")
+    return {key: value for key, value in options.items() if key in known[mode]}
