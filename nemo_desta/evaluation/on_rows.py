@@ -6,14 +6,15 @@ constant answer, shuffled answers, and the text cascade: the same LLM reads the 
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ConfigError, parse
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.rows import expand_paths
+from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.asr import error_rates
 from nemo_desta.evaluation.attributes import (
     TaskResult,
@@ -23,9 +24,12 @@ from nemo_desta.evaluation.attributes import (
     render_table,
     task_result,
 )
-from nemo_desta.evaluation.settings import RowsSettings
+from nemo_desta.evaluation.settings import ControlSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
 from nemo_desta.recipes.describe import describe
+
+
+NO_CONTROLS = ControlSettings(items=0)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,27 @@ class Attribute:
     aliases: dict[str, Any] | None = None
 
 
-def evaluate_rows(source: Source, settings: RowsSettings, folder: Path, *, limit: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Clip:
+    """A row as the controls take it."""
+
+    id: str
+    audio: Path
+    answer: str
+
+
+def evaluate_rows(
+    source: Source,
+    settings: RowsSettings,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    controls: ControlSettings = NO_CONTROLS,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Ask, parse and score; what goes into the report, with the terminal's table under ``table``.
+
+    ``controls``: each attribute is asked again about silence and about other rows' clips.
 
     Raises:
         ConfigError: no row can be used for what is asked. FileNotFoundError: no rows. AudioError: a clip outside the
@@ -56,16 +79,24 @@ def evaluate_rows(source: Source, settings: RowsSettings, folder: Path, *, limit
         found["recognition"] = {"num_rows": len(spoken), "unanswered": len(spoken) - len(answers), **rates}
         cells = [[str(len(spoken)), *(f"{rates[key]:.3f}" for key in ("wer", "cer"))]]
         lines += [render_table(["rows", "WER", "CER"], cells), ""]
-    results, cascade = [], {}
+    results, cascade, without = [], {}, {}
     for name, values in settings.attributes.items():
         attribute = parse(Attribute, values, where=f"rows.attributes.{name}")
-        result, bound = _attribute(source, rows, name, attribute, folder)
-        results.append(result)
-        if bound is not None:
+        question = _Question(source, name, attribute, rows, folder)
+        results.append(question.result())
+        if (bound := question.cascade()) is not None:
             cascade[name] = bound
+        if controls.items:
+            without[name] = question.controls(controls, seed)
     if results:
-        lines.append(render_results(results, {"text cascade": cascade} if cascade else None))
+        extra = {"text cascade": cascade} if cascade else {}
+        for kind in controls.kinds if controls.items else ():
+            column = {name: c.accuracy for name, found_ in without.items() for c in found_ if c.name == kind}
+            extra[f"{kind} clip" if kind == "shuffled" else kind] = column
+        lines.append(render_results(results, extra))
         found["attributes"] = {r.task: _figures(r, cascade.get(r.task)) for r in results}
+        for name, some in without.items():
+            found["attributes"][name]["controls"] = [asdict(control) for control in some]
     if not lines:
         raise ConfigError(
             f"nothing to score in {settings.rows}: no row has a transcript, and no attribute is asked for"
@@ -73,31 +104,57 @@ def evaluate_rows(source: Source, settings: RowsSettings, folder: Path, *, limit
     return {**found, "table": "\n".join(lines)}
 
 
-def _attribute(
-    source: Source, rows: list[dict[str, Any]], name: str, attribute: Attribute, folder: Path
-) -> tuple[TaskResult, float | None]:
-    """One attribute by hearing, and by reading where the rows can be described."""
-    path = (attribute.field or f"attributes.{name}").split(".")
-    known = [(row, str(value)) for row in rows if (value := _look_up(row["row"], path)) not in (None, "")]
-    if not known:
-        raise ConfigError(f"rows.attributes.{name}: no row has a value under '{'.'.join(path)}'")
-    values = attribute.values or sorted({value for _, value in known})
-    known = [(row, value) for row, value in known if value in values]
-    truth = [value for _, value in known]
-    aliases = {value: wordings for value, wordings in (attribute.aliases or {}).items() if value in values}
+class _Question:
+    """One attribute asked about the rows that hold it: by hearing, by reading, and without the right audio."""
 
-    def parsed(answers: Mapping[str, str]) -> list[str | None]:
-        return [parse_value(answers.get(row["id"], ""), values, aliases) for row, _ in known]
+    def __init__(
+        self, source: Source, name: str, attribute: Attribute, rows: list[dict[str, Any]], folder: Path
+    ) -> None:
+        self.source, self.name, self.attribute, self.folder = source, name, attribute, folder
+        path = (attribute.field or f"attributes.{name}").split(".")
+        known = [(row, str(value)) for row in rows if (value := _look_up(row["row"], path)) not in (None, "")]
+        if not known:
+            raise ConfigError(f"rows.attributes.{name}: no row has a value under '{'.'.join(path)}'")
+        self.values = attribute.values or sorted({value for _, value in known})
+        known = [(row, value) for row, value in known if value in self.values]
+        self.rows, self.truth = [row for row, _ in known], [value for _, value in known]
+        aliases = attribute.aliases or {}
+        self.aliases = {value: wordings for value, wordings in aliases.items() if value in self.values}
 
-    chosen = [row for row, _ in known]
-    heard = parsed(_ask(source, chosen, attribute.question, folder / name))
-    described = [row for row in chosen if row["description"]]
-    bound = None
-    if len(described) == len(chosen):
-        texts = [{**row, "audio": None} for row in described]
-        read = parsed(_ask(source, texts, attribute.question, folder / f"{name}_cascade"))
-        bound = attribute_accuracy(read, truth).value
-    return task_result(name, heard, truth), bound
+    def result(self) -> TaskResult:
+        return task_result(self.name, self._parsed(self.rows, "heard"), self.truth)
+
+    def cascade(self) -> float | None:
+        """Accuracy of the same LLM on true descriptions; None if a row has none."""
+        if not all(row["description"] for row in self.rows):
+            return None
+        read = self._parsed([{**row, "audio": None} for row in self.rows], "cascade")
+        return attribute_accuracy(read, self.truth).value
+
+    def controls(self, settings: ControlSettings, seed: int) -> list[hearing.Control]:
+        clips = [Clip(r["id"], Path(r["audio"]), t) for r, t in zip(self.rows, self.truth, strict=True)]
+        some = hearing.sample(clips, settings.items, seed=seed)
+        right = self._right(some, "control_heard")
+        results = []
+        for kind in settings.kinds:
+            if kind == "shuffled" and len({clip.audio for clip in some}) < 2:
+                continue
+            changed = (
+                hearing.silenced(some, self.folder / "silence")
+                if kind == "silence"
+                else hearing.shuffled(some, seed=seed)
+            )
+            results.append(hearing.compare(kind, right, self._right(changed, f"control_{kind}"), seed=seed))
+        return results
+
+    def _right(self, clips: Sequence[Clip], part: str) -> list[bool]:
+        rows = [{"id": clip.id, "audio": str(clip.audio), "description": ""} for clip in clips]
+        found = self._parsed(rows, part)
+        return [value == clip.answer for value, clip in zip(found, clips, strict=True)]
+
+    def _parsed(self, rows: Sequence[Mapping[str, Any]], part: str) -> list[str | None]:
+        answers = _ask(self.source, rows, self.attribute.question, self.folder / self.name / part)
+        return [parse_value(answers.get(row["id"], ""), self.values, self.aliases) for row in rows]
 
 
 def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folder: Path) -> dict[str, str]:

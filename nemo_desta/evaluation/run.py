@@ -58,14 +58,22 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if settings.rows is not None:
         from nemo_desta.evaluation.on_rows import evaluate_rows
 
-        report["rows"] = evaluate_rows(source, settings.rows, output / "rows", limit=settings.limit)
+        report["rows"] = evaluate_rows(
+            source,
+            settings.rows,
+            output / "rows",
+            limit=settings.limit,
+            controls=settings.controls,
+            seed=settings.seed,
+        )
     if source is not None and source.model is not None and (settings.text_kept.prompts or settings.text_kept.texts):
         from nemo_desta.evaluation.text_kept import text_kept
 
         report["text_kept"] = text_kept(source.model, settings.text_kept, progress=settings.progress)
     if judge is not None:
         report["judge"] = judge.about()
-    all_controls = [c for found in report["benchmarks"].values() for c in found.get("controls", ())]
+    scored = [*report["benchmarks"].values(), *report.get("rows", {}).get("attributes", {}).values()]
+    all_controls = [c for found in scored for c in found.get("controls", ())]
     report["first_line"] = hearing.first_line([hearing.Control(**c) for c in all_controls])
     (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_report(output / "report.html", report)
