@@ -69,11 +69,7 @@ def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> 
     if len(text) > _MAX_CHARS:
         text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
     text = normal(text).strip()
-    boxes = (
-        [inner for pair in _BOXES.findall(text) for inner in pair if inner.strip()]
-        if "<" in text or "\\" in text
-        else []
-    )
+    boxes = [inner for pair in _BOXES.findall(text) for inner in pair if inner.strip()]
     if boxes:
         return _only({_read(box, known) for box in boxes})
     return _read(text, known)
@@ -95,7 +91,8 @@ class _Options:
         texts = [plain(normal(options[i])) for i in firsts]
         self.exact: dict[str, int | None] = {}
         for i, text in zip(firsts, texts, strict=True):
-            self.exact[text] = None if text in self.exact else i
+            if text:  # an option of nothing but punctuation is not chosen by an empty answer
+                self.exact[text] = None if text in self.exact else i
         short = [without_article(text) for text in texts]
         texts = [s if short.count(s) == 1 else t for s, t in zip(short, texts, strict=True)]
         # Longest first: "not happy" is looked for before "happy". Texts that differ in punctuation only are nobody's.

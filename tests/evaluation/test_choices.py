@@ -66,6 +66,7 @@ READ = [
     # nothing, or more than one thing
     ("", ANIMALS, None),
     ("I cannot hear any audio.", ANIMALS, None),
+    ("", ["?", "!"], None),
     ("a dog or a cat", ANIMALS, None),
     ("B and C", ANIMALS, None),
     ("B. a dog", ANIMALS, None),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_desta.evaluation.scorers import sakura
+from nemo_desta.evaluation.scorers import air_bench, sakura
 from nemo_desta.evaluation.scores import ItemError, score
 
 OPTIONS = ["a dog", "a cat", "a hot dog vendor", "a cow"]
@@ -113,3 +113,23 @@ def test_the_judge_is_asked_in_order_and_its_texts_come_back_to_their_items():
     judged = sakura.with_judgements(rows, asks, ["Explanation: it is.\nJudgement: correct", None])
     assert score("sakura", judged).verdicts == [True, False, False]
     assert sakura.judge_requests(judged[:1] + judged[2:]) == []
+
+
+def test_a_chat_row_is_judged_in_both_orders():
+    row = {"task_name": "speech_QA", "question": "Who speaks?", "answer_gt": "A man.", "meta_info": "A man speaks."}
+    foundation, _ = ROWS["air_bench"]
+    rows = [dict(foundation), {**row, "response": "A woman."}, dict(row)]
+    asks = air_bench.judge_requests(rows)
+    assert [(ask.index, ask.turn) for ask in asks] == [(1, 0), (1, 1)]
+    straight, swapped = (ask.messages[0]["content"] for ask in asks)
+    assert straight.index("A man.") < straight.index("A woman.") and swapped.index("A woman.") < swapped.index(
+        "A man."
+    )
+    assert {ask.temperature for ask in air_bench.judge_requests([rows[1]] * 50)} == {1.0, 2.0}
+    judged = air_bench.with_judgements(rows, asks, ["9 3", "4 8"])
+    scores = score("air_bench", judged, mode="strict")
+    assert scores.verdicts == [False, False, None]
+    assert scores.totals["left_out"].startswith("1 chat row")
+    assert score("air_bench", judged[1:2]).totals["chat_speech"] == (3 + 4) / 2
+    with pytest.raises(ItemError, match="meta_info"):
+        air_bench.judge_requests([{k: v for k, v in rows[1].items() if k != "meta_info"}])

@@ -42,7 +42,11 @@ QUIRKS = (
         "a task without a readable answer",
         "stops the official script (as does a true answer that is none of the options); here it has count 0",
     ),
-    Quirk("items without a task", "are not counted, and not failures either"),
+    Quirk(
+        "items without a task",
+        "are not counted, and not failures either; nor are items that were never answered",
+        "the official inference script writes no row where a clip is missing",
+    ),
     *chat.QUIRKS,
 )
 
@@ -53,7 +57,7 @@ def official(items: Sequence[Item], *, rng: random.Random | None = None, key: st
     A chat verdict says whether the model beat the reference with the model second; None when that cannot be told.
 
     Raises:
-        ItemError: where the official script stops: no answer at all, or a true answer that is none of the options.
+        ItemError: where the official script stops: an answer of null, or a true answer that is none of the options.
     """
     items = _named(items)
     verdicts: list[Verdict] = []
@@ -62,7 +66,7 @@ def official(items: Sequence[Item], *, rng: random.Random | None = None, key: st
         if not _is_foundation(item):
             verdicts.append(chat.beats_reference(item, "gpt-score"))
             continue
-        if item.get("task_name") is None:
+        if item.get("task_name") is None or key not in item:
             verdicts.append(None)
             continue
         text, letter = letter_of(need(item, key, i))
