@@ -28,7 +28,6 @@ from nemo_desta.evaluation.settings import ControlSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
 from nemo_desta.recipes.describe import describe
 
-
 NO_CONTROLS = ControlSettings(items=0)
 
 
