@@ -33,7 +33,8 @@ _OPEN, _CLOSE = r"[\s\"'“”‘’«»`*_(\[{<$]*", r"[\s\"'“”‘’«»`*
 _ALONE = re.compile(rf"^{_OPEN}([A-Za-z]){_CLOSE}$")
 #: A letter set off where a line starts: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
 _AT_START = re.compile(
-    r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)|([A-Z])[*_\"'”]*(?:[.:,：。]|\t| [-–—] ))(?!\w\.)",
+    r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)"
+    r"|([A-Z])[*_\"'”]*(?:[.。]|[:,](?=\s|$|[^\x00-\x7f])|\t| [-–—] ))(?!\w\.)",
     re.MULTILINE,
 )
 #: Lettered with the word: "option B", "choice (c)".
@@ -55,6 +56,7 @@ _RULED_OUT_LETTER = re.compile(
     r"(?:\bnot|n't|\bexcept|\brather than|\binstead of)(?: (?:an?|the|option|choice))*[\s\"'(*]*$"
 )
 _CAPITAL = re.compile(r"(?<![\w'])(?:[B-HJ-Z]|A(?! [a-z])|I(?! ))(?![\w'])")
+_WRITTEN_NUMBER = re.compile(r"^\s*\(?([0-9]{1,2})[).:]\s+(?=\S)")
 _WRITTEN_LABEL = re.compile(r"^\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=\S)")
 
 
@@ -79,6 +81,9 @@ class _Options:
     """The options, ready to be looked for."""
 
     def __init__(self, options: tuple[str, ...], letters: bool) -> None:
+        numbers = [_WRITTEN_NUMBER.match(option) for option in options]
+        if options and all(numbers) and len({m[1] for m in numbers}) == len(options):  # "1. a dog": say nothing more
+            options = tuple(option[m.end() :] for option, m in zip(options, numbers, strict=True))
         labels = [_WRITTEN_LABEL.match(option) for option in options]
         written = [(m[1] or m[2]).upper() for m in labels if m]
         if options and len(set(written)) == len(options):  # "(a) dog": their own letters, not their places

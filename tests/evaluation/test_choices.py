@@ -12,6 +12,7 @@ ANIMALS = ["a dog", "a cat", "a hot dog vendor", "a cow"]
 YES_NO = ["Yes", "No"]
 MOODS = ["happiness", "not happy", "anger", "neutral"]
 KEYS = ["C minor", "C# minor", "E flat major", "G major"]
+CHORDS = ["E:hdim7(11)/4", "A#:maj/5", "A:7/1", "D:min/5"]
 SPEECH = ["I didn't say that", "I did say that", "They said that", "None"]
 
 READ = [
@@ -52,6 +53,17 @@ READ = [
     ("答案是B。", ANIMALS, "a cat"),
     ("option C", KEYS, "E flat major"),
     ("B", ["(c) harp", "(b) drum", "(a) flute"], "(b) drum"),
+    # chords, times and numbers
+    ("(D) D:min/5", CHORDS, "D:min/5"),
+    ("D:min/5", CHORDS, "D:min/5"),
+    ("D:min/5 is the chord after it.", CHORDS, "D:min/5"),
+    ("The chord is A:7/1.", CHORDS, "A:7/1"),
+    ("(A) B Major", ["B Major", "C# Major", "G# minor"], "B Major"),
+    ("between 2.18 - 4.36", ["0.00 - 2.18", "2.18 - 4.36", "4.36 - 6.55"], "2.18 - 4.36"),
+    ("It lasts 2.14 seconds.", ["2.14 seconds", "2.14 minutes", "1.14 seconds"], "2.14 seconds"),
+    ("Cooking a meal", ["1. Building a house", "2. Cooking a meal"], "2. Cooking a meal"),
+    ("2. Cooking a meal", ["1. Building a house", "2. Cooking a meal"], "2. Cooking a meal"),
+    ("B", ["1. Building a house", "2. Cooking a meal"], "2. Cooking a meal"),
     # what is weighed and dropped before the choice
     ("<think>a cow? no</think>a cat", ANIMALS, "a cat"),
     ("It is not a dog; it is a cow.", ANIMALS, "a cow"),

@@ -95,6 +95,13 @@ def test_a_true_answer_that_is_no_option_is_an_error(benchmark):
         score(benchmark, [{**row, truth: "a whale"}], mode="strict")
 
 
+@pytest.mark.parametrize("truth", ["(B)", "(B) a cat", "A CAT ", "b"])
+def test_a_true_answer_may_be_written_as_an_answer_is(truth):
+    row, key = ROWS["mmau"]
+    scores = score("mmau", [{**row, "answer": truth, key: "a cat"}, {**row, "answer": truth, key: "a dog"}], "strict")
+    assert scores.verdicts == [True, False]
+
+
 def test_labels_of_a_task_are_its_options_and_open_tasks_are_left_out():
     rows = [{"task": "emotion", "label": label, "response": f"It sounds {label}."} for label in ("happy", "sad")]
     rows += [{"task": "emotion", "label": "sad", "response": "happy or sad"}]

@@ -26,16 +26,20 @@ def strict_multiple_choice(items: Sequence[Item], key: str, read: ReadOptions, f
 
 
 def true_option(options: Sequence[str], truth: str, name: str) -> int:
-    """Where the true answer stands among the options.
+    """Where the true answer stands among the options: as it is, but for case and outer white space, or as an answer
+    would choose it (some true answers of MMAU are "(B)" or "(B) a cat" where the option is "a cat").
 
     Raises:
-        ItemError: nowhere, not even without looking at case and outer white space.
+        ItemError: nowhere.
     """
     if truth in options:
         return options.index(truth)
     plain = [option.strip().casefold() for option in options]
     if truth.strip().casefold() in plain:
         return plain.index(truth.strip().casefold())
+    chosen = choose(truth, options)
+    if chosen is not None:
+        return chosen
     raise ItemError(name, f"the answer {truth!r} is none of the choices {', '.join(map(repr, options))}")
 
 
