@@ -111,6 +111,19 @@ def test_labels_of_a_task_are_its_options_and_open_tasks_are_left_out():
     assert scores.totals["left_out"] == "transcript (70 items with open answers)"
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "options"),
+    [
+        ("Which? (a) dog (b) cat", "(b) cat", ["(a) dog", "(b) cat"]),
+        ("Which?\n(a) dog, (b) cat or (c) cow", "(c) cow", ["(a) dog", "(b) cat", "(c) cow"]),
+        ("Which? (a) I won. (b) I lost my dog.", "(b) I lost my dog.", ["(a) I won", "(b) I lost my dog."]),
+        ("Which animal is it?", "(a) dog", ["(a) dog"]),
+    ],
+)
+def test_options_are_read_from_the_question(question, answer, options):
+    assert sakura.options_of(question, answer) == options
+
+
 def test_the_judge_is_asked_in_order_and_its_texts_come_back_to_their_items():
     row, _ = ROWS["sakura"]
     rows = [{**row, "response": "a cat"}, dict(row), {**row, "response": "a dog"}]

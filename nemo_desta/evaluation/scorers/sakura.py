@@ -86,9 +86,16 @@ def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
 
 
 def options_of(instruction: str, answer: str) -> list[str]:
-    """The lettered options in a question, each as "(a) dog"; the true one is added if it cannot be found there."""
+    """The lettered options in a question, each as "(a) dog". The true one stands as ``answer`` writes it, in place of
+    the option with its letter, or at the end if the question has no such letter."""
     options = [f"({letter}) {text.strip()}" for letter, text in _OPTION.findall(instruction)]
-    return options if answer.strip() in options else [*options, answer.strip()]
+    answer = answer.strip()
+    places = [i for i, option in enumerate(options) if option[:3].lower() == answer[:3].lower()]
+    if len(places) == 1:
+        options[places[0]] = answer
+    elif answer not in options:
+        options.append(answer)
+    return options
 
 
 def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
