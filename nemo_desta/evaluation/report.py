@@ -33,15 +33,13 @@ def render(report: Mapping[str, Any]) -> str:
 def write_report(path: str | Path, report: Mapping[str, Any]) -> Path:
     """Write the HTML file."""
     who = report.get("model") or {"predictions": "given"}
-    title = "Evaluation of " + ", ".join(str(value) for value in who.values())
+    title = f"Evaluation of {next(iter(who.values()))}"
     body = [f"<h1>{escape(title)}</h1>", f'<p class="sub">{escape(report["first_line"])}</p>']
     body.append(_overview(report["benchmarks"]))
     for name, found in report["benchmarks"].items():
         body.append(f"<h2>{escape(name)}</h2>" + _benchmark(found))
     if "rows" in report:
-        body.append(
-            "<h2>Rows</h2>" + card("Recognition and attributes", f"<pre>{escape(report['rows']['table'])}</pre>")
-        )
+        body.append("<h2>Rows</h2>" + _rows(report["rows"]))
     if "text_kept" in report:
         body.append(
             "<h2>Text</h2>" + card("Is the text LLM untouched?", note(escape(report["text_kept"]["sentence"])))
@@ -49,7 +47,8 @@ def write_report(path: str | Path, report: Mapping[str, Any]) -> Path:
     if "judge" in report:
         lines = [[escape(key), escape(str(value))] for key, value in report["judge"].items()]
         body.append("<h2>Judge</h2>" + card("Who judged", table(None, lines)))
-    settings = [[escape(key), escape(str(value))] for key, value in report["settings"].items()]
+    given = {key: value for key, value in report["settings"].items() if value not in (None, {}, [])}
+    settings = [[escape(key), escape(str(value))] for key, value in given.items()]
     body.append("<h2>Settings</h2>" + card("As given", table(None, settings)))
     Path(path).write_text(page(title, "".join(body)), encoding="utf-8")
     return Path(path)
@@ -77,6 +76,34 @@ def _overview(benchmarks: Mapping[str, Mapping[str, Any]]) -> str:
         if "accuracy" in found.get(mode, {})
     ]
     return card("Accuracy, with 95 % bootstrap intervals over items", intervals_plot(bars)) if bars else ""
+
+
+def _rows(found: Mapping[str, Any]) -> str:
+    """Recognition and attributes."""
+    pieces = []
+    if "recognition" in found:
+        rates = found["recognition"]
+        lines = [["word error rate", f"{rates['wer']:.3f}"], ["character error rate", f"{rates['cer']:.3f}"]]
+        lines += [["rows", str(rates["num_rows"])], ["without an answer", str(rates["unanswered"])]]
+        pieces.append(card("Recognition", table(None, lines)))
+    attributes = found.get("attributes", {})
+    if attributes:
+        bars = [(name, one["accuracy"], one["interval"]) for name, one in attributes.items()]
+        pieces.append(card("Attributes, with 95 % intervals", intervals_plot(bars)))
+    for name, one in attributes.items():
+        lines = [["accuracy", f"{one['accuracy']:.3f}"], ["unparsed", f"{one['unparsed']} of {one['num_rows']}"]]
+        value, share = one["best_constant"]
+        lines += [
+            ["best constant answer", f"{share:.3f} ({escape(value)})"],
+            ["shuffled answers", f"{one['shuffled']:.3f}"],
+        ]
+        if one["text_cascade"] is not None:
+            lines.append(["text cascade", f"{one['text_cascade']:.3f}"])
+        for control in one.get("controls", ()):
+            gain = f"{control['difference']:+.3f} [{control['low']:+.3f}, {control['high']:+.3f}]"
+            lines.append([f"{control['name']}: right audio gains", gain])
+        pieces.append(card(escape(name), table(None, lines)))
+    return f'<div class="grid">{"".join(pieces)}</div>'
 
 
 def _benchmark(found: Mapping[str, Any]) -> str:
@@ -127,7 +154,7 @@ def intervals_plot(bars: list[tuple[str, float, tuple[float, float]]]) -> str:
         )
         rows.append(
             f'<tr><th title="{escape(name)}">{escape(name)}</th><td class="pic">{picture}</td>'
-            f'<td class="n">{value:.3f}</td><td class="n share">{low:.2f}-{high:.2f}</td></tr>'
+            f'<td class="n">{value:.3f}</td><td class="n share" style="white-space:nowrap;width:92px">{low:.2f}-{high:.2f}</td></tr>'
         )
     return f'<table class="bars">{"".join(rows)}</table>'
 

@@ -72,9 +72,13 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         report["text_kept"] = text_kept(source.model, settings.text_kept, progress=settings.progress)
     if judge is not None:
         report["judge"] = judge.about()
-    scored = [*report["benchmarks"].values(), *report.get("rows", {}).get("attributes", {}).values()]
-    all_controls = [c for found in scored for c in found.get("controls", ())]
-    report["first_line"] = hearing.first_line([hearing.Control(**c) for c in all_controls])
+    scored = {**report["benchmarks"], **report.get("rows", {}).get("attributes", {})}
+    all_controls = [
+        hearing.Control(**{**control, "name": f"{name}, {control['name']}"})
+        for name, found in scored.items()
+        for control in found.get("controls", ())
+    ]
+    report["first_line"] = hearing.first_line(all_controls)
     (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_report(output / "report.html", report)
     return report

@@ -30,8 +30,8 @@ class Source:
     def about(self) -> dict[str, Any]:
         """Who was asked, for the report."""
         if self.settings.endpoint is not None:
-            return {"endpoint": self.settings.endpoint.base_url, "model": self.settings.endpoint.model}
-        return {"folder": Path(str(self.settings.model)).name, "engine": self.settings.engine}
+            return {"model": self.settings.endpoint.model, "endpoint": self.settings.endpoint.base_url}
+        return {"folder": "/".join(Path(str(self.settings.model)).parts[-3:]), "engine": self.settings.engine}
 
     def ask(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
         """Answers by row id; a row that could not be answered is missing (and named in ``answers.rejected.jsonl``).
