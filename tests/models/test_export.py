@@ -15,9 +15,11 @@ import yaml
 from huggingface_hub import HfApi
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.testing import tiny_tokenizer
+from nemo_desta.models.checkpoint import write_folder
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.export import export_model
 from nemo_desta.models.export_command import ExportConfig, run_export
@@ -180,6 +182,19 @@ def test_names_of_parts_come_from_where_they_are(tmp_path):
 def test_paths_are_told_from_other_words(tmp_path):
     given = {"a": [str(tmp_path / "x.json")], "b": "/no_think", "c": "x/y", "d": "~/data/x", "e": 0.5}
     assert without_paths(given) == {"a": ["x.json"], "b": "/no_think", "c": "x/y", "d": "x", "e": 0.5}
+
+
+def test_the_tokenizer_is_written_for_transformers_4_and_5(tmp_path):
+    """Which know each other's classes and lists of special tokens only in the older form."""
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|voice|>"]})
+    folder = write_folder(tmp_path / "model", {}, {"x": torch.zeros(1)}, tokenizer)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "is_local" not in settings
+    assert settings["additional_special_tokens"] == ["<|im_start|>", "<|voice|>"]
+    again, text = AutoTokenizer.from_pretrained(folder), "<|im_start|>user\nhi<|voice|>"
+    assert again(text).input_ids == tokenizer(text).input_ids
+    assert again.all_special_ids == tokenizer.all_special_ids and again.chat_template == tokenizer.chat_template
 
 
 def test_whole_hashes_are_those_of_sha256sum(place, tmp_path):
