@@ -60,11 +60,12 @@ def messages(item: "Item", chosen: Variant, tag: str) -> list[Message]:
     return [{**message, "content": message["content"].strip()} for message in asked]
 
 
-def fingerprint(chosen: Variant, scorer: ModuleType) -> str:
-    """Twelve hex digits over the code of prompt, extraction and scorer, with all of this room that the scorer uses."""
-    sources = [inspect.getsource(chosen.ask), inspect.getsource(chosen.extract)]
+def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
+    """Twelve hex digits over the code of prompts, extraction and scorer, and all of this room that it uses."""
+    sources = [inspect.getsource(part) for one in chosen for part in (one.ask, one.extract)]
     sources += [inspect.getsource(module) for module in _used_by(scorer)]
-    return hashlib.sha256("\0".join([chosen.name, FOCUS, SENTENCE, INDEX_RULES, *sources]).encode()).hexdigest()[:12]
+    names = [one.name for one in chosen]
+    return hashlib.sha256("\0".join([*names, FOCUS, SENTENCE, INDEX_RULES, *sources]).encode()).hexdigest()[:12]
 
 
 def _used_by(module: ModuleType) -> list[ModuleType]:

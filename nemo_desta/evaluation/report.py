@@ -154,7 +154,8 @@ def intervals_plot(bars: list[tuple[str, float, tuple[float, float]]]) -> str:
         )
         rows.append(
             f'<tr><th title="{escape(name)}">{escape(name)}</th><td class="pic">{picture}</td>'
-            f'<td class="n">{value:.3f}</td><td class="n share" style="white-space:nowrap;width:92px">{low:.2f}-{high:.2f}</td></tr>'
+            f'<td class="n">{value:.3f}</td>'
+            f'<td class="n share" style="white-space:nowrap;width:92px">{low:.2f}-{high:.2f}</td></tr>'
         )
     return f'<table class="bars">{"".join(rows)}</table>'
 

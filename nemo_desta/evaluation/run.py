@@ -53,7 +53,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             found = _asked(name, asked[name][: settings.limit], source, settings, output / name, judge)
         else:
             rows, options = read_predictions(name, settings.predictions[name]), settings.scorers.get(name, {})
-            found = _scored(name, rows, None, judge, output / name, options)
+            found = _scored(name, rows, [], judge, output / name, options)
         report["benchmarks"][name] = found
     if settings.rows is not None:
         from nemo_desta.evaluation.on_rows import evaluate_rows
@@ -93,19 +93,28 @@ def _asked(
     judge: Judge | None,
 ) -> dict[str, Any]:
     """Ask, score, and run the controls of one benchmark."""
-    chosen = variant(settings.prompts.get(name) or default_variant(name, items[0].choices if items else ()))
+    wanted = settings.prompts.get(name)
+    if wanted is not None:
+        variant(wanted)  # refused now if it is unknown, and not behind the first question
+
+    def chosen(item: Item) -> Variant:
+        return variant(wanted if wanted and item.choices else default_variant(name, item.choices))
 
     def predictions(some: Sequence[Item], part: Path) -> list[dict[str, Any]]:
-        rows = [{"id": item.id, "messages": messages(item, chosen, source.tag)} for item in some]
+        rows = [{"id": item.id, "messages": messages(item, chosen(item), source.tag)} for item in some]
         answers = source.ask(rows, part)
         key = prediction_key(name)
         return [
-            {**item.fields, key: chosen.extract(answers[item.id], item)} if item.id in answers else dict(item.fields)
+            {**item.fields, key: chosen(item).extract(answers[item.id], item)}
+            if item.id in answers
+            else dict(item.fields)
             for item in some
         ]
 
-    options = settings.scorers.get(name, {})
-    found = _scored(name, predictions(items, folder), chosen, judge, folder, options)
+    used = {one.name: one for one in map(chosen, items)}
+    found = _scored(
+        name, predictions(items, folder), list(used.values()), judge, folder, settings.scorers.get(name, {})
+    )
     if settings.controls.items and any(item.audio is not None for item in items):
         found["controls"] = _controls(name, items, settings, folder, predictions)
     return found
@@ -142,7 +151,7 @@ def _controls(name: str, items: Sequence[Item], settings: EvaluateSettings, fold
 def _scored(
     name: str,
     rows: list[dict[str, Any]],
-    chosen: Variant | None,
+    chosen: list[Variant],
     judge: Judge | None,
     folder: Path,
     options: Mapping[str, Any],
@@ -157,8 +166,11 @@ def _scored(
         elif asks:
             texts = judge.ask([JudgeRequest(*ask[1:]) for ask in asks])
             rows = module.with_judgements(rows, asks, texts)
-    found: dict[str, Any] = {"items": len(rows), "variant": chosen.name if chosen else "predictions given"}
-    found["hash"] = fingerprint(chosen, module) if chosen else None
+    found: dict[str, Any] = {
+        "items": len(rows),
+        "variant": ", ".join(one.name for one in chosen) or "predictions given",
+        "hash": fingerprint(chosen, module),
+    }
     by_mode: dict[str, Scores] = {}
     for mode in MODES:
         try:

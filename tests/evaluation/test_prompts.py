@@ -55,10 +55,10 @@ def test_extraction(name, answer, prediction):
 
 
 def test_the_hash_changes_with_prompt_and_scorer_and_with_nothing_else():
-    found = {(v, m.__name__): prompts.fingerprint(prompts.variant(v), m)
+    found = {(v, m.__name__): prompts.fingerprint([prompts.variant(v)], m)
              for v in prompts.VARIANTS for m in (controls, intervals)}  # fmt: skip
     assert len(set(found.values())) == len(found)
-    assert prompts.fingerprint(prompts.variant("letters"), controls) == found["letters", controls.__name__]
+    assert prompts.fingerprint([prompts.variant("letters")], controls) == found["letters", controls.__name__]
     assert isinstance(controls, ModuleType)
 
 
