@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.models.answer_file import AnswerFile
+from nemo_desta.models.answering.answer_file import AnswerFile
 from nemo_desta.recipes.engines.client import Client, Unanswered
 
 #: Endings that servers take as ``format``.

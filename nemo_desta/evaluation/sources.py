@@ -10,8 +10,8 @@ from nemo_desta.config import ConfigError
 from nemo_desta.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.engine import ChatEngine
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Source:
                 progress=settings.progress,
             )
             return
-        from nemo_desta.models.batch import answer_rows
+        from nemo_desta.models.answering.batch import answer_rows
 
         answer_rows(
             self.engine.model if self.engine is not None else self.model,
@@ -93,7 +93,7 @@ def open_source(settings: EvaluateSettings) -> Source:
         return Source(settings)
     where = {"llm": settings.llm, "encoders": settings.encoders}
     if settings.engine == "vllm":
-        from nemo_desta.models.vllm_decoder import vllm_chat_engine
+        from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 
         return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
     from nemo_desta.models.desta import DestaModel

@@ -145,7 +145,7 @@ def open_model(
 
 def __getattr__(name: str) -> Any:
     if name in ("import_released", "read_released", "write_released"):  # on first use: they import this module
-        from nemo_desta.models import released
+        from nemo_desta.models.sharing import released
 
         return getattr(released, name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

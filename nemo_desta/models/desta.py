@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.models import builder, chat, checkpoint
+from nemo_desta.models import builder, checkpoint
+from nemo_desta.models.answering import chat
+from nemo_desta.models.answering.engine import Transcriber
+from nemo_desta.models.answering.hearing import AudioCache
+from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.base import DestaBase
-from nemo_desta.models.engine import Transcriber
-from nemo_desta.models.hearing import AudioCache
 from nemo_desta.models.loss import choose_cross_entropy, has_plain_head, summed_cross_entropy
 from nemo_desta.models.parallel import shard_llm
-from nemo_desta.models.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, splice
 from nemo_desta.types import AUDIO_SLOT
 
@@ -175,11 +176,11 @@ class DestaModel(DestaBase, SALM):
         return chat.write(self, batch, Sampling(max_new_tokens=max_new_tokens))
 
     def chat(self, messages: list[Any], **settings: Any) -> "chat.Answer | list[chat.Answer]":
-        """Answer one conversation (list of messages) or a batch of them (list of lists); see `models.chat.stream`."""
+        """Answer one conversation (list of messages) or a batch of them (list of lists); see `chat.stream`."""
         return chat.answer(self, messages, **settings)
 
     def stream(self, messages: list[Any], **settings: Any) -> "Iterator[chat.Delta]":
-        """The same, piece by piece as it is written; see `models.chat.stream`."""
+        """The same, piece by piece as it is written; see `chat.stream`."""
         return chat.stream(self, messages, **settings)
 
     @property

@@ -25,8 +25,8 @@ from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_desta.config import MISSING, ConfigError, nearest, parse
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.models.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
-    from nemo_desta.models.engine import ChatEngine
 
 #: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
 TEXTS = ("prompt", "system", "model", "llm", "output", "source")
@@ -90,7 +90,7 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     config = parse(ChatConfig, plain, where="chat")
     _check(config)
     if config.input is not None and config.batch.engine == "vllm":
-        from nemo_desta.models.vllm_decoder import vllm_chat_engine
+        from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 
         engine = vllm_chat_engine(
             config.model,
@@ -185,7 +185,7 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
 
 def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
     from nemo_desta.data.rows import expand_paths
-    from nemo_desta.models.batch import answer_rows
+    from nemo_desta.models.answering.batch import answer_rows
 
     return answer_rows(
         model,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nemo_desta.config import ConfigError
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
-from nemo_desta.models.engine import ContextExceeded, PreparedChat, Transcriber, check_transcript, prepare
-from nemo_desta.models.sampling import resolve_sampling
+from nemo_desta.models.answering.engine import ContextExceeded, PreparedChat, Transcriber, check_transcript, prepare
+from nemo_desta.models.answering.sampling import resolve_sampling
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.protocol import ChatRequest, TextPart, parse_request
@@ -23,8 +23,8 @@ from nemo_desta.serving.settings import ServerSettings
 from nemo_desta.types import AUDIO_SLOT
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 
 class Wanted(NamedTuple):

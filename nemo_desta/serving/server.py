@@ -29,8 +29,8 @@ except ImportError as error:
 from nemo_desta.serving.app import API_KEY, create_app
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears,
         model = DestaModel.from_pretrained(served.model, device=served.device, **given)
         _leave_a_core_to_http(model)
         return model, None
-    from nemo_desta.models.vllm_decoder import vllm_chat_engine
+    from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 
     engines = [vllm_chat_engine(served.model, max_batch_size=settings.max_batch_size, **given, **served.vllm)]
     # One is all: a second one would find the GPU's memory taken, so the server says that it failed.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nemo_desta.models.clips import Clip
-from nemo_desta.models.engine import ChatEngine, Delta, prepare
-from nemo_desta.models.hearing import hear
-from nemo_desta.models.sampling import Sampling
+from nemo_desta.models.answering.clips import Clip
+from nemo_desta.models.answering.engine import ChatEngine, Delta, prepare
+from nemo_desta.models.answering.hearing import hear
+from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.intake import Intake, Wanted
@@ -22,8 +22,8 @@ from nemo_desta.serving.replies import Usage
 from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 T = TypeVar("T")
 

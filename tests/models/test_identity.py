@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
 from nemo_desta.models import checkpoint, frozen
+from nemo_desta.models.answering.ears import Ears
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.ears import Ears
 from nemo_desta.models.frozen import check_llm
 from nemo_desta.models.identity import IdentityMismatch, differences, fingerprint
 from nemo_desta.models.testing import tiny_config, tiny_llm

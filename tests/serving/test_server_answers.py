@@ -15,10 +15,10 @@ from openai import AsyncOpenAI, BadRequestError
 from nemo_desta.config import TranscriptConfig
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.thinking import CUT_SENTENCE
-from nemo_desta.models.decoding import Decoder
+from nemo_desta.models.answering.decoding import Decoder
+from nemo_desta.models.answering.ears import Ears
+from nemo_desta.models.answering.engine import ChatEngine
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.ears import Ears
-from nemo_desta.models.engine import ChatEngine
 from nemo_desta.recipes.engines import OpenAIEngine, Request
 from nemo_desta.recipes.engines import Sampling as EngineSampling
 from nemo_desta.serving.audio import AudioBudget

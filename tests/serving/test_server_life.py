@@ -20,7 +20,7 @@ from openai import APIError, APIStatusError, InternalServerError, RateLimitError
 
 from benchmarks import serving as serving_benchmark
 from nemo_desta.config import ConfigError, parse
-from nemo_desta.models.engine import ChatEngine
+from nemo_desta.models.answering.engine import ChatEngine
 from nemo_desta.serving.server import Served, listen
 from nemo_desta.serving.settings import ServerSettings
 from tests.serving.serving_tools import (

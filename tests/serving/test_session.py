@@ -11,8 +11,8 @@ from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.data.rows import RowError
 from nemo_desta.demo.speech import synth
+from nemo_desta.models.answering.engine import ContextExceeded
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.engine import ContextExceeded
 from nemo_desta.models.testing import tiny_config
 from nemo_desta.perception.testing import tiny_speaking_whisper
 from nemo_desta.serving.session import ChatSession

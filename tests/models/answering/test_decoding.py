@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.config import ConfigError
-from nemo_desta.models.decoding import Decoder
-from nemo_desta.models.sampling import Drawer, Sampling, draw, resolve_sampling
+from nemo_desta.models.answering.decoding import Decoder
+from nemo_desta.models.answering.sampling import Drawer, Sampling, draw, resolve_sampling
 from nemo_desta.models.testing import tiny_llm
 
 WIDTH = 32

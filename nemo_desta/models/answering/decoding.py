@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
-from nemo_desta.models.sampling import Drawer, Sampling, draw
+from nemo_desta.models.answering.sampling import Drawer, Sampling, draw
 
 
 @dataclass

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ConfigError
-from nemo_desta.models.references import HUB_ID
+from nemo_desta.models.sharing.references import HUB_ID
 
 
 def push_folder(folder: str | Path, repo_id: str | None, *, private: bool = False, api: Any = None) -> str:

@@ -5,8 +5,8 @@ import pytest
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.testing import tiny_tokenizer
 from nemo_desta.data.thinking import CUT_SENTENCE, ThinkFormat
-from nemo_desta.models.sampling import Sampling
-from nemo_desta.models.writer import Writer
+from nemo_desta.models.answering.sampling import Sampling
+from nemo_desta.models.answering.writer import Writer
 
 OPENED = ThinkFormat(opening="<think>\n")
 WRITTEN = ThinkFormat()

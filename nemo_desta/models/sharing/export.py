@@ -15,13 +15,13 @@ from typing import Any
 
 from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
 from nemo_desta.models.builder import build_tokenizer
-from nemo_desta.models.card import model_card
 from nemo_desta.models.checkpoint import describe, is_export, write_folder
 from nemo_desta.models.frozen import check_identity as check_frozen
 from nemo_desta.models.frozen import frozen_sources, identify
 from nemo_desta.models.lora import LORA_FOLDER, save_lora, split_lora
-from nemo_desta.models.references import Reference, refer_all, without_paths
-from nemo_desta.models.runs import RECORD_FILE, Trained, read_trained
+from nemo_desta.models.sharing.card import model_card
+from nemo_desta.models.sharing.references import Reference, refer_all, without_paths
+from nemo_desta.models.sharing.runs import RECORD_FILE, Trained, read_trained
 from nemo_desta.sources import is_local
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.models.clips import Clip
+from nemo_desta.models.answering.clips import Clip
 from nemo_desta.models.splice import Spliced, batch_rows, splice
 
 #: Seconds of audio, padding included, that go through the encoders together.

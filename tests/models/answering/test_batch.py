@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from nemo_desta.config import ConfigError
-from nemo_desta.models.batch import answer_rows
+from nemo_desta.models.answering.batch import answer_rows
 from tests.serving.serving_tools import noise, tiny_model
 
 GREEDY = {"max_new_tokens": 8, "temperature": 0.0}
@@ -145,7 +145,7 @@ def test_answers_of_other_settings_are_not_mixed(model, clips, tmp_path):
 
 
 def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model, clips, tmp_path, monkeypatch):
-    from nemo_desta.models.engine import ChatEngine
+    from nemo_desta.models.answering.engine import ChatEngine
 
     groups = []
     real = ChatEngine.add
@@ -168,7 +168,7 @@ def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model,
 
 
 def test_another_engine_may_write(model, clips, tmp_path):
-    from nemo_desta.models.engine import ChatEngine
+    from nemo_desta.models.answering.engine import ChatEngine
 
     rows = write(tmp_path / "rows.jsonl", short_rows(5))
     engine = ChatEngine(model, max_batch_size=2)
@@ -181,7 +181,7 @@ def test_another_engine_may_write(model, clips, tmp_path):
 
 
 def test_two_processes_do_not_write_one_file(model, clips, tmp_path):
-    from nemo_desta.models.answer_file import AnswerFile
+    from nemo_desta.models.answering.answer_file import AnswerFile
 
     rows = write(tmp_path / "rows.jsonl", short_rows(2))
     held = AnswerFile(tmp_path / "a.jsonl", {})

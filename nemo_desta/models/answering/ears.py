@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from nemo_desta.config import ConfigError, ModelConfig
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models import builder, checkpoint
-from nemo_desta.models.engine import Transcriber
-from nemo_desta.models.hearing import AudioCache
+from nemo_desta.models.answering.engine import Transcriber
+from nemo_desta.models.answering.hearing import AudioCache
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 

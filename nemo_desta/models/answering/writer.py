@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.thinking import CUT_SENTENCE, ThinkFormat
-from nemo_desta.models.sampling import Sampling
+from nemo_desta.models.answering.sampling import Sampling
 
 UNFINISHED = "�"  # what a tokenizer makes of bytes that are no character yet
 

@@ -21,15 +21,15 @@ from nemo_desta.config import ConfigError
 from nemo_desta.data.testing import tiny_tokenizer
 from nemo_desta.models.checkpoint import write_folder
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.export import export_model
-from nemo_desta.models.export_command import ExportConfig, run_export
 from nemo_desta.models.identity import IdentityMismatch
-from nemo_desta.models.publish import push_folder
-from nemo_desta.models.references import refer, without_paths
+from nemo_desta.models.sharing.export import export_model
+from nemo_desta.models.sharing.export_command import ExportConfig, run_export
+from nemo_desta.models.sharing.publish import push_folder
+from nemo_desta.models.sharing.references import refer, without_paths
 from nemo_desta.models.testing import tiny_config
 from tests.perception.projector.recipe import FIXTURES, load_weights
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RELEASED = FIXTURES / "desta25_model"
 RECORD = {
     "steps": 1200,

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ConfigError, parse
 from nemo_desta.models.checkpoint import CONFIG_FILE
-from nemo_desta.models.publish import check_repo_id, open_api, push_folder
+from nemo_desta.models.sharing.publish import check_repo_id, open_api, push_folder
 
 #: Settings that the other of the two jobs has.
 EXPORT_ONLY = ("full_hashes", "push", "private")
@@ -46,7 +46,7 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
     if config.kind is not None:
         return f"{config.kind} written to {_import(config)}"
 
-    from nemo_desta.models.export import export_model
+    from nemo_desta.models.sharing.export import export_model
 
     api = (api or open_api()) if config.push else None  # without a token nothing is written
     folder = export_model(

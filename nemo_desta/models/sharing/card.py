@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.models.references import HUB_ID, Reference
+from nemo_desta.models.sharing.references import HUB_ID, Reference
 from nemo_desta.package_info import __version__
 
 #: What a part's name begins with after its owner (lower case) -> the licence that its authors give.

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nemo_desta.models.ears import Ears
-from nemo_desta.models.engine import ChatEngine
-from nemo_desta.models.sampling import Sampling
+from nemo_desta.models.answering.ears import Ears
+from nemo_desta.models.answering.engine import ChatEngine
+from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.sources import resolve_source
 
 INSTALL = (

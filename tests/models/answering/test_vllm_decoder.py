@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.config import ConfigError, parse
+from nemo_desta.models.answering.ears import Ears
+from nemo_desta.models.answering.engine import ChatEngine, prepare
+from nemo_desta.models.answering.hearing import embed_prompts
+from nemo_desta.models.answering.sampling import Sampling
+from nemo_desta.models.answering.vllm_decoder import INSTALL, VLLMDecoder, vllm_chat_engine
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.ears import Ears
-from nemo_desta.models.engine import ChatEngine, prepare
-from nemo_desta.models.hearing import embed_prompts
-from nemo_desta.models.sampling import Sampling
 from nemo_desta.models.testing import tiny_config
-from nemo_desta.models.vllm_decoder import INSTALL, VLLMDecoder, vllm_chat_engine
 
 
 class StandInEngine:

@@ -13,18 +13,18 @@ from nemo_desta.config import ConfigError, nearest
 from nemo_desta.data.prompting import Message
 from nemo_desta.data.rows import RowError
 from nemo_desta.data.thinking import think_format
-from nemo_desta.models.clips import Clip, load_clip
-from nemo_desta.models.decoding import Decoder
-from nemo_desta.models.hearing import Listener, embed_prompts
-from nemo_desta.models.modes import answering
-from nemo_desta.models.sampling import Sampling
-from nemo_desta.models.writer import Writer
+from nemo_desta.models.answering.clips import Clip, load_clip
+from nemo_desta.models.answering.decoding import Decoder
+from nemo_desta.models.answering.hearing import Listener, embed_prompts
+from nemo_desta.models.answering.modes import answering
+from nemo_desta.models.answering.sampling import Sampling
+from nemo_desta.models.answering.writer import Writer
 from nemo_desta.types import AUDIO_SLOT
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.models.answering.vllm_decoder import VLLMDecoder
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
-    from nemo_desta.models.vllm_decoder import VLLMDecoder
 
 #: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]

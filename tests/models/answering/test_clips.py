@@ -9,7 +9,7 @@ import torch
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
-from nemo_desta.models.clips import load_clip
+from nemo_desta.models.answering.clips import load_clip
 
 RATE = 16_000
 

@@ -18,13 +18,20 @@ from tqdm import tqdm
 
 from nemo_desta.data.audio_io import AudioRoots, count_samples
 from nemo_desta.data.rows import JsonlIndex, RowError, check_row
-from nemo_desta.models.answer_file import AnswerFile
-from nemo_desta.models.engine import ChatEngine, ContextExceeded, Delta, PreparedChat, check_transcript, prepare
-from nemo_desta.models.sampling import resolve_sampling
+from nemo_desta.models.answering.answer_file import AnswerFile
+from nemo_desta.models.answering.engine import (
+    ChatEngine,
+    ContextExceeded,
+    Delta,
+    PreparedChat,
+    check_transcript,
+    prepare,
+)
+from nemo_desta.models.answering.sampling import resolve_sampling
 
 if TYPE_CHECKING:
+    from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
-    from nemo_desta.models.ears import Ears
 
 #: Threads that load clips.
 NUM_LOADERS = 4

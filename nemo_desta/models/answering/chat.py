@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from nemo_desta.data.rows import RowError
-from nemo_desta.models.clips import load_clip
-from nemo_desta.models.decoding import Decoder
-from nemo_desta.models.engine import ChatEngine, Delta, PreparedChat, Transcriber, prepare
-from nemo_desta.models.modes import answering
-from nemo_desta.models.sampling import Sampling, resolve_sampling
+from nemo_desta.models.answering.clips import load_clip
+from nemo_desta.models.answering.decoding import Decoder
+from nemo_desta.models.answering.engine import ChatEngine, Delta, PreparedChat, Transcriber, prepare
+from nemo_desta.models.answering.modes import answering
+from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, batch_rows
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def stream(
 
     Args:
         messages: one conversation, or a list of conversations, which are answered as one batch.
-        transcript, transcriber: see `nemo_desta.models.engine.prepare`.
+        transcript, transcriber: see `nemo_desta.models.answering.engine.prepare`.
         max_batch_size: conversations answered side by side; the others follow as places become free.
         generation: fields of `Sampling`, or ``do_sample``; what is not given comes from the LLM's generation config.
 

@@ -7,9 +7,9 @@ import torch
 from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.data.rows import RowError
+from nemo_desta.models.answering.engine import ChatEngine, ContextExceeded, prepare
+from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.engine import ChatEngine, ContextExceeded, prepare
-from nemo_desta.models.sampling import Sampling
 from nemo_desta.models.testing import tiny_config
 
 RATE = 16_000

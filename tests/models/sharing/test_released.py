@@ -13,9 +13,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.testing import tiny_tokenizer
-from nemo_desta.models import checkpoint, released
-from nemo_desta.models.chat import encode
+from nemo_desta.models import checkpoint
+from nemo_desta.models.answering.chat import encode
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.sharing import released
 from nemo_desta.perception.projector.released import from_alarm
 from nemo_desta.perception.testing import tiny_whisper
 from tests.perception.projector.recipe import FIXTURES, load_arrays, load_weights
