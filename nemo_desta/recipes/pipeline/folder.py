@@ -12,6 +12,7 @@ summary.json                     counts; its presence says that the recipe has e
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,10 @@ class RecipeFolder:
             RecipeMismatch: the folder's recipe differs, or the folder holds something else.
         """
         recipe = json.loads(json.dumps(recipe))
+        for _ in range(50):  # a folder with something in it may be claimed by another process at this very moment
+            if self.recipe.exists() or not (self.path.exists() and any(self.path.iterdir())):
+                break
+            time.sleep(0.02)
         if self.recipe.exists():
             found = json.loads(self.recipe.read_text(encoding="utf-8"))
             if differing := sorted(_differences(found, recipe)):
