@@ -124,6 +124,7 @@ def test_a_full_cache_forgets_the_oldest_clip(model):
     model.audio_cache.max_bytes = limit
 
 
+@pytest.mark.slow
 def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
     config = tiny_config(tmp_path)
     model = DestaModel(config).eval()
