@@ -161,3 +161,16 @@ def test_a_missing_official_file_says_where_it_comes_from(folder, data_root, tmp
 def test_wrong_settings_are_named(folder, data_root, tmp_path, more, message):
     with pytest.raises(ConfigError, match=message):
         evaluate(settings(folder, data_root, tmp_path / "out", **more))
+
+
+def test_the_config_names_every_setting_and_no_other():
+    import dataclasses
+    from pathlib import Path
+
+    import yaml
+
+    config = yaml.safe_load((Path(__file__).parents[2] / "conf" / "use" / "evaluate.yaml").read_text())
+    del config["hydra"]
+    assert set(config) == {field.name for field in dataclasses.fields(EvaluateSettings)}
+    parsed = parse(EvaluateSettings, {**config, "output": "x", "model": "y", "benchmarks": ["mmau"]}, "evaluate")
+    assert parsed == EvaluateSettings(output="x", model="y", benchmarks=["mmau"])
