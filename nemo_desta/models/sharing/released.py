@@ -7,14 +7,12 @@ tensor. Strangers' files are read as safetensors or with ``weights_only=True``.
 
 import json
 import logging
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import WhisperConfig
 
@@ -29,6 +27,7 @@ from nemo_desta.config import (
     nearest,
 )
 from nemo_desta.models import builder, checkpoint
+from nemo_desta.models.sharing.weight_files import local_download, read_weights
 from nemo_desta.perception.encoders.whisper import HOP, SAMPLING_RATE
 from nemo_desta.perception.projector import build_projector
 from nemo_desta.perception.projector.released import from_alarm, from_desta
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-#: Looked for in this order.
-WEIGHT_FILES = ("model.safetensors", "qformer_connector.pth", "pytorch_model.bin", "model.pt", "connector.pt")
 #: Blocks whose outputs DeSTA reads, from 1, by the end of the encoder's name (the originals count from 0).
 DESTA_LAYERS = {
     "whisper-tiny": (1, 2, 3, 4),
@@ -120,10 +117,10 @@ def read_released(
     if kind not in READERS:
         raise ConfigError(f"unknown kind of released model '{kind}'.{nearest(kind, READERS)}")
     check_keys(encoders or {}, ["whisper"], "encoders")
-    folder = _local(folder)
+    folder = local_download(folder)
     config_file = folder / CONFIG_FILE
     original = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    state = _read_weights(folder)
+    state = read_weights(folder)
     released = READERS[kind](folder, original, state, llm, (encoders or {}).get("whisper"))
     _check_complete(released)
     return released
@@ -296,43 +293,6 @@ def _beside(folder: Path, source: str) -> str:
     """What an original names may lie in its own folder; else it is a hub id."""
     inside = folder / source
     return str(inside.resolve()) if inside.is_dir() and folder.resolve() in inside.resolve().parents else source
-
-
-def _local(folder: str | Path) -> Path:
-    found = Path(folder).expanduser()
-    if found.is_dir():
-        return found
-    if found.is_file():
-        raise ConfigError(f"'{folder}' is a file; give the folder that holds it")
-    if checkpoint.is_local(str(folder)):
-        raise FileNotFoundError(f"no folder '{folder}'")
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(folder), allow_patterns=["*.json", "*.safetensors", "*.pth", "*.bin"]))
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (index := folder / "model.safetensors.index.json").is_file():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if escaped := [name for name in shards if Path(name).name != name]:
-            raise ConfigError(f"'{index}' names a shard outside its folder: '{escaped[0]}'")
-        return {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()}
-    file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"no weights in '{folder}': none of {', '.join(WEIGHT_FILES)}")
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"'{file}' holds more than tensors and is not opened, since such a file can run code. Whoever made it can "
-            "save its state dict alone: torch.save(model.state_dict(), ...)"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ConfigError(f"'{file}' is no state dict: a mapping of names to tensors is expected")
-    return state
 
 
 def _prefix_of(ending: str, state: Mapping[str, Tensor], folder: Path) -> str:
