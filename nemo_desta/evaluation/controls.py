@@ -6,15 +6,17 @@ report's first line says what came out.
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nemo_desta.config import ConfigError, nearest
 from nemo_desta.data.audio_io import count_samples
 from nemo_desta.evaluation.intervals import paired_difference
+from nemo_desta.evaluation.settings import ControlSettings
 
 if TYPE_CHECKING:
     from nemo_desta.evaluation.files import Item
@@ -92,6 +94,40 @@ def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
         return [replace(item, audio=rng.choice([c for c in clips if c != item.audio])) for item in items]
     given = dict(zip(order, best, strict=True))
     return [replace(item, audio=clips[given[i]]) for i, item in enumerate(items)]
+
+
+def run_controls(
+    items: Sequence["Item"],
+    settings: ControlSettings,
+    folder: str | Path,
+    heard: Callable[[Sequence["Item"]], Sequence[bool | None]],
+    ask: Callable[[str, Sequence["Item"]], Sequence[bool | None]],
+    *,
+    seed: int = 0,
+) -> list[Control]:
+    """Ask a sample of ``items`` again without the right audio and compare, item by item.
+
+    Args:
+        folder: where silent clips go. heard: verdicts of items that were asked as they are.
+        ask: verdicts of changed items, by kind of control.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    for kind in settings.kinds:
+        if kind not in CONTROLS:
+            raise ConfigError(f"unknown control '{kind}'.{nearest(kind, CONTROLS)}")
+    some = sample(items, settings.items, seed=seed)
+    right = heard(some) if some else []
+    results = []
+    for kind in settings.kinds:
+        if not some or (kind == "shuffled" and len({item.audio for item in some}) < 2):
+            continue
+        changed = silenced(some, folder) if kind == "silence" else shuffled(some, seed=seed)
+        pairs = [(a, b) for a, b in zip(right, ask(kind, changed), strict=True) if a is not None and b is not None]
+        if pairs:
+            results.append(compare(kind, [a for a, _ in pairs], [b for _, b in pairs], seed=seed))
+    return results
 
 
 def compare(name: str, with_audio: Sequence[bool], without: Sequence[bool], *, seed: int = 0) -> Control:

@@ -120,8 +120,10 @@ class _Question:
         aliases = attribute.aliases or {}
         self.aliases = {value: wordings for value, wordings in aliases.items() if value in self.values}
 
+        self.heard = self._parsed(self.rows, "heard")
+
     def result(self) -> TaskResult:
-        return task_result(self.name, self._parsed(self.rows, "heard"), self.truth)
+        return task_result(self.name, self.heard, self.truth)
 
     def cascade(self) -> float | None:
         """Accuracy of the same LLM on true descriptions; None if a row has none."""
@@ -132,24 +134,16 @@ class _Question:
 
     def controls(self, settings: ControlSettings, seed: int) -> list[hearing.Control]:
         clips = [Clip(r["id"], Path(r["audio"]), t) for r, t in zip(self.rows, self.truth, strict=True)]
-        some = hearing.sample(clips, settings.items, seed=seed)
-        right = self._right(some, "control_heard")
-        results = []
-        for kind in settings.kinds:
-            if kind == "shuffled" and len({clip.audio for clip in some}) < 2:
-                continue
-            changed = (
-                hearing.silenced(some, self.folder / "silence")
-                if kind == "silence"
-                else hearing.shuffled(some, seed=seed)
-            )
-            results.append(hearing.compare(kind, right, self._right(changed, f"control_{kind}"), seed=seed))
-        return results
+        said = {clip.id: value == clip.answer for clip, value in zip(clips, self.heard, strict=True)}
 
-    def _right(self, clips: Sequence[Clip], part: str) -> list[bool]:
-        rows = [{"id": clip.id, "audio": str(clip.audio), "description": ""} for clip in clips]
-        found = self._parsed(rows, part)
-        return [value == clip.answer for value, clip in zip(found, clips, strict=True)]
+        def ask(kind: str, changed: Sequence[Clip]) -> list[bool]:
+            rows = [{"id": clip.id, "audio": str(clip.audio), "description": ""} for clip in changed]
+            found = self._parsed(rows, f"control_{kind}")
+            return [value == clip.answer for value, clip in zip(found, changed, strict=True)]
+
+        return hearing.run_controls(
+            clips, settings, self.folder / "silence", lambda some: [said[clip.id] for clip in some], ask, seed=seed
+        )
 
     def _parsed(self, rows: Sequence[Mapping[str, Any]], part: str) -> list[str | None]:
         answers = _ask(self.source, rows, self.attribute.question, self.folder / self.name / part)

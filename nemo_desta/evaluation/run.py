@@ -112,40 +112,27 @@ def _asked(
         ]
 
     used = {one.name: one for one in map(chosen, items)}
-    found = _scored(
-        name, predictions(items, folder), list(used.values()), judge, folder, settings.scorers.get(name, {})
-    )
-    if settings.controls.items and any(item.audio is not None for item in items):
-        found["controls"] = _controls(name, items, settings, folder, predictions)
-    return found
-
-
-def _controls(name: str, items: Sequence[Item], settings: EvaluateSettings, folder: Path, predictions: Any) -> list:
-    """The sample again, with silence and with other clips; strict verdicts, without a judge."""
-    some = hearing.sample(items, settings.controls.items, seed=settings.seed)
     options = settings.scorers.get(name, {})
+    rows = predictions(items, folder)
+    found = _scored(name, rows, list(used.values()), judge, folder, options)
+    if settings.controls.items and any(item.audio is not None for item in items):
+        by_id = {item.id: row for item, row in zip(items, rows, strict=True)}
+        part = folder / "controls"
 
-    def verdicts(rows: list[dict[str, Any]]) -> list[bool | None]:
-        return score(name, rows, mode="strict", **_of_mode(name, "strict", options)).verdicts
+        def verdicts(some: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+            """Strict, without a judge."""
+            return score(name, some, mode="strict", **_of_mode(name, "strict", options)).verdicts
 
-    heard = verdicts(predictions(some, folder / "controls" / "heard"))
-    results = []
-    for kind in settings.controls.kinds:
-        if kind not in hearing.CONTROLS:
-            raise ConfigError(f"unknown control '{kind}'.{nearest(kind, hearing.CONTROLS)}")
-        if kind == "shuffled" and len({item.audio for item in some}) < 2:
-            continue
-        changed = (
-            hearing.silenced(some, folder / "controls" / "silence")
-            if kind == "silence"
-            else hearing.shuffled(some, seed=settings.seed)
+        results = hearing.run_controls(
+            items,
+            settings.controls,
+            part / "clips",
+            lambda some: verdicts([by_id[item.id] for item in some]),
+            lambda kind, changed: verdicts(predictions(changed, part / kind)),
+            seed=settings.seed,
         )
-        without = verdicts(predictions(changed, folder / "controls" / kind))
-        pairs = [(a, b) for a, b in zip(heard, without, strict=True) if a is not None and b is not None]
-        if pairs:
-            control = hearing.compare(kind, [a for a, _ in pairs], [b for _, b in pairs], seed=settings.seed)
-            results.append(asdict(control))
-    return results
+        found["controls"] = [asdict(control) for control in results]
+    return found
 
 
 def _scored(

@@ -91,17 +91,14 @@ def open_source(settings: EvaluateSettings) -> Source:
     """Load the model, or point at its server."""
     if settings.endpoint is not None:
         return Source(settings)
-    where = {"llm": settings.llm, "encoders": settings.encoders}
+    where = {"llm": settings.llm, "encoders": settings.encoders, "check_identity": settings.check_identity}
     if settings.engine == "vllm":
         from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 
         return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
     from nemo_desta.models.desta import DestaModel
 
-    model = DestaModel.from_pretrained(
-        settings.model, device=settings.device, check_identity=settings.check_identity, **where
-    )
-    return Source(settings, model=model)
+    return Source(settings, model=DestaModel.from_pretrained(settings.model, device=settings.device, **where))
 
 
 def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
