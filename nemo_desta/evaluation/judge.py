@@ -10,21 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm.asyncio import tqdm
 
+from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import Engine, Request, Sampling, build_engine
-
-
-class JudgeRequest(NamedTuple):
-    """One question to the judge. ``turn``: numbers repeated draws of the same question."""
-
-    messages: Sequence[Mapping[str, Any]]
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
-    turn: int = 0
 
 
 class Judge:
@@ -56,7 +47,7 @@ class Judge:
         engine = build_engine(settings["engine"], settings["llm"])
         return cls(engine, cache, prices=tuple(prices) if prices else None)
 
-    def ask(self, requests: Sequence[JudgeRequest], *, progress: bool = True) -> list[str | None]:
+    def ask(self, requests: Sequence[JudgeAsk], *, progress: bool = True) -> list[str | None]:
         """The judge's texts in order; None where there was none."""
         keys = [self._key(request) for request in requests]
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
@@ -73,18 +64,19 @@ class Judge:
             found["cost"] = round(spent / 1e6, 4)
         return found
 
-    def _key(self, request: JudgeRequest) -> str:
+    def _key(self, request: JudgeAsk) -> str:
         asked = {"model": self.engine.name, **request._asdict(), "messages": [dict(m) for m in request.messages]}
+        del asked["index"]  # the same question about two items is one question
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
-    async def _ask_all(self, todo: Mapping[str, JudgeRequest], progress: bool) -> None:
+    async def _ask_all(self, todo: Mapping[str, JudgeAsk], progress: bool) -> None:
         free = asyncio.Semaphore(self.engine.concurrency)
         self.cache.parent.mkdir(parents=True, exist_ok=True)
         with self.cache.open("a", encoding="utf-8") as file:
             if self.cache.stat().st_size and not self.cache.read_bytes().endswith(b"\n"):
                 file.write("\n")
 
-            async def one(key: str, request: JudgeRequest) -> None:
+            async def one(key: str, request: JudgeAsk) -> None:
                 async with free:
                     sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p)
                     seed = int(key[:8], 16)

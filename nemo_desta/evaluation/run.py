@@ -18,7 +18,7 @@ from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.files import Item, prediction_key, read_items, read_predictions
 from nemo_desta.evaluation.intervals import bootstrap_interval
-from nemo_desta.evaluation.judge import Judge, JudgeRequest
+from nemo_desta.evaluation.judge import Judge
 from nemo_desta.evaluation.prompts import Variant, default_variant, fingerprint, messages, variant
 from nemo_desta.evaluation.report import write_report
 from nemo_desta.evaluation.scores import MODES, SCORERS, Scores, score
@@ -151,7 +151,7 @@ def _scored(
         if asks and judge is None:
             left_out.append(f"{len(asks)} questions to a judge (give judge={{llm: ..., engine: ...}})")
         elif asks:
-            texts = judge.ask([JudgeRequest(*ask[1:]) for ask in asks])
+            texts = judge.ask(asks)
             rows = module.with_judgements(rows, asks, texts)
     found: dict[str, Any] = {
         "items": len(rows),

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from nemo_desta.evaluation.judge import Judge, JudgeRequest
+from nemo_desta.evaluation.judge import Judge
+from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import OpenAIEngine
 from nemo_desta.recipes.testing import ScriptedServer
 
 
 def requests(count):
-    return [JudgeRequest([{"role": "user", "content": f"Is {i} right?"}]) for i in range(count)]
+    return [JudgeAsk(i, [{"role": "user", "content": f"Is {i} right?"}]) for i in range(count)]
 
 
 @pytest.fixture
