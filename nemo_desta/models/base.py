@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_desta.config import ModelConfig, parse, to_dict
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models import builder, checkpoint, frozen
 from nemo_desta.models.window import LossWindow
 
@@ -32,16 +31,8 @@ class DestaBase(LightningModule):
         self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
         self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
         self.tokenizer = builder.build_tokenizer(self.config.llm)
-        prompt = self.config.prompt
-        self.prompts = PromptBuilder(
-            self.tokenizer,
-            audio_locator_tag=prompt.audio_locator_tag,
-            chat_template_kwargs=prompt.chat_template_kwargs,
-            transcript=prompt.transcript,
-            audio_tags=prompt.audio_tags,
-            audio_role=prompt.audio_role,
-        )
-        self.audio_locator_tag = prompt.audio_locator_tag
+        self.prompts = builder.build_prompts(self.tokenizer, self.config.prompt)
+        self.audio_locator_tag = self.prompts.audio_locator_tag
         self.window = LossWindow()
         self.validation_names: list[str] = []
         self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding

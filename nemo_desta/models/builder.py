@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nemo_desta.config import ConfigError, LLMConfig, PerceptionConfig, nearest
+from nemo_desta.config import ConfigError, LLMConfig, PerceptionConfig, PromptConfig, nearest
+from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models.checkpoint import load_projector
 from nemo_desta.perception.encoders import build_encoder
 from nemo_desta.perception.fused import FusedPerception
@@ -52,6 +53,18 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
             "instruct or reasoning LLM, or put its chat_template.jinja into the folder."
         )
     return tokenizer
+
+
+def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> PromptBuilder:
+    """What renders this model's prompts."""
+    return PromptBuilder(
+        tokenizer,
+        audio_locator_tag=config.audio_locator_tag,
+        chat_template_kwargs=config.chat_template_kwargs,
+        transcript=config.transcript,
+        audio_tags=config.audio_tags,
+        audio_role=config.audio_role,
+    )
 
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from nemo_desta.config import ConfigError, ModelConfig
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models import builder, checkpoint
 from nemo_desta.models.answering.engine import Transcriber
 from nemo_desta.models.answering.hearing import AudioCache
@@ -41,15 +40,8 @@ class Ears(nn.Module):
             raise ConfigError("this model trained LoRA, which an unmodified LLM elsewhere lacks; use DestaModel")
         self.config = config
         self.tokenizer = builder.build_tokenizer(config.llm)
-        self.prompts = PromptBuilder(
-            self.tokenizer,
-            audio_locator_tag=config.prompt.audio_locator_tag,
-            chat_template_kwargs=config.prompt.chat_template_kwargs,
-            transcript=config.prompt.transcript,
-            audio_tags=config.prompt.audio_tags,
-            audio_role=config.prompt.audio_role,
-        )
-        self.audio_locator_tag = config.prompt.audio_locator_tag
+        self.prompts = builder.build_prompts(self.tokenizer, config.prompt)
+        self.audio_locator_tag = self.prompts.audio_locator_tag
         source = resolve_source(config.llm.path)
         trust = config.llm.trust_remote_code
         self.llm_config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
