@@ -14,6 +14,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ class RowError(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+@contextmanager
+def row_guard(where: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong with one row into a `RowError`, so that no row can end a run.
+
+    A `RowError` passes unchanged; any other exception (a MemoryError too) becomes one of reason ``unexpected``, which
+    names its type, and ``where`` the row stands.
+    """
+    try:
+        yield
+    except RowError:
+        raise
+    except Exception as error:
+        detail = f"{type(error).__name__}: {str(error) or 'no message'}"
+        raise RowError("unexpected", f"{where}: {detail:.500}" if where else f"{detail:.500}") from error
 
 
 def read_rows(paths: str | Path | Iterable[str | Path]) -> Iterator[Row]:

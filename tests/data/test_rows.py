@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_desta.data.rows import JsonlIndex, RowError, check_row, duplicate_rows, expand_paths, read_rows
+from nemo_desta.data.rows import (
+    JsonlIndex,
+    RowError,
+    check_row,
+    duplicate_rows,
+    expand_paths,
+    read_rows,
+    row_guard,
+)
 from nemo_desta.data.testing import tiny_row, write_jsonl
 
 # A line of the public DeSTA-AQA5M: ids repeat per clip, transcripts may be null, nothing but these fields.
@@ -130,3 +138,17 @@ def test_expand_paths_names_a_missing_shard(tmp_path: Path) -> None:
 def test_duplicate_rows_lets_one_clip_have_several_prompts() -> None:
     rows = [AQA_LINE, {**AQA_LINE, "prompt": "Another question."}, AQA_LINE]
     assert duplicate_rows(rows) == [AQA_LINE["id"]]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), TypeError("odd"), OverflowError("inf")])
+def test_any_exception_of_a_row_becomes_a_row_error(error):
+    with pytest.raises(RowError, match=f"rows.jsonl:3: {type(error).__name__}") as raised, row_guard("rows.jsonl:3"):
+        raise error
+    assert raised.value.reason == "unexpected"
+
+
+def test_a_row_error_passes_the_guard_unchanged():
+    error = RowError("tags", "two tags, one audio")
+    with pytest.raises(RowError) as raised, row_guard("rows.jsonl:3"):
+        raise error
+    assert raised.value is error
