@@ -1,15 +1,16 @@
 """DeSTA rows in lhotse's shar format: large corpora as a few big files instead of millions of small ones.
 
 A cut holds the row in its custom field ``row``; the first audio is the cut's ``recording``, the k-th further one its
-field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio by position.
+field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio by position, and compare the ids.
 """
 
 import gzip
 import json
 import tarfile
+import zlib
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -18,11 +19,19 @@ from nemo_desta.data.rows import Row, RowError, audio_entries, check_row
 from nemo_desta.data.sources import RowSource
 
 
+class Member(NamedTuple):
+    """A cut's place in an archive: the id that the archive gives it, and its audio, None for a placeholder."""
+
+    cut_id: str
+    audio: TarSlice | None
+
+
 class SharSource:
     """Rows of a shar folder. Only text is kept in memory; audio is read from the tars by offset.
 
     Raises:
-        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length.
+        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, or a file
+            that is cut or damaged, by its name.
     """
 
     def __init__(self, folder: str | Path, name: str | None = None) -> None:
@@ -34,26 +43,36 @@ class SharSource:
         fields = sorted({path.name.split(".")[0] for path in self.folder.glob("*.tar")}, key=_field_order)
         self._lines: list[bytes] = []
         self._where: list[tuple[Path, int]] = []
-        self._files: list[list[TarSlice | None]] = []  # per row, per field
+        self._members: dict[str, list[Member]] = {field: [] for field in fields}
         for shard in cuts:
             suffix = shard.name.removeprefix("cuts").removesuffix(".gz").removesuffix(".jsonl")
-            columns = [_members(self.folder / f"{field}{suffix}.tar") for field in fields]
             lines = _read_lines(shard)
-            for field, column in zip(fields, columns, strict=True):
-                if len(column) != len(lines):
-                    raise ValueError(f"{shard} has {len(lines)} cuts but {field}{suffix}.tar {len(column)} recordings")
+            for field in fields:
+                members = _read_members(self.folder / f"{field}{suffix}.tar")
+                if len(members) != len(lines):
+                    raise ValueError(
+                        f"{shard} has {len(lines)} cuts but {field}{suffix}.tar {len(members)} recordings"
+                    )
+                self._members[field] += members
             self._lines += lines
             self._where += [(shard, number) for number in range(1, len(lines) + 1)]
-            self._files += [list(row) for row in zip(*columns, strict=True)] if columns else [[] for _ in lines]
 
     def __len__(self) -> int:
         return len(self._lines)
 
     def row(self, i: int) -> Row:
         try:
-            row = json.loads(self._lines[i])["custom"]["row"]
-        except (ValueError, KeyError, TypeError) as error:
+            cut = json.loads(self._lines[i])
+            row = cut["custom"]["row"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RowError("schema", f"{self.where(i)}: the cut has no custom field 'row' ({error!r})") from error
+        for field, members in self._members.items():
+            if members[i].cut_id != cut.get("id"):
+                raise RowError(
+                    "mispaired",
+                    f"{self.where(i)}: cut {cut.get('id')!r}, but at its place in {field}.*.tar lies "
+                    f"'{members[i].cut_id}'; cuts and archives must be in the same order: write the folder anew",
+                )
         try:
             check_row(row)
         except RowError as error:
@@ -66,7 +85,8 @@ class SharSource:
 
     def audio_files(self, i: int, row: Row) -> list[AudioFile]:
         number = len(audio_entries(row))
-        files = [file for file in self._files[i] if file is not None]
+        found = (members[i].audio for members in self._members.values())
+        files = [file for file in found if file is not None]
         if len(files) != number:
             raise AudioError("not_found", f"{self.where(i)}: {number} audios in the row but {len(files)} in the tars")
         return list(files)
@@ -126,17 +146,23 @@ def _field_order(name: str) -> tuple[bool, int]:
 
 
 def _read_lines(path: Path) -> list[bytes]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        return [line for line in file if line.strip()]
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            return [line for line in file if line.strip()]
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder anew") from error
 
 
-def _members(archive: Path) -> list[TarSlice | None]:
-    """One entry per cut: its data member, None for a placeholder. Names are never used as paths."""
-    members: list[TarSlice | None] = []
-    with tarfile.open(archive, "r:") as tar:
-        for info in tar:
-            if info.name.endswith(".nodata"):
-                members.append(None)
-            elif not info.name.endswith((".json", ".nometa")):
-                members.append(TarSlice(archive, info.offset_data, info.size))
+def _read_members(archive: Path) -> list[Member]:
+    """One per cut, in the archive's order. Names are compared with ids and never used as paths."""
+    members: list[Member] = []
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for info in tar:
+                name = PurePosixPath(info.name)
+                if info.isfile() and name.suffix not in (".json", ".nometa"):
+                    audio = None if name.suffix == ".nodata" else TarSlice(archive, info.offset_data, info.size)
+                    members.append(Member(str(name.parent / name.stem), audio))
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive} is cut or damaged ({error}); copy it again or write the folder anew") from error
     return members
