@@ -1,5 +1,7 @@
 """Lhotse manifests and Hugging Face data, written by the real libraries."""
 
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,9 +131,91 @@ def test_parquet_with_audio_inside_is_written_out_once(dataset: tuple[Path, Any]
     clips = list(corpus)
     check_dataset(clips, root)
     assert {clip["split"] for clip in clips} == {"train"}
-    assert clips[1]["audio"] == "extracted_audio/data/train-00000-of-00001/00000001.wav"
+    folder = r"extracted_audio/data/train-00000-of-00001\.parquet-[0-9a-f]{12}"
+    assert re.fullmatch(rf"{folder}/00000001\.wav", clips[1]["audio"])
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*.wav")}
     assert list(corpus) == clips and {path: path.stat().st_mtime_ns for path in root.rglob("*.wav")} == times
+
+
+def contents(clips: list[dict[str, Any]], root: Path) -> dict[str, bytes]:
+    return {clip["id"]: (root / clip["audio"]).read_bytes() for clip in clips}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_a_replaced_dataset_gives_its_own_audio_and_the_old_files_stay(dataset: tuple[Path, Any], kind: str) -> None:
+    """All clips have the same number of bytes, as in every corpus of fixed length."""
+    root, made = dataset
+    expected = {row["name"]: row["audio"]["bytes"] for row in made}
+    expected["a"] = expected["a"][:-1] + bytes([expected["a"][-1] ^ 1])
+    path, reader = root / "x.parquet", {"type": "huggingface", "files": "x.parquet"}
+
+    def write(data: Any) -> None:
+        if kind == "parquet":
+            data.to_parquet(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            data.save_to_disk(str(path))
+
+    made = made.map(lambda row: {"audio": {"bytes": expected[row["name"]], "path": f"{row['name']}.wav"}})
+    write(made)
+    corpus = card(root, reader=reader, clip=HF_CLIP)
+    first = list(load_corpus(corpus, root))
+    assert contents(first, root) == expected
+    write(made.select([2, 1, 0]))
+    second = list(load_corpus(corpus, root))
+    assert [clip["id"] for clip in second] == ["c", "b", "a"]
+    assert contents(second, root) == contents(first, root) == expected
+
+
+def test_a_clip_that_was_changed_on_disk_is_written_again(dataset: tuple[Path, Any]) -> None:
+    root, made = dataset
+    made.to_parquet(root / "x.parquet")
+    corpus = load_corpus(card(root, reader={"type": "huggingface", "files": "x.parquet"}, clip=HF_CLIP), root)
+    clips = list(corpus)
+    whole = (root / clips[0]["audio"]).read_bytes()
+    (root / clips[0]["audio"]).write_bytes(b"?" * len(whole))
+    assert list(corpus) == clips and (root / clips[0]["audio"]).read_bytes() == whole
+
+
+def test_a_file_and_a_folder_of_one_name_and_two_audio_columns_have_files_of_their_own(
+    dataset: tuple[Path, Any],
+) -> None:
+    import datasets
+
+    root, made = dataset
+    turned = [{"bytes": row["audio"]["bytes"] + b"end", "path": row["audio"]["path"]} for row in made]
+    both = made.add_column("other", turned).cast_column("other", datasets.Audio(decode=False))
+    both.to_parquet(root / "a.parquet")
+    both.select([0, 1]).save_to_disk(str(root / "a"))
+    expected = {row["name"]: row["audio"]["bytes"] for row in made}
+    for files, ids in (("a.parquet", "abc"), ("a", "ab")):
+        for column, more in (("audio", b""), ("other", b"end")):
+            reader = {"type": "huggingface", "files": files}
+            path = card(root, reader=reader, clip={**HF_CLIP, "audio": f"{{{column}}}"})
+            clips = list(load_corpus(path, root))
+            assert contents(clips, root) == {one: expected[one] + more for one in ids}
+
+
+@pytest.mark.parametrize("way", ["above", "absolute", "symlink", "hidden symlink"])
+def test_a_folder_outside_the_data_root_is_refused_before_anything_is_written(
+    dataset: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory, way: str
+) -> None:
+    root, made = dataset
+    outside = tmp_path_factory.mktemp("outside")
+    (root / "data").mkdir()
+    made.to_parquet(root / "data" / "x.parquet")
+    if way == "symlink":
+        (root / "link").symlink_to(outside)
+    elif way == "hidden symlink":
+        (root / "link").mkdir()
+        (root / "link" / "data").symlink_to(outside)
+    to = {"above": f"../{outside.name}", "absolute": str(outside)}.get(way, "link")
+    reader = {"type": "huggingface", "files": "data/x.parquet", "extract_to": to}
+    before = sorted(root.parent.rglob("*"))
+    with pytest.raises(CorpusError, match=r"x\.parquet:1: reader\.extract_to '.*' leads to .*below the data root"):
+        list(load_corpus(card(root, reader=reader, clip=HF_CLIP), root))
+    assert list(outside.iterdir()) == []
+    assert sorted(root.parent.rglob("*")) == sorted([*before, root / "card.yaml"])
 
 
 def test_a_saved_dataset_with_splits(dataset: tuple[Path, Any]) -> None:
