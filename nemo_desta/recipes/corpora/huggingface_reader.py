@@ -1,12 +1,15 @@
 """Hugging Face data on disk as rows: parquet files, or folders that ``save_to_disk`` wrote.
 
 Nothing is decoded. A column of audio becomes its path; audio that the dataset carries inside as bytes is written once
-to ``<data root>/<extract_to>/<file or folder>/<row>.<ending>``, so that every clip has a file of its own. Class labels
-become their names.
+to ``<data root>/<extract_to>/<file or folder>-<fingerprint>/<row>.<ending>``, so that every clip has a file of its own.
+The fingerprint follows from the dataset's bytes: another dataset of the same name never meets these files. Class
+labels become their names.
 """
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,27 +36,38 @@ class HuggingFaceReader:
         self._extract_to = source.extract_to if isinstance(source, ReaderConfig) else None
 
     def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """``(where, row)`` each.
+
+        Raises:
+            CorpusError: not a whole dataset, or audio that cannot be written below the data root.
+        """
         path = self._root / relative
         if path.is_dir():
-            parts = self._saved(path, relative)
+            parts = self._saved(path)
         elif path.suffix == ".parquet":
-            parts = self._parquet(path, relative)
+            parts = self._parquet(path)
         else:
             raise CorpusError(f"{path}: neither a .parquet file nor a folder written by save_to_disk")
-        for name, extra, names, batches in parts:
+        folder = None  # where this dataset's audio goes, once there is any
+        for split, extra, names, batches in parts:
             number = 0
             for batch in batches:
                 for row in batch.to_pylist():
                     number += 1
-                    where = f"{self._root / name}:{number}"
+                    where = f"{path / split}:{number}"
+                    written = 0
                     for column, value in row.items():
                         if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
-                            row[column] = self._audio(value, f"{name}/{number - 1:08d}", where)
+                            if value["bytes"] is not None:
+                                folder = folder or self._new_folder(relative, where)
+                                written += 1
+                            name = f"{number - 1:08d}" if written < 2 else f"{number - 1:08d}-{written}"
+                            row[column] = self._audio(value, f"{folder}/{split}/{name}", where)
                         elif column in names and isinstance(value, int) and 0 <= value < len(names[column]):
                             row[column] = names[column][value]
                     yield where, {**extra, **row}
 
-    def _parquet(self, path: Path, relative: str) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
+    def _parquet(self, path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
         try:
             import pyarrow.parquet
         except ImportError:
@@ -65,9 +79,9 @@ class HuggingFaceReader:
         info = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         features = (info.get("info") or {}).get("features") or {}
         names = {column: kind["names"] for column, kind in features.items() if "names" in kind}
-        yield relative, {}, names, file.iter_batches(batch_size=_BATCH)
+        yield "", {}, names, file.iter_batches(batch_size=_BATCH)
 
-    def _saved(self, path: Path, relative: str) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
+    def _saved(self, path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
         try:
             import datasets
         except ImportError:
@@ -81,7 +95,7 @@ class HuggingFaceReader:
             names = {column: kind.names for column, kind in data.features.items() if hasattr(kind, "names")}
             split = str(data.split or "") if split is None else split
             batches = data.with_format("arrow").iter(batch_size=_BATCH)
-            yield relative if single else f"{relative}/{split}", {"hf_split": split or None}, names, batches
+            yield "" if single else split, {"hf_split": split or None}, names, batches
 
     def _audio(self, value: Mapping[str, Any], name: str, where: str) -> str:
         """Path of the clip, relative to the data root where it was written here."""
@@ -90,15 +104,15 @@ class HuggingFaceReader:
             if path is None:
                 raise CorpusError(f"{where}: an audio column with neither bytes nor a path")
             return path
-        if self._extract_to is None:
-            raise CorpusError(f"{where}: a joined table cannot carry audio")
-        ending = PurePosixPath(path or "").suffix or next(
-            (e for m, e in _ENDINGS.items() if content.startswith(m)), ""
-        )
-        relative = f"{self._extract_to}/{name.replace('.parquet', '')}{ending or '.audio'}"
+        if not isinstance(content, bytes):
+            raise CorpusError(f"{where}: the bytes of an audio are of type {type(content).__name__}")
+        ending = PurePosixPath(path or "").suffix
+        if not re.fullmatch(r"\.\w{1,8}", ending):
+            ending = next((e for m, e in _ENDINGS.items() if content.startswith(m)), ".audio")
+        relative = PurePosixPath(f"{name}{ending}").as_posix()
         target = self._root / relative
         try:
-            if not (target.is_file() and target.stat().st_size == len(content)):
+            if not (target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial = target.with_name(f"{target.name}.{os.getpid()}.part")
                 partial.write_bytes(content)
@@ -109,3 +123,30 @@ class HuggingFaceReader:
                 "reader.extract_to to a folder below the data root that can be written"
             ) from None
         return relative
+
+    def _new_folder(self, dataset: str, where: str) -> str:
+        """The folder for the audio of ``dataset``, relative to the data root; nothing is written yet."""
+        if self._extract_to is None:
+            raise CorpusError(f"{where}: a joined table cannot carry audio")
+        inside = [part for part in PurePosixPath(dataset).parts if part not in ("/", "..")]
+        folder = PurePosixPath(self._extract_to, *inside[:-1], f"{inside[-1]}-{_fingerprint(self._root / dataset)}")
+        root, real = Path(os.path.realpath(self._root)), Path(os.path.realpath(self._root / folder))
+        is_inside = real.is_relative_to(root) and ".." not in folder.parts and not folder.is_absolute()
+        if not is_inside:
+            raise CorpusError(
+                f"{where}: reader.extract_to '{self._extract_to}' leads to {real}; it must be a folder below the data "
+                f"root {root}"
+            )
+        return folder.as_posix()
+
+
+def _fingerprint(path: Path) -> str:
+    """12 hex digits that follow from the bytes of a parquet file, or of the files of a saved dataset."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".arrow", ".json"))
+    digest = hashlib.sha256()
+    for one in files:
+        digest.update(f"{one.relative_to(path).as_posix()} {one.stat().st_size}\n".encode())
+        with one.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
