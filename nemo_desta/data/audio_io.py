@@ -107,17 +107,18 @@ def load_audio(
     return audio if normalize_dbfs is None else normalize_level(audio, normalize_dbfs)
 
 
-def to_clip(samples: np.ndarray, rate: int, sampling_rate: int, name: str) -> np.ndarray:
-    """(S, channels) float32 at ``rate`` -> mono (S,) float32 at ``sampling_rate``.
+def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
+    """(S, channels) of any number type at ``rate`` -> mono (S,) float32 at ``sampling_rate``.
+
+    Levels are checked as `in_range` says, channels become one as `mixed` says, then it is resampled (soxr HQ).
 
     Raises:
-        AudioError: no sample, or NaN or infinity; ``name`` says whose.
+        AudioError: no sample, a rate that is none, or samples that are none; ``name`` says whose.
     """
-    audio = samples.mean(axis=1)
-    if audio.size == 0:
-        raise AudioError("empty", f"{name} holds no samples")
-    if not np.isfinite(audio).all():
-        raise AudioError("corrupt", f"{name} holds NaN or infinite samples")
+    from nemo_desta.data.levels import check_rate, in_range, mixed
+
+    check_rate(rate, name)
+    audio = mixed(in_range(samples, name), name)
     if rate != sampling_rate:
         audio = soxr.resample(audio, rate, sampling_rate, quality="HQ")
         if audio.size == 0:

@@ -1,6 +1,7 @@
 """Answers to conversations from Python: whole ones, streams, and bare token ids.
 
-A conversation is a list of messages ``{"role", "content", "audios"}``; an audio is anything that `load_clip` takes.
+A conversation is a list of messages ``{"role", "content", "audios"}`` (`plain_message` takes other forms, too); an audio
+is anything that `load_clip` takes.
 All of it runs on the one decode loop (`decoding`, `engine`).
 """
 
@@ -15,6 +16,7 @@ from nemo_desta.models.answering.clips import load_clip
 from nemo_desta.models.answering.decoding import Decoder
 from nemo_desta.models.answering.engine import ChatEngine, Delta, PreparedChat, Transcriber, prepare
 from nemo_desta.models.answering.modes import answering
+from nemo_desta.models.answering.parts import plain_message
 from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, batch_rows
 
@@ -113,7 +115,9 @@ def encode(
     Raises:
         ValueError: slots and clips do not match. AudioError: a clip that cannot be read.
     """
-    prompts = [model.prompts.prompt(messages, check_audios=audio is None) for messages in conversations]
+    tag = model.prompts.audio_locator_tag
+    plain = [[plain_message(m, tag, f"message {i}") for i, m in enumerate(c, 1)] for c in conversations]
+    prompts = [model.prompts.prompt(messages, check_audios=audio is None) for messages in plain]
     input_ids, input_lens = batch_rows([torch.tensor(prompt.ids, dtype=torch.int64) for prompt in prompts])
     if audio is None:
         clips = [load_clip(item, model.sampling_rate).audio for prompt in prompts for item in prompt.audios]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nemo_desta.config import ConfigError, nearest
 from nemo_desta.data.prompting import Message
-from nemo_desta.data.rows import RowError
 from nemo_desta.data.thinking import think_format
 from nemo_desta.models.answering.clips import Clip, load_clip
 from nemo_desta.models.answering.decoding import Decoder
 from nemo_desta.models.answering.hearing import Listener, embed_prompts
 from nemo_desta.models.answering.modes import answering
+from nemo_desta.models.answering.parts import plain_message
 from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.models.answering.writer import Writer
 from nemo_desta.types import AUDIO_SLOT
@@ -68,28 +68,24 @@ def prepare(
     """Load the clips of a conversation and render its prompt.
 
     Args:
-        messages: ``{"role", "content", "audios"}`` each; an audio is anything that `load_clip` takes.
+        messages: ``{"role", "content", "audios"}`` each, in any form that `plain_message` takes; an audio is anything
+            that `load_clip` takes.
         transcript: "given" uses the texts that came with the audios, "whisper" asks ``transcriber`` for the others,
             "none" leaves texts out. It matters where the model's transcript channel is on.
         context: positions that the LLM has; prompt and answer must fit.
 
     Raises:
         RowError: no messages, or tags and audios do not match. AudioError: a clip that cannot be read.
-        ContextExceeded: too long. ConfigError: an unknown ``transcript``.
+        ContextExceeded: too long. ConfigError: an unknown ``transcript``, or an unknown key of a message or audio.
     """
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
     loaded = []
-    for number, message in enumerate(messages):
-        if not (isinstance(message, Mapping) and isinstance(message.get("role"), str)) or not isinstance(
-            message.get("content"), str
-        ):
-            raise RowError(
-                "schema", f"message {number + 1} must be {{'role': ..., 'content': ...}}, found {message!r:.200}"
-            )
+    for number, message in enumerate(messages, 1):
+        message = plain_message(message, listener.prompts.audio_locator_tag, f"message {number}")
         clips = [
-            load_clip(audio, listener.sampling_rate, name=f"audio {i + 1} of message {number + 1}")
-            for i, audio in enumerate(message.get("audios") or ())
+            load_clip(audio, listener.sampling_rate, name=f"audio {i} of message {number}")
+            for i, audio in enumerate(message["audios"], 1)
         ]
         if transcript == "none":
             clips = [clip._replace(text=None) for clip in clips]

@@ -203,7 +203,7 @@ def test_the_transcript_channel_uses_what_is_given_written_or_neither(tmp_path):
 def test_what_cannot_be_answered_is_named(model, tmp_path):
     with pytest.raises(ValueError, match="no messages"):
         model.chat([])
-    with pytest.raises(RowError, match="conversation 2: message 1 must be"):
+    with pytest.raises(RowError, match="conversation 2: message 1: .content. must be a text or a list of parts"):
         model.chat([ask("Fine."), [{"role": "user"}]])
     with pytest.raises(AudioError, match="conversation 2: no file") as caught:
         model.chat([ask("Fine."), ask("What?", tmp_path / "gone.wav")])

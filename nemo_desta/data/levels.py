@@ -1,0 +1,114 @@
+"""Samples of any number type, level and number of channels -> mono float32 in [-1, 1].
+
+What is clear is put right, and the log names the clip; what is not is refused. Letters: S samples, C channels.
+"""
+
+import logging
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from nemo_desta.data.audio_io import AudioError
+
+#: Sampling rates that a clip may have, in Hz.
+RATES = (1_000, 768_000)
+#: Decoders of lossy formats overshoot: up to here a peak is left alone.
+PEAK = 1.05
+#: Float samples up to here are scaled to a peak of 1.0; what is louder is no audio, or not scaled.
+LOUDEST = 4.0
+#: A mix of the channels that has lost more than this against the loudest of them is none, in dB.
+MIX_LOSS_DB = 20.0
+
+_MOST_SAID = 1000
+_said: set[str] = set()
+logger = logging.getLogger(__name__)
+
+
+def check_rate(rate: Any, name: str) -> None:
+    """Raise `AudioError` (``rate``) unless ``rate`` is a number within `RATES`."""
+    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not is_number or not RATES[0] <= rate <= RATES[1]:  # NaN is neither
+        raise AudioError(
+            "rate",
+            f"{name} has the sampling rate {rate!r:.40}; it must be a number from {RATES[0]} to {RATES[1]} (Hz)",
+        )
+
+
+def in_range(samples: np.ndarray, name: str) -> np.ndarray:
+    """(S, C) of any number type -> float32 in [-1, 1].
+
+    Integers are divided by the range of their type. Two kinds are told apart by their values: 16-bit samples in wider
+    integers, and in floats. Floats up to `LOUDEST` are scaled to a peak of 1.0. Each of these is logged.
+
+    Raises:
+        AudioError: ``empty``; ``corrupt`` for NaN, infinity and what is no number; ``level`` for anything louder.
+    """
+    if samples.size == 0:
+        raise AudioError("empty", f"{name} holds no samples")
+    kind = samples.dtype.kind
+    if kind in "iu" and not (kind == "u" and samples.dtype.itemsize > 2):
+        return _from_integers(samples, name)
+    if kind != "f":
+        raise AudioError(
+            "corrupt", f"{name} holds samples of type {samples.dtype}; floats, int8 to int64, uint8 or uint16 are read"
+        )
+    peak = float(np.maximum(samples.max(), -samples.min()))  # of NaN it is NaN
+    if not math.isfinite(peak):
+        raise AudioError("corrupt", f"{name} holds NaN or infinite samples")
+    if peak <= PEAK:
+        return samples.astype(np.float32, copy=False)
+    if 2 < peak <= 1 << 15 and (samples == np.rint(samples)).all():
+        _say(f"{name} holds whole numbers up to {peak:.0f} as floats: read as 16-bit samples (divided by 32768)")
+        return samples.astype(np.float32) / np.float32(1 << 15)
+    if peak <= LOUDEST:
+        _say(f"{name} has a peak of {peak:.3g}, floats are in [-1, 1]: scaled to a peak of 1.0")
+        return samples.astype(np.float32) / np.float32(peak)
+    raise AudioError(
+        "level",
+        f"{name} has a peak of {peak:.3g}, but floats are in [-1, 1]; divide the samples by the range of the type they "
+        "came from (32768 for 16 bits)",
+    )
+
+
+def mixed(samples: np.ndarray, name: str) -> np.ndarray:
+    """(S, C) float32 -> (S,): the mean of the channels, or the loudest where the channels cancel each other."""
+    if samples.shape[1] == 1:
+        return samples[:, 0] + np.float32(0.0)  # a copy, and -0.0 becomes 0.0: equal clips have equal bytes
+    mix = samples.mean(axis=1)
+    powers = np.einsum("sc,sc->c", samples, samples, dtype=np.float64)
+    power, loudest = np.einsum("s,s->", mix, mix, dtype=np.float64), int(powers.argmax())
+    if powers[loudest] <= power * 10 ** (MIX_LOSS_DB / 10):
+        return mix
+    loss = 10 * math.log10(powers[loudest] / power) if power else math.inf
+    _say(
+        f"{name}: the mix of its {samples.shape[1]} channels is {loss:.0f} dB below channel {loudest + 1} (they cancel "
+        f"each other): channel {loudest + 1} is used alone"
+    )
+    return np.ascontiguousarray(samples[:, loudest])
+
+
+def _from_integers(samples: np.ndarray, name: str) -> np.ndarray:
+    bits = 8 * samples.dtype.itemsize
+    middle = 0 if samples.dtype.kind == "i" else 1 << (bits - 1)
+    if bits <= 16:
+        return (samples.astype(np.float32) - np.float32(middle)) / np.float32(1 << (bits - 1))
+    peak = max(int(samples.max()), -int(samples.min()))
+    held = next(width for width in (16, 32, 64) if width == bits or peak <= 1 << (width - 1))
+    if held < bits and peak:
+        _say(f"{name} holds {samples.dtype} samples up to {peak}: read as {held}-bit samples")
+    elif held > 16 and peak <= 1 << 23:
+        level = 20 * math.log10(peak / (1 << 31))
+        _say(f"{name} holds {samples.dtype} samples up to {peak}, {level:.0f} dB; divide 24-bit samples by 8388608")
+    return (samples / float(1 << (held - 1))).astype(np.float32)
+
+
+def _say(message: str) -> None:
+    """Log it, once, for the first clips."""
+    if message in _said or len(_said) == _MOST_SAID:
+        return
+    _said.add(message)
+    logger.warning(message)
+    if len(_said) == _MOST_SAID:
+        logger.warning("%d clips with wrong levels were named; further ones are put right unnamed", _MOST_SAID)
