@@ -3,40 +3,42 @@
 A manifest is data from elsewhere: its paths are resolved inside the audio roots of the config and nowhere else.
 """
 
-import io
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import soxr
 
-from nemo_desta.data.rows import RowError
+from nemo_desta.data.decoding import (
+    AudioError,
+    AudioFile,
+    TarSlice,
+    UnknownFormat,
+    audio_guard,
+    duration_fault,
+    longest,
+    open_sound,
+)
 
+__all__ = [
+    "AudioError",
+    "AudioFile",
+    "AudioRoots",
+    "TarSlice",
+    "count_samples",
+    "load_audio",
+    "normalize_level",
+    "read_audio",
+    "to_clip",
+]
 
-class AudioError(RowError):
-    """An audio file that cannot be used: ``reason`` is one of outside_root, not_found, corrupt, empty."""
+logger = logging.getLogger(__name__)
 
-
-class TarSlice(NamedTuple):
-    """An audio file inside an uncompressed tar archive."""
-
-    archive: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with open(self.archive, "rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-    def __str__(self) -> str:
-        return f"{self.archive} at byte {self.offset}"
-
-
-AudioFile = str | Path | TarSlice
+#: Where a file with one of these endings is missing, the ``.wav`` of the same name is taken, as DeSTA2.5 does.
+WAV_INSTEAD_OF = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 
 
 class AudioRoots:
@@ -49,13 +51,13 @@ class AudioRoots:
 
     def __init__(self, roots: Mapping[str, str | Path]) -> None:
         self.roots = {name: Path(os.path.realpath(Path(folder).expanduser())) for name, folder in roots.items()}
+        self._said = False
 
     def resolve(self, path: str, *, root: str | None = None, dataset: str | None = None) -> Path:
         """The real file behind a row's ``path``.
 
         Raises:
-            AudioError: outside every root, or no such file (a ``.wav`` of the same name is taken instead, as
-                DeSTA2.5 does).
+            AudioError: outside every root, or no such file. See `WAV_INSTEAD_OF`; the log says once that it was used.
         """
         name = root or (dataset if dataset in self.roots else "default")
         if name not in self.roots:
@@ -65,7 +67,8 @@ class AudioRoots:
         if "\0" in path or len(path) > 4096:
             raise AudioError("not_found", f"{path!r:.80} is not a file name")
         wanted = self.roots[name] / path
-        for candidate in (wanted, wanted.with_suffix(".wav")):
+        replaced = path.lower().endswith(WAV_INSTEAD_OF)
+        for candidate in (wanted, wanted.with_suffix(".wav")) if replaced else (wanted,):
             real = Path(os.path.realpath(candidate))
             if not any(real.is_relative_to(folder) for folder in self.roots.values()):
                 raise AudioError(
@@ -74,6 +77,9 @@ class AudioRoots:
                     "move the file or add its folder to data.audio_roots",
                 )
             if os.path.isfile(real):
+                if candidate is not wanted and not self._said:
+                    self._said = True
+                    logger.warning("'%s' is missing, %s is used instead; so for other files of its ending", path, real)
                 return real
         raise AudioError("not_found", f"no file '{path}' under audio root '{name}' ({self.roots[name]})")
 
@@ -87,24 +93,49 @@ def load_audio(
     *,
     normalize_dbfs: float | None = None,
     name: str | None = None,
+    duration: float | None = None,
 ) -> np.ndarray:
     """Read a file as mono float32 (S,) in [-1, 1] at ``sampling_rate``.
 
-    Channels are averaged, then resampled (soxr HQ). What libsndfile does not know (m4a, webm, video) is read by
-    torchcodec where it is installed. ``normalize_dbfs`` sets the RMS level, see `normalize_level`. ``name``: how
-    errors call the file, its path if None.
+    Channels are averaged, then resampled (soxr HQ). ``normalize_dbfs`` sets the RMS level, see `normalize_level`.
+    ``name`` and ``duration`` as for `read_audio`.
 
     Raises:
-        AudioError: cannot be read, holds no sample, or holds NaN or infinity.
+        AudioError: cannot be read, is cut, holds no sample, holds NaN or infinity, or has another duration.
     """
     name = name or str(file)
-    opened = _opened(file)
+    samples, rate = read_audio(file, name=name, duration=duration)
+    with audio_guard(name):
+        audio = to_clip(samples, rate, sampling_rate, name)
+        return audio if normalize_dbfs is None else normalize_level(audio, normalize_dbfs)
+
+
+def read_audio(
+    file: AudioFile | BinaryIO, *, name: str | None = None, duration: float | None = None
+) -> tuple[np.ndarray, int]:
+    """All samples of a file, (S, channels) float32 in [-1, 1], and their rate.
+
+    What libsndfile does not know (m4a, webm, video) is read by torchcodec where it is installed.
+
+    Args:
+        name: how errors call the file, its path if None.
+        duration: seconds that the file is said to have. A longer one is not decoded to its end.
+
+    Raises:
+        AudioError: cannot be read, is cut, or has another duration than ``duration`` (`DURATION_TOLERANCE`).
+    """
+    name = name or str(file)
+    most_secs = longest(duration)
     try:
-        samples, rate = soundfile.read(opened, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        samples, rate = _read_by_torchcodec(opened, name, error)
-    audio = to_clip(samples, rate, sampling_rate, name)
-    return audio if normalize_dbfs is None else normalize_level(audio, normalize_dbfs)
+        with open_sound(file, name) as sound:
+            blocks, rate = list(sound.blocks(most_secs)), sound.sampling_rate
+            samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros((0, 1), np.float32)])
+    except UnknownFormat as error:
+        samples, rate = _read_by_torchcodec(file, name, error)
+    secs = len(samples) / rate
+    if secs and (fault := duration_fault(secs, duration)):
+        raise AudioError("wrong_duration", f"{name} is {'more than ' if secs > most_secs else ''}{fault}")
+    return samples, rate
 
 
 def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
@@ -127,18 +158,18 @@ def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> 
 
 
 def count_samples(file: AudioFile, sampling_rate: int = 16_000) -> int:
-    """Length of a file at ``sampling_rate``, from its header alone.
+    """Length of a file at ``sampling_rate``, from its header; decoded only where the header does not say it.
 
     Raises:
-        AudioError: cannot be read, or empty.
+        AudioError: cannot be read, is cut, or empty.
     """
-    try:
-        header = soundfile.info(_opened(file))
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
-        raise AudioError("corrupt", f"cannot read {file}: {error}") from error
-    if header.frames == 0:
-        raise AudioError("empty", f"{file} holds no samples")
-    return max(1, round(header.frames * sampling_rate / header.samplerate))
+    with open_sound(file, str(file)) as sound:
+        num_frames = sound.num_frames
+        if num_frames is None:
+            num_frames = sum(map(len, sound.blocks()))
+        if num_frames == 0:
+            raise AudioError("empty", f"{file} holds no samples")
+        return max(1, round(num_frames * sampling_rate / sound.sampling_rate))
 
 
 def normalize_level(audio: np.ndarray, dbfs: float) -> np.ndarray:
@@ -150,31 +181,21 @@ def normalize_level(audio: np.ndarray, dbfs: float) -> np.ndarray:
     return audio * np.float32(min(10.0 ** (dbfs / 20.0) / rms, 1.0 / peak))
 
 
-def _opened(file: AudioFile | BinaryIO) -> str | BinaryIO:
-    if isinstance(file, TarSlice):
-        return io.BytesIO(file.read())
-    return file if hasattr(file, "read") else str(file)
-
-
-def _read_by_torchcodec(file: str | BinaryIO, name: str, error: Exception) -> tuple[np.ndarray, int]:
+def _read_by_torchcodec(file: AudioFile | BinaryIO, name: str, error: AudioError) -> tuple[np.ndarray, int]:
     """(S, channels) float32 and the rate of a file that libsndfile refused with ``error``."""
-    if isinstance(file, str) and not os.path.isfile(file):
-        raise AudioError("not_found", f"no file '{name}'") from error
-    if not isinstance(file, str):
-        file.seek(0)
-        if not (file := file.read()):
-            raise AudioError("corrupt", f"cannot read {name}: it holds no bytes") from error
-    elif os.path.getsize(file) == 0:
-        raise AudioError("corrupt", f"cannot read {name}: it holds no bytes") from error
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, OSError, RuntimeError):  # not installed, or no FFmpeg for it
         hint = (
             "wav, flac, ogg and mp3 are read; others (m4a, webm) with torchcodec: pip install torchcodec, and FFmpeg"
         )
-        raise AudioError("corrupt", f"cannot read {name}: {error} ({hint})") from error
-    try:
-        decoded = AudioDecoder(file).get_all_samples()
-    except (RuntimeError, ValueError) as second:
-        raise AudioError("corrupt", f"cannot read {name}: {error}; torchcodec: {second}") from second
-    return decoded.data.T.numpy(), decoded.sample_rate
+        raise AudioError("corrupt", f"{error} ({hint})") from error
+    with audio_guard(name):
+        if hasattr(file, "seek"):
+            file.seek(0)
+        decoder = AudioDecoder(file.read() if hasattr(file, "read") else str(file))
+        decoded = decoder.get_all_samples()
+        found, promised = decoded.data.shape[1] / decoded.sample_rate, decoder.metadata.duration_seconds_from_header
+        if found < (promised or 0) and duration_fault(found, promised):
+            raise AudioError("cut", f"{name} is cut: it holds {found:.2f} s, its header says {promised:.2f} s")
+        return decoded.data.T.numpy(), decoded.sample_rate

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.costs import RowRef, check_target
 from nemo_desta.data.prompting import Draw, PromptBuilder
-from nemo_desta.data.rows import RowError
+from nemo_desta.data.rows import RowError, audio_entries, row_guard
 from nemo_desta.data.sampler import PlannedBatch, bad_row
 from nemo_desta.data.sources import RowSource
 
@@ -63,7 +63,8 @@ class RowDataset(Dataset[Batch]):
         loaded, bad_rows = [], list(planned.bad_rows)
         for ref in planned.rows:
             try:
-                loaded.append(self._load(ref, planned.epoch))
+                with row_guard(self.sources[ref.source].where(ref.index)):
+                    loaded.append(self._load(ref, planned.epoch))
             except RowError as error:
                 bad_rows.append(bad_row(self.sources[ref.source], ref.index, error))
         batch = collate(loaded or [self._filler()])
@@ -78,7 +79,10 @@ class RowDataset(Dataset[Batch]):
         draw = None if self.seed is None else Draw(self.seed, epoch, row["id"])
         example = self.prompts.example(row, draw=draw)
         check_target(example, self.max_target_tokens)
-        clips = [load_audio(file, self.sampling_rate) for file in source.audio_files(ref.index, row)]
+        clips = [
+            load_audio(file, self.sampling_rate, duration=entry.get("duration"))
+            for file, entry in zip(source.audio_files(ref.index, row), audio_entries(row), strict=True)
+        ]
         return LoadedRow(row["id"], row.get("dataset") or source.name, example.ids, example.prompt_len, clips)
 
     def _filler(self) -> LoadedRow:

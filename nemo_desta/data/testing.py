@@ -116,3 +116,9 @@ def write_jsonl(path: Path, rows: list[Any]) -> Path:
     """One JSON object per line."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def with_flac_length(data: bytes, num_samples: int) -> bytes:
+    """The bytes of a FLAC file whose header says another length; 0: it does not say one."""
+    packed = int.from_bytes(data[18:26], "big") >> 36 << 36 | num_samples
+    return data[:18] + packed.to_bytes(8, "big") + data[26:]

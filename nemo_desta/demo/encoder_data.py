@@ -57,7 +57,7 @@ def load_clips(
     for row in chain.from_iterable(load_corpus(manifest, data_root) for manifest in manifests):
         if row.get("split") != split:
             continue
-        audio = load_audio(Path(data_root) / row["audio"], SAMPLING_RATE)
+        audio = load_audio(Path(data_root) / row["audio"], SAMPLING_RATE, duration=row.get("duration"))
         audio = np.round(audio * (32767 / max(1.0, np.abs(audio).max()))).astype(np.int16)
         is_word = gold(row, "word") is not None
         source = f"{row['source']}/{'word' if is_word else row['domain']}"

@@ -89,5 +89,7 @@ def known(rows: Rows, task: str) -> list[Mapping[str, Any]]:
 def _features(rows: Rows, data_root: str | Path) -> Any:
     import torch
 
-    clips = (torch.from_numpy(load_audio(Path(data_root) / row["audio"])) for row in rows)
+    clips = (
+        torch.from_numpy(load_audio(Path(data_root) / row["audio"], duration=row.get("duration"))) for row in rows
+    )
     return torch.stack([probe_features(clip, normalize=True) for clip in clips])

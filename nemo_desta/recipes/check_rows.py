@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from nemo_desta.config import MISSING, ConfigError, parse
 from nemo_desta.data.audio_io import AudioRoots
+from nemo_desta.data.decoding import duration_fault
 from nemo_desta.data.prompting import PromptBuilder, place_audios
 from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row
-from nemo_desta.recipes.corpora.audio import DURATION_TOLERANCE, check_audio
+from nemo_desta.recipes.corpora.audio import check_audio
 from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
 from nemo_desta.sources import resolve_source
@@ -230,9 +231,8 @@ class _Clips:
         found = self._look(entry["audio"], dataset if dataset in self.roots.roots else None)
         if isinstance(found, RowError):
             return found
-        said = entry.get("duration")
-        if said is not None and abs(found - said) > max(DURATION_TOLERANCE[0], DURATION_TOLERANCE[1] * said):
-            return RowError("wrong duration", f"'{entry['audio']}' is {found:.2f} s long, the row says {said:.2f} s")
+        if fault := duration_fault(found, entry.get("duration")):
+            return RowError("wrong duration", f"'{entry['audio']}' is {fault}")
         return None
 
     def _seconds(self, audio: str, dataset: str | None) -> float | RowError:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.audio_io import read_audio
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
 
 __all__ = ["MEASURES", "WORDS", "Measurements", "Quantiles", "add_measured", "measure", "words"]
@@ -180,13 +181,11 @@ class _Figures:
             logger.warning("measured attributes: %d clips could not be read (%s)", count, reason)
 
     def _measure(self, clip: Mapping[str, Any]) -> Measurements | None:
-        import soundfile
-
         wanted = [name for name in self._names if name not in OF_SPEECH or clip.get("domain") == "speech"]
         try:
-            audio, sampling_rate = soundfile.read(self._root / clip["audio"], dtype="float32", always_2d=True)
+            audio, sampling_rate = read_audio(self._root / clip["audio"], duration=clip.get("duration"))
             return measure(audio.mean(axis=1), sampling_rate, clip.get("transcript"), names=wanted)
-        except (soundfile.SoundFileError, OSError, ValueError) as error:
+        except ValueError as error:
             self._unreadable[type(error).__name__] += 1
             logger.info("not measured: %s (%s)", clip["id"], error)
             return None

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from nemo_desta.config import TranscriptConfig
@@ -10,7 +11,7 @@ from nemo_desta.data.dataset import FILLER_ID, RowDataset, collate
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.sampler import PlannedBatch
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
+from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, with_flac_length, write_jsonl, write_tone
 from nemo_desta.types import AUDIO_SLOT
 
 
@@ -79,6 +80,44 @@ def test_bad_rows_are_left_out_and_said(tmp_path: Path) -> None:
     ]
     assert all(row["where"] == f"{path}:{i + 1}" for i, row in enumerate(batch["bad_rows"]))
     assert batch["num_rows"] == 1
+
+
+def test_a_row_whose_audio_is_not_what_row_or_header_say_is_a_bad_row(tmp_path: Path) -> None:
+    path = tiny_rows(tmp_path, 6)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    entries = [row["messages"][-1]["audios"][0] for row in rows]
+    files = [tmp_path / entry["audio"] for entry in entries]
+    entries[0]["duration"] = 30.0
+    files[1].write_bytes(files[1].read_bytes()[: files[1].stat().st_size // 2])
+    write_tone(files[2], 60.0)
+    soundfile.write(tmp_path / "x.flac", soundfile.read(files[3])[0], 16000)
+    entries[3]["audio"] = "x.flac"
+    (tmp_path / "x.flac").write_bytes(with_flac_length((tmp_path / "x.flac").read_bytes(), 2**36 - 1))
+    entries[4]["audio"] = "/"
+    write_jsonl(path, rows)
+    batch = dataset_of(path)[planned(*range(6))]
+    assert batch["row_ids"] == ["row-005"]
+    assert [(row["id"], row["reason"]) for row in batch["bad_rows"]] == [
+        ("row-000", "wrong_duration"),
+        ("row-001", "cut"),
+        ("row-002", "wrong_duration"),
+        ("row-003", "cut"),
+        ("row-004", "outside_root"),
+    ]
+
+
+class Hostile(JsonlSource):
+    def audio_files(self, i: int, row: dict) -> list:
+        raise (MemoryError, RecursionError, TypeError)[i]("of no use")
+
+
+def test_no_exception_of_a_row_ends_the_run(tmp_path: Path) -> None:
+    path = tiny_rows(tmp_path, 3)
+    dataset = RowDataset([Hostile(path)], PromptBuilder(tiny_tokenizer()), sampling_rate=16000)
+    batch = dataset[planned(0, 1, 2)]
+    assert batch["num_rows"] == 0 and [row["reason"] for row in batch["bad_rows"]] == ["unexpected"] * 3
+    for bad, kind in zip(batch["bad_rows"], ("MemoryError", "RecursionError", "TypeError"), strict=True):
+        assert bad["where"].startswith(f"{path}:") and f"{kind}: of no use" in bad["detail"]
 
 
 @pytest.mark.parametrize("rows", [(0,), ()])

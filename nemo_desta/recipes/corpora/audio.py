@@ -7,21 +7,18 @@ files in a fraction of the time; whatever it is not sure of is opened with libsn
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
+
+from nemo_desta.data.decoding import AudioError, duration_fault, longest, open_sound, regular_file
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.headers import intact_seconds
 from nemo_desta.recipes.items import Verdict
 
-#: A clip may differ from its metadata's duration by this many seconds, or by this share when that is more.
-DURATION_TOLERANCE = (0.5, 0.05)
-
 # Folders and a name in a row, none of them hidden, ".." or Windows: nothing to resolve.
 _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
-# libsndfile's log where a header promises more bytes than there are; it then reads on as if nothing were amiss.
-_SHORT = re.compile(r"(?:Data Size|data|SSND) +: (\d+) \(should be (\d+)\)")
-_UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0xFFFFFFFF)  # written by programs that stream
 
 
 def check_audio(
@@ -29,25 +26,23 @@ def check_audio(
 ) -> tuple[Verdict | None, float | None]:
     """(why the clip cannot be used or None, its seconds by its header or None where that cannot be read).
 
-    Reasons: ``missing audio``; ``corrupt audio`` (unreadable, empty, or shorter than its header says); ``wrong
-    duration`` when the clip has a ``duration`` and the file another one. ``decode`` reads every sample, which also
-    finds damage in the middle and samples that are not finite.
+    Reasons: ``missing audio`` (also a folder, a pipe or a device in its place); ``corrupt audio`` (unreadable, empty,
+    or shorter than its header says); ``wrong duration`` when the clip has a ``duration`` and the file another one.
+    ``decode`` reads every sample, which also finds damage in the middle and samples that are not finite; a file that
+    is longer than its ``duration`` is not read to its end.
     """
-    path = os.path.join(data_root, clip["audio"])
+    name, claimed = clip["audio"], clip.get("duration")
     try:
+        path = regular_file(os.path.join(data_root, name), name)
         seconds = None if decode else intact_seconds(path)
         if seconds is None:
-            seconds, fault = _opened(path, decode)
-            if fault is not None:
-                return Verdict("corrupt audio", f"{clip['audio']}: {fault}"), seconds
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return Verdict("missing audio", f"no file {clip['audio']}"), None
+            seconds = _seconds(path, name, claimed, decode)
+    except AudioError as error:
+        return Verdict("missing audio" if error.reason == "not_found" else "corrupt audio", str(error)), None
     except OSError as error:
-        return Verdict("corrupt audio", f"{clip['audio']}: {error}"), None
-    claimed = clip.get("duration")
-    if claimed is not None and abs(seconds - claimed) > max(DURATION_TOLERANCE[0], DURATION_TOLERANCE[1] * claimed):
-        detail = f"{clip['audio']}: {seconds:.2f} s long, the metadata says {claimed:.2f} s"
-        return Verdict("wrong duration", detail), seconds
+        return Verdict("corrupt audio", f"{name}: {error}"), None
+    if fault := duration_fault(seconds, claimed, "the metadata"):
+        return Verdict("wrong duration", f"{name}: {fault}"), seconds
     return None, seconds
 
 
@@ -65,39 +60,18 @@ def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str 
     return PurePath(os.path.relpath(full, root)).as_posix()
 
 
-def _opened(path: str, decode: bool) -> tuple[float | None, str | None]:
-    """(seconds by the header or None, what is wrong or None) with libsndfile."""
-    import soundfile
-
-    Path(path).stat()
-    if os.path.isdir(path):
-        raise IsADirectoryError(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            seconds = file.frames / file.samplerate
-            if file.frames == 0:
-                return seconds, "holds no samples"
-            promised = _SHORT.search(file.extra_info)
-            if promised and int(promised[1]) not in _UNKNOWN_SIZES and int(promised[1]) > int(promised[2]):
-                return seconds, f"{promised[1]} bytes of samples by its header, {promised[2]} in the file"
-            if decode:
-                return seconds, _decoded_fault(file, seconds)
-            file.seek(file.frames - 1)
-            if len(file.read(1)) != 1:
-                return seconds, f"{seconds:.2f} s by its header, but the end cannot be read"
-            return seconds, None
-    except soundfile.SoundFileError as error:
-        return None, str(error)
-
-
-def _decoded_fault(file: Any, seconds: float) -> str | None:
-    import numpy as np
-
-    frames = 0
-    for block in file.blocks(1 << 16, dtype="float32"):
-        frames += len(block)
-        if not np.isfinite(block).all():
-            return f"samples that are not finite before {frames / file.samplerate:.2f} s"
-    if frames != file.frames:
-        return f"{seconds:.2f} s by its header, {frames / file.samplerate:.2f} s can be read"
-    return None
+def _seconds(path: str, name: str, claimed: float | None, decode: bool) -> float:
+    """The length of a file, with ``decode`` of what is in it. Raises `AudioError`."""
+    with open_sound(path, name) as sound:
+        if sound.num_frames == 0:
+            raise AudioError("empty", f"{name} holds no samples")
+        if not decode and sound.num_frames is not None:
+            sound.check_end()
+            return sound.num_frames / sound.sampling_rate
+        num_frames = 0
+        for block in sound.blocks(longest(claimed)):
+            num_frames += len(block)
+            if not np.isfinite(block).all():
+                secs = num_frames / sound.sampling_rate
+                raise AudioError("corrupt", f"{name} holds samples that are not finite before {secs:.2f} s")
+        return num_frames / sound.sampling_rate

@@ -12,11 +12,13 @@ import numpy as np
 
 _HEAD = 4096  # bytes; holds every WAV header that has no long notes before its samples
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+_RATES = range(1, 655_351)  # Hz; the highest of FLAC
 
 
 def intact_seconds(path: str) -> float | None:
     """Length of a whole WAV or FLAC file in seconds, None when that is not certain. Raises ``OSError``."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         head = os.read(descriptor, _HEAD)
         if head[:4] == b"RIFF":
@@ -52,8 +54,10 @@ def _wav(head: bytes, size: int) -> float | None:
             whole = 0 < length <= size - at - 8 and block > 0 and rate > 0
             return length // block / rate if whole and length >= block else None
         if name == b"fmt " and at + 24 <= len(head):
-            kind, _, rate, _, block = unpack_from("<HHIIH", head, at + 8)
-            if kind not in (_PCM, _FLOAT, _EXTENSIBLE):
+            kind, channels, rate, _, block, bits = unpack_from("<HHIIHH", head, at + 8)
+            if kind == _EXTENSIBLE and at + 34 <= len(head):
+                kind = unpack_from("<H", head, at + 32)[0]
+            if bits not in _BITS.get(kind, ()) or block != channels * bits // 8 or rate not in _RATES:
                 return None
         at += 8 + length + length % 2
     return None

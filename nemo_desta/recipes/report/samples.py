@@ -73,7 +73,7 @@ def load_sound(
             rate = file.samplerate
     except AudioError as error:
         return Sound(name, problem=str(error))
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+    except Exception as error:  # a stranger's file
         return Sound(name, problem=f"cannot be read ({error})")
     note = f"first {max_seconds:g} s of {seconds:.1f} s" if seconds > max_seconds else f"{seconds:.1f} s"
     return Sound(name, encode(np.nan_to_num(samples.mean(axis=1)), rate), note)
