@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.costs import RowRef, check_target
 from nemo_desta.data.prompting import Draw, PromptBuilder
-from nemo_desta.data.rows import RowError
+from nemo_desta.data.rows import RowError, row_guard
 from nemo_desta.data.sampler import PlannedBatch, bad_row
 from nemo_desta.data.sources import RowSource
 
@@ -63,7 +63,8 @@ class RowDataset(Dataset[Batch]):
         loaded, bad_rows = [], list(planned.bad_rows)
         for ref in planned.rows:
             try:
-                loaded.append(self._load(ref, planned.epoch))
+                with row_guard():
+                    loaded.append(self._load(ref, planned.epoch))
             except RowError as error:
                 bad_rows.append(bad_row(self.sources[ref.source], ref.index, error))
         batch = collate(loaded or [self._filler()])

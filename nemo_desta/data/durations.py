@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nemo_desta.data.audio_io import count_samples
-from nemo_desta.data.rows import RowError, audio_entries
+from nemo_desta.data.rows import RowError, audio_entries, row_guard
 from nemo_desta.data.sources import JsonlSource
 
 #: Durations are exact to a sample at this rate.
@@ -24,9 +24,10 @@ def with_durations(source: JsonlSource, *, num_threads: int = 16) -> Iterator[by
 
     def measured(i: int) -> bytes:
         try:
-            row = source.row(i)
-            for entry, file in zip(audio_entries(row), source.audio_files(i, row), strict=True):
-                entry["duration"] = round(count_samples(file, CLOCK_HZ) / CLOCK_HZ, 5)
+            with row_guard():
+                row = source.row(i)
+                for entry, file in zip(audio_entries(row), source.audio_files(i, row), strict=True):
+                    entry["duration"] = round(count_samples(file, CLOCK_HZ) / CLOCK_HZ, 5)
         except RowError:
             return source.index.line(i).rstrip(b"\r\n") + b"\n"
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -5,7 +5,6 @@ field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio b
 """
 
 import gzip
-import json
 import tarfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice
-from nemo_desta.data.rows import Row, RowError, audio_entries, check_row
+from nemo_desta.data.row_schema import TRAINING
+from nemo_desta.data.rows import Row, RowError, RowRules, audio_entries, check_row, load_object
 from nemo_desta.data.sources import RowSource
 
 
@@ -25,8 +25,9 @@ class SharSource:
         FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length.
     """
 
-    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+    def __init__(self, folder: str | Path, name: str | None = None, rules: RowRules = TRAINING) -> None:
         self.folder = Path(folder)
+        self.rules = rules
         self.name = name or self.folder.name
         cuts = sorted(self.folder.glob("cuts*.jsonl*"))
         if not cuts:
@@ -51,14 +52,13 @@ class SharSource:
 
     def row(self, i: int) -> Row:
         try:
-            row = json.loads(self._lines[i])["custom"]["row"]
-        except (ValueError, KeyError, TypeError) as error:
+            row = load_object(self._lines[i])["custom"]["row"]
+        except (KeyError, TypeError) as error:
             raise RowError("schema", f"{self.where(i)}: the cut has no custom field 'row' ({error!r})") from error
         try:
-            check_row(row)
+            return check_row(row, self.rules)
         except RowError as error:
             raise RowError(error.reason, f"{self.where(i)}: {error}") from error
-        return row
 
     def where(self, i: int) -> str:
         path, line = self._where[i]

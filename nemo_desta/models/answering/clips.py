@@ -16,7 +16,7 @@ from nemo_desta.config import check_keys
 from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
 
 #: What a mapping around an audio may hold; ``array`` is how Hugging Face datasets call it.
-KNOWN_KEYS = ("audio", "array", "sampling_rate", "text", "path")
+KNOWN_KEYS = ("audio", "array", "sampling_rate", "text", "path", "duration")
 
 
 class Clip(NamedTuple):
