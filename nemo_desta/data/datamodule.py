@@ -157,7 +157,7 @@ class DestaDataModule(LightningDataModule):
         items = settings.input_cfg
         if isinstance(items, str):
             items = OmegaConf.to_container(OmegaConf.load(items), resolve=True)
-        weighted = open_input_cfg(items or [], self.settings.audio_roots)
+        weighted = open_input_cfg(items or [], self.settings.audio_roots, audio_role=self.prompts.audio_role)
         sources = [item.source for item in weighted]
         costs = RowCosts(
             sources,

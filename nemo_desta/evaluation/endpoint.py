@@ -41,7 +41,7 @@ def answer_rows_at(
     Raises:
         EngineError: no server, or it refuses the key. ConfigError: ``output`` holds answers of other settings.
     """
-    asked = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+    asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # of bytes: U+2028 ends no line
     file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
     client = Client(
         base_url,

@@ -17,14 +17,15 @@ from nemo_desta.config import MISSING, ConfigError, parse
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.decoding import duration_fault
 from nemo_desta.data.prompting import PromptBuilder, place_audios
-from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row
+from nemo_desta.data.row_schema import unknown_keys
+from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row, row_guard
 from nemo_desta.recipes.corpora.audio import check_audio
 from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
 from nemo_desta.sources import resolve_source
 
 #: Problems that are told but do not make rows unusable.
-HARMLESS = frozenset({"no line end", "no seed_description"})
+HARMLESS = frozenset({"no line end", "no seed_description", "unknown key"})
 
 
 @dataclass
@@ -202,11 +203,12 @@ def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[t
 def _problems(row: Row, tag: str, builder: PromptBuilder | None, max_target_tokens: int | None) -> Iterator[RowError]:
     name = f"row '{row['id']}'"
     try:
-        place_audios(row["messages"], tag)
-        if not any(message.get("audios") for message in row["messages"]):
+        with row_guard():
+            place_audios(row["messages"], tag)
+            example = builder.example(row) if builder is not None and audio_entries(row) else None
+        if not audio_entries(row):
             yield RowError("no audio", f"{name}: no message has audios; there is nothing to hear")
-        elif builder is not None:
-            example = builder.example(row)
+        elif example is not None:
             length = len(example.ids) - example.prompt_len
             if max_target_tokens is not None and length > max_target_tokens:
                 yield RowError(
@@ -218,6 +220,8 @@ def _problems(row: Row, tag: str, builder: PromptBuilder | None, max_target_toke
         yield RowError("blank response", f"{name}: the response is white space")
     if not isinstance(row.get("seed_description"), str):
         yield RowError("no seed_description", f"{name}: perplexity and fact checks will pass over it")
+    if unknown := unknown_keys(row):
+        yield RowError("unknown key", f"{name}: nothing reads {', '.join(map(repr, unknown))}")
 
 
 class _Clips:
@@ -237,10 +241,11 @@ class _Clips:
 
     def _seconds(self, audio: str, dataset: str | None) -> float | RowError:
         try:
-            path = self.roots.resolve(audio, dataset=dataset)
+            with row_guard():
+                path = self.roots.resolve(audio, dataset=dataset)
+                verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
         except RowError as error:
             return error
-        verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
         return RowError(verdict.reason, verdict.detail) if verdict else seconds
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nemo_desta.data.prompting import Example, PromptBuilder
-from nemo_desta.data.rows import JsonlIndex, RowError
+from nemo_desta.data.rows import JsonlIndex, RowError, row_guard
 from nemo_desta.recipes.answer import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows
@@ -203,9 +203,10 @@ def _examples(
 ) -> Iterator[_Todo]:
     for place in wanted.places:
         try:
-            row = wanted.index.row(place)
-            text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
-            example = builder.example(text)
+            with row_guard():
+                row = wanted.index.row(place)
+                text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
+                example = builder.example(text)
             if context is not None and len(example.ids) > context:
                 raise RowError("longer than the context", f"row '{row['id']}': {len(example.ids)} tokens of {context}")
         except RowError as error:

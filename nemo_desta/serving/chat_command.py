@@ -44,6 +44,7 @@ class BatchConfig:
     max_batch_size: int = 32
     max_batch_tokens: int = 131_072
     look_ahead: int = 1024
+    strict_keys: bool | None = None
     engine: str = "hf"
     vllm: dict[str, Any] = field(default_factory=dict)
     progress: bool = True
@@ -199,6 +200,7 @@ def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEn
         max_batch_size=config.batch.max_batch_size,
         max_batch_tokens=config.batch.max_batch_tokens,
         look_ahead=config.batch.look_ahead,
+        strict_keys=config.batch.strict_keys,
         engine=engine,
         progress=config.batch.progress and sys.stderr.isatty(),
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nemo_desta.data.rows import RowRules, check_row
 from nemo_desta.recipes.answer import Answerer
 from nemo_desta.recipes.engines import Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
@@ -94,6 +95,7 @@ def test_a_row_is_a_desta_aqa_row_with_its_origin() -> None:
         "llm": "scripted",
         "llm_revision": "abc",
     }
+    assert check_row(row, RowRules(strict_keys=True)) == row  # the format knows every field
     assert {o.row["id"] for o in outcomes} == {"c1-p0", "c1-p1"} and len({o.row["seed"] for o in outcomes}) == 2
     asked = {request.messages[0]["content"]: request for request in engine.asked}
     assert set(asked) == {f"{description}\nWho?", f"{description}\nWhat is said?"}

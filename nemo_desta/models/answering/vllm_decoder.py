@@ -77,11 +77,14 @@ class VLLMDecoder:
     def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
         """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
         keys = []
-        for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
-            key = next(self._keys)
-            self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
-            self._ask(key)
-            keys.append(key)
+        try:
+            for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
+                keys.append(key := next(self._keys))
+                self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
+                self._ask(key)
+        except Exception:
+            self.leave(keys)
+            raise
         return keys
 
     def step(self) -> list[tuple[int, int]]:
