@@ -116,9 +116,10 @@ class Shard:
 
 
 def outcome_of(record: dict) -> Outcome:
-    """What `Shard.append` wrote, as it was."""
+    """What `Shard.append` wrote, as it was. Tokens that a server of old miscounted are null in old journals: 0 here."""
     verdict = Verdict(record["reason"], record["detail"]) if record["reason"] else None
-    return Outcome(record["row"], verdict, record["attempts"], *record["tokens"])
+    tokens = (count if isinstance(count, int) else 0 for count in record["tokens"])
+    return Outcome(record["row"], verdict, record["attempts"], *tokens)
 
 
 def _journal(content: bytes, path: Path) -> list[tuple[int, str, bytes]]:
