@@ -49,10 +49,9 @@ def read_chat(data: Mapping[str, Any]) -> Reply:
     message = choice.get("message")
     if not isinstance(message, Mapping):
         raise MalformedAnswer(f"choices[0].message is {message!r:.80}")
-    thought = _text(message.get("reasoning_content"), "reasoning_content") or _text(
-        message.get("reasoning"), "reasoning"
-    )
-    return Reply(_text(message.get("content"), "content"), thought, _finish_reason(choice), *_tokens(data))
+    thoughts = [_text(message.get(name), name) for name in ("reasoning_content", "reasoning")]
+    content = _text(message.get("content"), "content")
+    return Reply(content, thoughts[0] or thoughts[1], _finish_reason(choice), *_tokens(data))
 
 
 def read_models(data: Mapping[str, Any]) -> list[dict[str, Any]]:

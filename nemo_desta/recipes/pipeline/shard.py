@@ -116,7 +116,7 @@ class Shard:
 
 
 def outcome_of(record: dict) -> Outcome:
-    """What `Shard.append` wrote, as it was. Tokens that a server of old miscounted are null in old journals: 0 here."""
+    """What `Shard.append` wrote, as it was; tokens may be null in journals of earlier versions and count as 0."""
     verdict = Verdict(record["reason"], record["detail"]) if record["reason"] else None
     tokens = (count if isinstance(count, int) else 0 for count in record["tokens"])
     return Outcome(record["row"], verdict, record["attempts"], *tokens)
