@@ -96,7 +96,7 @@ def _conversation(
         for i, s in enumerate(row["segments"])
     )
     order: dict[str, str] = {}  # speaker -> "the first speaker"
-    for start, end, _, segment in segments:
+    for *_, segment in segments:
         if (speaker := _speaker(segment)) is not None:
             number = len(order)
             order.setdefault(speaker, f"the {_ORDINALS[number] if number < 10 else number + 1} speaker")
@@ -211,10 +211,12 @@ def _check_attributes(attributes: Any, where: str) -> None:
         _check_value(value, f"{where}.{name:.80}")
 
 
-def _check_value(value: Any, where: str) -> None:
-    for one in value if isinstance(value, (list, tuple)) else (value,):
-        if not isinstance(one, str | int | float | None) or (isinstance(one, float) and not isfinite(one)):
-            raise ValueError(f"{where} must be text, a number, yes or no, or a list of these, found {one!r:.80}")
+def _check_value(value: Any, where: str, depth: int = 0) -> None:
+    if isinstance(value, (list, tuple)) and depth < 2:
+        for one in value:
+            _check_value(one, where, depth + 1)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(f"{where} must be text, a number, yes or no, or a list of these, found {value!r:.80}")
 
 
 def _wrong(where: str, rule: str, found: Any) -> ValueError:
