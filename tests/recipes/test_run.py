@@ -238,3 +238,39 @@ def test_facts_are_checked_against_what_the_corpus_holds(corpus: Path, llm_folde
     wrong = [f"c{i}" for i in range(12) if i % 2 and i not in (3, 7)]
     assert summary.rejected["contradicts attributes"] == len(wrong)
     assert {row["id"][:-3] for row in rows_of(corpus / "out").values()} == {"c0", "c2", "c4", "c6", "c8", "c10"}
+
+
+def odd(prompt: str) -> Reply:
+    """A server's LLM whose usage cannot be read, and that answers two clips with nonsense."""
+    if "word 2 " in prompt:
+        return Reply(body=b"[" * 200_000)
+    if "word 4 " in prompt:
+        return Reply(body=b'{"choices": [{"text": null, "finish_reason": "stop"}], "usage": {}}')
+    usage = {"word 0 ": [1], "word 1 ": "many", "word 5 ": {"prompt_tokens": "5", "completion_tokens": None}}
+    found = next((value for text, value in usage.items() if text in prompt), {"completion_tokens": float("nan")})
+    choice = {"text": "It is a calm voice, I hear.", "finish_reason": "stop"}
+    return Reply(body=json.dumps({"choices": [choice], "usage": found}).encode())
+
+
+def over_http(corpus: Path, llm_folder: Path, server: ScriptedServer, **more: Any) -> dict[str, Any]:
+    engine = {"name": "openai", "base_url": server.url, "model": server.model, "first_wait_secs": 0.001}
+    return given(corpus, llm_folder, engine=engine, **more)
+
+
+def test_odd_answers_of_a_server_cost_their_own_rows_and_end_no_recipe(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(odd) as server:
+        summary = run_recipe(over_http(corpus, llm_folder, server))
+    assert summary.rejected == {"missing audio": 1, "corrupt audio": 1, "LLM error": 2}
+    assert (summary.written, summary.prompt_tokens, summary.new_tokens) == (8, 0, 0)
+    assert set(rows_of(corpus / "out")) == {f"c{i}-p0" for i in (0, 1, 5, 6, 8, 9, 10, 11)}
+
+
+def test_a_folder_whose_shards_hold_null_as_tokens_finishes(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        assert run_recipe({**settings, "shard": "0/2"}).missing_shards == 1
+        path = corpus / "out/shards/00000.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**line, "tokens": [None, None]}) + "\n" for line in lines))
+        summary = run_recipe(settings)
+    assert summary.written == 10 and 0 < summary.new_tokens < 80
