@@ -61,6 +61,13 @@ def fingerprint(pool: PromptPool | None) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def template_fingerprint(engine: Engine) -> str | None:
+    """A short hash of the chat template that prompts are rendered with here; None where a server renders them."""
+    if engine.prompts is None:
+        return None
+    return hashlib.sha256(str(engine.prompts.tokenizer.chat_template).encode()).hexdigest()[:12]
+
+
 def clips(
     corpora: Sequence[Corpus], read: Callable[[Corpus], Iterator[Mapping[str, Any]]] | None = None
 ) -> Iterator[Mapping[str, Any]]:

@@ -274,3 +274,49 @@ def test_a_folder_whose_shards_hold_null_as_tokens_finishes(corpus: Path, llm_fo
         path.write_text("".join(json.dumps({**line, "tokens": [None, None]}) + "\n" for line in lines))
         summary = run_recipe(settings)
     assert summary.written == 10 and 0 < summary.new_tokens < 80
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": "other"}, r'engine\.model .there: "scripted", now: "other"'),
+        ({"extra_body": {"temperature": 1.5}}, r"engine\.extra_body\.temperature .there: null, now: 1\.5"),
+        ({"api": "chat"}, r'engine\.api .there: "completions", now: "chat"'),
+    ],
+)
+def test_a_resumed_recipe_is_refused_another_llm_at_the_server(
+    corpus: Path, llm_folder: Path, change: dict[str, Any], named: str
+) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        assert run_recipe({**settings, "shard": "0/2"}).missing_shards == 1
+        with pytest.raises(RecipeMismatch, match=named):
+            run_recipe({**settings, "engine": {**settings["engine"], **change}})
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:  # another address
+        engine = {**settings["engine"], "base_url": server.url, "concurrency": 3, "timeout_secs": 50.0}
+        assert run_recipe({**settings, "engine": engine}).written == 10
+        with pytest.raises(RecipeMismatch, match=named):  # a finished folder, too
+            run_recipe({**settings, "engine": {**engine, **change}})
+
+
+def test_a_folder_of_an_earlier_version_resumes(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        run_recipe({**settings, "shard": "0/2"})
+        recipe = json.loads((corpus / "out/recipe.json").read_text())
+        assert recipe.pop("engine")["model"] == "scripted" and recipe.pop("chat_template")
+        (corpus / "out/recipe.json").write_text(json.dumps(recipe))
+        assert run_recipe(settings).written == 10
+
+
+def test_a_resumed_recipe_is_refused_another_chat_template(corpus: Path, llm_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    shutil.copytree(llm_folder, other)
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=4, tokenizer=str(llm_folder))
+        assert run_recipe({**settings, "shard": "0/3"}).missing_shards == 2
+        assert run_recipe({**settings, "shard": "1/3", "tokenizer": str(other)}).missing_shards == 1
+        file = next(path for path in (other / "chat_template.jinja", other / "tokenizer_config.json") if path.exists())
+        file.write_text(file.read_text().replace("assistant", "model"))
+        with pytest.raises(RecipeMismatch, match="holds rows with chat_template"):
+            run_recipe({**settings, "tokenizer": str(other)})

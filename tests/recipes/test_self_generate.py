@@ -224,3 +224,13 @@ def test_a_judge_has_the_last_word() -> None:
         "who": "leak (judge)",
         "said": None,
     }
+
+
+def test_a_clip_that_cannot_be_described_costs_its_own_rows() -> None:
+    """As a plan of an earlier version may hold it."""
+    for wrong in ({"segments": "abc"}, {"attributes": 5}, {"duration": 1e300}, {"segments": [{"start": 0}]}):
+        wanted = clip_rows()({**CLIP, **wrong})
+        assert [(w.id, w.item, w.verdict.reason) for w in wanted] == [
+            (f"c1-p{k}", None, "unusable clip") for k in (0, 1)
+        ]
+        assert "row 'c1'" in wanted[0].verdict.detail or "attributes" in wanted[0].verdict.detail

@@ -42,7 +42,7 @@ class OwnNames:
         reader = card.reader
         of_card = fields_of([card.attributes, card.split.by, *(t.match for t in reader.tables.values())])
         of_card |= fields_of([text.path for text in reader.texts.values()]) | set(reader.parts) | set(reader.where)
-        self._known = {*FIELDS, *of_card, "key"}
+        self._known = {*FIELDS, "attributes", *of_card, "key"}
         self._meant: dict[str, str | None] = {}
         self._has_domain = card.domain is not None
 
@@ -83,6 +83,8 @@ class OwnNames:
             value = (value.strip() or None) if isinstance(value, str) else value
             if name in FIELDS:
                 clip[name] = value
+            elif name == "attributes" and isinstance(value, dict):
+                clip["attributes"] |= {key: one for key, one in value.items() if one is not None}
             elif _NAMELESS.fullmatch(name):
                 self._leave_out(name, value, where)
             elif value is not None:

@@ -146,7 +146,8 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in {*old, *new} if where else {*new}:  # what is remembered on the way is not in a new recipe
+        # What is remembered on the way is not in a new recipe, what a later version added not in an old one.
+        for key in {*old, *new} if where else {*old} & {*new}:
             name = f"{where}.{key}" if where else key
             yield from _differences(old.get(key), new.get(key), name)
     elif old != new:
