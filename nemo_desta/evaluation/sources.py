@@ -92,7 +92,8 @@ def open_source(settings: EvaluateSettings) -> Source:
     """Load the model, or point at its server."""
     if settings.endpoint is not None:
         return Source(settings)
-    where = {"llm": settings.llm, "encoders": settings.encoders, "check_identity": settings.check_identity}
+    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
+    where: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if settings.engine == "vllm":
         from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 

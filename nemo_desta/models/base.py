@@ -15,7 +15,7 @@ from nemo.collections.speechlm2.parts.optim_setup import configure_optimizers
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
 from nemo_desta.models import builder, checkpoint, frozen
 from nemo_desta.models.window import LossWindow
 
@@ -144,6 +144,19 @@ class DestaBase(LightningModule):
             "start from this one's model folder: model.perception.init_from=<folder>",
         )
         checkpoint.share_step_count(saved)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
+        """Not offered: Lightning unpickles the file, which runs whatever its maker put there.
+
+        Raises:
+            ConfigError: always; the message says how a checkpoint is opened.
+        """
+        raise ConfigError(
+            f"'{checkpoint_path}': Lightning's load_from_checkpoint can run code of the file. To use what was "
+            "trained, export it (examples/desta_export.py model=<checkpoint> output=<folder>) and open the folder by "
+            "from_pretrained; to resume, give the training command again"
+        )
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
         """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from nemo_desta.config import ConfigError, LLMConfig, PerceptionConfig, PromptConfig, nearest
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models.checkpoint import load_projector
+from nemo_desta.models.trust import UntrustedConfig, code_named
 from nemo_desta.perception.encoders import build_encoder
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.projector import build_projector
@@ -34,13 +35,16 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
     """The LLM's own tokenizer.
 
     Raises:
-        ConfigError: no tokenizer at the source, or one without a chat template.
+        ConfigError: no tokenizer at the source, or one without a chat template; `UntrustedConfig`: it is code.
     """
     source = config.tokenizer or config.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_source(source), trust_remote_code=config.trust_remote_code, use_fast=True
-        )
+        with code_named(source):
+            tokenizer = AutoTokenizer.from_pretrained(
+                resolve_source(source), trust_remote_code=config.trust_remote_code, use_fast=True
+            )
+    except UntrustedConfig:
+        raise
     except Exception as error:  # transformers raises half a dozen kinds here, none of which says what to do
         raise ConfigError(
             f"no usable tokenizer at '{source}' ({type(error).__name__}). The folder needs tokenizer.json and "
@@ -69,12 +73,13 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:
     """The causal LLM, frozen and in eval mode; with LoRA adapters when the config asks for them."""
-    llm = AutoModelForCausalLM.from_pretrained(
-        resolve_source(config.path),
-        dtype=resolve_dtype(config.dtype),
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    with code_named(config.path):
+        llm = AutoModelForCausalLM.from_pretrained(
+            resolve_source(config.path),
+            dtype=resolve_dtype(config.dtype),
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
     llm.requires_grad_(False).eval()
     if config.lora is not None:
         from peft import LoraConfig as PeftLoraConfig

@@ -5,7 +5,7 @@ none of that holds here, so its constructor, steps and generation are replaced (
 Letters: B rows, L text positions, A clips, S samples, W vectors per clip, D LLM width, Z spliced length.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,8 @@ class DestaModel(DestaBase, SALM):
         encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
         check_identity: bool = True,
+        trust_remote_code: bool = False,
+        allow_targets: Sequence[str] = (),
     ) -> "DestaModel":
         """Open a model folder or hub id.
 
@@ -221,12 +223,20 @@ class DestaModel(DestaBase, SALM):
             llm: where the frozen LLM is on this machine, if not where the config says. encoders: likewise, by name.
             device: where to put the model; a GPU when there is one.
             check_identity: refuse frozen parts that are not those that the model was trained with.
+            trust_remote_code: run Python files of the LLM's folder. allow_targets: dotted names in the model's config
+            that may be imported and called, such as an encoder of your own. Without them nothing of the model is run.
 
         Raises:
+            UntrustedConfig: the model's config asks for more than that.
             IdentityMismatch: such a part, by name. FileNotFoundError: no model folder, or a part that is not there.
         """
         config, tensors = checkpoint.open_model(
-            str(pretrained_model_name_or_path), llm=llm, encoders=encoders, check_identity=check_identity
+            str(pretrained_model_name_or_path),
+            llm=llm,
+            encoders=encoders,
+            check_identity=check_identity,
+            trust_remote_code=trust_remote_code,
+            allow_targets=allow_targets,
         )
         model = cls(config)
         model.load_state_dict(tensors)

@@ -254,4 +254,4 @@ def _tokenizer(given: Any) -> Any:
         return given
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve_source(given))
+    return AutoTokenizer.from_pretrained(resolve_source(given), trust_remote_code=False)

@@ -313,8 +313,12 @@ def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(source), llm_name(llm)
+    model = (
+        AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
+        .to(device)
+        .eval()
+    )
+    return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False), llm_name(llm)
 
 
 def _name(model: Any) -> str:

@@ -66,6 +66,8 @@ class ChatConfig:
     llm: str | None = None
     encoders: dict[str, str] | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     device: str | None = None
     audio: Any = None
     text: Any = None
@@ -98,6 +100,8 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
             llm=config.llm,
             encoders=config.encoders,
             check_identity=config.check_identity,
+            trust_remote_code=config.trust_remote_code,
+            allow_targets=config.allow_targets,
             max_batch_size=config.batch.max_batch_size,
             **config.batch.vllm,
         )
@@ -130,6 +134,8 @@ def load_model(config: ChatConfig) -> "DestaModel":
         encoders=config.encoders,
         device=config.device,
         check_identity=config.check_identity,
+        trust_remote_code=config.trust_remote_code,
+        allow_targets=config.allow_targets,
     )
 
 

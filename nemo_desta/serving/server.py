@@ -46,6 +46,8 @@ class Served:
     encoders: dict[str, str] | None = None
     device: str | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     engine: str = "hf"
     vllm: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +102,8 @@ def serve(
 
 def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears, Callable[[], Engine] | None]":
     """The model, and what makes its engine if that is not `ChatEngine` alone."""
-    given: dict[str, Any] = {"llm": served.llm, "encoders": served.encoders, "check_identity": served.check_identity}
+    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
+    given: dict[str, Any] = {name: getattr(served, name) for name in names}
     if served.engine == "hf":
         from nemo_desta.models.desta import DestaModel
 

@@ -155,6 +155,8 @@ def vllm_chat_engine(
     llm: str | None = None,
     encoders: Mapping[str, str] | None = None,
     check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
     max_batch_size: int = 256,
     **engine_args: Any,
 ) -> ChatEngine:
@@ -163,8 +165,19 @@ def vllm_chat_engine(
     ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
     room on the GPU for encoders and projector.
     """
-    ears = Ears.from_pretrained(folder, llm=llm, encoders=encoders, check_identity=check_identity)
-    engine_args = {"model": resolve_source(ears.config.llm.path), **engine_args}
+    ears = Ears.from_pretrained(
+        folder,
+        llm=llm,
+        encoders=encoders,
+        check_identity=check_identity,
+        trust_remote_code=trust_remote_code,
+        allow_targets=allow_targets,
+    )
+    engine_args = {
+        "model": resolve_source(ears.config.llm.path),
+        "trust_remote_code": trust_remote_code,
+        **engine_args,
+    }
     return ChatEngine(
         ears,
         decoder=VLLMDecoder.from_engine_args(ears.embed_tokens, **engine_args),

@@ -253,7 +253,7 @@ def _prompt_builder(tokenizer: str, chat_template_kwargs: Mapping[str, Any]) -> 
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(resolve_source(tokenizer))
+        loaded = AutoTokenizer.from_pretrained(resolve_source(tokenizer), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(
             f"no tokenizer {tokenizer!r}, which prompts are rendered with ({str(error).splitlines()[0]}): give a "
