@@ -19,6 +19,7 @@ from nemo_desta.recipes.build import (
     build_stage,
     cross_checks,
     fingerprint,
+    freeze_dates,
     units,
 )
 from nemo_desta.recipes.corpora import Corpus
@@ -85,6 +86,7 @@ def make_rows(
     """Load the LLM and make the rows of shards ``numbers`` in this process; returns the shards that it finished."""
     engines = build_engines(config)
     folder.remember("llm_revision", engines[0].revision)
+    freeze_dates(folder, engines)
     stage = build_stage(config, corpora, roots, pool, engines)
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a quarter of a row's time
     return run_shards(
