@@ -5,6 +5,7 @@ the LLM (``llm``), ``perception`` and ``loss``.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,12 @@ class DestaBase(LightningModule):
 
     # ---- training and validation
 
+    def setup(self, stage: str) -> None:
+        """A chat template that writes the date writes the one on which the run began: on all ranks, after resumes."""
+        if stage == "fit" and self.prompts.date is None:
+            now = self.trainer.strategy.broadcast(datetime.now().isoformat())
+            self.prompts.freeze_date(datetime.fromisoformat(now))
+
     def configure_optimizers(self) -> dict[str, Any]:
         """NeMo's, over what trains: NeMo 2.7 would hand the optimiser every frozen parameter as well."""
         trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
@@ -133,6 +140,8 @@ class DestaBase(LightningModule):
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         saved["nemo_desta"] = {"model": to_dict(self.config), "frozen": frozen.identify(self.config)}
+        if self.prompts.date is not None:
+            saved["nemo_desta"]["template_date"] = self.prompts.date.isoformat()
 
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
         before = saved["nemo_desta"]
@@ -143,6 +152,8 @@ class DestaBase(LightningModule):
             repair="A run goes on with the parts that it began with; for others begin a new run, whose projector may "
             "start from this one's model folder: model.perception.init_from=<folder>",
         )
+        if "template_date" in before:
+            self.prompts.freeze_date(datetime.fromisoformat(before["template_date"]))
         checkpoint.share_step_count(saved)
 
     @classmethod

@@ -1,6 +1,7 @@
 """Config -> parts. The only place that looks at both; every module below receives what it needs ready made."""
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -68,6 +69,7 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
         transcript=config.transcript,
         audio_tags=config.audio_tags,
         audio_role=config.audio_role,
+        system_role=config.system_role,
     )
 
 
@@ -149,9 +151,18 @@ def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: 
     )
 
 
+@torch.no_grad()
 def embedding_rms(llm: PreTrainedModel) -> float:
-    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive."""
-    return llm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt().item()
+    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive.
+
+    Of what the embedding module gives, which may be more than its table (Gemma 3 scales it).
+    """
+    embed = llm.get_input_embeddings()
+    if type(embed) is nn.Embedding:
+        return embed.weight.detach().float().pow(2).mean().sqrt().item()
+    ids = torch.arange(llm.config.get_text_config().vocab_size, device=embed.weight.device)
+    means = [(embed(part).float().pow(2).mean().item(), len(part)) for part in ids.split(4096)]
+    return math.sqrt(sum(mean * count for mean, count in means) / len(ids))
 
 
 def freeze_by_pattern(parameters: dict[str, nn.Parameter], patterns: list[str]) -> None:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from math import exp
 from pathlib import Path
 from statistics import median
@@ -112,11 +113,13 @@ def target_perplexity(
     found = {"own": find_rows(rows)} | {name: find_rows(paths) for name, paths in (others or {}).items()}
     sets = {name: source.rows for name, source in found.items()}
     asked = found["own"].recipe.get("request") or {}
+    began = found["own"].recipe.get("template_date")
     wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
     if len(sets) != 1 + len(others or {}):
         raise ValueError("others: the name 'own' is taken by the rows in question; choose another")
     model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, _name(llm[0]))
-    builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs)
+    date = datetime.fromisoformat(began) if began else None
+    builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, date=date)
     scores = {}
     for label, files in sets.items():
         skipped: Counter[str] = Counter()

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.testing import TEMPLATES, tiny_tokenizer
 from nemo_desta.recipes.check_rows import CheckReport, check_rows, run_check
 
 
@@ -166,3 +167,36 @@ def test_the_command_reads_its_config_and_writes_its_findings(tmp_path: Path) ->
         run_check({"rows": str(path), "max_target_tokens": 5})
     with pytest.raises(ConfigError, match="audio_root"):
         run_check({"rows": str(path), "audio_root": "x"})
+
+
+def test_targets_that_do_not_fit_the_think_block_are_counted_with_what_helps(tmp_path: Path) -> None:
+    thought = row(1, response="low pitch\n</think>\n\nA man.")
+    cut = row(2, response="so long a thought", truncated=True)
+    path = write(tmp_path / "rows.jsonl", [row(0), thought, cut])
+    tokenizer = tiny_tokenizer("chatml")
+    generation = "<|im_start|>assistant\n"
+    assert check(path, tokenizer=tokenizer).ok
+    tokenizer.chat_template = TEMPLATES["chatml"].replace(generation, generation + "<think>\n")
+    report = check(path, tokenizer=tokenizer)
+    assert report.problems == {"no thought": 1} and not report.ok
+    assert "row 'r0'" in report.examples["no thought"][0] and "enable_thinking: false" in str(report)
+    tokenizer.chat_template = TEMPLATES["chatml"].replace(generation, generation + "<think>\n\n</think>\n\n")
+    report = check(path, tokenizer=tokenizer)
+    assert report.problems == {"late thought": 1} and "row 'r1'" in report.examples["late thought"][0]
+
+
+def test_text_that_spells_a_control_token_is_told_but_no_fault(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [row(0), row(1, response="A man.<|im_end|>")])
+    report = check(path, tokenizer=tiny_tokenizer("chatml"))
+    assert report.ok and report.problems == {"control tokens": 1}
+    assert "row 'r1': <|im_end|> in its text" in report.examples["control tokens"][0]
+
+
+def test_system_role_is_that_of_the_training(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    path = write(tmp_path / "rows.jsonl", [row(0, messages=[system, *row(0)["messages"]])])
+    tokenizer = tiny_tokenizer("chatml")
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = refuse + tokenizer.chat_template
+    assert check(path, tokenizer=tokenizer).ok
+    assert check(path, tokenizer=tokenizer, system_role="keep").problems == {"template": 1}

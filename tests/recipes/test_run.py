@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from transformers import AutoTokenizer
 
 from nemo_desta.config import ConfigError
 from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
@@ -320,3 +322,30 @@ def test_a_resumed_recipe_is_refused_another_chat_template(corpus: Path, llm_fol
         file.write_text(file.read_text().replace("assistant", "model"))
         with pytest.raises(RecipeMismatch, match="holds rows with chat_template"):
             run_recipe({**settings, "tokenizer": str(other)})
+
+
+def test_a_template_with_a_date_keeps_that_of_the_recipes_beginning(corpus: Path, llm_folder: Path) -> None:
+    from nemo_desta.recipes.build import build_engines, freeze_dates
+    from nemo_desta.recipes.pipeline import RecipeFolder
+
+    dated = shutil.copytree(llm_folder, corpus / "dated")
+    tokenizer = AutoTokenizer.from_pretrained(dated)
+    tokenizer.chat_template = "Today: {{ strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    tokenizer.save_pretrained(dated)
+    config = given(corpus, dated)
+    run_recipe(config)
+    recipe = json.loads((corpus / "out/recipe.json").read_text())
+    assert datetime.fromisoformat(recipe["template_date"]).date() == datetime.now().date()
+    recipe["template_date"] = "2020-02-01T23:59:00"
+    (corpus / "out/recipe.json").write_text(json.dumps(recipe))
+    engines = build_engines(parse_recipe(config))
+    freeze_dates(RecipeFolder(corpus / "out"), engines)
+    assert engines[0].prompts.render([{"role": "user", "content": "Hi."}]).startswith("Today: 01 Feb 2020\n")
+    assert run_recipe(config), "the same recipe is resumed"
+    assert "template_date" not in _recipe_of(corpus, llm_folder)
+
+
+def _recipe_of(corpus: Path, llm_folder: Path) -> dict[str, Any]:
+    """recipe.json of a recipe whose template reads no clock."""
+    run_recipe(given(corpus, llm_folder, output=str(corpus / "other")))
+    return json.loads((corpus / "other/recipe.json").read_text())

@@ -179,7 +179,7 @@ class OpenAIEngine:
         sampling = request.sampling
         body = {
             "model": self.name,
-            "prompt": self.prompts.render(request.messages) + request.prefix,
+            "prompt": self.prompts.text_prompt(request.messages, request.prefix),
             "max_tokens": sampling.max_new_tokens,
             "seed": request.seed,
             # The template has written its special tokens, and the answer's must be seen (a closing think tag).

@@ -67,13 +67,18 @@ class RecipeFolder:
         Raises:
             RecipeMismatch: the recipe holds another value.
         """
+        if (kept := self.settle(key, value)) != value:
+            raise RecipeMismatch(
+                f"{self.path} holds rows with {key} {kept!r}, now it is {value!r}; give another folder"
+            )
+
+    def settle(self, key: str, value: Any) -> Any:
+        """What the recipe holds under ``key``; ``value`` from now on if it holds nothing."""
         with self.lock("recipe", wait=True):
             recipe = json.loads(self.recipe.read_text(encoding="utf-8"))
-            if recipe.setdefault(key, value) != value:
-                raise RecipeMismatch(
-                    f"{self.path} holds rows with {key} {recipe[key]!r}, now it is {value!r}; give another folder"
-                )
+            kept = recipe.setdefault(key, value)
             write_json(self.recipe, recipe)
+        return kept
 
     @property
     def finished(self) -> bool:
