@@ -65,7 +65,7 @@ def read_stream(data: bytes) -> Stream | None:
             lengths[head] = frame.length
         at += lengths[head]
         num_frames += 1
-    whole = at <= end and data[at : at + 1] != b"\xff"  # nor does another one begin in the last bytes
+    whole = at <= end and (at + 4 <= end or data[at : at + 1] != b"\xff")  # nor do 1 to 3 bytes of another one follow
     return Stream(num_frames - (not whole), first.samples, start, whole)
 
 
