@@ -73,12 +73,14 @@ class RowCosts:
             RowError: the row cannot be used.
         """
         known = self._known[ref.source]
-        self._asked[ref.source] += 1
-        if self._asked[ref.source] == len(known) and (keys := str(self._keys[ref.source])):
-            logger.warning("unknown keys in rows of '%s': %s", self.sources[ref.source].name, keys)
-        if not known[ref.index]:
-            known[ref.index] = self._compute(ref)
-        return int(known[ref.index])
+        try:
+            if not known[ref.index]:
+                known[ref.index] = self._compute(ref)
+            return int(known[ref.index])
+        finally:
+            self._asked[ref.source] += 1
+            if self._asked[ref.source] == len(known) and (keys := str(self._keys[ref.source])):
+                logger.warning("unknown keys in rows of '%s': %s", self.sources[ref.source].name, keys)
 
     def _compute(self, ref: RowRef) -> int:
         source = self.sources[ref.source]

@@ -169,10 +169,11 @@ class KeyTally:
             file = where.rpartition(":")[0]
             self.counts[file, key] += 1
             if self.counts[file, key] == 1:
+                meant = _meant(key, KNOWN_KEYS.union(self.rules.read))
                 logger.warning(
                     "%s: unknown key '%.60s', kept and not read.%s strict_keys: false says that it is a field of your "
                     "own, strict_keys: true refuses such rows",
-                    *(where, key, _hint(key, KNOWN_KEYS.union(self.rules.read))),
+                    *(where, key, f" Did you mean '{meant}'?" if meant else ""),
                 )
 
     def __str__(self) -> str:

@@ -33,7 +33,7 @@ class Judge:
         self.usage = {"asked": 0, "from_cache": 0, "failed": 0, "prompt_tokens": 0, "new_tokens": 0}
         self._known: dict[str, str] = {}
         if self.cache.is_file():
-            for line in self.cache.read_bytes().splitlines():  # a kill may cut a line within a character
+            for line in self.cache.read_bytes().splitlines():  # of bytes: U+2028 in an answer ends no line
                 try:
                     record = json.loads(line)
                     key, text = record["key"], record["text"]

@@ -108,3 +108,14 @@ def test_rows_that_cannot_be_used_are_named_counted_and_the_others_scored(rows):
     assert sum(found["bad_rows"].values()) == 5
     named = [json.loads(line)["where"].rpartition(":")[2] for line in open(rows / "out" / "bad_rows.jsonl")]
     assert named == ["5", "6", "7", "8", "9"]
+
+
+def test_an_answer_may_hold_what_looks_like_a_line_end(tmp_path):
+    class Fixed(Source):
+        def _answer(self, prompts, answers, roots):
+            answers.write_text(json.dumps({"id": "a", "answer": "one\u2028two"}, ensure_ascii=False) + "\n")
+
+    source = Fixed(EvaluateSettings(output="unused", model="m"))
+    rows = [{"id": "a", "messages": [{"role": "user", "content": "x\u2028y"}]}]
+    for _ in range(2):  # the second time, the prompts are compared
+        assert source.ask(rows, tmp_path) == {"a": "one\u2028two"}

@@ -1,5 +1,6 @@
 """Every kind of damage is counted under its own reason with file and line, and good rows pass."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def test_damaged_lines_do_not_stop_the_check(tmp_path: Path) -> None:
     assert report.examples["not UTF-8"][0].startswith(f"{path}:4: byte 0xe9")
     assert report.examples["not_json"][0].startswith(f"{path}:5:")
     assert report.examples["half-written line"][0].startswith(f"{path}:8:")
+
+
+def test_fields_of_ones_own_are_told_but_no_fault(tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [row(0, mos=3), row(1), row(2, mos=4)]))
+    assert report.ok and report.problems == {"unknown key": 2}
+    assert "row 'r0': nothing reads 'mos'" in report.examples["unknown key"][0]
+
+
+def test_packed_rows_are_checked(tmp_path: Path) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(write(tmp_path / "rows.jsonl", [row(0), row(1)]).read_bytes()))
+    report = check(packed)
+    assert report.ok and report.rows == 2
 
 
 def test_a_whole_last_line_without_line_end_is_told_but_no_fault(tmp_path: Path) -> None:

@@ -129,7 +129,6 @@ class VLLMDecoder:
         seed = row.sampling.seed
         settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
         row.request_id = str(next(self._requests))
-        self._by_request[row.request_id] = key
         params = self.make_params(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -140,6 +139,7 @@ class VLLMDecoder:
             max_tokens=settings.max_new_tokens,
         )
         self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
+        self._by_request[row.request_id] = key
 
     def _give_up(self, keys: Iterable[int]) -> None:
         requests = [self.rows[key].request_id for key in keys if self.rows[key].request_id in self._by_request]
