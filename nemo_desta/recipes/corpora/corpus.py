@@ -111,7 +111,7 @@ class Corpus:
         seen_splits: set[str | None] = set()
         kept = 0
         records = read_records(self._source(), self.data_root, self._notices)
-        for where, row, of_file in named_records(records, f"the start of corpus '{self.name}'"):
+        for where, row, of_file in named_records(records, f"the start of {', '.join(self.card.reader.globs)}"):
             with named(where):
                 clip = make(where, row, of_file)
             key, split = hash(clip["id"]), clip.get("split")  # 8 bytes stand for an id

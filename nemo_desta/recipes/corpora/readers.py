@@ -173,12 +173,19 @@ def _found_delimiter(path: Path, source: SourceConfig) -> str:
         return ","
     for _, line in lines(path):
         if line.strip() and not (source.comment and line.startswith(source.comment)):
-            counts = {sign: len(next(csv.reader([line], delimiter=sign), [])) for sign in ",;\t"}
+            counts = {sign: _num_columns(line, sign) for sign in ",;\t"}
             best = max(counts, key=lambda sign: counts[sign])  # the first of equals: a comma
             if best != ",":
                 logger.info("%s: columns are separated by %r", path, best)
             return best
     return ","
+
+
+def _num_columns(header: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), []))
+    except csv.Error:  # named where the rows are read
+        return 0
 
 
 def _quoted_cells(path: Path, delimiter: str, comment: str | None) -> Iterator[tuple[str, list[str]]]:

@@ -194,6 +194,11 @@ def test_the_header_of_a_csv_says_what_separates_its_columns(replica: Replica, s
         list(load_corpus("m.csv", root, overrides={"reader": {"delimiter": "|"}}))
 
 
+def test_a_header_that_is_no_csv_is_named(replica: Replica) -> None:
+    with pytest.raises(CorpusError, match=r"m\.csv:1: not ','-separated text"):
+        list(load_corpus("m.csv", replica({"m.csv": b"id,audio\rdomain\n"})))
+
+
 NEMO = {"audio_filepath": "wav/a.wav", "duration": 2.5, "text": "hello", "lang": "en", "pnc": "no", "speaker": "s1"}
 
 
