@@ -2,7 +2,8 @@
 
 A control token is matched by its whole spelling, so a text is cut behind the first character of every spelling and the
 pieces are tokenised one by one. That needs nothing of the tokenizer: ``split_special_tokens`` of transformers leaves
-tokens that are added but not special (``<think>`` and ``<tool_call>`` of Qwen3) as they are.
+tokens that are added but not special (``<think>`` and ``<tool_call>`` of Qwen3) as they are. A tokenizer that begins
+every text with a space (Llama 2) puts one into the spelling.
 """
 
 import re
