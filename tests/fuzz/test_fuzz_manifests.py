@@ -153,10 +153,8 @@ def read(files: Mapping[str, bytes], corpus: str) -> None:
 @QUIET
 @given(st.data())
 def test_json_lines(data: st.DataObject) -> None:
-    row = mutants(ROW)
-    content = st.tuples(row, row).map(
-        lambda rows: ("".join(map(json_line, rows)) + json_line({**ROW, "id": "z"})).encode()
-    )
+    rows = st.tuples(mutants(ROW), mutants({**ROW, "id": "c"}))
+    content = rows.map(lambda both: "".join(map(json_line, [*both, {**ROW, "id": "z"}])).encode())
     read({"m.jsonl": data.draw(spoilt(content))}, "m.jsonl")
 
 
@@ -164,7 +162,7 @@ def test_json_lines(data: st.DataObject) -> None:
 @given(st.data())
 def test_json_documents(data: st.DataObject) -> None:
     row = mutants(ROW)
-    listed = st.lists(row, max_size=2).map(lambda rows: json.dumps([ROW, *rows]).encode())
+    listed = row.map(lambda one: json.dumps([{**ROW, "id": "a"}, one]).encode())
     named = row.map(lambda one: json.dumps({"first": {**ROW, "id": "a"}, "second": one}).encode())
     read({"m.json": data.draw(spoilt(listed | named))}, "m.json")
 
@@ -209,4 +207,4 @@ def test_cards(data: st.DataObject) -> None:
 
 def test_every_kind_was_used_and_refused() -> None:
     print(f"\nmanifests: {sum(outcomes.values())} tried, {dict(outcomes)}, crashed 0")
-    assert outcomes["used"] > 0.1 * sum(outcomes.values()) < 10 * outcomes["named"]
+    assert min(outcomes["used"], outcomes["named"]) > 0.05 * sum(outcomes.values())
