@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or demo_model(Path(folder) / "demo")
-        with server(model, threads=args.threads) as url:
-            result = asyncio.run(measure(url, args.clients, args.secs, args.max_tokens))
+        with server(model, threads=args.threads) as running:
+            result = asyncio.run(measure(running.url, args.clients, args.secs, args.max_tokens))
     result |= {"machine": f"{os.cpu_count()} cores, {platform.machine()}", "clients": args.clients}
     print(table(result))
     if args.json:
@@ -77,15 +77,27 @@ def demo_model(folder: Path) -> str:
     return str(folder)
 
 
+class Running(NamedTuple):
+    """A server in a process of its own. ``log``: the file that its standard error goes to."""
+
+    url: str
+    pid: int
+    log: Path
+
+
 @contextmanager
-def server(model: str, *, threads: int | None = None) -> Iterator[str]:
-    """The URL of a server in a process of its own."""
+def server(
+    model: str, settings: Sequence[str] = (), *, threads: int | None = None, key: str | None = None
+) -> Iterator[Running]:
+    """Start `examples/desta_serve.py` with ``settings`` (``name=value``) and an API key; ended with the context."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
+    if key:
+        environment["NEMO_DESTA_API_KEY"] = key
     with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+") as log:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples" / "desta_serve.py"), f"model={model}", "port=0"],
+            [sys.executable, str(ROOT / "examples" / "desta_serve.py"), f"model={model}", "port=0", *settings],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -98,7 +110,7 @@ def server(model: str, *, threads: int | None = None) -> Iterator[str]:
             if url is None:
                 log.seek(0)
                 raise RuntimeError(f"the server did not start:\n{log.read()[-2000:]}")
-            yield url
+            yield Running(url, process.pid, Path(folder) / "log")
         finally:
             process.terminate()
             process.wait(60)

@@ -80,13 +80,16 @@ class PromptConfig:
 
     ``audio_tags``: text before and after every audio that does not stand there already (DeSTA2.5: ``<start_audio>``,
     ``<end_audio>``). ``audio_role``: audios become messages of their own, of this role, in front of the message that
-    brought them (DeSTA2: ``audio``).
+    brought them (DeSTA2: ``audio``). ``system_role``: a system message is kept, folded into the next user text, or
+    dropped; auto asks the template and folds where it refuses or loses one. All but keep also merge consecutive turns
+    of one role for a template that refuses them.
     """
 
     audio_locator_tag: str = "<|AUDIO|>"
     audio_tags: list[str] | None = None
     audio_role: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    system_role: str = "auto"  # auto | keep | fold | drop
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
 
 

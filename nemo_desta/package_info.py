@@ -35,6 +35,7 @@ EXTRAS = {
         "soundfile>=0.12",
         "soxr>=0.4",
         "tensorboard>=2.16",
+        "zstandard>=0.22",  # rows in .jsonl.zst
     ],
     "megatron": ["megatron-core>=0.16,<0.17"],
     "recipes": [
@@ -50,6 +51,7 @@ EXTRAS = {
         "scipy>=1.11",
         "soundfile>=0.12",
         "soxr>=0.4",
+        "zstandard>=0.22",
     ],
     "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # the former is GPLv3: an extra of its own
     "cluster": ["ray[data]>=2.40"],

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
+from nemo_desta.config import ConfigError
+
 PACKAGE_SCHEME = "package:"
 BLOCK_BYTES = 65_536
 NUM_BLOCKS = 16
@@ -37,6 +39,17 @@ def local_folder(path: str) -> Path | None:
 
     cached = try_to_load_from_cache(path, "config.json")
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that another file names as its neighbour: an entry of ``folder`` and nothing else.
+
+    Raises:
+        ConfigError: a name that leads elsewhere, such as ``../x``, or a pattern.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\*?[\0"):
+        raise ConfigError(f"'{folder}' names a file outside its folder: {name!r}; a plain file name is expected")
+    return folder / name
 
 
 def sampled_blocks(file: Path) -> Iterator[bytes]:

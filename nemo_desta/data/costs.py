@@ -9,7 +9,8 @@ import numpy as np
 
 from nemo_desta.data.audio_io import count_samples
 from nemo_desta.data.prompting import Example, PromptBuilder
-from nemo_desta.data.rows import Row, RowError, audio_entries
+from nemo_desta.data.row_schema import KeyTally
+from nemo_desta.data.rows import Row, RowError, audio_entries, row_guard
 from nemo_desta.data.sources import RowSource
 
 #: Rows of each source that the estimate of characters per token is taken from, evenly spread.
@@ -62,6 +63,8 @@ class RowCosts:
             text_tokens = "estimate" if sum(map(len, sources)) >= ESTIMATE_FROM else "exact"
         self._chars_per_token = self._calibrate() if text_tokens == "estimate" else None
         self._warned: set[str] = set()
+        self._keys = [KeyTally(source.rules) for source in sources]
+        self._asked = [0] * len(sources)
 
     def tokens(self, ref: RowRef) -> int:
         """Positions that the row takes in the LLM.
@@ -70,9 +73,14 @@ class RowCosts:
             RowError: the row cannot be used.
         """
         known = self._known[ref.source]
-        if not known[ref.index]:
-            known[ref.index] = self._compute(ref)
-        return int(known[ref.index])
+        try:
+            if not known[ref.index]:
+                known[ref.index] = self._compute(ref)
+            return int(known[ref.index])
+        finally:
+            self._asked[ref.source] += 1
+            if self._asked[ref.source] == len(known) and (keys := str(self._keys[ref.source])):
+                logger.warning("unknown keys in rows of '%s': %s", self.sources[ref.source].name, keys)
 
     def _compute(self, ref: RowRef) -> int:
         source = self.sources[ref.source]
@@ -90,6 +98,7 @@ class RowCosts:
                 f"{audio} audio + {text} text tokens do not fit into a batch of {self.max_row_tokens} tokens; "
                 "shorten the row or raise batch_tokens",
             )
+        self._keys[ref.source].add(row, source.where(ref.index))
         return audio + text
 
     def _num_samples(self, source: RowSource, index: int, row: Row) -> list[int]:
@@ -115,11 +124,12 @@ class RowCosts:
         spread = [(s, i) for s in self.sources for i in range(0, len(s), max(1, len(s) // CALIBRATION_ROWS))]
         for source, index in spread:
             try:
-                row = source.row(index)
-                example = self.prompts.example(row)
+                with row_guard():
+                    row = source.row(index)
+                    example = self.prompts.example(row)
+                    chars, overhead = _text_size(row)
             except RowError:
                 continue
-            chars, overhead = _text_size(row)
             ratios.append(chars / max(1, len(example.ids) - len(example.audios) - overhead))
         return float(np.quantile(ratios, 0.1)) if ratios else 1.0
 

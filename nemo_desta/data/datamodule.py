@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule
+from lightning import Callback, LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ConfigError
@@ -157,7 +157,7 @@ class DestaDataModule(LightningDataModule):
         items = settings.input_cfg
         if isinstance(items, str):
             items = OmegaConf.to_container(OmegaConf.load(items), resolve=True)
-        weighted = open_input_cfg(items or [], self.settings.audio_roots)
+        weighted = open_input_cfg(items or [], self.settings.audio_roots, audio_role=self.prompts.audio_role)
         sources = [item.source for item in weighted]
         costs = RowCosts(
             sources,
@@ -244,8 +244,20 @@ def _repair_progress(trainer: Any, window: int, *, epoch_is_over: bool) -> int:
         batches = (progress.total if trainer.check_val_every_n_epoch is None else progress.current).ready
         if isinstance(interval, int) and batches % interval != 0:
             loop.val_loop._has_run = True  # as if: none is due
+            trainer.callbacks.append(_NoValidationHasRun())
     else:
         again = progress.current.ready % window
     for count in (progress.current, progress.total):
         count.ready = count.started = count.processed = count.completed = count.ready - again
     return again
+
+
+class _NoValidationHasRun(Callback):
+    """Takes back what `_repair_progress` pretends, once the epoch is over and before a `ModelCheckpoint` looks at it.
+
+    That one believes it: with a validation that has run, a monitored metric that is not logged is an error.
+    """
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.fit_loop.epoch_loop.val_loop._has_run = False
+        trainer.callbacks.remove(self)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from nemo_desta.data.audio_io import AudioFile, TarSlice
 from nemo_desta.data.prompting import place_audios
-from nemo_desta.data.rows import Row, RowError
+from nemo_desta.data.rows import Row, RowError, row_guard
 from nemo_desta.data.sources import RowSource, open_source
 
 logger = logging.getLogger(__name__)
@@ -77,10 +77,13 @@ class DestaConversations:
         self._passes += 1
         for i in order:
             try:
-                row = self.source.row(i)
-                yield self._conversation(row, self.source.audio_files(i, row))
+                with row_guard():
+                    row = self.source.row(i)
+                    conversation = self._conversation(row, self.source.audio_files(i, row))
             except RowError as error:
                 logger.warning("bad row (%s), %s: %s", self.source.where(i), error.reason, error)
+                continue
+            yield conversation
 
     def _conversation(self, row: Row, files: list[AudioFile]) -> NeMoMultimodalConversation:
         messages, audios, mark = place_audios(row["messages"], ROW_LOCATOR_TAG)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nemo_desta.data.costs import RowRef
-from nemo_desta.data.rows import RowError
+from nemo_desta.data.rows import RowError, row_guard
 from nemo_desta.data.sources import WeightedSource
 
 _ORDER, _POOL, _PASS = range(3)  # independent random streams
@@ -107,7 +107,8 @@ class BatchPlan:
             for row_number in order[first : first + size]:
                 ref = self._ref(int(row_number))
                 try:
-                    waiting.append((self.tokens(ref), ref))
+                    with row_guard():
+                        waiting.append((self.tokens(ref), ref))
                 except RowError as error:
                     bad_rows.append(bad_row(self.sources[ref.source].source, ref.index, error))
             is_last_pool = first + size >= len(order)
@@ -178,7 +179,8 @@ class BatchPlan:
 def bad_row(source: Any, index: int, error: RowError) -> dict[str, Any]:
     """What is said about a row that cannot be used: id, dataset, where it stands, reason, detail."""
     try:
-        row = source.row(index)
+        with row_guard():
+            row = source.row(index)
         row_id, dataset = row["id"], row.get("dataset") or source.name
     except RowError:
         row_id, dataset = "?", source.name

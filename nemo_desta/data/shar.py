@@ -6,7 +6,6 @@ field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio b
 
 import gzip
 import io
-import json
 import logging
 import tarfile
 import zlib
@@ -20,7 +19,8 @@ from tqdm import tqdm
 
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
 from nemo_desta.data.decoding import audio_guard
-from nemo_desta.data.rows import Row, RowError, audio_entries, check_row
+from nemo_desta.data.row_schema import TRAINING
+from nemo_desta.data.rows import Row, RowError, RowRules, audio_entries, check_row, load_object
 from nemo_desta.data.sources import RowSource
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,9 @@ class SharSource:
             that is cut or damaged, by its name.
     """
 
-    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+    def __init__(self, folder: str | Path, name: str | None = None, rules: RowRules = TRAINING) -> None:
         self.folder = Path(folder)
+        self.rules = rules
         self.name = name or self.folder.name
         cuts = sorted(self.folder.glob("cuts*.jsonl*"))
         if not cuts:
@@ -69,22 +70,15 @@ class SharSource:
 
     def row(self, i: int) -> Row:
         try:
-            cut = json.loads(self._lines[i])
-            row = cut["custom"]["row"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RowError("schema", f"{self.where(i)}: the cut has no custom field 'row' ({error!r})") from error
-        for field, members in self._members.items():
-            if members[i].cut_id != cut.get("id"):
-                raise RowError(
-                    "mispaired",
-                    f"{self.where(i)}: cut {cut.get('id')!r}, but at its place in {field}.*.tar lies "
-                    f"'{members[i].cut_id}'; cuts and archives must be in the same order: write the folder anew",
-                )
-        try:
-            check_row(row)
+            cut = load_object(self._lines[i])
+            self._check_pairing(i, cut.get("id"))
+            try:
+                row = cut["custom"]["row"]
+            except (KeyError, TypeError) as error:
+                raise RowError("schema", f"the cut has no custom field 'row' ({error!r})") from error
+            return check_row(row, self.rules)
         except RowError as error:
             raise RowError(error.reason, f"{self.where(i)}: {error}") from error
-        return row
 
     def where(self, i: int) -> str:
         path, line = self._where[i]
@@ -97,6 +91,15 @@ class SharSource:
         if len(files) != number:
             raise AudioError("not_found", f"{self.where(i)}: {number} audios in the row but {len(files)} in the tars")
         return list(files)
+
+    def _check_pairing(self, i: int, cut_id: Any) -> None:
+        for field, members in self._members.items():
+            if members[i].cut_id != cut_id:
+                raise RowError(
+                    "mispaired",
+                    f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{members[i].cut_id}'; cuts and archives "
+                    "must be in the same order: write the folder anew",
+                )
 
 
 def write_shar(

@@ -1,24 +1,27 @@
 """Where rows come from: a source gives random access to checked rows and to the audio files behind them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
+from nemo_desta.data.row_schema import TRAINING, RowRules
 from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
 
 #: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
 #: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root that its paths start from;
-#: ``audio_roots``: further roots. ``name``: dataset of rows that name none.
-SOURCE_KEYS = ("type", "rows", "manifest_filepath", "shar_path", "name", "audio_root", "audio_roots", "weight")
+#: ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
+SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
 GROUP_KEYS = ("type", "input_cfg", "weight")
 
 
 class RowSource(Protocol):
-    """Rows by number; usable in forked and spawned workers."""
+    """Rows by number; usable in forked and spawned workers. ``rules``: what its rows were checked by."""
 
     name: str
+    rules: RowRules
 
     def __len__(self) -> int: ...
 
@@ -52,10 +55,12 @@ class JsonlSource:
         *,
         audio_root: str | None = None,
         name: str | None = None,
+        rules: RowRules = TRAINING,
     ) -> None:
-        self.index = JsonlIndex(paths)
+        self.index = JsonlIndex(paths, rules)
+        self.rules = rules
         first = self.index.paths[0]
-        self.name = name or first.stem
+        self.name = name or Path(first.name.removesuffix(".gz").removesuffix(".zst")).stem
         self.roots = AudioRoots({"default": first.parent, **(audio_roots or {})})
         if audio_root is not None and audio_root not in self.roots.roots:
             raise ConfigError(
@@ -79,8 +84,15 @@ class JsonlSource:
         ]
 
 
-def open_source(item: Mapping[str, Any], audio_roots: Mapping[str, str | Path] | None = None) -> RowSource:
+def open_source(
+    item: Mapping[str, Any],
+    audio_roots: Mapping[str, str | Path] | None = None,
+    *,
+    audio_role: str | None = None,
+) -> RowSource:
     """The source of one ``type: desta`` entry: JSONL files, or a lhotse shar folder written by `write_shar`.
+
+    ``audio_role``: a role that the rows may have beside the usual ones (`PromptConfig`).
 
     Raises:
         ConfigError: no rows given. FileNotFoundError: nothing there.
@@ -88,26 +100,36 @@ def open_source(item: Mapping[str, Any], audio_roots: Mapping[str, str | Path] |
     rows = item.get("rows") or item.get("manifest_filepath") or item.get("shar_path")
     if not rows or "???" in str(rows):
         raise ConfigError("a 'type: desta' entry needs 'rows': a JSONL file, a pattern over shards, or a shar folder")
+    strict_keys = item.get("strict_keys")
+    if not isinstance(strict_keys, bool | None):
+        raise ConfigError(f"strict_keys must be true, false or null, found {strict_keys!r}")
+    rules = RowRules(strict_keys, audio_role)
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
         from nemo_desta.data.shar import SharSource
 
-        return SharSource(rows, name=item.get("name"))
+        return SharSource(rows, name=item.get("name"), rules=rules)
     roots = {**(audio_roots or {}), **(item.get("audio_roots") or {})}
-    return JsonlSource(rows, roots, audio_root=item.get("audio_root"), name=item.get("name"))
+    return JsonlSource(rows, roots, audio_root=item.get("audio_root"), name=item.get("name"), rules=rules)
 
 
 def open_input_cfg(
-    input_cfg: Iterable[Mapping[str, Any]], audio_roots: Mapping[str, str | Path] | None = None
+    input_cfg: Iterable[Mapping[str, Any]],
+    audio_roots: Mapping[str, str | Path] | None = None,
+    *,
+    audio_role: str | None = None,
 ) -> list[WeightedSource]:
     """All sources of NeMo's ``input_cfg`` grammar, with their shares.
 
     A list has weights on every entry or on none. A group's share is divided among its entries by their weights, or by
-    their number of rows where they have none. Without any weight every row comes once per epoch.
+    their number of rows where they have none. Without any weight every row comes once per epoch. ``audio_role`` as in
+    `open_source`.
 
     Raises:
         ConfigError: unknown type or key, or a weight on some entries only.
     """
-    tree = _open_list(list(input_cfg), audio_roots, "input_cfg")
+    tree = _open_list(
+        list(input_cfg), "input_cfg", partial(open_source, audio_roots=audio_roots, audio_role=audio_role)
+    )
     sources = _flatten(tree, 1.0)
     if not _has_weights(tree):
         return [WeightedSource(source, None) for source, _ in sources]
@@ -119,7 +141,9 @@ class _Node(NamedTuple):
     content: Any  # a RowSource, or a list of nodes
 
 
-def _open_list(items: list[Mapping[str, Any]], audio_roots: Any, where: str) -> list[_Node]:
+def _open_list(
+    items: list[Mapping[str, Any]], where: str, open_one: Callable[[Mapping[str, Any]], RowSource]
+) -> list[_Node]:
     if not items:
         raise ConfigError(f"'{where}' is empty: give at least one {{type: desta, rows: <JSONL file>}}")
     nodes = []
@@ -128,10 +152,10 @@ def _open_list(items: list[Mapping[str, Any]], audio_roots: Any, where: str) -> 
         kind = item.get("type", "desta")
         if kind == "group":
             check_keys(item, GROUP_KEYS, there)
-            content: Any = _open_list(list(item.get("input_cfg") or []), audio_roots, f"{there}.input_cfg")
+            content: Any = _open_list(list(item.get("input_cfg") or []), f"{there}.input_cfg", open_one)
         elif kind == "desta":
             check_keys(item, SOURCE_KEYS, there)
-            content = open_source(item, audio_roots)
+            content = open_one(item)
         else:
             raise ConfigError(f"{there}: type '{kind}' does not hold DeSTA rows.{nearest(kind, ['desta', 'group'])}")
         weight = item.get("weight")

@@ -4,10 +4,14 @@ A raw answer is what continues the generation prompt. Reasoning LLMs differ in w
 (then the answer begins inside the thought) or the LLM.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.data.rows import RowError
+
+if TYPE_CHECKING:
+    from nemo_desta.data.prompting import PromptBuilder
 
 #: What a thought that ran out of its budget is made to end with.
 CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
@@ -62,7 +66,7 @@ class Thought(NamedTuple):
     lead: str = ""
 
 
-def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
+def think_format(prompts: "PromptBuilder", tags: ThinkTags | None = None) -> ThinkFormat | None:
     """How this LLM thinks, found by rendering a question; None for one that does not (or was told not to, by
     ``enable_thinking=False`` for instance).
 
@@ -81,6 +85,37 @@ def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> Think
         if tags or known.close in source:
             return ThinkFormat(known)
     return None
+
+
+class ThoughtCheck:
+    """Whether targets fit the think block that the generation prompt ends with; the template is asked once.
+
+    The prompt may open the block, and then the first thing that is learnt is a thought; or close an empty one
+    (``enable_thinking=False``), and then no thought follows.
+    """
+
+    def __init__(self, prompts: "PromptBuilder") -> None:
+        end = prompts.render([{"role": "user", "content": "question"}]).rstrip()
+        self.opened = next((tags for tags in KNOWN_TAGS if end.endswith(tags.open)), None)
+        self.closed = next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)
+
+    def problem(self, row: Mapping[str, Any]) -> RowError | None:
+        """What is wrong with the target of a row, and which settings help."""
+        response = row["response"]
+        if self.opened and self.opened.close not in response and not row.get("truncated"):
+            return RowError(
+                "no thought",
+                f"the chat template opens a think block and the target has no {self.opened.close}: its answer would "
+                "be learnt as a thought. Use chat_template_kwargs={enable_thinking: false} if the template knows it, "
+                "or rows with thoughts (self_rephrase)",
+            )
+        if self.closed and self.closed.close in response:
+            return RowError(
+                "late thought",
+                f"the chat template has closed the think block and the target has a {self.closed.close}: use "
+                "chat_template_kwargs={enable_thinking: true}, or rows without thoughts",
+            )
+        return None
 
 
 def split(text: str, format: ThinkFormat | None) -> Thought:

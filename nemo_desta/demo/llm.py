@@ -134,8 +134,8 @@ def train(
 
 def load(folder: Path = ASSET) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
     """The model in fp32 eval mode and its tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval(), tokenizer
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from nemo_desta.models.answering.answer_file import AnswerFile
 from nemo_desta.recipes.engines.client import Client, Unanswered
+from nemo_desta.recipes.engines.replies import read_chat
 
 #: Endings that servers take as ``format``.
 FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
@@ -41,7 +42,7 @@ def answer_rows_at(
     Raises:
         EngineError: no server, or it refuses the key. ConfigError: ``output`` holds answers of other settings.
     """
-    asked = [json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()]
+    asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # of bytes: U+2028 ends no line
     file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
     client = Client(
         base_url,
@@ -106,12 +107,11 @@ def _as_parts(messages: list[Mapping[str, Any]], tag: str) -> list[dict[str, Any
 
 
 def _parse(data: Mapping[str, Any]) -> dict[str, Any]:
-    choice = data["choices"][0]
-    usage = data.get("usage") or {}
+    reply = read_chat(data)
     return {
-        "answer": choice["message"]["content"] or "",
-        "thinking": choice["message"].get("reasoning_content"),
-        "finish": choice.get("finish_reason"),
-        "num_prompt_tokens": usage.get("prompt_tokens"),
-        "num_new_tokens": usage.get("completion_tokens"),
+        "answer": reply.text or "",
+        "thinking": reply.thought,
+        "finish": reply.finish_reason,
+        "num_prompt_tokens": reply.prompt_tokens,
+        "num_new_tokens": reply.new_tokens,
     }

@@ -33,12 +33,14 @@ class Judge:
         self.usage = {"asked": 0, "from_cache": 0, "failed": 0, "prompt_tokens": 0, "new_tokens": 0}
         self._known: dict[str, str] = {}
         if self.cache.is_file():
-            for line in self.cache.read_text(encoding="utf-8").splitlines():
+            for line in self.cache.read_bytes().splitlines():  # of bytes: U+2028 in an answer ends no line
                 try:
                     record = json.loads(line)
-                    self._known[record["key"]] = record["text"]
-                except (ValueError, KeyError, TypeError):
+                    key, text = record["key"], record["text"]
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue  # a line that a kill left half-written: asked again
+                if isinstance(key, str) and isinstance(text, str):
+                    self._known[key] = text
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], cache: str | Path) -> "Judge":

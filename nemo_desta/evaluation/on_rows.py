@@ -5,7 +5,6 @@ Rows are manifest rows (``id, audio, duration, transcript, attributes``, as the 
 constant answer, shuffled answers, and the text cascade: the same LLM reads the true description instead of hearing.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 from nemo_desta.config import ConfigError, parse
 from nemo_desta.data.audio_io import AudioRoots
-from nemo_desta.data.rows import expand_paths
+from nemo_desta.data.bad_rows import BadRowLog
+from nemo_desta.data.row_schema import row_id
+from nemo_desta.data.rows import JsonlIndex, RowError, load_object, row_guard
 from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.asr import error_rates
 from nemo_desta.evaluation.attributes import (
@@ -64,13 +65,16 @@ def evaluate_rows(
 
     ``controls``: each attribute is asked again about silence and about other rows' clips.
 
+    A row that cannot be used (no JSON, a clip outside the root or missing) is named in the log and in
+    ``bad_rows.jsonl``, and counted in the report.
+
     Raises:
-        ConfigError: no row can be used for what is asked. FileNotFoundError: no rows. AudioError: a clip outside the
-        root or missing, by row.
+        ConfigError: no row can be used for what is asked. FileNotFoundError: no rows. TooManyBadRows: see `BadRowLog`.
     """
-    rows = _read(settings, limit)
+    log = BadRowLog(folder / "bad_rows.jsonl")
+    rows = _read(settings, limit, log)
     lines: list[str] = []
-    found: dict[str, Any] = {"num_rows": len(rows)}
+    found: dict[str, Any] = {"num_rows": len(rows), "bad_rows": dict(log.reasons)}
     if settings.transcribe and (spoken := [row for row in rows if row["transcript"]]):
         answers = _ask(source, spoken, settings.question, folder / "transcribe")
         heard = [answers.get(row["id"], "") for row in spoken]
@@ -161,34 +165,45 @@ def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folde
     return source.ask(asked, folder)
 
 
-def _read(settings: RowsSettings, limit: int | None) -> list[dict[str, Any]]:
+def _read(settings: RowsSettings, limit: int | None, log: BadRowLog) -> list[dict[str, Any]]:
     """``id, audio, transcript, description`` and the row itself, of every row with one clip."""
     roots = AudioRoots({"default": settings.audio_root})
+    index = JsonlIndex(settings.rows)
     found: list[dict[str, Any]] = []
-    for path in expand_paths(settings.rows):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                row_id = str(row["id"])
-            except (ValueError, KeyError, TypeError):
-                raise ConfigError(f"{path}:{number} is no row: a JSON object with an 'id' is expected") from None
-            audios = [a for m in row.get("messages") or () for a in m.get("audios") or ()]
-            if "audio" in row:
-                audios = [{"audio": row["audio"], "text": row.get("transcript")}]
-            if len(audios) != 1:
-                continue
-            found.append(
-                {
-                    "id": f"{row_id}#{len(found)}" if any(f["id"] == row_id for f in found[-3:]) else row_id,
-                    "audio": str(roots.resolve(audios[0]["audio"], dataset=row.get("dataset"))),
-                    "transcript": (audios[0].get("text") or "").strip(),
-                    "description": row.get("seed_description") or _described(row),
-                    "row": row,
-                }
-            )
+    for i in range(len(index)):
+        name = "?"
+        try:
+            with row_guard():
+                row = load_object(index.line(i))
+                name = row_id(row)
+                one = _one_clip(row, roots)
+        except RowError as error:
+            bad = {"id": name, "where": index.where(i), "reason": error.reason, "detail": str(error)}
+            log.update(0, [bad])
+            if not found and i + 1 == len(index):
+                raise ConfigError(f"no row can be used. The last one: {bad['where']}: {bad['detail']}") from error
+            continue
+        log.update(1, [])
+        if one is not None:
+            number = f"{name}#{len(found)}" if any(f["id"] == name for f in found[-3:]) else name
+            found.append({"id": number, **one, "row": row})
     if not found:
         raise ConfigError(f"no row with one clip in {settings.rows}")
     return found[:limit]
+
+
+def _one_clip(row: Mapping[str, Any], roots: AudioRoots) -> dict[str, Any] | None:
+    """``audio, transcript, description`` of a row; None where it has no clip, or several."""
+    audios = [a for m in row.get("messages") or () for a in m.get("audios") or ()]
+    if "audio" in row:
+        audios = [{"audio": row["audio"], "text": row.get("transcript")}]
+    if len(audios) != 1:
+        return None
+    return {
+        "audio": str(roots.resolve(audios[0]["audio"], dataset=row.get("dataset"))),
+        "transcript": (audios[0].get("text") or "").strip(),
+        "description": row.get("seed_description") or _described(row),
+    }
 
 
 def _described(row: Mapping[str, Any]) -> str:

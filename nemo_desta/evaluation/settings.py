@@ -66,6 +66,8 @@ class EvaluateSettings:
     encoders: dict[str, str] | None = None
     device: str | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     endpoint: EndpointSettings | None = None
     predictions: dict[str, str] = field(default_factory=dict)
     benchmarks: list[str] = field(default_factory=list)

@@ -43,11 +43,12 @@ class Source:
         if prompts.is_file() and answers.is_file():
             _check_same(prompts, rows)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        prompts.write_text(text, encoding="utf-8")
+        partial = prompts.with_suffix(".part")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(prompts)  # a kill while it is written leaves the old one
         self._answer(prompts, answers, _roots(rows))
         wanted = {row["id"] for row in rows}
-        lines = (json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines())
-        return {line["id"]: line["answer"] for line in lines if line["id"] in wanted}
+        return {line["id"]: line["answer"] for line in _read(answers) if line["id"] in wanted}
 
     def _answer(self, prompts: Path, answers: Path, roots: dict[str, str]) -> None:
         settings = self.settings
@@ -91,7 +92,8 @@ def open_source(settings: EvaluateSettings) -> Source:
     """Load the model, or point at its server."""
     if settings.endpoint is not None:
         return Source(settings)
-    where = {"llm": settings.llm, "encoders": settings.encoders, "check_identity": settings.check_identity}
+    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
+    where: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if settings.engine == "vllm":
         from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
 
@@ -101,10 +103,14 @@ def open_source(settings: EvaluateSettings) -> Source:
     return Source(settings, model=DestaModel.from_pretrained(settings.model, device=settings.device, **where))
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; a text may hold what `str.splitlines` takes for a line end (U+2028)."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
 def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Answers belong to what was asked: another prompt under the same id needs another folder."""
-    lines = (json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines())
-    before = {row["id"]: row["messages"] for row in lines}
+    before = {row["id"]: row["messages"] for row in _read(prompts)}
     for row in rows:
         if row["id"] in before and before[row["id"]] != json.loads(json.dumps(row["messages"])):
             raise ConfigError(

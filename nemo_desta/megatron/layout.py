@@ -27,6 +27,7 @@ class Layout:
             ConfigError: it does not; the message names the numbers.
         """
         self._check_sizes()
+        llm_config = llm_config.get_text_config()
         tensor, pipeline = self.tensor_parallel_size, self.pipeline_parallel_size
         for what, count in _divided(llm_config).items():
             if count % tensor:

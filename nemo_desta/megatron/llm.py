@@ -26,7 +26,7 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
     Raises:
         ConfigError: the LLM is not covered or does not fit the layout; before any weight is read.
     """
-    config = AutoConfig.from_pretrained(resolve_source(str(source)))
+    config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False)
     check_covered(config)
     layout.check(config, dist.get_world_size())
     llm = StageLLM(config, layout, dtype=dtype, recompute=recompute)

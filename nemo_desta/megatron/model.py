@@ -165,7 +165,7 @@ class MegatronDestaModel(DestaBase):
         try:
             settings = GenerationConfig.from_pretrained(source)
         except OSError:  # an LLM folder need not say how to generate
-            settings = AutoConfig.from_pretrained(source)
+            settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         return self.prompts.end_ids(settings.eos_token_id)
 
 

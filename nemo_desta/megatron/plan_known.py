@@ -82,7 +82,7 @@ def _read(llm: str) -> tuple[str, PretrainedConfig]:
 
 def _parse(llm: str, source: str) -> PretrainedConfig:
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no config to be had for '{llm}': {str(error).splitlines()[0]} Known by name, without a download: "

@@ -25,10 +25,12 @@ from transformers import PretrainedConfig
 from nemo_desta.config import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.names import ARCHITECTURES, head_size
-from nemo_desta.models.loss import LOGIT_TRANSFORMS, has_plain_head
 
 #: Rotary embeddings whose cosines are not rescaled; for the others megatron-core has no place for the factor.
 ROPE_TYPES = ("default", "linear", "llama3")
+
+#: Settings of an LLM's config that change the logits after the head.
+LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 #: Features by config key: the value that means "absent", and what a user would call it.
 ABSENT = {
@@ -55,8 +57,8 @@ def check_covered(config: PretrainedConfig) -> None:
     for key, (absent, what) in ABSENT.items():
         if getattr(config, key, absent) not in (absent, None):
             raise ConfigError(f"strategy=megatron does not cover {what} (LLM config: {key}={getattr(config, key)!r})")
-    if not has_plain_head(config):
-        found = {name: getattr(config, name) for name in LOGIT_TRANSFORMS if getattr(config, name, None) is not None}
+    changes = {name: getattr(config, name, None) for name in LOGIT_TRANSFORMS}
+    if found := {name: value for name, value in changes.items() if value not in (None, 1.0)}:
         raise ConfigError(f"strategy=megatron does not cover logits that are changed after the head, found {found}")
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention"}:

@@ -144,4 +144,4 @@ def describe_layout(
 
 
 def _llm_config(model: ModelConfig) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(resolve_source(model.llm.path))
+    return AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=False).get_text_config()

@@ -5,6 +5,7 @@ the LLM (``llm``), ``perception`` and ``loss``.
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from nemo.collections.speechlm2.parts.optim_setup import configure_optimizers
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
 from nemo_desta.models import builder, checkpoint, frozen
 from nemo_desta.models.window import LossWindow
 
@@ -87,6 +88,12 @@ class DestaBase(LightningModule):
 
     # ---- training and validation
 
+    def setup(self, stage: str) -> None:
+        """A chat template that writes the date writes the one on which the run began: on all ranks, after resumes."""
+        if stage == "fit" and self.prompts.date is None:
+            now = self.trainer.strategy.broadcast(datetime.now().isoformat())
+            self.prompts.freeze_date(datetime.fromisoformat(now))
+
     def configure_optimizers(self) -> dict[str, Any]:
         """NeMo's, over what trains: NeMo 2.7 would hand the optimiser every frozen parameter as well."""
         trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
@@ -133,6 +140,8 @@ class DestaBase(LightningModule):
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:
         saved["nemo_desta"] = {"model": to_dict(self.config), "frozen": frozen.identify(self.config)}
+        if self.prompts.date is not None:
+            saved["nemo_desta"]["template_date"] = self.prompts.date.isoformat()
 
     def on_load_checkpoint(self, saved: dict[str, Any]) -> None:
         before = saved["nemo_desta"]
@@ -143,7 +152,22 @@ class DestaBase(LightningModule):
             repair="A run goes on with the parts that it began with; for others begin a new run, whose projector may "
             "start from this one's model folder: model.perception.init_from=<folder>",
         )
+        if "template_date" in before:
+            self.prompts.freeze_date(datetime.fromisoformat(before["template_date"]))
         checkpoint.share_step_count(saved)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
+        """Not offered: Lightning unpickles the file, which runs whatever its maker put there.
+
+        Raises:
+            ConfigError: always; the message says how a checkpoint is opened.
+        """
+        raise ConfigError(
+            f"'{checkpoint_path}': Lightning's load_from_checkpoint can run code of the file. To use what was "
+            "trained, export it (examples/desta_export.py model=<checkpoint> output=<folder>) and open the folder by "
+            "from_pretrained; to resume, give the training command again"
+        )
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
         """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""

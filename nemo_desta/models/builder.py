@@ -1,6 +1,7 @@
 """Config -> parts. The only place that looks at both; every module below receives what it needs ready made."""
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from nemo_desta.config import ConfigError, LLMConfig, PerceptionConfig, PromptConfig, nearest
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models.checkpoint import load_projector
+from nemo_desta.models.trust import UntrustedConfig, code_named
 from nemo_desta.perception.encoders import build_encoder
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.projector import build_projector
@@ -34,13 +36,16 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
     """The LLM's own tokenizer.
 
     Raises:
-        ConfigError: no tokenizer at the source, or one without a chat template.
+        ConfigError: no tokenizer at the source, or one without a chat template; `UntrustedConfig`: it is code.
     """
     source = config.tokenizer or config.path
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve_source(source), trust_remote_code=config.trust_remote_code, use_fast=True
-        )
+        with code_named(source):
+            tokenizer = AutoTokenizer.from_pretrained(
+                resolve_source(source), trust_remote_code=config.trust_remote_code, use_fast=True
+            )
+    except UntrustedConfig:
+        raise
     except Exception as error:  # transformers raises half a dozen kinds here, none of which says what to do
         raise ConfigError(
             f"no usable tokenizer at '{source}' ({type(error).__name__}). The folder needs tokenizer.json and "
@@ -64,17 +69,19 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
         transcript=config.transcript,
         audio_tags=config.audio_tags,
         audio_role=config.audio_role,
+        system_role=config.system_role,
     )
 
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:
     """The causal LLM, frozen and in eval mode; with LoRA adapters when the config asks for them."""
-    llm = AutoModelForCausalLM.from_pretrained(
-        resolve_source(config.path),
-        dtype=resolve_dtype(config.dtype),
-        attn_implementation=config.attn_implementation,
-        trust_remote_code=config.trust_remote_code,
-    )
+    with code_named(config.path):
+        llm = AutoModelForCausalLM.from_pretrained(
+            resolve_source(config.path),
+            dtype=resolve_dtype(config.dtype),
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
     llm.requires_grad_(False).eval()
     if config.lora is not None:
         from peft import LoraConfig as PeftLoraConfig
@@ -144,9 +151,18 @@ def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: 
     )
 
 
+@torch.no_grad()
 def embedding_rms(llm: PreTrainedModel) -> float:
-    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive."""
-    return llm.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt().item()
+    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive.
+
+    Of what the embedding module gives, which may be more than its table (Gemma 3 scales it).
+    """
+    embed = llm.get_input_embeddings()
+    if type(embed) is nn.Embedding:
+        return embed.weight.detach().float().pow(2).mean().sqrt().item()
+    ids = torch.arange(llm.config.get_text_config().vocab_size, device=embed.weight.device)
+    means = [(embed(part).float().pow(2).mean().item(), len(part)) for part in ids.split(4096)]
+    return math.sqrt(sum(mean * count for mean, count in means) / len(ids))
 
 
 def freeze_by_pattern(parameters: dict[str, nn.Parameter], patterns: list[str]) -> None:

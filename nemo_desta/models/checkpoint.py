@@ -7,7 +7,7 @@ kind of folder for others, with LoRA in a folder of its own.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nemo_desta.config import ConfigError, ModelConfig, nearest, parse, to_dict
 from nemo_desta.models.frozen import check_identity as check_frozen
 from nemo_desta.models.frozen import check_llm, fetch, frozen_sources, identify, keyword_of
 from nemo_desta.models.lora import LORA_FOLDER, load_lora
+from nemo_desta.models.trust import NOTHING, Grant, check_model
 from nemo_desta.package_info import __version__
 from nemo_desta.sources import is_local, local_folder
 
@@ -94,12 +95,15 @@ def write_folder(
     return folder
 
 
-def load_folder(folder: str | Path) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, dict[str, str]]]:
+def load_folder(
+    folder: str | Path, grant: Grant = NOTHING
+) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, dict[str, str]]]:
     """Read a model folder: config, tensors, fingerprints of the frozen parts.
 
     Raises:
         FileNotFoundError: not a model folder; the message says which file is missing.
         ValueError: a folder of a newer format.
+        UntrustedConfig: its config.json asks for more than ``grant`` allows.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -108,7 +112,7 @@ def load_folder(folder: str | Path) -> tuple[ModelConfig, dict[str, torch.Tensor
     description = json.loads((folder / CONFIG_FILE).read_text())
     if description.get("format") != FORMAT:
         raise ValueError(f"'{folder}' has format {description.get('format')}; this version reads format {FORMAT}")
-    config = parse(ModelConfig, description["model"])
+    config = parse(ModelConfig, check_model(description["model"], folder, grant))
     tensors = load_file(folder / WEIGHTS_FILE)
     if (folder / LORA_FOLDER).is_dir():
         tensors |= load_lora(folder / LORA_FOLDER)
@@ -121,10 +125,15 @@ def open_model(
     llm: str | None = None,
     encoders: Mapping[str, str] | None = None,
     check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
 ) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id.
 
+    ``trust_remote_code``, ``allow_targets``: what its files may ask for, see `Grant`.
+
     Raises:
+        UntrustedConfig: its config.json asks for more than that.
         IdentityMismatch: a frozen part that is not the one that was trained with; with ``check_identity=False`` only
             an LLM of another width.
         FileNotFoundError: no model folder, or a part that is not where the model says.
@@ -134,7 +143,7 @@ def open_model(
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
-    saved, tensors, frozen = load_folder(folder)
+    saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
     config = relocate(saved, folder, llm=llm, encoders=encoders)
     if check_identity:
         fetch(frozen, config)

@@ -5,7 +5,7 @@ none of that holds here, so its constructor, steps and generation are replaced (
 Letters: B rows, L text positions, A clips, S samples, W vectors per clip, D LLM width, Z spliced length.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from nemo_desta.config import ModelConfig
+from nemo_desta.config import ConfigError, ModelConfig
 from nemo_desta.models import builder, checkpoint
 from nemo_desta.models.answering import chat
 from nemo_desta.models.answering.engine import Transcriber
 from nemo_desta.models.answering.hearing import AudioCache
 from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.base import DestaBase
-from nemo_desta.models.loss import choose_cross_entropy, has_plain_head, summed_cross_entropy
+from nemo_desta.models.loss import choose_cross_entropy, decoder_of, has_plain_head, summed_cross_entropy
 from nemo_desta.models.parallel import shard_llm
 from nemo_desta.models.splice import Spliced, splice
 from nemo_desta.types import AUDIO_SLOT
@@ -41,6 +41,7 @@ class DestaModel(DestaBase, SALM):
         super(SALM, self).__init__()
         self.adopt(cfg)
         self.llm = builder.build_llm(self.config.llm)
+        _check_reads_embeddings(self.llm)
         self.perception = builder.build_perception(
             self.config.perception, self.llm.config.get_text_config().hidden_size, builder.embedding_rms(self.llm)
         )
@@ -118,14 +119,19 @@ class DestaModel(DestaBase, SALM):
         if padding_side == "left":
             kwargs |= {"attention_mask": inputs.attention_mask.long(), "position_ids": inputs.position_ids}
         before = inputs.target_positions - 1
-        if has_plain_head(self.llm.config):
-            hidden = self.llm.base_model(**kwargs).last_hidden_state[inputs.target_rows, before]
+        if self.plain_head:
+            hidden = decoder_of(self.llm)(**kwargs).last_hidden_state[inputs.target_rows, before]
             head, implementation = self.llm.get_output_embeddings(), self.cross_entropy
         else:
             hidden = self.llm(**kwargs).logits[inputs.target_rows, before]
             head, implementation = nn.Identity(), "torch"
         loss, num_correct = summed_cross_entropy(hidden, head, inputs.target_ids, implementation=implementation)
         return loss, inputs.target_ids.numel(), num_correct
+
+    @cached_property
+    def plain_head(self) -> bool:
+        """Whether logits are needed at supervised positions only; the LLM is asked once, before the first loss."""
+        return has_plain_head(self.llm)
 
     # ---- training
 
@@ -214,6 +220,8 @@ class DestaModel(DestaBase, SALM):
         encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
         check_identity: bool = True,
+        trust_remote_code: bool = False,
+        allow_targets: Sequence[str] = (),
     ) -> "DestaModel":
         """Open a model folder or hub id.
 
@@ -221,16 +229,33 @@ class DestaModel(DestaBase, SALM):
             llm: where the frozen LLM is on this machine, if not where the config says. encoders: likewise, by name.
             device: where to put the model; a GPU when there is one.
             check_identity: refuse frozen parts that are not those that the model was trained with.
+            trust_remote_code: run Python files of the LLM's folder. allow_targets: dotted names in the model's config
+            that may be imported and called, such as an encoder of your own. Without them nothing of the model is run.
 
         Raises:
+            UntrustedConfig: the model's config asks for more than that.
             IdentityMismatch: such a part, by name. FileNotFoundError: no model folder, or a part that is not there.
         """
         config, tensors = checkpoint.open_model(
-            str(pretrained_model_name_or_path), llm=llm, encoders=encoders, check_identity=check_identity
+            str(pretrained_model_name_or_path),
+            llm=llm,
+            encoders=encoders,
+            check_identity=check_identity,
+            trust_remote_code=trust_remote_code,
+            allow_targets=allow_targets,
         )
         model = cls(config)
         model.load_state_dict(tensors)
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def _check_reads_embeddings(llm: nn.Module) -> None:
+    """Audio vectors reach an LLM as embeddings, so it must need nothing else of a position."""
+    if width := getattr(llm.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise ConfigError(
+            f"{type(llm).__name__} looks token ids up in every layer (hidden_size_per_layer_input={width}); audio "
+            "vectors have no ids, and text given as embeddings would be read differently. Use an LLM without"
+        )
 
 
 def _enable_activation_checkpointing(llm: nn.Module) -> None:

@@ -6,13 +6,15 @@ answers; so another part is refused by name, unless the caller says that it shal
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.models.identity import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
-from nemo_desta.sources import is_local, local_folder, resolve_source
+from nemo_desta.models.trust import code_named
+from nemo_desta.sources import inside, is_local, local_folder, resolve_source
 
 #: Tensors whose first dimension is the LLM's width, by kind of projector.
 WIDTH_NAMES = re.compile(
@@ -79,7 +81,7 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
     """Bring the files of parts from the hub that are to be compared, and then loaded, onto this machine.
 
     Raises:
-        FileNotFoundError: the hub does not give them.
+        FileNotFoundError: the hub does not give them. ConfigError: a fingerprint that names files elsewhere.
     """
     from huggingface_hub import snapshot_download
 
@@ -87,7 +89,7 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
         if is_local(source) or part not in saved:
             continue
         folder = local_folder(source)
-        needed = [name for name in saved[part] if name not in TOKENIZER_FILES]
+        needed = [inside(Path(source), name).name for name in saved[part] if name not in TOKENIZER_FILES]
         if absent := [name for name in needed if folder is None or not (folder / name).is_file()]:
             try:
                 snapshot_download(source, allow_patterns=absent)
@@ -107,7 +109,8 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
         IdentityMismatch: it cannot.
     """
     source, trust = resolve_source(config.llm.path), config.llm.trust_remote_code
-    llm = AutoConfig.from_pretrained(source, trust_remote_code=trust).get_text_config()
+    with code_named(config.llm.path):
+        llm = AutoConfig.from_pretrained(source, trust_remote_code=trust).get_text_config()
     repair = f"Say where the right LLM is: from_pretrained(..., {keyword_of('llm')})"
     width = trained_width(tensors)
     if width is not None and width != llm.hidden_size:
@@ -117,7 +120,8 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
         )
     if not compare_vocabulary or config.llm.tokenizer is None:
         return
-    own = AutoTokenizer.from_pretrained(config.llm.tokenizer, trust_remote_code=trust).get_vocab()
+    with code_named(config.llm.tokenizer):
+        own = AutoTokenizer.from_pretrained(config.llm.tokenizer, trust_remote_code=trust).get_vocab()
     if (highest := max(own.values())) >= llm.vocab_size:
         raise IdentityMismatch(
             f"llm: '{config.llm.path}' has {llm.vocab_size} token embeddings, the tokenizer that came with this "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nemo_desta.config import ConfigError
-from nemo_desta.sources import sampled_blocks
+from nemo_desta.sources import inside, sampled_blocks
 
 #: Hashed whole when present.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
@@ -57,11 +57,15 @@ def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
 
     Config and weights that are gone count, further files do not; nor does a tokenizer that is gone, since a model
     folder has its own. A part that is one file may have got another name.
+
+    Raises:
+        ConfigError: a fingerprint that names files elsewhere.
     """
     path = Path(path)
     changed = []
     for name, expected in saved.items():
-        file = path if path.is_file() and len(saved) == 1 else path / name
+        file = inside(path, name)
+        file = path if path.is_file() and len(saved) == 1 else file
         if not file.is_file():
             found = None
         else:
@@ -78,7 +82,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [single]
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return [folder / name for name in names if (folder / name).is_file()]
+        return [file for name in names if (file := inside(folder, name)).is_file()]
     return sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
 
 

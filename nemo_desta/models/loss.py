@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: Settings of an LLM's config that change the logits after lm_head; their models are run whole instead.
-LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
-
 
 def liger_available() -> bool:
     """Whether liger-kernel's fused linear cross-entropy can be used here."""
@@ -52,6 +49,28 @@ def summed_cross_entropy(
     return F.cross_entropy(logits.float(), target_ids, reduction="sum"), num_correct
 
 
-def has_plain_head(config: object) -> bool:
-    """True when the LLM's logits are ``lm_head(last hidden state)`` and nothing more."""
-    return not any(getattr(config, name, None) not in (None, 1.0) for name in LOGIT_TRANSFORMS)
+def decoder_of(llm: nn.Module) -> nn.Module:
+    """The part of a causal LLM that ends before its head; transformers 4 names it for text-only classes alone."""
+    return llm.base_model if llm.base_model is not llm else llm.model
+
+
+@torch.no_grad()
+def has_plain_head(llm: nn.Module) -> bool:
+    """Whether the LLM's logits are ``lm_head(last hidden state)`` and nothing more.
+
+    The LLM is asked, with a few tokens: its config may call a change of logits (soft caps, scales) anything, and hide
+    it in a part of its own.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    hooks = [
+        decoder_of(llm).register_forward_hook(lambda _, args, out: seen.update(decoded=out.last_hidden_state)),
+        llm.get_output_embeddings().register_forward_hook(lambda _, args, out: seen.update(read=args[0], made=out)),
+    ]
+    try:
+        logits = llm(input_ids=torch.arange(8, device=llm.device)[None], use_cache=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(seen) < 3:
+        return False
+    return torch.equal(seen["decoded"], seen["read"]) and torch.equal(seen["made"].float(), logits.float())

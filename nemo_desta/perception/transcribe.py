@@ -105,7 +105,7 @@ class WhisperTranscriber:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
             model.to(device),
-            AutoTokenizer.from_pretrained(path_or_id),
+            AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False),
             find_speech=find_speech or VoiceActivity(),
             language=language,
             max_new_tokens=max_new_tokens,

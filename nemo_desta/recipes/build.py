@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple
+from datetime import datetime
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -18,7 +19,7 @@ from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, Sampling, build_engine
 from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
-from nemo_desta.recipes.pipeline import Stage
+from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
 from nemo_desta.recipes.prompts import PromptPool, prompt_set
 from nemo_desta.recipes.prompts.propose import PromptProposer
@@ -61,6 +62,13 @@ def fingerprint(pool: PromptPool | None) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def template_fingerprint(engine: Engine) -> str | None:
+    """A short hash of the chat template that prompts are rendered with here; None where a server renders them."""
+    if engine.prompts is None:
+        return None
+    return hashlib.sha256(str(engine.prompts.tokenizer.chat_template).encode()).hexdigest()[:12]
+
+
 def clips(
     corpora: Sequence[Corpus], read: Callable[[Corpus], Iterator[Mapping[str, Any]]] | None = None
 ) -> Iterator[Mapping[str, Any]]:
@@ -84,6 +92,15 @@ def build_engines(config: RecipeConfig) -> tuple[Engine, Engine]:
     if config.judge.llm is None and config.judge.engine is None:
         return writing, writing
     return writing, build_engine(config.judge.engine or config.engine, config.judge.llm or config.llm)
+
+
+def freeze_dates(folder: RecipeFolder, engines: Collection[Engine]) -> None:
+    """Let chat templates that write the date write the one on which the recipe began."""
+    clocks = [engine.prompts for engine in engines if engine.prompts is not None and engine.prompts.reads_clock]
+    if clocks:
+        began = datetime.fromisoformat(folder.settle("template_date", datetime.now().isoformat()))
+        for prompts in clocks:
+            prompts.freeze_date(began)
 
 
 def build_stage(

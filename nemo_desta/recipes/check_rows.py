@@ -17,14 +17,16 @@ from nemo_desta.config import MISSING, ConfigError, parse
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.decoding import duration_fault
 from nemo_desta.data.prompting import PromptBuilder, place_audios
-from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row
+from nemo_desta.data.row_schema import unknown_keys
+from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row, row_guard
+from nemo_desta.data.thinking import ThoughtCheck
 from nemo_desta.recipes.corpora.audio import check_audio
 from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
 from nemo_desta.sources import resolve_source
 
 #: Problems that are told but do not make rows unusable.
-HARMLESS = frozenset({"no line end", "no seed_description"})
+HARMLESS = frozenset({"no line end", "no seed_description", "unknown key", "control tokens"})
 
 
 @dataclass
@@ -85,6 +87,7 @@ def check_rows(
     decode: bool = False,
     audio_locator_tag: str = "<|AUDIO|>",
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    system_role: str = "auto",
     max_examples: int = 5,
     progress: bool = True,
 ) -> CheckReport:
@@ -94,7 +97,9 @@ def check_rows(
         audio_roots: the folder that audio paths start from, or one per dataset (`AudioRoots`). None: audio is not
             looked at.
         tokenizer: of the LLM to be trained (hub id, folder, ``package:<path>``, or loaded): every row is rendered by
-            its chat template. With ``max_target_tokens``, longer targets are found.
+            its chat template, and targets are compared with its think block. With ``max_target_tokens``, longer
+            targets are found.
+        chat_template_kwargs, system_role: as in the training's ``model.prompt``.
         decode: read audio files whole; otherwise their header and their last sample.
         max_examples: kept per reason.
 
@@ -111,15 +116,18 @@ def check_rows(
         clips = _Clips(AudioRoots(folders), decode)
     else:
         report.not_checked.append("audio files (give audio_roots)")
-    builder = None
+    builder = thoughts = None
     if tokenizer is not None:
-        builder = PromptBuilder(_tokenizer(tokenizer), audio_locator_tag, chat_template_kwargs)
+        builder = PromptBuilder(
+            _tokenizer(tokenizer), audio_locator_tag, chat_template_kwargs, system_role=system_role
+        )
+        thoughts = ThoughtCheck(builder)
     else:
         report.not_checked.append("chat template and length of targets (give the LLM or its tokenizer)")
     seen = Overlap()
     for row, line in _rows(source, report, progress):
         seen.add(row, line)
-        for error in _problems(row, audio_locator_tag, builder, max_target_tokens):
+        for error in _problems(row, audio_locator_tag, builder, thoughts, max_target_tokens):
             report.found(error.reason, f"{line.where}: {error}")
         for entry in audio_entries(row):
             report.audios += 1
@@ -139,6 +147,7 @@ class CheckConfig:
     audio_roots: Any = None  # a folder, or one per dataset
     llm: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    system_role: str = "auto"
     audio_locator_tag: str = "<|AUDIO|>"
     max_target_tokens: int | None = None
     decode: bool = False
@@ -164,6 +173,7 @@ def run_check(plain: Mapping[str, Any]) -> CheckReport:
         decode=config.decode,
         audio_locator_tag=config.audio_locator_tag,
         chat_template_kwargs=config.chat_template_kwargs,
+        system_role=config.system_role,
         max_examples=config.max_examples,
         progress=config.progress,
     )
@@ -199,25 +209,34 @@ def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[t
             bar.update(len(line.raw))
 
 
-def _problems(row: Row, tag: str, builder: PromptBuilder | None, max_target_tokens: int | None) -> Iterator[RowError]:
+def _problems(
+    row: Row, tag: str, builder: PromptBuilder | None, thoughts: ThoughtCheck | None, max_target_tokens: int | None
+) -> Iterator[RowError]:
     name = f"row '{row['id']}'"
     try:
-        place_audios(row["messages"], tag)
-        if not any(message.get("audios") for message in row["messages"]):
+        with row_guard():
+            place_audios(row["messages"], tag)
+            example = builder.example(row) if builder is not None and audio_entries(row) else None
+        if not audio_entries(row):
             yield RowError("no audio", f"{name}: no message has audios; there is nothing to hear")
-        elif builder is not None:
-            example = builder.example(row)
+        elif example is not None:
             length = len(example.ids) - example.prompt_len
             if max_target_tokens is not None and length > max_target_tokens:
                 yield RowError(
                     "long target", f"{name}: a target of {length:,} tokens, the limit is {max_target_tokens:,}"
                 )
+            if spelt := builder.control_token(row):
+                yield RowError("control tokens", f"{name}: {spelt} in its text is read as text, not as that token")
     except RowError as error:
         yield RowError(error.reason, f"{name}: {error}")
+    if thoughts is not None and (problem := thoughts.problem(row)):
+        yield RowError(problem.reason, f"{name}: {problem}")
     if not row["response"].strip():
         yield RowError("blank response", f"{name}: the response is white space")
     if not isinstance(row.get("seed_description"), str):
         yield RowError("no seed_description", f"{name}: perplexity and fact checks will pass over it")
+    if unknown := unknown_keys(row):
+        yield RowError("unknown key", f"{name}: nothing reads {', '.join(map(repr, unknown))}")
 
 
 class _Clips:
@@ -237,10 +256,11 @@ class _Clips:
 
     def _seconds(self, audio: str, dataset: str | None) -> float | RowError:
         try:
-            path = self.roots.resolve(audio, dataset=dataset)
+            with row_guard():
+                path = self.roots.resolve(audio, dataset=dataset)
+                verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
         except RowError as error:
             return error
-        verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
         return RowError(verdict.reason, verdict.detail) if verdict else seconds
 
 
@@ -249,4 +269,4 @@ def _tokenizer(given: Any) -> Any:
         return given
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve_source(given))
+    return AutoTokenizer.from_pretrained(resolve_source(given), trust_remote_code=False)

@@ -7,7 +7,7 @@ construction; ALARM's corpus in the second dialect). Nothing here looks at the a
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from math import inf
+from math import isfinite
 from typing import Any
 
 DIALECTS = ("desta25", "alarm")
@@ -18,6 +18,9 @@ NOT_AUDIBLE = frozenset(
     {"id", "*_id", "name", "first_name", "last_name", "speaker", "speaker_name", "exact_age"}
     | {"artist", "album", "title", "song_name"}
 )
+
+#: Eleven days. No recording is longer, and counts of samples stay far from where numbers overflow.
+LONGEST_SECS = 1e6
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -34,13 +37,12 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
     none or it is unknown. ``alarm``: ``[00:00-00:02] spoken text (duration: 2s, key: value, ...)``, with ``|caption|``
     in the place of unknown text (the domain, where the row has no caption). Seconds are rounded, at least 1.
 
-    Raises ``ValueError`` for an unknown dialect and for a row whose duration or segments make no sense.
+    Raises ``ValueError`` for an unknown dialect, and for a row that `check_described` refuses or without duration.
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
-    duration = _seconds(row, row.get("duration"), "duration")
-    if duration <= 0:
-        raise ValueError(f"row {row.get('id')!r}: duration is {duration:g} s; a clip needs more than 0 s")
+    check_described(row)
+    duration = _duration(row)
     attributes = _audible(row.get("attributes"), exclude)
     if row.get("segments"):
         return _conversation(row, duration, attributes, dialect, exclude)
@@ -50,6 +52,30 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
         return _line(_span(0, duration), text, [*items, f"Duration: {_whole(duration)}s"])
     text = text or f"|{'/'.join(captions) or str(row.get('domain', 'audio')).capitalize()}|"
     return _line(_span(0, duration), text, [f"duration: {_whole(duration)}s", *_pairs(attributes)])
+
+
+def check_described(row: Mapping[str, Any]) -> None:
+    """Raise ``ValueError``, naming row and field, unless all that a description reads is of the right type.
+
+    ``duration`` may be missing; a look at the audio file may still tell it.
+    """
+    where = f"row {row.get('id')!r:.200}"
+    if row.get("duration") is not None:
+        _duration(row)
+    if not isinstance(row.get("transcript"), str | int | float | None):
+        raise _wrong(where, "transcript must be text", row["transcript"])
+    _check_value(row.get("caption"), f"{where}: caption")
+    _check_attributes(row.get("attributes"), f"{where}: attributes")
+    speakers = row.get("speakers")
+    if not isinstance(speakers, Mapping | None):
+        raise _wrong(where, "speakers must be an object, speaker -> attributes", speakers)
+    for speaker, attributes in (speakers or {}).items():
+        _check_attributes(attributes, f"{where}: speakers.{speaker}")
+    segments = row.get("segments")
+    if not isinstance(segments, list | None):
+        raise _wrong(where, "segments must be a list of objects", segments)
+    for number, segment in enumerate(segments or ()):
+        _check_segment(row, segment, where, f"segments[{number}]")
 
 
 def audible_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -> set[str]:
@@ -70,17 +96,15 @@ def _conversation(
         for i, s in enumerate(row["segments"])
     )
     order: dict[str, str] = {}  # speaker -> "the first speaker"
-    for start, end, _, segment in segments:
-        if end <= start:
-            raise ValueError(f"row {row.get('id')!r}: segment ends at {end:g} s, before or at its start {start:g} s")
-        if segment.get("speaker") is not None:
+    for *_, segment in segments:
+        if (speaker := _speaker(segment)) is not None:
             number = len(order)
-            order.setdefault(segment["speaker"], f"the {_ORDINALS[number] if number < 10 else number + 1} speaker")
+            order.setdefault(speaker, f"the {_ORDINALS[number] if number < 10 else number + 1} speaker")
     known = {name: _audible(value, exclude) for name, value in (row.get("speakers") or {}).items()}
 
     lines = []
     for start, end, _, segment in segments:
-        text, speaker = _text(segment.get("transcript")), segment.get("speaker")
+        text, speaker = _text(segment.get("transcript")), _speaker(segment)
         own = _audible(segment.get("attributes"), exclude)
         if dialect == "desta25":
             items = [f"Speaker: {order[speaker].split()[1]}"] if speaker is not None else []
@@ -142,10 +166,61 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool) and (isinstance(value, (int, float)) or str(value).strip().isdigit())
 
 
+def _speaker(segment: Mapping[str, Any]) -> str | None:
+    """Who speaks, as the keys of ``speakers`` are written: text."""
+    return None if segment.get("speaker") is None else str(segment["speaker"])
+
+
 def _seconds(row: Mapping[str, Any], value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
-        raise ValueError(f"row {row.get('id')!r}: {what} is {value!r}; expected seconds as a number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST_SECS:
+        rule = f"seconds as a number, 0 or more, at most {LONGEST_SECS:,.0f} (eleven days)"
+        raise ValueError(f"row {row.get('id')!r:.200}: {what} is {value!r:.80}; expected {rule}")
     return float(value)
+
+
+def _duration(row: Mapping[str, Any]) -> float:
+    duration = _seconds(row, row.get("duration"), "duration")
+    if duration <= 0:
+        raise ValueError(f"row {row.get('id')!r:.200}: duration is {duration:g} s; a clip needs more than 0 s")
+    return duration
+
+
+def _check_segment(row: Mapping[str, Any], segment: Any, where: str, name: str) -> None:
+    if not isinstance(segment, Mapping):
+        raise _wrong(where, f"{name} must be an object", segment)
+    start = _seconds(row, segment.get("start"), f"{name}: segment start")
+    end = _seconds(row, segment.get("end"), f"{name}: segment end")
+    if end <= start:
+        raise ValueError(f"{where}: segment ends at {end:g} s, before or at its start {start:g} s ({name})")
+    speaker = segment.get("speaker")
+    if isinstance(speaker, bool) or not isinstance(speaker, str | int | None):
+        raise _wrong(where, f"{name}.speaker must be text", speaker)
+    if not isinstance(segment.get("transcript"), str | int | float | None):
+        raise _wrong(where, f"{name}.transcript must be text", segment["transcript"])
+    _check_attributes(segment.get("attributes"), f"{where}: {name}.attributes")
+
+
+def _check_attributes(attributes: Any, where: str) -> None:
+    if attributes is None:
+        return
+    if not isinstance(attributes, Mapping):
+        raise ValueError(f"{where} must be an object, name -> value, found {attributes!r:.80}")
+    for name, value in attributes.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: names must be text, found {name!r:.80}")
+        _check_value(value, f"{where}.{name:.80}")
+
+
+def _check_value(value: Any, where: str, depth: int = 0) -> None:
+    if isinstance(value, (list, tuple)) and depth < 2:
+        for one in value:
+            _check_value(one, where, depth + 1)
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(f"{where} must be text, a number, yes or no, or a list of these, found {value!r:.80}")
+
+
+def _wrong(where: str, rule: str, found: Any) -> ValueError:
+    return ValueError(f"{where}: {rule}, found {type(found).__name__} {found!r:.80}")
 
 
 def _whole(seconds: float) -> int:

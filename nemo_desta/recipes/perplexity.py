@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from math import exp
 from pathlib import Path
 from statistics import median
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nemo_desta.data.prompting import Example, PromptBuilder
-from nemo_desta.data.rows import JsonlIndex, RowError
+from nemo_desta.data.rows import JsonlIndex, RowError, row_guard
 from nemo_desta.recipes.answer import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows
@@ -112,11 +113,13 @@ def target_perplexity(
     found = {"own": find_rows(rows)} | {name: find_rows(paths) for name, paths in (others or {}).items()}
     sets = {name: source.rows for name, source in found.items()}
     asked = found["own"].recipe.get("request") or {}
+    began = found["own"].recipe.get("template_date")
     wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
     if len(sets) != 1 + len(others or {}):
         raise ValueError("others: the name 'own' is taken by the rows in question; choose another")
     model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, _name(llm[0]))
-    builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs)
+    date = datetime.fromisoformat(began) if began else None
+    builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, date=date)
     scores = {}
     for label, files in sets.items():
         skipped: Counter[str] = Counter()
@@ -203,9 +206,10 @@ def _examples(
 ) -> Iterator[_Todo]:
     for place in wanted.places:
         try:
-            row = wanted.index.row(place)
-            text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
-            example = builder.example(text)
+            with row_guard():
+                row = wanted.index.row(place)
+                text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
+                example = builder.example(text)
             if context is not None and len(example.ids) > context:
                 raise RowError("longer than the context", f"row '{row['id']}': {len(example.ids)} tokens of {context}")
         except RowError as error:
@@ -312,8 +316,12 @@ def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device).eval()
-    return model, AutoTokenizer.from_pretrained(source), llm_name(llm)
+    model = (
+        AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
+        .to(device)
+        .eval()
+    )
+    return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False), llm_name(llm)
 
 
 def _name(model: Any) -> str:

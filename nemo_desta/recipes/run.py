@@ -19,6 +19,8 @@ from nemo_desta.recipes.build import (
     build_stage,
     cross_checks,
     fingerprint,
+    freeze_dates,
+    template_fingerprint,
     units,
 )
 from nemo_desta.recipes.corpora import Corpus
@@ -85,6 +87,8 @@ def make_rows(
     """Load the LLM and make the rows of shards ``numbers`` in this process; returns the shards that it finished."""
     engines = build_engines(config)
     folder.remember("llm_revision", engines[0].revision)
+    folder.remember("chat_template", template_fingerprint(engines[0]))
+    freeze_dates(folder, engines)
     stage = build_stage(config, corpora, roots, pool, engines)
     gc.freeze()  # what is loaded by now stays: looking through it again and again costs a quarter of a row's time
     return run_shards(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from nemo_desta.data.rows import RowError, row_guard
 from nemo_desta.recipes.answer import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
@@ -41,9 +42,16 @@ class ClipRows:
     seed: int = 0
 
     def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
-        """``rows_per_clip`` rows; those that cannot be made carry the reason."""
-        clip = dict(unit)
-        ids = [f"{clip['id']}-p{k}" for k in range(self.rows_per_clip)]
+        """``rows_per_clip`` rows; those that cannot be made carry the reason. A clip that none of this understands
+        costs its own rows: "unusable clip"."""
+        ids = [f"{unit['id']}-p{k}" for k in range(self.rows_per_clip)]
+        try:
+            with row_guard():
+                return self._wanted(dict(unit), ids)
+        except RowError as error:
+            return [Wanted(row_id, None, Verdict("unusable clip", str(error))) for row_id in ids]
+
+    def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
         if problem := self._problem(clip):
             return [Wanted(row_id, None, problem) for row_id in ids]
         description = describe(clip, self.dialect, exclude=self.not_audible)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import MISSING, ConfigError, parse
 from nemo_desta.recipes.answer import TEMPLATE
+from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import Sampling
 from nemo_desta.recipes.gates import GatesConfig
 
@@ -104,7 +105,8 @@ class RecipeConfig:
     check: bool = False
 
 
-#: Settings that say how a run works and not what it writes: free to change when a killed run goes on.
+#: Settings that say how a run works and not what it writes: free to change when a killed run resumes. Of ``engine``
+#: some knobs count, see `engine_identity`; of ``tokenizer`` the chat template does.
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
@@ -136,7 +138,8 @@ def parse_recipe(cfg: DictConfig | Mapping[str, Any]) -> RecipeConfig:
 
 def identity(config: RecipeConfig) -> dict[str, Any]:
     """The settings that the rows follow from, as plain values."""
-    return {item.name: plain(getattr(config, item.name)) for item in fields(config) if item.name not in RUNNING}
+    settings = {item.name: plain(getattr(config, item.name)) for item in fields(config) if item.name not in RUNNING}
+    return {**settings, "engine": engine_identity(config.engine, config.llm)}
 
 
 def plain(value: Any) -> Any:

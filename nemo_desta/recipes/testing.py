@@ -47,6 +47,7 @@ class Faults:
 class Reply:
     """One scripted answer. ``finish_reason`` None: ``stop``, or ``length`` where ``max_tokens`` cut the text.
     ``reasoning``: the thought that a server splits off (chat only). ``message``: the error's text for other statuses.
+    ``body``: sent as it is, in the place of all these.
     """
 
     text: str = ""
@@ -56,6 +57,7 @@ class Reply:
     message: str = "scripted"
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_secs: float | None = None
+    body: bytes | None = None
 
 
 class Call(NamedTuple):
@@ -196,6 +198,8 @@ class ScriptedServer:
         self.counts[fault or f"status {reply.status}"] += 1
         if fault == "500":
             return _error(500, "injected")
+        if reply.body is not None:
+            return web.Response(body=reply.body, status=reply.status, content_type="application/json")
         if reply.status != 200:
             return _error(reply.status, reply.message, reply.headers)
         content = json.dumps(_completion(self.model, body, reply, chat)).encode()

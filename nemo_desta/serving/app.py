@@ -18,8 +18,8 @@ from fastapi.responses import JSONResponse, Response
 
 from nemo_desta.config import ConfigError
 from nemo_desta.serving.batching import Engine
-from nemo_desta.serving.connection import ClientGone, Lingering, read_body, while_connected
-from nemo_desta.serving.errors import ApiError
+from nemo_desta.serving.connection import ClientGone, Lingering, while_connected
+from nemo_desta.serving.errors import ApiError, log_failure
 from nemo_desta.serving.replies import DONE, Reply, event
 from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
@@ -107,37 +107,44 @@ def create_app(
 
 
 async def _answer(request: Request, service: Service) -> Response:
+    arrived = time.monotonic()
     call: Call | None = None
+    status = GONE
     try:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # forms and plain text are what a foreign web page may send without asking
             raise ApiError(415, f"content-type must be application/json, found '{kind:.100}'", code="no_json")
-        call = service.open()
-        body = await call.within(read_body(request, service.settings.max_body_bytes, call.hold))
-        await while_connected(request, call.within(call.begin(body)))
-        if call.wanted.request.stream:
-            stream, call = _Stream(request, call, service.name), None
-            return stream
+        call = await service.within(arrived, _receive(request, service, arrived))
+        await while_connected(request, call.within(call.begin()))
+        if call.request.stream:
+            status = 200  # of a stream that begins; it closes the call itself
+            return _Stream(request, call, service.name)
         deltas = await while_connected(request, call.within(_all(call)))
         whole = Reply(service.name).whole(deltas, call.usage)
-        call.close(200)
+        status = 200
+        call.close(status)
         return JSONResponse(whole)
     except ApiError as error:
-        if call is None:
-            service.metrics.requests.labels(str(error.status)).inc()
-        else:
-            call.close(error.status)
+        status = error.status
         return _refusal(error)
     except ClientGone:
         return Response(status_code=GONE)
-    except Exception:
-        logger.exception("a request failed")
-        if call is not None:
-            call.close(500)
+    except Exception as error:
+        log_failure(logger, "a request failed", error)
+        status = 500
         return _refusal(ApiError(500, "internal error; the server's log says more"))
     finally:
-        if call is not None:
-            call.close(GONE)  # if nothing else has
+        if call is None:
+            service.metrics.requests.labels(str(status)).inc()
+        elif status != 200:
+            call.close(status)
+
+
+async def _receive(request: Request, service: Service, arrived: float) -> Call:
+    """Read the body; only a whole and good one takes a place."""
+    service.check_place()
+    async with service.receiving.body(request) as body:
+        return await service.open(body, arrived)
 
 
 async def _all(call: Call) -> list[Any]:
@@ -160,12 +167,15 @@ class _Stream(Response):
         status = GONE
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            last = b""
             try:
                 await while_connected(self.request, self.call.within(self._write(send)))
                 status = 200
             except ApiError as error:
-                status = error.status
-                await send({"type": "http.response.body", "body": event(error.body) + DONE, "more_body": True})
+                status, last = error.status, event(error.body) + DONE
+            self.call.close(status)  # before the last words: its place does not wait until the client has read them
+            if last:
+                await send({"type": "http.response.body", "body": last, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except ClientGone:
             pass
@@ -173,7 +183,7 @@ class _Stream(Response):
             self.call.close(status)
 
     async def _write(self, send: Any) -> None:
-        options = self.call.wanted.request.stream_options
+        options = self.call.request.stream_options
         with_usage = options is not None and options.include_usage
 
         async def write(data: bytes) -> None:

@@ -44,6 +44,7 @@ class BatchConfig:
     max_batch_size: int = 32
     max_batch_tokens: int = 131_072
     look_ahead: int = 1024
+    strict_keys: bool | None = None
     engine: str = "hf"
     vllm: dict[str, Any] = field(default_factory=dict)
     progress: bool = True
@@ -65,6 +66,8 @@ class ChatConfig:
     llm: str | None = None
     encoders: dict[str, str] | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     device: str | None = None
     audio: Any = None
     text: Any = None
@@ -97,6 +100,8 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
             llm=config.llm,
             encoders=config.encoders,
             check_identity=config.check_identity,
+            trust_remote_code=config.trust_remote_code,
+            allow_targets=config.allow_targets,
             max_batch_size=config.batch.max_batch_size,
             **config.batch.vllm,
         )
@@ -129,6 +134,8 @@ def load_model(config: ChatConfig) -> "DestaModel":
         encoders=config.encoders,
         device=config.device,
         check_identity=config.check_identity,
+        trust_remote_code=config.trust_remote_code,
+        allow_targets=config.allow_targets,
     )
 
 
@@ -199,6 +206,7 @@ def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEn
         max_batch_size=config.batch.max_batch_size,
         max_batch_tokens=config.batch.max_batch_tokens,
         look_ahead=config.batch.look_ahead,
+        strict_keys=config.batch.strict_keys,
         engine=engine,
         progress=config.batch.progress and sys.stderr.isatty(),
     )

@@ -1,5 +1,7 @@
 """Refusals and failures as OpenAI's API words them: a status, and a body ``{"error": {...}}`` that names the part."""
 
+import logging
+import traceback
 from typing import Any
 
 
@@ -41,3 +43,9 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def log_failure(logger: logging.Logger, words: str, error: BaseException) -> None:
+    """Log what failed and where. An exception's message may quote the request, so only its type is written."""
+    stack = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s: %s\n%s", words, type(error).__name__, stack.rstrip())

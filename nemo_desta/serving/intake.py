@@ -1,6 +1,7 @@
 """From the bytes of a request to a conversation that the engine takes; runs in worker threads, touches no GPU
 (unless Whisper's transcripts are asked for).
 
+Two steps: `Intake.parse` checks what a request says and is cheap, `Intake.prepare` decodes, renders and tokenises.
 The locator tag of every request is drawn anew: where a text says ``<|AUDIO|>`` it is text.
 """
 
@@ -25,6 +26,13 @@ from nemo_desta.types import AUDIO_SLOT
 if TYPE_CHECKING:
     from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
+
+#: Text with at most so many characters per position of the context is tokenised at once: it may well fit.
+LIKELY_CHARS = 8
+#: Characters that are tokenised at a time where the text is longer, and
+MIN_PIECE = 4096
+#: tokens of a piece that are not counted: where text is cut, a word may take a few more.
+CUT_TOKENS = 16
 
 
 class Wanted(NamedTuple):
@@ -63,11 +71,11 @@ class Intake:
             check_transcript(model, "whisper")
             self.transcriber = _one_at_a_time(model.transcriber)
 
-    def read(self, body: bytes) -> Wanted:
-        """Parse, check, decode, render, tokenise.
+    def parse(self, body: bytes | bytearray) -> ChatRequest:
+        """Understand a body and check it against the limits that need no decoding.
 
         Raises:
-            ApiError: whatever is wrong with the request.
+            ApiError: whatever is wrong with it.
         """
         request = parse_request(body)
         if request.model != self.name:
@@ -77,6 +85,15 @@ class Intake:
             message = "no transcriber runs here (the server is started with transcriber=true to have one)"
             raise ApiError(400, message, param="transcript", code="unsupported_value")
         self._check_size(request)
+        return request
+
+    def prepare(self, request: ChatRequest) -> Wanted:
+        """Decode, render, tokenise.
+
+        Raises:
+            ApiError: whatever is wrong with the request.
+        """
+        self._check_text(request)
         prompts = copy.copy(self.model.prompts)
         prompts.audio_locator_tag = f"<|audio {uuid.uuid4().hex}|>"
         budget = AudioBudget(self.settings.max_audio_secs)
@@ -104,7 +121,7 @@ class Intake:
 
     def _check_size(self, request: ChatRequest) -> None:
         parts = [part for message in request.messages for part in message.parts]
-        num_chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        num_chars = sum(len(part.text if isinstance(part, TextPart) else part.transcript) for part in parts)
         if num_chars > self.settings.max_text_chars:
             message = f"{num_chars} characters of text; at most {self.settings.max_text_chars} are taken"
             raise ApiError(413, message, param="messages", code="text_too_long")
@@ -112,6 +129,24 @@ class Intake:
         if num_audios > self.settings.max_audios:
             message = f"{num_audios} audios; a request may bring {self.settings.max_audios}"
             raise ApiError(413, message, param="messages", code="too_many_audios")
+
+    def _check_text(self, request: ChatRequest) -> None:
+        """Refuse text that cannot fit without tokenising all of it: a piece at a time, until the context is full."""
+        parts = [part for message in request.messages for part in message.parts]
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        if self.model.prompts.transcript.enabled and request.transcript != "none":
+            texts += [part.transcript for part in parts if not isinstance(part, TextPart)]
+        if self.context is None or sum(map(len, texts)) <= LIKELY_CHARS * self.context:
+            return
+        num_tokens, size = 0, max(MIN_PIECE, self.context)
+        for piece in (text[start : start + size] for text in texts for start in range(0, len(text), size)):
+            num_tokens += max(0, len(self.model.prompts.tokenize(piece)) - CUT_TOKENS)
+            if num_tokens >= self.context:
+                message = (
+                    f"the text takes more than {num_tokens} positions ({sum(map(len, texts))} characters) and the LLM "
+                    f"has {self.context}; shorten the conversation"
+                )
+                raise ApiError(400, message, param="messages", code="context_length_exceeded")
 
     def _messages(self, request: ChatRequest, tag: str, budget: AudioBudget) -> list[dict[str, Any]]:
         """Our messages: parts stand on lines of their own, an audio is its tag."""

@@ -16,13 +16,14 @@ class Metrics:
     """Counters that the server moves, and views of numbers that others keep.
 
     Args:
-        waiting, running: how many requests are in line, and being answered.
+        receiving, waiting, running: how many requests are being read, in line, and being answered.
         counters: name -> (help, function), read when asked.
     """
 
     def __init__(
         self,
         *,
+        receiving: Callable[[], float],
         waiting: Callable[[], float],
         running: Callable[[], float],
         counters: dict[str, tuple[str, Callable[[], float]]],
@@ -43,7 +44,8 @@ class Metrics:
         self.new_tokens = Counter("nemo_desta_new_tokens", "Tokens written, thinking included", registry=registry)
         self.audio_secs = Counter("nemo_desta_audio_seconds", "Seconds of audio that came in", registry=registry)
         for name, text, count in (
-            ("waiting", "Requests being received, prepared or in line", waiting),
+            ("receiving", "Requests whose body is being read", receiving),
+            ("waiting", "Requests being prepared or in line", waiting),
             ("running", "Conversations in the batch", running),
         ):
             Gauge(f"nemo_desta_requests_{name}", text, registry=registry).set_function(count)

@@ -14,30 +14,39 @@ from nemo_desta.serving.audio import FORMATS
 from nemo_desta.serving.errors import ApiError
 
 try:
-    from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+    from pydantic import (
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Discriminator,
+        Field,
+        Tag,
+        ValidationError,
+        model_validator,
+    )
 except ImportError as error:
     raise ImportError("the server needs pydantic: pip install 'nemo_desta[serve]'") from error
 
-#: Fields of OpenAI's that do nothing here, with the values at which they ask for nothing. Null is always one.
+#: Fields of OpenAI's that do nothing here, with the values at which they ask for nothing. Null, [] and {} always do.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "chat_template_kwargs": ({},),
+    "chat_template_kwargs": (),
     "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
+    "function_call": ("none", "auto"),
+    "functions": (),
+    "logit_bias": (),
     "logprobs": (False,),
     "modalities": (["text"],),
     "n": (1,),
-    "parallel_tool_calls": (),
+    "parallel_tool_calls": (True, False),
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tool_choice": ("none",),
-    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "tools": (),
     "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
@@ -46,9 +55,15 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 MIN_TEMPERATURE = 0.01
 #: Labels of the caller's own that never change an answer.
 LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
+#: Fields of OpenAI's answers that ours never fill.
+EMPTY_IN_ANSWERS = ("annotations", "audio", "function_call", "refusal", "tool_calls")
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
+#: JSON knows one kind of number: 1.0 is 1.
+Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
+Count = Annotated[Whole, Field(ge=1, lt=2**31)]
+#: OpenAI's rule for the name of who speaks.
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s<|\\/>]+$")]
 
 
 class _Strict(BaseModel):
@@ -77,6 +92,11 @@ class AudioPart(_Strict):
     type: Literal["input_audio"]
     input_audio: InputAudio
 
+    @property
+    def transcript(self) -> str:
+        """What the caller says is said in it; empty if nothing."""
+        return self.input_audio.transcript or ""
+
 
 Part = Annotated[TextPart | AudioPart, Field(discriminator="type")]
 Content = Annotated[
@@ -87,11 +107,20 @@ Content = Annotated[
 
 class ChatMessage(_Strict):
     """``reasoning_content``: an answer's thought, sent back by clients that repeat whole messages; it is left out of
-    the prompt, as reasoning LLMs expect."""
+    the prompt, as reasoning LLMs expect. ``name``: a label, which chat templates have no place for."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
+    name: Name | None = None
     reasoning_content: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_not_given(cls, value: Any) -> Any:
+        """Clients that repeat whole answers send their empty fields, too."""
+        if not isinstance(value, Mapping):
+            return value
+        return {k: v for k, v in value.items() if not (k in EMPTY_IN_ANSWERS and v in ("", [], {}))}
 
     @property
     def parts(self) -> list[TextPart | AudioPart]:
@@ -100,6 +129,7 @@ class ChatMessage(_Strict):
 
 class StreamOptions(_Strict):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class ChatRequest(_Strict):
@@ -110,10 +140,10 @@ class ChatRequest(_Strict):
     max_thinking_tokens: Count | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
     min_p: Annotated[Number, Field(ge=0, lt=1)] | None = None
     repetition_penalty: Annotated[Number, Field(ge=0.1, le=10)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -130,7 +160,7 @@ class ChatRequest(_Strict):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def parse_request(body: bytes) -> ChatRequest:
+def parse_request(body: bytes | bytearray) -> ChatRequest:
     """The request in a body.
 
     Raises:
@@ -146,7 +176,7 @@ def parse_request(body: bytes) -> ChatRequest:
         raise ApiError(400, f"the body must be a JSON object, found {type(data).__name__}", code="invalid_json")
     for name, harmless in UNSUPPORTED.items():
         value = data.pop(name, None)
-        if value is not None and not any(value == known and type(value) is type(known) for known in harmless):
+        if not _asks_for_nothing(value, harmless):
             means = " or ".join(json.dumps(known) for known in harmless)
             hint = f"leave it out{f' or say {means}' if means else ''}"
             raise ApiError(400, f"'{name}' is not supported: {hint}", param=name, code="unsupported_parameter")
@@ -160,9 +190,16 @@ def parse_request(body: bytes) -> ChatRequest:
     return request
 
 
+def _asks_for_nothing(value: Any, harmless: Sequence[Any]) -> bool:
+    """Whether a field may be ignored; 0.0 and -0.0 are 0, but false is not."""
+    if value is None or value in ([], {}):
+        return True
+    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in harmless)
+
+
 def _check(request: ChatRequest) -> None:
     """Rules that tie fields together."""
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options is not None and request.stream_options.include_usage and not request.stream:
         raise ApiError(400, "'stream_options' goes with stream=true only", param="stream_options")
     if request.temperature and request.temperature < MIN_TEMPERATURE:
         raise ApiError(400, f"'temperature' must be 0 or from {MIN_TEMPERATURE} to 2", param="temperature")

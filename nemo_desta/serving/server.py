@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ except ImportError as error:
     raise ImportError("the server needs uvicorn: pip install 'nemo_desta[serve]'") from error
 
 from nemo_desta.serving.app import API_KEY, create_app
+from nemo_desta.serving.wire import Wire, allow_files
 
 if TYPE_CHECKING:
     from nemo_desta.models.answering.ears import Ears
@@ -46,6 +48,8 @@ class Served:
     encoders: dict[str, str] | None = None
     device: str | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     engine: str = "hf"
     vllm: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +104,8 @@ def serve(
 
 def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears, Callable[[], Engine] | None]":
     """The model, and what makes its engine if that is not `ChatEngine` alone."""
-    given: dict[str, Any] = {"llm": served.llm, "encoders": served.encoders, "check_identity": served.check_identity}
+    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
+    given: dict[str, Any] = {name: getattr(served, name) for name in names}
     if served.engine == "hf":
         from nemo_desta.models.desta import DestaModel
 
@@ -127,8 +132,9 @@ def listen(settings: ServerSettings) -> socket.socket:
     """The socket that a server with these settings listens on.
 
     Raises:
-        ConfigError: the address is taken, or not this machine's.
+        ConfigError: the address is taken, or not this machine's; more connections than the process may open files.
     """
+    allow_files(settings.num_connections)
     if not settings.loopback and not os.environ.get(API_KEY):
         logger.warning(
             "anyone who reaches %s can use this server: set %s, or listen on 127.0.0.1", settings.host, API_KEY
@@ -146,6 +152,9 @@ class Server(uvicorn.Server):
     def __init__(self, app: Any, settings: ServerSettings) -> None:
         config = uvicorn.Config(
             app,
+            http=partial(Wire, settings=settings),
+            ws="none",
+            timeout_keep_alive=settings.keep_alive_secs,
             log_config=None,
             server_header=False,
             # Draining has its own limit; what is left then has been failed, and only the wire is to be waited for.

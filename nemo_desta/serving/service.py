@@ -15,9 +15,12 @@ from nemo_desta.models.answering.engine import ChatEngine, Delta, prepare
 from nemo_desta.models.answering.hearing import hear
 from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
-from nemo_desta.serving.errors import ApiError
-from nemo_desta.serving.intake import Intake, Wanted
+from nemo_desta.serving.connection import Receiving
+from nemo_desta.serving.errors import ApiError, log_failure
+from nemo_desta.serving.intake import Intake
+from nemo_desta.serving.memory import keep_trimmed
 from nemo_desta.serving.metrics import Metrics
+from nemo_desta.serving.protocol import ChatRequest
 from nemo_desta.serving.replies import Usage
 from nemo_desta.serving.settings import ServerSettings
 
@@ -46,6 +49,7 @@ class Service:
         self.settings = settings
         self.draining = False
         self.calls: set[Call] = set()
+        self.receiving = Receiving(settings)
         self.num_cache_hits = 0  # without those of the engine, which finds every clip in the cache
         self.intake = Intake(model, name, settings)
         self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta intake")
@@ -57,6 +61,7 @@ class Service:
         )
         cache = model.audio_cache
         self.metrics = Metrics(
+            receiving=lambda: self.receiving.num_bodies,
             waiting=lambda: self.num_waiting,
             running=lambda: self.batcher.num_running,
             counters={
@@ -83,7 +88,7 @@ class Service:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that are being received, prepared, or in line."""
+        """Requests that are being prepared, or in line."""
         return max(0, len(self.calls) - self.batcher.num_running)
 
     async def start(self) -> None:
@@ -97,14 +102,16 @@ class Service:
             if isinstance(item := await job.items.get(), ApiError):
                 raise RuntimeError("the engine failed to answer a second of silence; see the log above")
             if item.finish is not None:
-                return
+                break
+        self._trimming = asyncio.ensure_future(keep_trimmed())
 
     async def stop(self) -> None:
+        self._trimming.cancel()
         await asyncio.to_thread(self.batcher.stop)
         self.workers.shutdown(wait=False, cancel_futures=True)
 
-    def open(self) -> "Call":
-        """A place for one request.
+    def check_place(self) -> None:
+        """Whether one more request would be taken.
 
         Raises:
             ApiError: 503 going down, 429 no place.
@@ -114,9 +121,35 @@ class Service:
         if self.num_waiting >= self.settings.max_queue:
             message = f"{self.num_waiting} requests wait already; try again in a moment"
             raise ApiError(429, message, code="queue_full", retry_after=1)
-        call = Call(self)
+
+    async def open(self, body: bytes | bytearray, arrived: float) -> "Call":
+        """A place for one request that was read, once it is known to be a good one.
+
+        Raises:
+            ApiError: what is wrong with it; 503 going down, 429 no place or no memory.
+        """
+        request = await self._work(self.intake.parse, body)
+        self.check_place()
+        call = Call(self, request, arrived)
+        call.hold(len(body))
         self.calls.add(call)
         return call
+
+    async def within(self, arrived: float, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``, if it comes before the time of a request is over.
+
+        Raises:
+            ApiError: 504.
+        """
+        limit = self.settings.request_timeout_secs
+        try:
+            return await asyncio.wait_for(work, arrived + limit - time.monotonic())
+        except asyncio.TimeoutError as error:
+            raise ApiError(504, f"no answer within {limit:g} s", code="timeout") from error
+
+    async def _work(self, function: Callable[[Any], T], argument: Any) -> T:
+        """``function(argument)`` in a worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.workers, _guarded, function, argument)
 
     async def drain(self) -> None:
         """Take nothing new, and wait for what is here, at most ``drain_secs``; then the rest is failed."""
@@ -131,13 +164,13 @@ class Service:
 
 
 class Call:
-    """One request from arrival to end; `close` it whatever happens."""
+    """One request that has a place, to its end; `close` it whatever happens. ``arrived``: when its head came."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, request: ChatRequest, arrived: float) -> None:
         self.service = service
-        self.arrived = time.monotonic()
+        self.request = request
+        self.arrived = arrived
         self.num_bytes = 0
-        self.wanted: Wanted
         self.usage: Usage
         self._job: Job | None = None
         self._first: list[Delta] = []
@@ -151,7 +184,7 @@ class Call:
         """
         self.num_bytes = num_bytes
         limit = self.service.settings.max_waiting_mb
-        if sum(call.num_bytes for call in self.service.calls) > limit * 2**20:
+        if sum(call.num_bytes for call in self.service.calls | {self}) > limit * 2**20:
             message = f"the requests that wait fill {limit} MB already; try again in a moment"
             raise ApiError(429, message, code="queue_full", retry_after=1)
 
@@ -161,26 +194,28 @@ class Call:
         Raises:
             ApiError: 504.
         """
-        limit = self.service.settings.request_timeout_secs
-        try:
-            return await asyncio.wait_for(work, self.arrived + limit - time.monotonic())
-        except asyncio.TimeoutError as error:
-            raise ApiError(504, f"no answer within {limit:g} s", code="timeout") from error
+        return await self.service.within(self.arrived, work)
 
-    async def begin(self, body: bytes) -> None:
-        """Understand the request, wait for a place in the batch, and for the first piece of the answer."""
-        service, loop = self.service, asyncio.get_running_loop()
-        self.wanted = await loop.run_in_executor(service.workers, _guarded, service.intake, body)
-        chat = self.wanted.chat
-        self.num_bytes = sum(clip.audio.nbytes for clip in chat.clips)
-        self.usage = Usage(chat.num_prompt_tokens, self.wanted.num_audio_tokens)
-        self._job = service.batcher.submit(chat)
-        self.wanted = self.wanted._replace(chat=chat._replace(clips=[]))  # the job has them as long as they are needed
+    async def begin(self) -> None:
+        """Prepare the request, wait for a place in the batch, and for the first piece of the answer.
+
+        Raises:
+            ApiError: what is wrong with it, no memory for its clips, or why there is no answer.
+        """
+        service = self.service
+        wanted = await service._work(service.intake.prepare, self.request)
+        self.request = self.request.model_copy(update={"messages": []})  # with all the audio in base64
+        chat = wanted.chat
+        self.hold(sum(clip.audio.nbytes for clip in chat.clips))
+        self.usage = Usage(chat.num_prompt_tokens, wanted.num_audio_tokens)
+        self._job = service.batcher.submit(chat)  # it has the clips as long as they are needed
+        num_prompt_tokens, audio_secs = chat.num_prompt_tokens, wanted.audio_secs
+        del chat, wanted  # this frame stays while the request waits
         self._first = await self._next()
         self.num_bytes = 0
         service.metrics.first_token_secs.observe(time.monotonic() - self.arrived)
-        service.metrics.prompt_tokens.inc(chat.num_prompt_tokens)
-        service.metrics.audio_secs.inc(self.wanted.audio_secs)
+        service.metrics.prompt_tokens.inc(num_prompt_tokens)
+        service.metrics.audio_secs.inc(audio_secs)
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """The pieces of the answer, from the first one on, as many at a time as there are; the last one has
@@ -217,12 +252,12 @@ class Call:
         return deltas
 
 
-def _guarded(intake: Intake, body: bytes) -> Wanted:
-    """`Intake.read`; what it did not foresee is our fault, and this request's alone."""
+def _guarded(function: Callable[[Any], T], argument: Any) -> T:
+    """``function(argument)``; what it did not foresee is our fault, and this request's alone."""
     try:
-        return intake.read(body)
+        return function(argument)
     except ApiError:
         raise
     except Exception as error:
-        logger.exception("a request could not be prepared")
+        log_failure(logger, "a request could not be prepared", error)
         raise ApiError(500, f"the request could not be prepared ({type(error).__name__})") from None

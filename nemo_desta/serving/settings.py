@@ -15,7 +15,12 @@ class ServerSettings:
     answered beside this machine's own while the server listens on loopback only. ``max_batch_size``: conversations
     answered side by side, ``max_batch_tokens``: their number times the longest one's positions (what the LLM's cache
     must hold), ``max_prefill_tokens``: the same for prompts that are read in one go. ``max_queue``: requests that are
-    being received, prepared or waiting. ``max_waiting_mb``: memory that bodies and clips of these may take together.
+    being prepared or waiting. ``max_waiting_mb``: memory that bodies and clips of these may take together.
+    ``max_receiving_mb``: memory of bodies that are being read. ``max_connections``: null takes 256 more than
+    conversations and queue need; beyond it, the client that was silent longest is cut off. ``header_timeout_secs``:
+    until a request's head is whole, ``keep_alive_secs``: until the next one begins. ``body_timeout_secs``: for the
+    next byte of a body, and the head start over ``min_body_kb_per_sec``. ``send_timeout_secs``: for a client that
+    takes nothing of its answer.
     ``max_audio_secs``, ``max_audios``, ``max_text_chars``: of one request. ``max_context``: positions of prompt and
     answer, null takes the LLM's. ``max_new_tokens``: of an answer whose request does not say. ``drain_secs``: how long
     running answers may take after SIGTERM. ``num_workers``: threads that decode audio and tokenise. ``transcriber``:
@@ -31,6 +36,13 @@ class ServerSettings:
     max_prefill_tokens: int = 32_768
     max_queue: int = 128
     max_waiting_mb: int = 4096
+    max_receiving_mb: int = 1024
+    max_connections: int | None = None
+    header_timeout_secs: float = 10.0
+    keep_alive_secs: float = 5.0
+    body_timeout_secs: float = 20.0
+    min_body_kb_per_sec: float = 16.0
+    send_timeout_secs: float = 60.0
     max_body_mb: float = 64.0
     max_audio_secs: float = 1800.0
     max_audios: int = 32
@@ -50,10 +62,22 @@ class ServerSettings:
                     raise ConfigError(f"serve.{item.name} is {value}; it must be above 0")
         if not 0 <= self.port < 65536:
             raise ConfigError(f"serve.port is {self.port}; it must be 0 (any free one) to 65535")
+        places = self.max_batch_size + self.max_queue
+        if self.num_connections <= places:
+            rule = f"it must be above max_batch_size + max_queue = {places}"
+            raise ConfigError(f"serve.max_connections is {self.max_connections}; {rule}")
+        if self.max_receiving_mb < self.max_body_mb:
+            rule = f"one body of max_body_mb = {self.max_body_mb:g} must fit"
+            raise ConfigError(f"serve.max_receiving_mb is {self.max_receiving_mb}; {rule}")
 
     @property
     def max_body_bytes(self) -> int:
         return int(self.max_body_mb * 2**20)
+
+    @property
+    def num_connections(self) -> int:
+        """Connections that are held at a time."""
+        return self.max_batch_size + self.max_queue + 256 if self.max_connections is None else self.max_connections
 
     @property
     def loopback(self) -> bool:

@@ -78,6 +78,27 @@ class StepLog(Callback):
             self._file = None
 
 
+class LastValidation(Callback):
+    """Carries the metrics of the last validation over a resume: what is best is decided as if nothing had happened."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val_")}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: torch.tensor(value, device=pl_module.device) for name, value in self._metrics.items()}
+        trainer._logger_connector._callback_metrics.update(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metrics": self._metrics}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._metrics = state_dict["metrics"]
+
+
 class Throughput(Callback):
     """Logs audio-hours per GPU-hour, tokens per second and the share of padding, over the last ``window`` steps."""
 

@@ -6,7 +6,7 @@ goes to a temporary name first, so that a kill in the middle of a save leaves th
 
 import enum
 import os
-import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,61 @@ class SafeCheckpointIO(TorchCheckpointIO):
         part.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Callable | None = None, **_: Any) -> dict[str, Any]:
-        """Read a checkpoint.
+        """Read a checkpoint, once every byte of it has been checked.
 
         Raises:
-            FileNotFoundError: nothing there.
+            FileNotFoundError: nothing there. DamagedCheckpoint: not what was written.
             ValueError: the file holds more than tensors and plain types.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no checkpoint at '{path}'")
+        check_whole(Path(path))
+        return read_checkpoint(Path(path), map_location=map_location or "cpu")
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is not what was written; the message names it and says what is wrong."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"'{path}' is damaged: {reason}")
+        self.path = path
+
+
+def check_whole(path: Path) -> None:
+    """Compare every member of a checkpoint with the checksum that was written with it (about 1 GB/s).
+
+    Raises:
+        FileNotFoundError: nothing there. DamagedCheckpoint: cut, empty, or with changed bytes.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at '{path}'")
+    with path.open("rb") as file:
         try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"'{path}' is refused: it holds more than tensors and plain types ({reason})") from error
+            wrong = zipfile.ZipFile(file).testzip()
+        except Exception as error:  # a damaged archive may say anything
+            reason = "it is empty" if path.stat().st_size == 0 else f"{type(error).__name__}: {error}"
+            raise DamagedCheckpoint(path, reason) from error
+    if wrong is not None:
+        raise DamagedCheckpoint(path, f"the bytes of its part {wrong} are not those that were written")
+
+
+def read_checkpoint(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """What a checkpoint holds; with ``mmap`` tensors are read when they are used.
+
+    Raises:
+        FileNotFoundError: nothing there. DamagedCheckpoint: cut or empty, or changed where it is read.
+        ValueError: the file holds more than tensors and plain types.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at '{path}'")
+    if not zipfile.is_zipfile(path):
+        check_whole(path)  # says what is wrong
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:
+        check_whole(path)
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"'{path}' is refused: it holds more than tensors and plain types ({reason})") from error
 
 
 def plain(value: Any) -> Any:

@@ -2,20 +2,23 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from nemo.utils.exp_manager import exp_manager
+from nemo.utils.exp_manager import exp_manager, get_log_dir
+from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.models.base import DestaBase
 from nemo_desta.training.callbacks import (
+    LastValidation,
     NaNGuard,
     PoliteStop,
     SampleAnswers,
@@ -27,13 +30,23 @@ from nemo_desta.training.callbacks import (
 )
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
+from nemo_desta.training.checkpoints import Found, find_checkpoint
 from nemo_desta.training.preflight import preflight
 from nemo_desta.training.record import write_record
+from nemo_desta.training.run_lock import run_lock
+from nemo_desta.training.run_settings import (
+    OPTIMISATION,
+    RESUME,
+    NewOptimisation,
+    RunSettings,
+    compare_run,
+    describe_run,
+)
 from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_layout, model_class, takes_step
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name")
+SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "resume")
 #: Top-level values that nothing reads but other settings' ``${}``.
 VALUES = ("work_dir", "data_root", "generated", "corpora")
 AUTO = {"name": "auto"}
@@ -43,11 +56,13 @@ CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_ma
 def fit(cfg: DictConfig) -> DestaBase | None:
     """Train as ``cfg`` says; returns the model, or None when only checked or stopped by SIGTERM.
 
-    The trained part is written to ``<log dir>/model`` at the end; a run that was killed goes on from its last
+    The trained part is written to ``<log dir>/model`` at the end; a run that was killed resumes from its newest whole
     checkpoint when the same command is given again.
 
     Raises:
-        ConfigError: an unknown or impossible setting. MissingParts: data or weights that are not there.
+        ConfigError: an unknown or impossible setting, or one that the run did not begin with (`SettingsChanged`); a
+            folder that another process trains into; checkpoints that are all damaged.
+        MissingParts: data or weights that are not there.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
@@ -55,6 +70,14 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     preflight(model_config, settings["data"])
     strategy = settings["trainer"].get("strategy") or AUTO
     split = check_layout(strategy, model_config, num_processes(settings["trainer"]))
+    if settings.get("resume", "auto") not in RESUME:
+        raise ConfigError(f"resume must be one of {', '.join(RESUME)}, found {settings['resume']!r}")
+    settings["exp_manager"].setdefault("disable_validation_on_resume", False)
+    if settings["exp_manager"]["disable_validation_on_resume"]:
+        raise ConfigError(
+            "exp_manager.disable_validation_on_resume must be false: a resume would leave out a validation that is "
+            "due, and train past the end of an epoch where one is due there"
+        )
     if settings.get("check"):
         print(report(model_config, settings, split))
         return None
@@ -62,8 +85,24 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     seed = settings.get("seed", 42)
     seed_everything(seed)
     trainer = build_trainer(settings["trainer"], settings.get("callbacks"), seed)
+    with _run_folder(trainer, settings["exp_manager"]) as found:
+        return _fit(trainer, model_config, settings, found)
+
+
+def _fit(
+    trainer: Trainer, model_config: ModelConfig, settings: Mapping[str, Any], found: Found | None
+) -> DestaBase | None:
+    run, force = describe_run(model_config, settings), settings.get("resume") == "force"
+    if found is not None:
+        changed = compare_run(RunSettings.read(found.saved), run, force=force)
+        if any(key.startswith(OPTIMISATION) for key in changed):
+            other = "model.optimizer._target_" in changed
+            trainer.callbacks.append(NewOptimisation(other_optimizer=other))
+    trainer.callbacks.append(RunSettings(run))
     log_dir = Path(exp_manager(trainer, OmegaConf.create(settings["exp_manager"])))
-    model = model_class(strategy)(model_config)
+    if found is not None:
+        trainer.ckpt_path = str(found.path)
+    model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
     data = DestaDataModule(
         settings["data"],
         prompts=model.prompts,
@@ -76,13 +115,32 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     try:
         trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
     except Stopped as stopped:
-        logger.warning("%s: state saved under %s. The same command goes on from here.", stopped, log_dir)
+        logger.warning("%s: state saved under %s. The same command resumes from here.", stopped, log_dir)
         return None
     if trainer.is_global_zero:
         model.save_pretrained(log_dir / "model")
-        write_record(log_dir / "model", trainer, data, seed=seed)
+        write_record(log_dir / "model", trainer, data, seed=settings.get("seed", 42))
         logger.info("trained part written to %s", log_dir / "model")
     return model
+
+
+@contextmanager
+def _run_folder(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[Found | None]:
+    """The run's folder for this process alone, before exp_manager touches it; gives the checkpoint to resume from.
+
+    The lock is held by the first process of a run. A run that makes a new folder each time has none to share.
+    """
+    if not settings.get("resume_if_exists"):
+        yield None
+        return
+    keys = ("exp_dir", "name", "version", "explicit_log_dir", "use_datetime_version", "resume_if_exists")
+    log_dir = Path(get_log_dir(trainer, **{key: settings[key] for key in keys if key in settings})[0])
+    checkpoints = Path((settings.get("checkpoint_callback_params") or {}).get("dirpath") or log_dir / "checkpoints")
+    if not is_global_rank_zero():
+        yield find_checkpoint(checkpoints, tidy=False)
+        return
+    with run_lock(records_folder(log_dir)):
+        yield find_checkpoint(checkpoints, tidy=True)
 
 
 def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | None, seed: int) -> Trainer:
@@ -124,6 +182,7 @@ def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
     return [
         StepSeed(seed),
         StepLog(),
+        LastValidation(),
         Throughput(settings.get("throughput_window", 20)),
         NaNGuard(settings.get("nan_patience", 5)),
         SampleAnswers(settings.get("sample_rows", 2), settings.get("sample_max_new_tokens", 64)),

@@ -1,17 +1,28 @@
 """One message that lists everything a run lacks, and how to get it, before anything is loaded."""
 
 import glob
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ModelConfig
+from nemo_desta.data.rows import Row, RowError, expand_paths, parse_row
+from nemo_desta.data.thinking import ThoughtCheck
+from nemo_desta.models import builder
 from nemo_desta.models.frozen import frozen_sources
 from nemo_desta.sources import is_local, local_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
+#: Training rows that targets are looked at in: so many of each file, and in all.
+SAMPLED_ROWS, SAMPLED_IN_ALL = 32, 512
+
+logger = logging.getLogger(__name__)
 
 
 class MissingParts(FileNotFoundError):
@@ -19,12 +30,32 @@ class MissingParts(FileNotFoundError):
 
 
 def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
-    """Raise `MissingParts` naming everything that is absent; silent when the run can start."""
+    """Raise `MissingParts` naming everything that is absent; silent when the run can start.
+
+    Targets that do not fit the think block of the chat template are counted in a sample, and said in the log.
+    """
     problems = [*missing_weights(model), *missing_data(data)]
     if problems:
         listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
         plural = "s are" if len(problems) > 1 else " is"
         raise MissingParts(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+    for warning in unfit_targets(model, data):
+        logger.warning(warning)
+
+
+def unfit_targets(model: ModelConfig, data: Mapping[str, Any]) -> Iterator[str]:
+    """How many targets of a sample of training rows do not fit the template's think block, and what helps."""
+    thoughts = ThoughtCheck(builder.build_prompts(builder.build_tokenizer(model.llm), model.prompt))
+    if not thoughts.opened and not thoughts.closed:
+        return
+    count, found, words = 0, Counter(), {}
+    for row in _sampled_rows(data.get("train_ds") or {}):
+        count += 1
+        if problem := thoughts.problem(row):
+            found[problem.reason] += 1
+            words[problem.reason] = str(problem)
+    for reason, unfit in found.items():
+        yield f"{reason} in {unfit} of {count} sampled training rows: {words[reason]}"
 
 
 def missing_weights(config: ModelConfig) -> Iterator[str]:
@@ -86,6 +117,20 @@ def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
             yield from _sources(item.get("input_cfg") or [])
         else:
             yield item
+
+
+def _sampled_rows(section: Mapping[str, Any]) -> Iterator[Row]:
+    """The first rows of every JSONL file of a data section; broken ones are the data module's to name."""
+    left = SAMPLED_IN_ALL
+    for item in _sources(section.get("input_cfg") or []):
+        for path in expand_paths(item.get("rows") or item.get("manifest_filepath") or []):
+            if left <= 0 or not path.is_file():
+                continue
+            with path.open("rb") as file:
+                for line in islice(file, min(SAMPLED_ROWS, left)):
+                    left -= 1
+                    with suppress(RowError):
+                        yield parse_row(line, "sample")
 
 
 def _incomplete(folder: Path, where: str, *, needs_tokenizer: bool) -> Iterator[str]:

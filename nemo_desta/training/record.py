@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from nemo_desta.data.datamodule import DestaDataModule
-from nemo_desta.data.rows import RowError
+from nemo_desta.data.rows import RowError, row_guard
 from nemo_desta.data.sources import RowSource
 from nemo_desta.models.sharing.runs import RECORD_FILE
 
@@ -36,7 +36,8 @@ def count_datasets(source: RowSource) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for i in range(0, len(source), stride or 1):
         try:
-            counts[source.row(i).get("dataset") or source.name] += 1
+            with row_guard():
+                counts[source.row(i).get("dataset") or source.name] += 1
         except RowError:  # counted among the bad rows
             continue
     return {name: count * stride for name, count in counts.most_common()}

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from nemo_desta.data.testing import tiny_row, tiny_rows, write_jsonl
 
 cutset = pytest.importorskip("nemo.collections.common.data.lhotse.cutset")
-import nemo_desta.data.input_cfg  # noqa: E402, F401  registers the type
+import nemo_desta.data.input_cfg  # noqa: E402  registers the type
 
 
 def test_nemo_reads_rows_as_conversations(tmp_path: Path) -> None:
@@ -46,3 +46,29 @@ def test_nemo_mixes_groups_by_weight_and_names_bad_rows(tmp_path: Path, caplog: 
     assert "'messages' must be a non-empty list" in caplog.text or "'response' must be" in caplog.text
     again = [c.id for c in islice(iter(cutset.read_cutset_from_config(cfg)[0]), 400)]
     assert again == drawn
+
+
+class Poison:
+    """A source whose second row raises what no one expects."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def row(self, i: int) -> dict:
+        return tiny_row(f"row-{i}", None)
+
+    def where(self, i: int) -> str:
+        return f"poison:{i + 1}"
+
+    def audio_files(self, i: int, row: dict) -> list:
+        if i == 1:
+            raise OverflowError("odd")
+        return []
+
+
+def test_whatever_goes_wrong_with_a_row_nemo_gets_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    found = nemo_desta.data.input_cfg.DestaConversations(
+        Poison(), audio_locator_tag="<|audio|>", token_equivalent_duration=None, shuffle=False, seed=0
+    )
+    assert [conversation.id for conversation in found] == ["row-0", "row-2"]
+    assert "bad row (poison:2), unexpected: OverflowError: odd" in caplog.text

@@ -135,6 +135,20 @@ def test_resume_is_exact(rows: Path, tmp_path: Path, name: str) -> None:
         assert again.weight.item() == full.weight.item()
 
 
+@pytest.mark.parametrize("step", [7, 14])
+def test_a_save_of_a_monitored_metric_after_a_resume_from_the_end_of_an_epoch_needs_no_validation(
+    rows: Path, tmp_path: Path, step: int
+) -> None:
+    settings = {"max_steps": 18, "every": 7, "val_check_interval": 100, "check_val_every_n_epoch": None}
+    full = run(rows, tmp_path / "full", **settings)
+    model, data = Recorder(), data_of(rows, 0, with_validation=True)
+    trainer = trainer_of(tmp_path / "again", **settings)
+    trainer.callbacks.append(ModelCheckpoint(tmp_path / "best", monitor="val_loss", every_n_train_steps=2))
+    trainer.fit(model, data, ckpt_path=tmp_path / "full" / f"step={step}.ckpt")
+    assert model.batches == full.batches[step:]
+    assert model.weight.item() == full.weight.item()
+
+
 def test_resume_trains_an_unfinished_accumulation_window_again(rows: Path, tmp_path: Path) -> None:
     settings = {
         "max_epochs": 2,

@@ -1,15 +1,25 @@
+import gzip
 import json
+import os
 import pickle
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
+from nemo_desta.config import ConfigError
+from nemo_desta.data import packed
+from nemo_desta.data import rows as rows_module
 from nemo_desta.data.rows import (
     JsonlIndex,
     RowError,
+    RowRules,
     check_row,
     duplicate_rows,
     expand_paths,
+    parse_row,
     read_rows,
     row_guard,
 )
@@ -43,7 +53,7 @@ def test_read_rows_keeps_a_public_desta_row_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"id": ""}, "'id' must be a non-empty string, found ''"),
+        ({"id": ""}, "'id' must be a non-empty string or a whole number, found ''"),
         ({"response": None}, "row 'a': 'response' must be a non-empty string, found None"),
         ({"messages": []}, "'messages' must be a non-empty list, found []"),
         ({"messages": [{"role": "user"}]}, "message 0: 'content' must be a string, but it is missing"),
@@ -152,3 +162,216 @@ def test_a_row_error_passes_the_guard_unchanged():
     with pytest.raises(RowError) as raised, row_guard("rows.jsonl:3"):
         raise error
     assert raised.value is error
+
+
+def with_user(**changes: object) -> dict:
+    """A row about one clip whose user message is changed; None takes a key away."""
+    row = tiny_row("a", "a.wav")
+    message = {**row["messages"][-1], **changes}
+    return {**row, "messages": [row["messages"][0], {k: v for k, v in message.items() if v is not None}]}
+
+
+def with_clip(**changes: object) -> dict:
+    return with_user(audios=[{"audio": "a.wav", "text": None, **changes}])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (with_user(audios=None, audio=[{"audio": "a.wav"}]), "message 1: unknown key 'audio'. Did you mean 'audios'?"),
+        (with_user(value="x"), "message 1: unknown key 'value'. Did you mean 'content'?"),
+        (with_clip(transcript="hello"), "message 1, audio 0: unknown key 'transcript'. Did you mean 'text'?"),
+        (with_clip(durations=1.0), "audio 0: unknown key 'durations'. Did you mean 'duration'?"),
+        ({**tiny_row("a", "a.wav"), "truncate": True}, "row 'a': unknown key 'truncate', and no 'truncated'"),
+        ({**tiny_row("a", None), "audios": ["a.wav"]}, "'audios' beside 'messages' is not read"),
+        ({**tiny_row("a", None), "messages": [{"role": "user", "content": "x"}], "system": "Hi"}, "'system' beside"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_a_bad_row_where_it_changes_what_is_trained(row: dict, words: str) -> None:
+    with pytest.raises(RowError) as caught:
+        check_row(row)
+    assert words in str(caught.value)
+    assert caught.value.reason == "unknown_key"
+
+
+def test_a_misspelt_response_is_named_by_what_was_meant() -> None:
+    row = tiny_row("a", None)
+    row["reponse"] = row.pop("response")
+    with pytest.raises(RowError, match="unknown key 'reponse', and no 'response'"):
+        check_row(row)
+
+
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [("human", "user"), ("gpt", "assistant"), ("User", "user"), ("USER", "user"), ("systm", "system")],
+)
+def test_a_role_that_no_template_knows_is_a_bad_row(role: str, meant: str) -> None:
+    with pytest.raises(RowError, match=f"message 1: role '{role}'. Did you mean '{meant}'"):
+        check_row(with_user(role=role))
+
+
+def test_the_audio_role_of_the_config_is_a_role() -> None:
+    with pytest.raises(RowError, match="role 'audio'"):
+        check_row(with_user(role="audio"))
+    assert check_row(with_user(role="audio"), RowRules(audio_role="audio"))["id"] == "a"
+
+
+@pytest.mark.parametrize("truncated", ["false", 1, [], {}])
+def test_truncated_must_be_a_bool(truncated: object) -> None:
+    with pytest.raises(RowError, match="'truncated' must be true or false, found"):
+        check_row({**tiny_row("a", None), "truncated": truncated})
+
+
+def test_fields_of_ones_own_are_kept_or_refused_as_asked() -> None:
+    row = {**tiny_row("a", "a.wav"), "mos": 4.2, "truncate": True}
+    assert check_row(row, RowRules(strict_keys=False)) == row
+    del row["truncate"]
+    assert check_row(row) == row
+    with pytest.raises(RowError, match="unknown key 'mos'") as caught:
+        check_row(row, RowRules(strict_keys=True))
+    assert caught.value.reason == "unknown_key"
+    with pytest.raises(RowError, match="unknown key 'transcript'"):  # never in an audio
+        check_row(with_clip(transcript="x"), RowRules(strict_keys=False))
+
+
+def test_provenance_of_the_recipes_and_public_rows_are_known() -> None:
+    made = "stage prompt_id prompt_kind prompt_requires constraint seed attempt language split group corpus"
+    row = {
+        **AQA_LINE,
+        **dict.fromkeys(made.split()),
+        "llm": "x",
+        "llm_revision": "y",
+        "sampling": {},
+        "truncated": False,
+    }
+    assert check_row({**row, "first_response": "x"}, RowRules(strict_keys=True))["dataset"] == "AccentDB"
+
+
+@pytest.mark.parametrize("number", [7, 0, -1, 10**30])
+def test_a_whole_number_is_an_id(number: int) -> None:
+    assert check_row({**tiny_row("a", None), "id": number})["id"] == str(number)
+
+
+@pytest.mark.parametrize("row_id", [True, 7.0, None, [], ""])
+def test_other_ids_are_bad_rows(row_id: object) -> None:
+    with pytest.raises(RowError, match="'id' must be a non-empty string or a whole number"):
+        check_row({**tiny_row("a", None), "id": row_id})
+
+
+@pytest.mark.parametrize("duration", [True, 1e308, 1e6 + 1, 10**400, [1]])
+def test_a_duration_that_no_recording_has_is_a_bad_row(duration: object) -> None:
+    with pytest.raises(RowError, match="'duration' must be seconds"):
+        check_row(with_clip(duration=duration))
+
+
+@pytest.mark.parametrize("place", ["id", "prompt", "seed_description", "note"])
+def test_half_a_surrogate_is_named_wherever_it_stands(tmp_path: Path, place: str) -> None:
+    row = json.dumps({**tiny_row("a", None), place: "\ud83d"})
+    with pytest.raises(RowError, match=r"rows.jsonl:1: .*half a surrogate pair") as caught:
+        parse_row(row.encode(), "rows.jsonl:1")
+    assert caught.value.reason == "not_json"
+
+
+def test_nesting_without_end_is_named() -> None:
+    line = b'{"id": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(RowError, match="rows.jsonl:1: .*nested too deeply"):
+        parse_row(line, "rows.jsonl:1")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_of_rows_is_named_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(ConfigError, match=f"'{path}' .* is a .*rows are read from files"):
+        JsonlIndex(path)
+
+
+def test_a_line_longer_than_any_row_is_a_bad_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "MAX_ROW_BYTES", 3 << 20)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"x" * (4 << 20) + b"\n" + json.dumps(AQA_LINE).encode())
+    index = JsonlIndex(path)
+    assert len(index) == 2 and index.row(1) == AQA_LINE
+    with pytest.raises(RowError, match=r"rows.jsonl:1: a line of 4,194,305 bytes") as caught:
+        index.row(0)
+    assert caught.value.reason == "too_big"
+
+
+def test_rows_that_are_written_while_they_are_read_wait_for_the_next_run(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [AQA_LINE])
+    index = JsonlIndex(path)
+    with open(path, "a") as file:
+        file.write(json.dumps(AQA_LINE) + "\n")
+    assert len(index) == 1 and index.row(0) == AQA_LINE
+
+
+def pack(data: bytes, how: str) -> bytes:
+    """As gzip and zstd write it; "frames": in several parts, as parallel packers do."""
+    if how == "gzip":
+        return gzip.compress(data)
+    if how == "frames":
+        middle = len(data) // 2
+        skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"meta"
+        return skippable + b"".join(map(zstandard.compress, (data[:middle], data[middle:])))
+    return zstandard.compress(data)
+
+
+@pytest.mark.parametrize(("name", "how"), [("rows.jsonl.gz", "gzip"), ("rows.jsonl.zst", "zstd"),
+                                           ("rows.jsonl.zst", "frames"), ("rows.jsonl", "gzip")])  # fmt: skip
+def test_packed_rows_are_read_at_any_place(tmp_path: Path, name: str, how: str) -> None:
+    plain = write_jsonl(tmp_path / "plain.jsonl", [tiny_row(str(i), None, "ö" * (1 + i % 50)) for i in range(3000)])
+    path = tmp_path / name
+    path.write_bytes(pack(plain.read_bytes(), how))
+    index = JsonlIndex([path, plain])
+    assert len(index) == 6000 and index.where(2999) == f"{path}:3000"
+    assert [index.row(i) for i in (2999, 0, 1234)] == [index.row(3000 + i) for i in (2999, 0, 1234)]
+    copy = pickle.loads(pickle.dumps(index))  # as a spawned worker gets it
+    assert copy.row(77) == index.row(77)
+
+
+def test_a_packed_file_named_so_that_is_plain_is_read_as_it_is(tmp_path: Path) -> None:
+    assert next(read_rows(write_jsonl(tmp_path / "rows.jsonl.gz", [AQA_LINE]))) == AQA_LINE
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_a_packed_file_that_is_cut_or_flipped_is_named(tmp_path: Path, how: str) -> None:
+    data = pack(b"".join(json.dumps(tiny_row(str(i), None)).encode() + b"\n" for i in range(500)), how)
+    for size in (5, len(data) // 2, len(data) - 1):
+        (tmp_path / "rows.jsonl").write_bytes(data[:size])
+        with pytest.raises(ConfigError, match=r"rows\.jsonl is cut or damaged"):
+            JsonlIndex(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_bytes(data[:40] + bytes([data[40] ^ 255]) + data[41:])
+    if how == "gzip":  # zstd writes no checksum unless it is asked to
+        with pytest.raises(ConfigError, match=r"rows\.jsonl is cut or damaged"):
+            JsonlIndex(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "MAX_UNPACKED_BYTES", 1 << 20)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(pack(bytes(64 << 20), how))
+    with pytest.raises(ConfigError, match=r"rows.jsonl.gz unpacks to more than [0-9,]+ bytes"):
+        JsonlIndex(path)
+
+
+def test_zstd_without_its_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(pack(b"{}", "zstd"))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ConfigError, match="pip install zstandard"):
+        JsonlIndex(path)
+
+
+def test_packed_files_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spool"))
+    (tmp_path / "spool").mkdir()
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(pack(json.dumps(AQA_LINE).encode(), "gzip"))
+    index = JsonlIndex(path)
+    assert index.row(0) == AQA_LINE and list((tmp_path / "spool").iterdir()) == []

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 from pathlib import Path
@@ -7,10 +8,15 @@ import pytest
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError, load_audio
+from nemo_desta.data.costs import RowCosts
+from nemo_desta.data.dataset import RowDataset
+from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.rows import RowError
+from nemo_desta.data.sampler import BatchPlan, PlanSettings
 from nemo_desta.data.shar import SharSource, write_shar
-from nemo_desta.data.sources import JsonlSource, open_input_cfg
-from nemo_desta.data.testing import tiny_row, tiny_rows, write_jsonl, write_tone
+from nemo_desta.data.sources import JsonlSource, WeightedSource, open_input_cfg
+from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
 
 def entries(folder: Path, sizes: dict[str, int]) -> dict[str, dict]:
@@ -127,3 +133,115 @@ def test_write_shar_refuses_a_folder_in_use(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is not empty"):
         write_shar(JsonlSource(path), tmp_path)
     assert os.path.exists(path)
+
+
+def planned(folder: Path, source: object, **settings: object) -> tuple[list, list]:
+    """Loaded batches and bad rows of one epoch, through plan and dataset."""
+    prompts = PromptBuilder(tiny_tokenizer())
+    costs = RowCosts(
+        [source], prompts, lambda samples: samples // 1600, sampling_rate=16_000, max_row_tokens=2000, **settings
+    )
+    plan = BatchPlan([WeightedSource(source, None)], costs.tokens, PlanSettings(2000, shuffle=False))
+    dataset = RowDataset([source], prompts, sampling_rate=16_000)
+    batches = [dataset[batch] for batch in plan.batches(0)]
+    return [row_id for b in batches for row_id in b["row_ids"]], [bad for b in batches for bad in b["bad_rows"]]
+
+
+class Poison:
+    """A source as somebody else may write it: two of its rows raise what no one expects."""
+
+    name, rules = "poison", TRAINING
+
+    def __len__(self) -> int:
+        return 5
+
+    def row(self, i: int) -> dict:
+        if i == 1:
+            raise MemoryError
+        return tiny_row(f"row-{i}", None if i < 3 else "a.wav")
+
+    def where(self, i: int) -> str:
+        return f"poison:{i + 1}"
+
+    def audio_files(self, i: int, row: dict) -> list:
+        if i == 3:
+            raise KeyError("a.wav")
+        return [self.wav] if i == 4 else []
+
+
+@pytest.mark.parametrize("text_tokens", ["exact", "estimate"])
+def test_whatever_a_source_raises_the_row_is_named_and_the_others_are_used(tmp_path: Path, text_tokens: str) -> None:
+    source = Poison()
+    source.wav = write_tone(tmp_path / "a.wav", 0.1)
+    used, bad = planned(tmp_path, source, text_tokens=text_tokens)
+    assert used == ["row-0", "row-2", "row-4"]
+    assert [(b["where"], b["reason"]) for b in bad] == [("poison:2", "unexpected"), ("poison:4", "unexpected")]
+    assert bad[0]["detail"].startswith("MemoryError") and bad[1]["id"] == "row-3"
+
+
+def test_poison_rows_are_named_by_plan_and_dataset(tmp_path: Path) -> None:
+    path = tiny_rows(tmp_path, 1)
+    good = json.loads(path.read_text())
+    poison = [
+        {"audio": "/"},
+        {"audio": "//"},
+        {"audio": "x.raw"},
+        {"audio": "wavs/000.wav", "duration": 1e308},
+        {"audio": "wavs/000.wav", "duration": True},
+        {"audio": "wavs/000.wav", "text": "\ud83d"},
+    ]
+    (tmp_path / "x.raw").write_bytes(bytes(100))
+    rows = [good]
+    for entry in poison:
+        user = {**good["messages"][-1], "audios": [entry]}
+        rows.append({**good, "messages": [user]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    used, bad = planned(tmp_path, JsonlSource(path))
+    assert used == ["row-000"]
+    assert sorted(b["where"].rpartition(":")[2] for b in bad) == ["2", "3", "4", "5", "6", "7"]
+
+
+def test_unknown_keys_are_named_once_per_file_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        rows = [{**tiny_row(f"{name}{i}", None), "mos": 3, **({"promt_id": 1} if i == 2 else {})} for i in range(4)]
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    used, bad = planned(tmp_path, JsonlSource([tmp_path / "a.jsonl", tmp_path / "b.jsonl"]))
+    assert len(used) == 8 and not bad
+    named = [record.getMessage() for record in caplog.records if "unknown key '" in record.getMessage()]
+    assert len(named) == 4
+    assert "a.jsonl:3: unknown key 'promt_id', kept and not read. Did you mean 'prompt_id'?" in " ".join(named)
+    assert "unknown keys in rows of 'a': 'mos' in 8 rows, 'promt_id' in 2 rows" in caplog.text
+
+
+def test_strict_keys_of_an_entry_refuses_or_keeps_fields_of_ones_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(write_jsonl(tmp_path / "a.jsonl", [{**tiny_row("a", None), "truncate": 1}, tiny_row("b", None)]))
+    [kept] = open_input_cfg([{"rows": path, "strict_keys": False}])
+    assert planned(tmp_path, kept.source) == (["a", "b"], []) and "unknown key" not in caplog.text
+    for strict in (True, None):
+        [source] = open_input_cfg([{"rows": path, "strict_keys": strict}])
+        used, [bad] = planned(tmp_path, source.source)
+        assert used == ["b"] and (bad["id"], bad["reason"]) == ("?", "unknown_key")
+    with pytest.raises(ConfigError, match="strict_keys must be true, false or null, found 'no'"):
+        open_input_cfg([{"rows": path, "strict_keys": "no"}])
+
+
+def test_shar_rows_follow_the_same_rules(tmp_path: Path) -> None:
+    lines = [{"id": str(i), "custom": {"row": {**tiny_row("a", None), **more}}} for i, more in
+             enumerate([{"id": 7}, {"truncated": "false"}, {"mos": 3}])]  # fmt: skip
+    write_jsonl(tmp_path / "cuts.000000.jsonl", lines)
+    [lax, strict] = [open_input_cfg([{"rows": str(tmp_path), "strict_keys": s}])[0].source for s in (None, True)]
+    assert lax.row(0)["id"] == "7" and lax.row(2)["mos"] == 3
+    with pytest.raises(RowError, match="'truncated' must be true or false"):
+        lax.row(1)
+    with pytest.raises(RowError, match=r"cuts.000000.jsonl:3: .*unknown key 'mos'"):
+        strict.row(2)
+
+
+def test_a_packed_source_is_named_without_its_endings(tmp_path: Path) -> None:
+    path = tiny_rows(tmp_path, 3)
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    source = JsonlSource(packed)
+    assert source.name == "rows" and planned(tmp_path, source)[0] == ["row-000", "row-001", "row-002"]

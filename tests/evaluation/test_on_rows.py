@@ -83,9 +83,39 @@ def test_what_cannot_be_scored_is_said(rows, tmp_path):
     with pytest.raises(FileNotFoundError, match="no file matches"):
         evaluate_rows(Scripted({}), settings(rows, rows=str(rows / "gone.jsonl")), rows / "out")
     (tmp_path / "bad.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match=r"bad.jsonl:1 is no row"):
+    with pytest.raises(ConfigError, match=r"no row can be used. .*bad.jsonl:1: 'id' must be"):
         evaluate_rows(Scripted({}), settings(rows, rows=str(tmp_path / "bad.jsonl")), rows / "out")
     row = {"id": "x", "audio": "../../secret.wav", "transcript": "a"}
     (tmp_path / "out.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="outside every audio root"):
+    with pytest.raises(ConfigError, match="out.jsonl:1: .*outside every audio root"):
         evaluate_rows(Scripted({}), settings(rows, rows=str(tmp_path / "out.jsonl")), rows / "out")
+
+
+def test_rows_that_cannot_be_used_are_named_counted_and_the_others_scored(rows):
+    good = (rows / "rows.jsonl").read_text()
+    bad = [
+        '{"id": "torn',
+        '{"id": "outside", "audio": "../../secret.wav"}',
+        '{"id": "odd", "messages": [5]}',
+        '{"id": "list", "audio": "0.wav", "transcript": ["a"]}',
+        "[" * 100_000,
+    ]
+    (rows / "rows.jsonl").write_text(
+        good + "\n".join(bad) + '\n{"id": 7, "audio": "0.wav", "transcript": "a\u2028b"}\n'
+    )
+    found = evaluate_rows(Scripted({"r0": "red house", "7": "a b"}), settings(rows), rows / "out")
+    assert found["num_rows"] == 5 and found["recognition"]["num_rows"] == 4
+    assert sum(found["bad_rows"].values()) == 5
+    named = [json.loads(line)["where"].rpartition(":")[2] for line in open(rows / "out" / "bad_rows.jsonl")]
+    assert named == ["5", "6", "7", "8", "9"]
+
+
+def test_an_answer_may_hold_what_looks_like_a_line_end(tmp_path):
+    class Fixed(Source):
+        def _answer(self, prompts, answers, roots):
+            answers.write_text(json.dumps({"id": "a", "answer": "one\u2028two"}, ensure_ascii=False) + "\n")
+
+    source = Fixed(EvaluateSettings(output="unused", model="m"))
+    rows = [{"id": "a", "messages": [{"role": "user", "content": "x\u2028y"}]}]
+    for _ in range(2):  # the second time, the prompts are compared
+        assert source.ask(rows, tmp_path) == {"a": "one\u2028two"}

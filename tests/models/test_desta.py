@@ -254,6 +254,7 @@ def test_activation_checkpointing_changes_memory_not_gradients(tiny):
     for recompute in (False, True):
         torch.manual_seed(1)
         model = DestaModel({**tiny, "activation_checkpointing": recompute})  # Lightning's fit leaves its mode alone
+        assert model.plain_head  # the LLM is asked before the first loss
         norm, runs = model.llm.base_model.layers[0].input_layernorm, []
         norm.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         model.loss(batch_of(model, [(messages(), "A bell.")], [1.0]))[0].backward()

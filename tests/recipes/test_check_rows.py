@@ -1,5 +1,6 @@
 """Every kind of damage is counted under its own reason with file and line, and good rows pass."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import soundfile
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.testing import TEMPLATES, tiny_tokenizer
 from nemo_desta.recipes.check_rows import CheckReport, check_rows, run_check
 
 
@@ -78,6 +80,19 @@ def test_damaged_lines_do_not_stop_the_check(tmp_path: Path) -> None:
     assert report.examples["not UTF-8"][0].startswith(f"{path}:4: byte 0xe9")
     assert report.examples["not_json"][0].startswith(f"{path}:5:")
     assert report.examples["half-written line"][0].startswith(f"{path}:8:")
+
+
+def test_fields_of_ones_own_are_told_but_no_fault(tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [row(0, mos=3), row(1), row(2, mos=4)]))
+    assert report.ok and report.problems == {"unknown key": 2}
+    assert "row 'r0': nothing reads 'mos'" in report.examples["unknown key"][0]
+
+
+def test_packed_rows_are_checked(tmp_path: Path) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(write(tmp_path / "rows.jsonl", [row(0), row(1)]).read_bytes()))
+    report = check(packed)
+    assert report.ok and report.rows == 2
 
 
 def test_a_whole_last_line_without_line_end_is_told_but_no_fault(tmp_path: Path) -> None:
@@ -166,3 +181,36 @@ def test_the_command_reads_its_config_and_writes_its_findings(tmp_path: Path) ->
         run_check({"rows": str(path), "max_target_tokens": 5})
     with pytest.raises(ConfigError, match="audio_root"):
         run_check({"rows": str(path), "audio_root": "x"})
+
+
+def test_targets_that_do_not_fit_the_think_block_are_counted_with_what_helps(tmp_path: Path) -> None:
+    thought = row(1, response="low pitch\n</think>\n\nA man.")
+    cut = row(2, response="so long a thought", truncated=True)
+    path = write(tmp_path / "rows.jsonl", [row(0), thought, cut])
+    tokenizer = tiny_tokenizer("chatml")
+    generation = "<|im_start|>assistant\n"
+    assert check(path, tokenizer=tokenizer).ok
+    tokenizer.chat_template = TEMPLATES["chatml"].replace(generation, generation + "<think>\n")
+    report = check(path, tokenizer=tokenizer)
+    assert report.problems == {"no thought": 1} and not report.ok
+    assert "row 'r0'" in report.examples["no thought"][0] and "enable_thinking: false" in str(report)
+    tokenizer.chat_template = TEMPLATES["chatml"].replace(generation, generation + "<think>\n\n</think>\n\n")
+    report = check(path, tokenizer=tokenizer)
+    assert report.problems == {"late thought": 1} and "row 'r1'" in report.examples["late thought"][0]
+
+
+def test_text_that_spells_a_control_token_is_told_but_no_fault(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [row(0), row(1, response="A man.<|im_end|>")])
+    report = check(path, tokenizer=tiny_tokenizer("chatml"))
+    assert report.ok and report.problems == {"control tokens": 1}
+    assert "row 'r1': <|im_end|> in its text" in report.examples["control tokens"][0]
+
+
+def test_system_role_is_that_of_the_training(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    path = write(tmp_path / "rows.jsonl", [row(0, messages=[system, *row(0)["messages"]])])
+    tokenizer = tiny_tokenizer("chatml")
+    refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = refuse + tokenizer.chat_template
+    assert check(path, tokenizer=tokenizer).ok
+    assert check(path, tokenizer=tokenizer, system_role="keep").problems == {"template": 1}

@@ -97,3 +97,16 @@ def test_describe_names_row_and_rule_when_it_cannot() -> None:
     backwards = {"start": 3.0, "end": 1.0, "transcript": "?"}
     with pytest.raises(ValueError, match="row 'r-1': segment ends at 1 s"):
         describe({**SPEECH, "segments": [backwards]})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"segments": "abc"}, {"segments": [5]}, {"segments": [{"start": 0, "end": 1, "attributes": 5}]}),
+        *({"segments": [{"start": 0, "end": 1, "speaker": ["A"]}], "speakers": {"A": "x"}}, {"speakers": [1]}),
+        *({"attributes": ["x"]}, {"attributes": {"x": {}}}, {"caption": {}}, {"transcript": ["hi"]}),
+    ],
+)
+def test_describe_names_the_row_when_a_field_is_of_the_wrong_type(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="row 'r-1': .* must be"):
+        describe({**SPEECH, **wrong})

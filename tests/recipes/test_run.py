@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from transformers import AutoTokenizer
 
 from nemo_desta.config import ConfigError
 from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
@@ -238,3 +240,112 @@ def test_facts_are_checked_against_what_the_corpus_holds(corpus: Path, llm_folde
     wrong = [f"c{i}" for i in range(12) if i % 2 and i not in (3, 7)]
     assert summary.rejected["contradicts attributes"] == len(wrong)
     assert {row["id"][:-3] for row in rows_of(corpus / "out").values()} == {"c0", "c2", "c4", "c6", "c8", "c10"}
+
+
+def odd(prompt: str) -> Reply:
+    """A server's LLM whose usage cannot be read, and that answers two clips with nonsense."""
+    if "word 2 " in prompt:
+        return Reply(body=b"[" * 200_000)
+    if "word 4 " in prompt:
+        return Reply(body=b'{"choices": [{"text": null, "finish_reason": "stop"}], "usage": {}}')
+    usage = {"word 0 ": [1], "word 1 ": "many", "word 5 ": {"prompt_tokens": "5", "completion_tokens": None}}
+    found = next((value for text, value in usage.items() if text in prompt), {"completion_tokens": float("nan")})
+    choice = {"text": "It is a calm voice, I hear.", "finish_reason": "stop"}
+    return Reply(body=json.dumps({"choices": [choice], "usage": found}).encode())
+
+
+def over_http(corpus: Path, llm_folder: Path, server: ScriptedServer, **more: Any) -> dict[str, Any]:
+    engine = {"name": "openai", "base_url": server.url, "model": server.model, "first_wait_secs": 0.001}
+    return given(corpus, llm_folder, engine=engine, **more)
+
+
+def test_odd_answers_of_a_server_cost_their_own_rows_and_end_no_recipe(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(odd) as server:
+        summary = run_recipe(over_http(corpus, llm_folder, server))
+    assert summary.rejected == {"missing audio": 1, "corrupt audio": 1, "LLM error": 2}
+    assert (summary.written, summary.prompt_tokens, summary.new_tokens) == (8, 0, 0)
+    assert set(rows_of(corpus / "out")) == {f"c{i}-p0" for i in (0, 1, 5, 6, 8, 9, 10, 11)}
+
+
+def test_a_folder_whose_shards_hold_null_as_tokens_finishes(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        assert run_recipe({**settings, "shard": "0/2"}).missing_shards == 1
+        path = corpus / "out/shards/00000.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps({**line, "tokens": [None, None]}) + "\n" for line in lines))
+        summary = run_recipe(settings)
+    assert summary.written == 10 and 0 < summary.new_tokens < 80
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": "other"}, r'engine\.model .there: "scripted", now: "other"'),
+        ({"extra_body": {"temperature": 1.5}}, r"engine\.extra_body\.temperature .there: null, now: 1\.5"),
+        ({"api": "chat"}, r'engine\.api .there: "completions", now: "chat"'),
+    ],
+)
+def test_a_resumed_recipe_is_refused_another_llm_at_the_server(
+    corpus: Path, llm_folder: Path, change: dict[str, Any], named: str
+) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        assert run_recipe({**settings, "shard": "0/2"}).missing_shards == 1
+        with pytest.raises(RecipeMismatch, match=named):
+            run_recipe({**settings, "engine": {**settings["engine"], **change}})
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:  # another address
+        engine = {**settings["engine"], "base_url": server.url, "concurrency": 3, "timeout_secs": 50.0}
+        assert run_recipe({**settings, "engine": engine}).written == 10
+        with pytest.raises(RecipeMismatch, match=named):  # a finished folder, too
+            run_recipe({**settings, "engine": {**engine, **change}})
+
+
+def test_a_folder_of_an_earlier_version_resumes(corpus: Path, llm_folder: Path) -> None:
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=6)
+        run_recipe({**settings, "shard": "0/2"})
+        recipe = json.loads((corpus / "out/recipe.json").read_text())
+        assert recipe.pop("engine")["model"] == "scripted" and recipe.pop("chat_template")
+        (corpus / "out/recipe.json").write_text(json.dumps(recipe))
+        assert run_recipe(settings).written == 10
+
+
+def test_a_resumed_recipe_is_refused_another_chat_template(corpus: Path, llm_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    shutil.copytree(llm_folder, other)
+    with ScriptedServer(lambda prompt: "It is a calm voice, I hear.") as server:
+        settings = over_http(corpus, llm_folder, server, shard_size=4, tokenizer=str(llm_folder))
+        assert run_recipe({**settings, "shard": "0/3"}).missing_shards == 2
+        assert run_recipe({**settings, "shard": "1/3", "tokenizer": str(other)}).missing_shards == 1
+        file = next(path for path in (other / "chat_template.jinja", other / "tokenizer_config.json") if path.exists())
+        file.write_text(file.read_text().replace("assistant", "model"))
+        with pytest.raises(RecipeMismatch, match="holds rows with chat_template"):
+            run_recipe({**settings, "tokenizer": str(other)})
+
+
+def test_a_template_with_a_date_keeps_that_of_the_recipes_beginning(corpus: Path, llm_folder: Path) -> None:
+    from nemo_desta.recipes.build import build_engines, freeze_dates
+    from nemo_desta.recipes.pipeline import RecipeFolder
+
+    dated = shutil.copytree(llm_folder, corpus / "dated")
+    tokenizer = AutoTokenizer.from_pretrained(dated)
+    tokenizer.chat_template = "Today: {{ strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    tokenizer.save_pretrained(dated)
+    config = given(corpus, dated)
+    run_recipe(config)
+    recipe = json.loads((corpus / "out/recipe.json").read_text())
+    assert datetime.fromisoformat(recipe["template_date"]).date() == datetime.now().date()
+    recipe["template_date"] = "2020-02-01T23:59:00"
+    (corpus / "out/recipe.json").write_text(json.dumps(recipe))
+    engines = build_engines(parse_recipe(config))
+    freeze_dates(RecipeFolder(corpus / "out"), engines)
+    assert engines[0].prompts.render([{"role": "user", "content": "Hi."}]).startswith("Today: 01 Feb 2020\n")
+    assert run_recipe(config), "the same recipe is resumed"
+    assert "template_date" not in _recipe_of(corpus, llm_folder)
+
+
+def _recipe_of(corpus: Path, llm_folder: Path) -> dict[str, Any]:
+    """recipe.json of a recipe whose template reads no clock."""
+    run_recipe(given(corpus, llm_folder, output=str(corpus / "other")))
+    return json.loads((corpus / "other/recipe.json").read_text())

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nemo_desta.data.rows import RowRules, check_row
 from nemo_desta.recipes.answer import Answerer
 from nemo_desta.recipes.engines import Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
@@ -94,6 +95,7 @@ def test_a_row_is_a_desta_aqa_row_with_its_origin() -> None:
         "llm": "scripted",
         "llm_revision": "abc",
     }
+    assert check_row(row, RowRules(strict_keys=True)) == row  # the format knows every field
     assert {o.row["id"] for o in outcomes} == {"c1-p0", "c1-p1"} and len({o.row["seed"] for o in outcomes}) == 2
     asked = {request.messages[0]["content"]: request for request in engine.asked}
     assert set(asked) == {f"{description}\nWho?", f"{description}\nWhat is said?"}
@@ -222,3 +224,13 @@ def test_a_judge_has_the_last_word() -> None:
         "who": "leak (judge)",
         "said": None,
     }
+
+
+def test_a_clip_that_cannot_be_described_costs_its_own_rows() -> None:
+    """As a plan of an earlier version may hold it."""
+    for wrong in ({"segments": "abc"}, {"attributes": 5}, {"duration": 1e300}, {"segments": [{"start": 0}]}):
+        wanted = clip_rows()({**CLIP, **wrong})
+        assert [(w.id, w.item, w.verdict.reason) for w in wanted] == [
+            (f"c1-p{k}", None, "unusable clip") for k in (0, 1)
+        ]
+        assert "row 'c1'" in wanted[0].verdict.detail or "attributes" in wanted[0].verdict.detail

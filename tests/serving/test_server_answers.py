@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import io
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -30,6 +31,7 @@ from tests.serving.serving_tools import (
     counters,
     encoded,
     noise,
+    post,
     served,
     text_part,
     tiny_model,
@@ -176,9 +178,38 @@ def test_a_developer_is_the_system(server):
     assert text(answers[0]) == text(answers[1]) != text(ask(server, user("Hello")))
 
 
-def test_neutral_values_of_what_is_not_supported_are_taken(server):
-    neutral = {"n": 1, "frequency_penalty": 0, "response_format": {"type": "text"}, "user": "me", "logprobs": False}
-    assert text(ask(server, user("Hello"), **neutral)) == text(ask(server, user("Hello")))
+#: Fields whose value asks for nothing, as clients send them.
+NOTHING = [
+    {"frequency_penalty": 0.0, "presence_penalty": -0.0, "n": 1.0, "top_logprobs": 0.0, "top_k": 0.0, "min_p": 0},
+    {"tools": [], "functions": [], "tool_choice": "auto", "function_call": "none", "parallel_tool_calls": False},
+    {"logit_bias": {}, "stop": None, "stream_options": {}, "response_format": {}, "chat_template_kwargs": {}},
+    {"stop": [], "logprobs": False, "store": False, "service_tier": "auto", "modalities": ["text"], "user": "me"},
+    {"seed": 3.0, "max_tokens": 12.0, "top_p": 1, "repetition_penalty": 1, "stream": False, "audio": None},
+    {"n": 1, "frequency_penalty": 0, "response_format": {"type": "text"}, "logprobs": None, "metadata": {"a": "b"}},
+    {"stream_options": {"include_usage": False, "include_obfuscation": False}, "verbosity": None, "tool_choice": None},
+]
+
+
+@pytest.mark.parametrize("more", NOTHING)
+def test_values_that_ask_for_nothing_are_taken(server, more):
+    expected = ask(server, user("Hello")).choices[0].message.content
+    body = {"model": NAME, "messages": [user("Hello")], "temperature": 0, "max_tokens": 12, **more}
+    response = post(server, json.dumps(body).encode())  # as they stand: the client would leave some out
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["message"]["content"] == expected
+
+
+def test_the_official_client_may_name_penalties_and_speakers(server):
+    expected = ask(server, user("Hello")).choices[0].message.content
+    answer = ask(server, {**user("Hello"), "name": "Anna-1"}, frequency_penalty=0.0, presence_penalty=0.0, n=1)
+    assert answer.choices[0].message.content == expected
+
+
+def test_an_answer_may_be_sent_back_as_the_official_client_holds_it(server):
+    message = ask(server, user("Hello")).choices[0].message.model_dump()
+    message["content"] = message["content"] or "x"
+    more = {"annotations": [], "tool_calls": [], "refusal": ""}
+    assert ask(server, user("Hello"), message | more, user("And?")).choices[0].finish_reason
 
 
 def test_concurrent_requests_get_the_answers_they_get_alone(server):

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from nemo_desta.data.testing import tiny_rows
 from nemo_desta.models.testing import tiny_config
@@ -49,6 +51,11 @@ class Workplace:
     def command(self, run: str, *flags: str, config: str = "desta25", **more: object) -> list[str]:
         script = str(ROOT / "examples" / "speechlm_desta.py")
         return [sys.executable, script, "--config-name", config, *flags, *self.overrides(run, **more)]
+
+    def config(self, run: str, *flags: str, **more: object) -> DictConfig:
+        """What the command's config is, for a run inside a process."""
+        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+            return compose("desta25", [*flags, *self.overrides(run, **more)])
 
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}

@@ -1,8 +1,10 @@
 """What a new user meets: wrong paths, misspelt keys, missing parts. One clear message, before anything is loaded."""
 
+import dataclasses
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.models.testing import tiny_llm
@@ -69,6 +71,20 @@ def test_an_llm_folder_without_tokenizer_is_named(workplace, tmp_path):
         (folder / name).unlink()
     with pytest.raises(MissingParts, match="has no tokenizer \\(tokenizer.json\\)"):
         preflight(model_of(workplace, path=str(folder)), data_of(workplace))
+
+
+def test_targets_without_a_thought_behind_a_template_that_opens_one_are_counted(workplace, tmp_path, caplog):
+    folder = tiny_llm(tmp_path / "llm", template="thinking")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template += "{% if enable_thinking is not defined %}<think>\n{% endif %}"
+    tokenizer.save_pretrained(folder)
+    preflight(model_of(workplace, path=str(folder)), data_of(workplace))
+    assert "no thought in 32 of 32 sampled training rows" in caplog.text and "enable_thinking: false" in caplog.text
+    caplog.clear()
+    model = model_of(workplace, path=str(folder))
+    told = dataclasses.replace(model.prompt, chat_template_kwargs={"enable_thinking": False})
+    preflight(dataclasses.replace(model, prompt=told), data_of(workplace))
+    assert not caplog.records
 
 
 @pytest.mark.slow

@@ -2,10 +2,10 @@
 
 A row is one of the training rows (``messages``; a ``response`` is not read), or short:
 ``{"id", "audio": path or paths, "prompt", "text": transcript or transcripts, "system"}``.
+Whatever goes wrong with a row, the row is named in the file of rejected rows and the others are answered.
 """
 
 import itertools
-import json
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
-from nemo_desta.data.audio_io import AudioRoots, count_samples
-from nemo_desta.data.rows import JsonlIndex, RowError, check_row
+from nemo_desta.data.audio_io import AudioRoots
+from nemo_desta.data.bad_rows import TooManyBadRows
+from nemo_desta.data.rows import JsonlIndex, RowError, row_guard
 from nemo_desta.models.answering.answer_file import AnswerFile
+from nemo_desta.models.answering.asks import Ask, Asks
 from nemo_desta.models.answering.engine import (
     ChatEngine,
     ContextExceeded,
@@ -35,12 +38,14 @@ if TYPE_CHECKING:
 
 #: Threads that load clips.
 NUM_LOADERS = 4
-CHARACTERS_PER_TOKEN = 4
+#: When the model cannot take so many rows, and no other between them, the rows are not at fault.
+MAX_FAILURES_IN_A_ROW = 20
 
 
 @dataclass
 class BatchSummary:
-    """``answered``: by this run; ``before``: by earlier ones. ``rejected``: rows by reason."""
+    """``answered``: by this run; ``before``: by earlier ones. ``rejected``: rows by reason. ``unknown_keys``: those
+    that nothing reads, with how many rows hold them."""
 
     output: Path
     rejects: Path
@@ -48,6 +53,7 @@ class BatchSummary:
     before: int = 0
     cut: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    unknown_keys: str = ""
     new_tokens: int = 0
     audio_secs: float = 0.0
     seconds: float = 0.0
@@ -66,22 +72,22 @@ class BatchSummary:
         if self.rejected:
             reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejected.most_common())
             lines.append(f"rows without an answer: {self.rejected.total()} ({reasons}); {self.rejects} names them")
+        if self.unknown_keys:
+            lines.append(f"unknown keys, not read: {self.unknown_keys}")
         return "\n".join(lines)
-
-
-class Ask(NamedTuple):
-    """A row to be answered. ``cost``: about how many positions its prompt takes."""
-
-    id: str
-    where: str
-    messages: list[dict[str, Any]]
-    cost: int
 
 
 class _Running(NamedTuple):
     ask: Ask
-    chat: PreparedChat
+    loading: "Future[PreparedChat]"
     said: list[Delta]
+
+    @property
+    def chat(self) -> PreparedChat:
+        return self.loading.result()
+
+
+_Loaded = tuple[Ask, "Future[PreparedChat]"]
 
 
 def answer_rows(
@@ -97,6 +103,7 @@ def answer_rows(
     max_batch_size: int = 32,
     max_batch_tokens: int = 131_072,
     look_ahead: int = 1024,
+    strict_keys: bool | None = None,
     engine: ChatEngine | None = None,
     progress: bool = True,
 ) -> BatchSummary:
@@ -107,11 +114,12 @@ def answer_rows(
         audio_roots: the folder(s) that the rows' audio paths lie in.
         max_batch_size, max_batch_tokens: conversations side by side; these times the longest one's positions.
         look_ahead: rows whose lengths are compared, to answer like lengths together.
+        strict_keys: what unknown keys of a row do, see `RowRules`.
         engine: what writes, if it is not to be a `ChatEngine` of the model's own.
 
     Raises:
         ConfigError: a setting is wrong, or ``output`` holds answers of other settings.
-        FileNotFoundError: no such rows.
+        FileNotFoundError: no such rows. TooManyBadRows: the model fails on row after row.
     """
     check_transcript(model, transcript)
     drawn = resolve_sampling(model.generation_config, **(sampling or {}))
@@ -119,20 +127,24 @@ def answer_rows(
     index = JsonlIndex(rows)
     file = AnswerFile(output, {"model": name, "system": system, "transcript": transcript, **asdict(drawn)})
     engine = engine or ChatEngine(model, max_batch_size=max_batch_size)
-    batch = _Batch(model, index, file, roots, look_ahead, system)
+    batch = _Batch(model, index, file, roots, look_ahead, system, strict_keys)
     bar = tqdm(total=len(index), desc="rows", unit="row", disable=not progress, smoothing=0.05)
     try:
         transcriber = model.transcriber if transcript == "whisper" else None
 
         def load(ask: Ask) -> PreparedChat:
-            return prepare(
-                model,
-                ask.messages,
-                drawn,
-                transcript=transcript,
-                transcriber=transcriber,
-                context=model.context_length,
-            )
+            with row_guard():
+                try:
+                    return prepare(
+                        model,
+                        ask.messages,
+                        drawn,
+                        transcript=transcript,
+                        transcriber=transcriber,
+                        context=model.context_length,
+                    )
+                except ContextExceeded as error:
+                    raise RowError("too_long", str(error)) from error
 
         started = time.monotonic()
         for _ in batch.run(load, engine, max_batch_tokens):
@@ -156,33 +168,40 @@ class _Batch:
         roots: AudioRoots,
         look_ahead: int,
         system: str | None,
+        strict_keys: bool | None,
     ) -> None:
         self.model = model
-        self.index = index
         self.file = file
-        self.roots = roots
         self.look_ahead = max(1, look_ahead)
-        self.system = system
-        self.summary = BatchSummary(file.path, file.rejected)
-        self._seen: set[str] = set()
+        self.asks = Asks(
+            index, model, roots, done=file.done, reject=self._reject, system=system, strict_keys=strict_keys
+        )
+        self._summary = BatchSummary(file.path, file.rejected)
+        self._alone = 0  # rows at the head of the line that failed beside others, and are tried alone
+        self._failures_in_a_row = 0
+
+    @property
+    def summary(self) -> BatchSummary:
+        self._summary.before, self._summary.unknown_keys = self.asks.num_before, self.asks.unknown_keys
+        return self._summary
 
     def run(self, load: Any, engine: ChatEngine, max_batch_tokens: int) -> Iterator[None]:
         """Answer everything; yields whenever a row is settled."""
         places = engine.max_batch_size
         running: dict[int, _Running] = {}
-        waiting: deque[tuple[Ask, Future]] = deque()
+        waiting: deque[_Loaded] = deque()
         asks = self._in_order()
         with ThreadPoolExecutor(NUM_LOADERS, "loader") as loaders:
             try:
                 while True:
-                    for ask in itertools.islice(asks, 2 * places - len(waiting)):
+                    for ask in itertools.islice(asks, max(0, 2 * places - len(waiting))):
                         waiting.append((ask, loaders.submit(load, ask)))
                     if not waiting and not running:
                         break
                     if engine.free_places >= max(1, places // 4) or not running:
                         self._join(engine, waiting, running, max_batch_tokens)
                         yield
-                    for delta in engine.step() if running else ():
+                    for delta in self._step(engine, waiting, running) if running else ():
                         running[delta.chat_id].said.append(delta)
                         if delta.finish is not None:
                             self._settle(running.pop(delta.chat_id))
@@ -194,20 +213,22 @@ class _Batch:
     def _join(
         self,
         engine: ChatEngine,
-        waiting: "deque[tuple[Ask, Future]]",
+        waiting: deque[_Loaded],
         running: dict[int, _Running],
         max_batch_tokens: int,
     ) -> None:
         """Give the engine what is loaded, as many as there are places and positions for."""
-        group: list[tuple[Ask, PreparedChat]] = []
+        if self._alone and running:
+            return
+        group: list[_Loaded] = []
         longest = max((_positions(r.chat) for r in running.values()), default=0)
-        while waiting and len(group) < engine.free_places:
+        while waiting and len(group) < (1 if self._alone else engine.free_places):
             ask, future = waiting[0]
             if not future.done() and (running or group):
                 break
             try:
                 chat = future.result()
-            except (RowError, ContextExceeded) as error:
+            except RowError as error:
                 self._reject(ask.id, ask.where, error)
                 waiting.popleft()
                 continue
@@ -215,9 +236,59 @@ class _Batch:
             if (running or group) and (len(running) + len(group) + 1) * longest > max_batch_tokens:
                 break
             waiting.popleft()
-            group.append((ask, chat))
-        for chat_id, (ask, chat) in zip(engine.add([chat for _, chat in group]), group, strict=True):
-            running[chat_id] = _Running(ask, chat, [])
+            group.append((ask, future))
+        if group:
+            crowded = self._add(engine, group, running)
+            waiting.extendleft(reversed(crowded))
+            self._alone = len(crowded) or max(0, self._alone - 1)
+
+    def _add(self, engine: ChatEngine, group: list[_Loaded], running: dict[int, _Running]) -> list[_Loaded]:
+        """Let the engine take a group, one by one if it cannot: a row that it cannot take alone is rejected.
+
+        Returns those for which there was no memory beside others.
+        """
+        try:
+            ids = engine.add([future.result() for _, future in group])
+        except Exception as error:
+            failure = error.with_traceback(None)  # its frames hold the memory of the whole group
+        else:
+            running |= {key: _Running(*loaded, []) for key, loaded in zip(ids, group, strict=True)}
+            self._failures_in_a_row = 0
+            return []
+        if len(group) > 1:
+            return [loaded for one in group for loaded in self._add(engine, [one], running)]
+        if isinstance(failure, torch.OutOfMemoryError) and running:
+            return group
+        self._fail(group[0][0], failure)
+        return []
+
+    def _step(self, engine: ChatEngine, waiting: deque[_Loaded], running: dict[int, _Running]) -> list[Delta]:
+        """The engine's next pieces. If it fails, each of its rows is asked again alone, and rejected if that fails."""
+        try:
+            return engine.step()
+        except Exception as error:
+            failure = error.with_traceback(None)
+        for chat_id in running:
+            engine.cancel(chat_id)
+        rows = [running.pop(chat_id) for chat_id in list(running)]
+        if len(rows) == 1:
+            self._fail(rows[0].ask, failure)
+        else:
+            waiting.extendleft((row.ask, row.loading) for row in reversed(rows))
+            self._alone += len(rows)
+        return []
+
+    def _fail(self, ask: Ask, error: Exception) -> None:
+        """Reject a row that the model cannot take; when that happens again and again, the row is not the cause."""
+        reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "unexpected"
+        found = RowError(reason, f"the model cannot take it: {type(error).__name__}: {error}"[:500])
+        self._reject(ask.id, ask.where, found)
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
+            raise TooManyBadRows(
+                f"the model could not take {MAX_FAILURES_IN_A_ROW} rows, and no other between them; the last one: "
+                f"'{ask.id}' ({ask.where}): {found}"
+            ) from error
 
     def _settle(self, row: _Running) -> None:
         last = row.said[-1]
@@ -239,87 +310,16 @@ class _Batch:
         self.summary.new_tokens += last.num_new_tokens
         self.summary.audio_secs += audio_secs
 
-    def _reject(self, row_id: str | None, where: str, error: Exception) -> None:
-        reason = error.reason if isinstance(error, RowError) else "too_long"
-        self.file.reject(row_id, where, reason, str(error))
-        self.summary.rejected[reason] += 1
+    def _reject(self, name: str | None, where: str, error: RowError) -> None:
+        self.file.reject(name, where, error.reason, str(error))
+        self.summary.rejected[error.reason] += 1
 
     def _in_order(self) -> Iterator[Ask]:
         """Rows without an answer; the longest first of every `look_ahead` rows."""
-        asks = self._asks()
+        asks = iter(self.asks)
         while window := list(itertools.islice(asks, self.look_ahead)):
             yield from sorted(window, key=lambda ask: -ask.cost)
-
-    def _asks(self) -> Iterator[Ask]:
-        for i in range(len(self.index)):
-            where = self.index.where(i)
-            row_id = None
-            try:
-                row = _parse(self.index.line(i))
-                row_id = self._name(row)
-                if row_id in self.file.done:
-                    self.summary.before += 1
-                    continue
-                messages = _messages(row, self.model.audio_locator_tag, self.system)
-                yield Ask(row_id, where, *self._resolve(messages, row))
-            except RowError as error:
-                self._reject(row_id, where, error)
-
-    def _name(self, row: Mapping[str, Any]) -> str:
-        """The row's id; a repeated one (several questions about one clip) gets a number: ``x``, ``x#2``, ..."""
-        row_id = row.get("id")
-        if not isinstance(row_id, str) or not row_id:
-            raise RowError("schema", "a row needs an 'id', a non-empty string: the answers are kept by it")
-        names = itertools.chain([row_id], (f"{row_id}#{n}" for n in itertools.count(2)))
-        name = next(name for name in names if name not in self._seen)
-        self._seen.add(name)
-        return name
-
-    def _resolve(self, messages: Iterable[Mapping[str, Any]], row: Mapping[str, Any]) -> tuple[list[dict], int]:
-        """The messages with real files as audios, and about how many positions they take."""
-        found, cost = [], 0
-        for message in messages:
-            audios = []
-            for audio in message.get("audios") or ():
-                path = self.roots.resolve(audio["audio"], dataset=row.get("dataset"))
-                audios.append({"audio": path, "text": audio.get("text")})
-                cost += self.model.num_audio_tokens(count_samples(path, self.model.sampling_rate))
-            found.append({"role": message["role"], "content": message["content"], "audios": audios})
-            cost += len(message["content"]) // CHARACTERS_PER_TOKEN
-        return found, cost
 
 
 def _positions(chat: PreparedChat) -> int:
     return chat.num_prompt_tokens + chat.sampling.max_new_tokens
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RowError("not_json", f"not a JSON object ({error})") from error
-    if not isinstance(row, dict):
-        raise RowError("schema", f"a row is a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _messages(row: Mapping[str, Any], tag: str, system: str | None) -> list[dict[str, Any]]:
-    """The row's messages, or those that its short form means; ``system`` before them if they have none."""
-    if "messages" not in row:
-        audios, texts = _as_list(row.get("audio")), _as_list(row.get("text"))
-        if not isinstance(row.get("prompt"), str):
-            raise RowError("schema", f"row '{row['id']}': 'messages', or 'prompt' and 'audio', must be there")
-        if texts and len(texts) != len(audios):
-            raise RowError("schema", f"row '{row['id']}': {len(texts)} texts for {len(audios)} audios")
-        entries = [{"audio": a, "text": t} for a, t in itertools.zip_longest(audios, texts)]
-        content = row["prompt"] if tag in row["prompt"] else f"{tag}\n" * len(entries) + row["prompt"]
-        row = {**row, "messages": [{"role": "user", "content": content, "audios": entries}]}
-    check_row({**row, "response": row.get("response") or "not read"})
-    messages = row["messages"]
-    if (row.get("system") or system) and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": row.get("system") or system}, *messages]
-    return messages
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]

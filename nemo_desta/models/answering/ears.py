@@ -4,7 +4,7 @@ Prompts, encoders, projector and the LLM's embedding table - one tensor of its c
 never loaded, so the frozen LLM is in memory once. `hearing` makes the same embeddings from it as from a `DestaModel`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,17 @@ class Ears(nn.Module):
         encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
         check_identity: bool = True,
+        trust_remote_code: bool = False,
+        allow_targets: Sequence[str] = (),
     ) -> "Ears":
         """Open a model folder or hub id; arguments as `DestaModel.from_pretrained`."""
         config, tensors = checkpoint.open_model(
-            str(pretrained_model_name_or_path), llm=llm, encoders=encoders, check_identity=check_identity
+            str(pretrained_model_name_or_path),
+            llm=llm,
+            encoders=encoders,
+            check_identity=check_identity,
+            trust_remote_code=trust_remote_code,
+            allow_targets=allow_targets,
         )
         ears = cls(config)
         projector = {name.removeprefix(checkpoint.PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}

@@ -109,7 +109,9 @@ def prepare(
 
 
 def check_transcript(model: "DestaModel | Ears", transcript: str) -> None:
-    """Raise `ConfigError` if Whisper is to write transcripts that the model would never read."""
+    """Raise `ConfigError` for an unknown ``transcript``, or if Whisper would write what the model never reads."""
+    if transcript not in TRANSCRIPTS:
+        raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
     if transcript == "whisper" and not model.config.prompt.transcript.enabled:
         raise ConfigError(
             "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "

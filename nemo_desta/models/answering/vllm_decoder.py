@@ -77,11 +77,14 @@ class VLLMDecoder:
     def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
         """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
         keys = []
-        for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
-            key = next(self._keys)
-            self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
-            self._ask(key)
-            keys.append(key)
+        try:
+            for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
+                keys.append(key := next(self._keys))
+                self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
+                self._ask(key)
+        except Exception:
+            self.leave(keys)
+            raise
         return keys
 
     def step(self) -> list[tuple[int, int]]:
@@ -126,7 +129,6 @@ class VLLMDecoder:
         seed = row.sampling.seed
         settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
         row.request_id = str(next(self._requests))
-        self._by_request[row.request_id] = key
         params = self.make_params(
             temperature=settings.temperature,
             top_p=settings.top_p,
@@ -137,6 +139,7 @@ class VLLMDecoder:
             max_tokens=settings.max_new_tokens,
         )
         self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
+        self._by_request[row.request_id] = key
 
     def _give_up(self, keys: Iterable[int]) -> None:
         requests = [self.rows[key].request_id for key in keys if self.rows[key].request_id in self._by_request]
@@ -152,6 +155,8 @@ def vllm_chat_engine(
     llm: str | None = None,
     encoders: Mapping[str, str] | None = None,
     check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
     max_batch_size: int = 256,
     **engine_args: Any,
 ) -> ChatEngine:
@@ -160,8 +165,19 @@ def vllm_chat_engine(
     ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
     room on the GPU for encoders and projector.
     """
-    ears = Ears.from_pretrained(folder, llm=llm, encoders=encoders, check_identity=check_identity)
-    engine_args = {"model": resolve_source(ears.config.llm.path), **engine_args}
+    ears = Ears.from_pretrained(
+        folder,
+        llm=llm,
+        encoders=encoders,
+        check_identity=check_identity,
+        trust_remote_code=trust_remote_code,
+        allow_targets=allow_targets,
+    )
+    engine_args = {
+        "model": resolve_source(ears.config.llm.path),
+        "trust_remote_code": trust_remote_code,
+        **engine_args,
+    }
     return ChatEngine(
         ears,
         decoder=VLLMDecoder.from_engine_args(ears.embed_tokens, **engine_args),

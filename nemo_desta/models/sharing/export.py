@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from nemo_desta.models.lora import LORA_FOLDER, save_lora, split_lora
 from nemo_desta.models.sharing.card import model_card
 from nemo_desta.models.sharing.references import Reference, refer_all, without_paths
 from nemo_desta.models.sharing.runs import RECORD_FILE, Trained, read_trained
+from nemo_desta.models.trust import Grant
 from nemo_desta.sources import is_local
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def export_model(
     full_hashes: bool = False,
     overwrite: bool = False,
     check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
 ) -> Path:
     """Write the folder; returns it. It gets its name when it is complete.
 
@@ -48,14 +51,17 @@ def export_model(
         name: of the model in its card; the folder's own by default.
         full_hashes: state the SHA-256 of every byte of the frozen parts, which must be on this machine.
         overwrite: replace an earlier export. check_identity: refuse parts that are not those that were trained with.
+        trust_remote_code, allow_targets: what ``source`` may ask for, as in `DestaModel.from_pretrained`; who opens
+            the export has to grant the same.
 
     Raises:
         FileNotFoundError: nothing trained at ``source``. FileExistsError: something is at ``output``.
         IdentityMismatch: a frozen part on this machine has changed since the training.
         ConfigError: a checkpoint of something else; ``full_hashes`` of a part that is not here.
+        UntrustedConfig: ``source`` asks for more than was granted.
     """
     output = Path(output).expanduser().absolute()
-    trained = read_trained(source)
+    trained = read_trained(source, Grant(trust_remote_code, allow_targets))
     _check_place(output, trained.place, overwrite)
     here = _with_parts(trained.config, llm=llm, encoders=encoders)
     found = identify(here)

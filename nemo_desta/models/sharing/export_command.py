@@ -1,7 +1,7 @@
 """What `examples/desta_export.py` runs, by its config: an export for others, or the import of a released model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from nemo_desta.models.checkpoint import CONFIG_FILE
 from nemo_desta.models.sharing.publish import check_repo_id, open_api, push_folder
 
 #: Settings that the other of the two jobs has.
-EXPORT_ONLY = ("full_hashes", "push", "private")
+EXPORT_ONLY = ("full_hashes", "push", "private", "trust_remote_code", "allow_targets")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class ExportConfig:
     llm: str | None = None
     encoders: dict[str, str] | None = None
     check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
     full_hashes: bool = False
     overwrite: bool = False
     push: bool = False
@@ -58,6 +60,8 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
         full_hashes=config.full_hashes,
         overwrite=config.overwrite,
         check_identity=config.check_identity,
+        trust_remote_code=config.trust_remote_code,
+        allow_targets=config.allow_targets,
     )
     if not config.push:
         return f"exported to {folder}"

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
 from nemo_desta.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_folder
+from nemo_desta.models.trust import NOTHING, Grant, check_model
+from nemo_desta.perception.tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,16 @@ class Trained:
     record: Mapping[str, Any]
 
 
-def read_trained(source: str | Path) -> Trained:
+def read_trained(source: str | Path, grant: Grant = NOTHING) -> Trained:
     """Read a model folder, a checkpoint file, or the newest of both in a run's folder.
 
     Raises:
         FileNotFoundError: nothing trained there; the message says what was looked for.
         ConfigError: a checkpoint of something else, or one that holds more than tensors and plain types.
+        UntrustedConfig: its config asks for more than ``grant`` allows.
     """
     place = find_trained(Path(source).expanduser())
-    return _read_checkpoint(place) if place.is_file() else _read_folder(place)
+    return _read_checkpoint(place, grant) if place.is_file() else _read_folder(place, grant)
 
 
 def find_trained(source: Path) -> Path:
@@ -78,21 +79,18 @@ def _time(place: Path) -> tuple[int, bool]:
     return file.stat().st_mtime_ns, "last" in place.name
 
 
-def _read_folder(folder: Path) -> Trained:
-    config, tensors, frozen = load_folder(folder)
+def _read_folder(folder: Path, grant: Grant) -> Trained:
+    config, tensors, frozen = load_folder(folder, grant)
     record = json.loads(file.read_text()) if (file := folder / RECORD_FILE).is_file() else {}
     return Trained(folder, config, tensors, frozen, str(folder), record)
 
 
-def _read_checkpoint(file: Path) -> Trained:
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(f"'{file}' is not opened: it holds more than tensors and plain types") from error
+def _read_checkpoint(file: Path, grant: Grant) -> Trained:
+    saved = load_tensors(file)
     if not isinstance(saved, dict) or not {"nemo_desta", "state_dict"} <= saved.keys():
         raise ConfigError(f"'{file}' is no checkpoint of a nemo_desta training run")
     ours = saved["nemo_desta"]
-    config = parse(ModelConfig, ours["model"])
+    config = parse(ModelConfig, check_model(ours["model"], file, grant))
     record = {"steps": saved.get("global_step"), **saved.get("DestaDataModule", {}), "validation": _scores(saved)}
     return Trained(file, config, saved["state_dict"], ours["frozen"], config.llm.tokenizer or config.llm.path, record)
 

@@ -1,15 +1,14 @@
 """Strangers' weights from a folder: safetensors, or torch files with ``weights_only=True``, which run no code."""
 
 import json
-import pickle
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nemo_desta.config import ConfigError
-from nemo_desta.sources import is_local
+from nemo_desta.perception.tensor_files import load_tensors
+from nemo_desta.sources import inside, is_local
 
 #: Looked for in this order.
 WEIGHT_FILES = ("model.safetensors", "qformer_connector.pth", "pytorch_model.bin", "model.pt", "connector.pt")
@@ -41,21 +40,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     if (index := folder / "model.safetensors.index.json").is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        if escaped := [name for name in shards if Path(name).name != name]:
-            raise ConfigError(f"'{index}' names a shard outside its folder: '{escaped[0]}'")
-        return {name: tensor for shard in shards for name, tensor in load_file(folder / shard).items()}
+        files = [inside(folder, shard) for shard in shards]
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
     file = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"no weights in '{folder}': none of {', '.join(WEIGHT_FILES)}")
     if file.suffix == ".safetensors":
         return load_file(file)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"'{file}' holds more than tensors and is not opened, since such a file can run code. Whoever made it can "
-            "save its state dict alone: torch.save(model.state_dict(), ...)"
-        ) from error
+    state = load_tensors(file)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ConfigError(f"'{file}' is no state dict: a mapping of names to tensors is expected")

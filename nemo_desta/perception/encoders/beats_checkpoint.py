@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nemo_desta.perception.tensor_files import load_tensors
+
 CONV = "encoder.pos_conv.0."
 NEWER_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 TABLE = "encoder.relative_attention_bias.weight"
@@ -28,7 +30,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"no BEATs checkpoint at '{path}'; `python -m nemo_desta.perception.download beats` says where to get one"
         )
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = load_tensors(path)
     if not isinstance(checkpoint, dict) or not {"cfg", "model"} <= checkpoint.keys():
         found = sorted(map(str, checkpoint))[:5] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(f"'{path}' is no BEATs checkpoint: expected the keys 'cfg' and 'model', found {found}")

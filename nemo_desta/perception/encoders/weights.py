@@ -9,6 +9,9 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import safe_open
 
+from nemo_desta.perception.tensor_files import load_tensors
+from nemo_desta.sources import inside
+
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 
@@ -31,7 +34,7 @@ def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...
         )
     kind, file = location
     if kind == PICKLE:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        tensors = load_tensors(file, mmap=True)
         prefix = _prefix(path_or_id, names, set(tensors), prefixes)
         return {name: tensors[prefix + name] for name in names}
     if kind == INDEX:
@@ -42,7 +45,7 @@ def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...
     prefix = _prefix(path_or_id, names, set(shards), prefixes)
     found = {}
     for shard in sorted({shards[prefix + name] for name in names}):
-        shard_file = _find(path_or_id, shard)
+        shard_file = _find(path_or_id, inside(Path(path_or_id), shard).name)
         if shard_file is None:
             raise FileNotFoundError(f"'{path_or_id}': {INDEX} names the shard '{shard}', which is not there")
         with safe_open(shard_file, "pt") as tensors:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import MISSING, ConfigError, check_keys, nearest, parse
-from nemo_desta.recipes.corpora.errors import CorpusError
+from nemo_desta.recipes.corpora.errors import CorpusError, named
 
 READERS = ("csv", "tsv", "jsonl", "json", "files", "lhotse", "huggingface")
 DOMAINS = ("speech", "sound", "music", "audio")
@@ -26,9 +26,12 @@ class SourceConfig:
     file's path relative to the data root; its named groups are fields. Every row also has the fields ``file``,
     ``folder``, ``stem``. A column of the row wins over a group, a group over these three.
 
-    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks), ``columns``: names, where the file has no
-    header; the last one takes the rest of the line. ``comment``: lines that start so are skipped. ``quoted``: whether
-    double quotes hold fields together. ``where``: field -> value or values; other rows are no part of the corpus.
+    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks; null: a comma, semicolon or tab, as the header
+    of a csv file has it), ``columns``: names, where the file has no header; the last one takes the rest of the line.
+    ``comment``: lines that start so are skipped. ``quoted``: whether double quotes hold fields together. ``missing``:
+    cells that are exactly one of these have no value (huggingface, too); null: `readers.MISSING_MARKERS` in tables by
+    our own names, none where the card has a ``clip``. ``where``: field -> value or values; other rows are no part of
+    the corpus.
     """
 
     type: str = MISSING
@@ -38,6 +41,7 @@ class SourceConfig:
     columns: list[str] | None = None
     comment: str | None = None
     quoted: bool | None = None
+    missing: list[str] | None = None
     where: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,6 +73,7 @@ class ReaderConfig(SourceConfig):
     """The rows of the corpus. ``parts``: field -> regular expression; its named groups are further fields.
     ``tables`` and ``texts``: what is joined to each row. ``supervisions`` (lhotse): glob of the manifest that goes
     with recordings. ``extract_to`` (huggingface): folder below the data root for audio that is inside the dataset.
+    ``strict_keys`` (jsonl and json by our own names): false keeps keys that look like misspelt ones of ours.
     """
 
     parts: dict[str, str] = field(default_factory=dict)
@@ -76,6 +81,7 @@ class ReaderConfig(SourceConfig):
     texts: dict[str, TextConfig] = field(default_factory=dict)
     supervisions: str | None = None
     extract_to: str = "extracted_audio"
+    strict_keys: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,10 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
         values = yaml.safe_load(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CorpusError(f"card {text} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CorpusError(f"card {text}: not YAML in UTF-8: {error}") from None
+    except OSError as error:
+        raise CorpusError(f"card {text:.300} cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:  # not only YAMLError
+        raise CorpusError(f"card {text}: not YAML in UTF-8: {type(error).__name__}: {error}") from None
     if not isinstance(values, Mapping):
         raise CorpusError(f"card {text}: expected a mapping, found {type(values).__name__}")
     return parse_card(_merged(values, overrides or {}), where=text)
@@ -152,7 +160,7 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
 
 def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
     """A card from a plain mapping; ``CorpusError`` for whatever cannot be right, naming the key."""
-    try:
+    with named(f"card {where}"):
         values = dict(values)
         if isinstance(values.get("reader"), Mapping):
             reader = values["reader"] = dict(values["reader"])
@@ -163,8 +171,6 @@ def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
                     }
         card = parse(Card, values, "card")
         _check(card)
-    except ConfigError as error:
-        raise CorpusError(f"card {where}: {error}") from None
     return card
 
 
@@ -181,7 +187,7 @@ def _check(card: Card) -> None:
     for where, pattern in patterns.items():
         try:
             re.compile(pattern)
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
             raise ConfigError(f"{where} is not a regular expression: {error}") from None
     if card.domain is not None and card.domain not in DOMAINS and "{" not in card.domain:
         raise ConfigError(f"domain '{card.domain}' is not known.{nearest(card.domain, DOMAINS)}")
@@ -193,10 +199,18 @@ def _check(card: Card) -> None:
         **{f"values.{k}": v for k, v in card.values.items()},
         "split.values": card.split.values,
     }.items():
+        if not isinstance(mapping, Mapping):
+            raise ConfigError(f"{where} must be a mapping, value as found -> value, found {mapping!r:.80}")
         for key in mapping:
             if isinstance(key, bool):
                 raise ConfigError(f"{where}: YAML reads an unquoted yes, no, on or off as {key}; put it in quotes")
     shares = card.split.shares
+    for where, given in (("shares", shares.keys()), ("values", card.split.values.values())):
+        for split in given:
+            if not isinstance(split, str | None):
+                raise ConfigError(f"split.{where}: a split's name must be text, found {split!r:.80}")
+    if not all(isinstance(share, int | float) for share in shares.values()):
+        raise ConfigError(f"split.shares must be numbers, found {shares}")
     if shares and (abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0):
         raise ConfigError(f"split.shares must be 0 or more and add up to 1, found {shares}")
     if None in card.split.values.values() and not shares:

@@ -1,13 +1,18 @@
 """Files of a corpus: globs in a fixed order without holding a tree in memory, and lines with their numbers."""
 
 import gzip
+import io
 import os
+import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nemo_desta.recipes.corpora.errors import CorpusError
+
+#: What a file raises that cannot be read, or is packed and cut or damaged.
+UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 def matching(root: Path, glob: str) -> Iterator[str]:
@@ -27,7 +32,9 @@ def matching(root: Path, glob: str) -> Iterator[str]:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The file for reading, unpacked when its name ends in ``.gz``."""
+    """The file for reading, unpacked when its name ends in ``.gz`` or ``.zst``; whatever is wrong is `UNREADABLE`."""
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Zstd(path), 1 << 17)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
@@ -42,8 +49,51 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                 except UnicodeDecodeError as error:
                     raise CorpusError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from None
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
-    except (OSError, EOFError) as error:  # unreadable, or a .gz that is cut or none
+    except UNREADABLE as error:
         raise CorpusError(f"{path}:{number + 1}: cannot be read ({error})") from None
+
+
+class _Zstd(io.RawIOBase):
+    """The content of a zstd file of any number of frames. Raises ``OSError`` for one that is none, or is cut."""
+
+    def __init__(self, path: Path):
+        try:
+            import zstandard
+        except ImportError as error:
+            raise ImportError(f"{path} is packed by zstd: pip install zstandard") from error
+        self._library = zstandard
+        self._file = path.open("rb")
+        self._frame: Any = None
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and (packed := self._file.read(1 << 12)):
+            try:
+                self._unpack(packed)
+            except self._library.ZstdError as error:
+                raise OSError(str(error)) from None
+        if not self._rest and self._frame is not None:
+            raise EOFError("it ends within a frame")
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _unpack(self, packed: bytes) -> None:
+        parts = []
+        while packed:
+            self._frame = self._frame or self._library.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+            parts.append(self._frame.decompress(packed))
+            packed = b""
+            if self._frame.eof:
+                packed, self._frame = self._frame.unused_data, None
+        self._rest = b"".join(parts)
 
 
 def _visit(root: Path, folder: str, parts: tuple[str, ...]) -> Iterator[str]:

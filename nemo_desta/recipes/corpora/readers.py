@@ -7,6 +7,7 @@ Nothing is held in memory but the row; joined tables are in ``tables.py``.
 import codecs
 import csv
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -14,14 +15,20 @@ from typing import Any, TypeAlias
 
 from nemo_desta.recipes.corpora.card import SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.files import lines, matching, open_binary
+from nemo_desta.recipes.corpora.files import UNREADABLE, lines, matching, open_binary
+from nemo_desta.recipes.corpora.notices import Notices
 from nemo_desta.recipes.corpora.template import as_key
 
 Record: TypeAlias = tuple[str, dict[str, Any], dict[str, Any]]
 
+logger = logging.getLogger(__name__)
 
-def read_records(source: SourceConfig, root: Path) -> Iterator[Record]:
-    """All rows of all files, in the order of the globs.
+#: How pandas, Python and spreadsheets spell a missing value. NA is left out: it is a country, and a continent.
+MISSING_MARKERS = ("nan", "NaN", "NAN", "None", "none", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>", "NaT")
+
+
+def read_records(source: SourceConfig, root: Path, notices: Notices | None = None) -> Iterator[Record]:
+    """All rows of all files, in the order of the globs. ``notices`` takes the cells that count as missing.
 
     Raises ``CorpusError``: a glob that matches nothing, a path that ``pattern`` does not match, a row that cannot be
     read (bytes that are not UTF-8, a cut line, a column too few).
@@ -29,9 +36,12 @@ def read_records(source: SourceConfig, root: Path) -> Iterator[Record]:
     read_rows = _rows_of(source, root)
     conditions = {name: {as_key(v) for v in _as_list(value)} for name, value in source.where.items()}
     pattern = re.compile(source.pattern) if source.pattern else None
+    missing = frozenset(source.missing or ())
     for relative in _files(source, root):
         of_file = _path_fields(relative, pattern)
         for where, row in read_rows(relative):
+            if missing or source.type == "huggingface":
+                row = _without_missing(row, missing, where, notices)
             if not conditions or _kept(conditions, row, of_file, where):
                 yield where, row, of_file
 
@@ -138,7 +148,7 @@ def _kept(conditions: dict[str, set[str]], row: dict[str, Any], of_file: dict[st
 
 def _cells(path: Path, source: SourceConfig) -> Iterator[tuple[str, list[str]]]:
     """(``file:line``, cells) of every line that is no comment and not empty."""
-    delimiter = source.delimiter or ("\t" if source.type == "tsv" else ",")
+    delimiter = source.delimiter or ("\t" if source.type == "tsv" else _found_delimiter(path, source))
     quoted = source.quoted if source.quoted is not None else source.type == "csv" and not source.columns
     if quoted:
         yield from _quoted_cells(path, delimiter, source.comment)
@@ -155,6 +165,27 @@ def _cells(path: Path, source: SourceConfig) -> Iterator[tuple[str, list[str]]]:
         else:
             cells = line.split(delimiter, splits)
         yield where, cells if splits < 0 else [cell.strip() for cell in cells]
+
+
+def _found_delimiter(path: Path, source: SourceConfig) -> str:
+    """What separates most columns in the header of a csv file: a comma, a semicolon or a tab."""
+    if source.columns:
+        return ","
+    for _, line in lines(path):
+        if line.strip() and not (source.comment and line.startswith(source.comment)):
+            counts = {sign: _num_columns(line, sign) for sign in ",;\t"}
+            best = max(counts, key=lambda sign: counts[sign])  # the first of equals: a comma
+            if best != ",":
+                logger.info("%s: columns are separated by %r", path, best)
+            return best
+    return ","
+
+
+def _num_columns(header: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([header], delimiter=delimiter), []))
+    except csv.Error:  # named where the rows are read
+        return 0
 
 
 def _quoted_cells(path: Path, delimiter: str, comment: str | None) -> Iterator[tuple[str, list[str]]]:
@@ -181,6 +212,8 @@ def _object(line: str, *, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise CorpusError(f"{where}: not JSON ({error.msg} at character {error.pos}); is the line cut?") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; nested too deep
+        raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
     if not isinstance(row, dict):
         raise CorpusError(f"{where}: expected one JSON object per line, found a {type(row).__name__}")
     return row
@@ -217,20 +250,37 @@ class _Document:
                 value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
                 return value
             except json.JSONDecodeError as error:
-                if not self._more():
+                # Twice as much each time: a document with a mistake in its middle is read to its end but once.
+                if not self._more(len(self._text) - self._at):
                     raise CorpusError(f"{where}: not JSON ({error.msg}); is the file cut?") from None
+            except (ValueError, RecursionError) as error:
+                raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
 
-    def _more(self) -> bool:
+    def _more(self, size: int = 0) -> bool:
         try:
-            raw = self._file.read(self.CHUNK)
+            raw = self._file.read(max(size, self.CHUNK))
             new = self._decoder.decode(raw, final=not raw)
         except UnicodeDecodeError as error:
             raise CorpusError(f"{self._path}: not UTF-8 ({error.reason} after byte {self._read})") from None
-        except (OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise CorpusError(f"{self._path}: cannot be read ({error})") from None
         self._read += len(raw)
         self._text, self._at = self._text[self._at :] + new, 0
         return bool(raw)
+
+
+def _without_missing(
+    row: dict[str, Any], missing: frozenset[str], where: str, notices: Notices | None
+) -> dict[str, Any]:
+    """The row, cells that are one of ``missing`` or NaN (a hole in a column of numbers) without a value."""
+    result = {}
+    for name, value in row.items():
+        if isinstance(value, str) and (cell := value.strip()) in missing:
+            value = None
+            if notices is not None:
+                notices.add(where, f"'{cell}' counts as missing in column '{name:.60}' (reader.missing)")
+        result[name] = None if isinstance(value, float) and value != value else value
+    return result
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -43,6 +43,8 @@ class Table:
             self._database.execute("INSERT INTO rows (key, row) VALUES (?, ?)", (as_key(value), json.dumps(fields)))
         except sqlite3.IntegrityError:
             raise CorpusError(f"{where}: key {as_key(value)!r} was seen before in this table") from None
+        except (TypeError, ValueError, RecursionError, OverflowError) as error:
+            raise CorpusError(f"{where}: {type(error).__name__}: {error}") from None
 
     def _rows(self, key: str) -> list[dict[str, Any]]:
         found = self._database.execute("SELECT row FROM rows WHERE key = ? ORDER BY position", (key,))

@@ -95,6 +95,14 @@ def compile_value(value: Any, *, where: str) -> Callable[[Mapping[str, Any]], An
     raise CorpusError(f"{where}: expected a text such as '{{column}}', a number or a list of texts, found {value!r}")
 
 
+def fields_of(value: Any) -> set[str]:
+    """Names of the row's fields that the templates in ``value`` read, lists and mappings of templates included."""
+    if isinstance(value, str):
+        return {match[1].split("|")[0].strip().removesuffix("?").split(".")[0] for match in _FIELD.finditer(value)}
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return set().union(*map(fields_of, parts))
+
+
 def as_key(value: Any) -> str:
     """How a value is looked up in a card's value map: as text, whole numbers without a point, true and false."""
     if isinstance(value, bool):

@@ -36,6 +36,7 @@ __all__ = [
     "Sampling",
     "VLLMEngine",
     "build_engine",
+    "engine_identity",
     "generate_all",
 ]
 
@@ -87,6 +88,21 @@ class OpenAISettings:
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
 
 
+#: Knobs of an engine that change what it writes; the others say where it runs and how fast.
+_OF_THE_TEXT = ("name", "model", "api", "extra_body", "dtype", "engine_args")
+
+
+def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
+    """What of an engine's ``settings`` the rows follow from: the server, its key and its load may change.
+
+    Raises:
+        ConfigError: unknown engine or knob, with the nearest known one.
+    """
+    knobs = vars(_parsed(settings))
+    kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
+    return {**kept, "model": kept["model"] or llm} if "model" in kept else kept
+
+
 def build_engine(
     settings: Mapping[str, Any],
     llm: str,
@@ -102,11 +118,8 @@ def build_engine(
     Raises:
         ConfigError: unknown engine or knob, with the nearest known one. EngineError: no server, or no tokenizer.
     """
-    name = settings.get("name", MISSING)
-    if name not in _SETTINGS:
-        raise ConfigError(f"unknown engine {name!r}.{nearest(str(name), _SETTINGS)}")
-    knobs = dict(vars(parse(_SETTINGS[name], settings, where="engine")))
-    del knobs["name"]
+    knobs = dict(vars(_parsed(settings)))
+    name = knobs.pop("name")
     if tokenizer is not None and name != "openai":
         raise ConfigError(f"the {name} engine reads the LLM's own tokenizer; tokenizer={tokenizer} is for openai only")
     if name == "hf":
@@ -126,6 +139,13 @@ def build_engine(
     engine = OpenAIEngine(model=model, tokenizer=known_by, chat_template_kwargs=chat_template_kwargs, **knobs)
     engine.connect()
     return engine
+
+
+def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISettings:
+    name = settings.get("name", MISSING)
+    if name not in _SETTINGS:
+        raise ConfigError(f"unknown engine {name!r}.{nearest(str(name), _SETTINGS)}")
+    return parse(_SETTINGS[name], settings, where="engine")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from nemo_desta.config import ConfigError
 from nemo_desta.recipes.engines.base import EngineError
+from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ _LONGEST_RETRY_AFTER_SECS = 600.0
 
 class Unanswered(Exception):
     """There is no answer to this one request; others may have theirs. The text says why."""
-
-
-class MalformedAnswer(Exception):
-    """A parser's complaint about an answer; the request is tried again."""
 
 
 class _Passing(Exception):
@@ -84,7 +81,8 @@ class Client:
         self._slots: asyncio.Semaphore
 
     async def post(self, path: str, body: bytes, parse: Parse[Answer]) -> Answer:
-        """What ``parse`` makes of the JSON answer; its `MalformedAnswer` and look-up errors count as broken JSON.
+        """What ``parse`` makes of the JSON answer; whatever else than `Unanswered` and `EngineError` it raises is
+        the fault of this answer, as broken JSON is.
 
         Raises:
             Unanswered: the server refuses this request, or failed at every try while it answered others.
@@ -108,7 +106,7 @@ class Client:
         """
         tries = _FIRST_CONTACT_TRIES
         try:
-            return await self._retry(lambda: self._try("GET", "/models", None, lambda data: data["data"]), tries - 1)
+            return await self._retry(lambda: self._try("GET", "/models", None, read_models), tries - 1)
         except _Passing as problem:
             raise EngineError(
                 f"no server answers at {self.base_url} ({tries} tries, the last: {problem}); is it running, "
@@ -181,11 +179,11 @@ class Client:
         if response.status != 200:
             self._refuse(response.status, response.headers, content)
         try:
-            return parse(json.loads(content))
-        except MalformedAnswer as error:
-            raise _Passing("malformed answer", str(error)) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__} in {content[:80].decode(errors='replace')!r}"
+            return parse(read_object(content))
+        except (Unanswered, EngineError):
+            raise
+        except Exception as error:  # no answer, of whatever kind, may end a run
+            what = str(error) if isinstance(error, MalformedAnswer) else f"{type(error).__name__}: {error}"
             raise _Passing("malformed answer", self._clean(what)) from None
 
     def _refuse(self, status: int, headers: Mapping[str, str], content: bytes) -> NoReturn:
@@ -247,7 +245,7 @@ def _message(content: bytes) -> str:
         data = json.loads(content)
         error = data.get("error", data)
         return str(error.get("message") or error.get("detail") or data) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return content.decode(errors="replace")
 
 
@@ -261,5 +259,5 @@ def _retry_after_secs(value: str | None) -> float:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return 0.0

@@ -80,10 +80,11 @@ class HFEngine(LocalEngine):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype)).to(device)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
+        model = model.to(device)
         return cls(
             model,
-            AutoTokenizer.from_pretrained(source),
+            AutoTokenizer.from_pretrained(source, trust_remote_code=False),
             name=llm_name(path),
             revision=llm_revision(path),
             batch_size=batch_size,

@@ -75,9 +75,10 @@ class LocalEngine:
     async def generate(self, request: Request) -> Generation:
         """See `Engine`. A prompt that leaves no room for ``max_new_tokens`` in the LLM's context becomes an error."""
         try:
-            ids = self.prompts.tokenize(self.prompts.render(request.messages) + request.prefix)
+            prompt = self.prompts.text_prompt(request.messages, request.prefix)
         except RowError as error:
             return Generation("", False, str(error))
+        ids = self.prompts.tokenize(prompt) if isinstance(prompt, str) else prompt
         room = self.context - request.sampling.max_new_tokens
         if len(ids) > room:
             error = f"prompt of {len(ids)} tokens, the context leaves {room} beside max_new_tokens"

@@ -18,7 +18,8 @@ from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
 from nemo_desta.data.thinking import ThinkFormat, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request
-from nemo_desta.recipes.engines.client import Client, MalformedAnswer, NotServed, Unanswered
+from nemo_desta.recipes.engines.client import Client, NotServed, Unanswered
+from nemo_desta.recipes.engines.replies import MalformedAnswer, Reply, read_chat, read_completion
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
@@ -109,14 +110,14 @@ class OpenAIEngine:
                 path, body, parse = "/chat/completions", self._chat_body(request), self._parse_chat
             else:
                 path, body, parse = "/completions", self._completion_body(request), self._parse_completion
-            text, truncated, usage = await self.client.post(path, json.dumps(body).encode(), parse)
+            reply, truncated = await self.client.post(path, json.dumps(body).encode(), parse)
         except (RowError, Unanswered) as error:
             self.stats["errors"] += 1
             return Generation("", False, str(error))
         except NotServed as error:
             raise await self._what_is_served(error) from None
         self.stats["answers"] += 1
-        return Generation(text, truncated, None, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        return Generation(reply.text or "", truncated, None, reply.prompt_tokens or 0, reply.new_tokens or 0)
 
     async def close(self) -> None:
         """Close all connections; the next request opens new ones."""
@@ -178,7 +179,7 @@ class OpenAIEngine:
         sampling = request.sampling
         body = {
             "model": self.name,
-            "prompt": self.prompts.render(request.messages) + request.prefix,
+            "prompt": self.prompts.text_prompt(request.messages, request.prefix),
             "max_tokens": sampling.max_new_tokens,
             "seed": request.seed,
             # The template has written its special tokens, and the answer's must be seen (a closing think tag).
@@ -217,43 +218,42 @@ class OpenAIEngine:
             return body
         return {key: value for key, value in (body | self.extra_body).items() if value is not None}
 
-    def _parse_completion(self, data: Mapping[str, Any]) -> tuple[str, bool, Mapping[str, Any]]:
-        choice = data["choices"][0]
-        return *self._ended(choice["text"], choice), data.get("usage") or {}
+    def _parse_completion(self, data: Mapping[str, Any]) -> tuple[Reply, bool]:
+        reply = read_completion(data)
+        if reply.text is None:
+            raise MalformedAnswer("text is None")
+        return self._ended(reply)
 
-    def _parse_chat(self, data: Mapping[str, Any]) -> tuple[str, bool, Mapping[str, Any]]:
-        choice = data["choices"][0]
-        message = choice["message"]
-        content = message.get("content") or ""
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        if thought:
+    def _parse_chat(self, data: Mapping[str, Any]) -> tuple[Reply, bool]:
+        reply = read_chat(data)
+        content = reply.text or ""
+        if reply.thought:
             opening = "" if self._think.opened_by_template else f"{self._think.tags.open}\n"
-            ended = bool(content) or choice["finish_reason"] != "length"
+            ended = bool(content) or reply.finish_reason != "length"
             closing = f"\n{self._think.tags.close}\n\n" if ended else ""
-            content = opening + thought.strip("\n") + closing + content.lstrip("\n")
-        elif message.get("content") is None and choice["finish_reason"] != "length":
+            content = opening + reply.thought.strip("\n") + closing + content.lstrip("\n")
+        elif reply.text is None and reply.finish_reason != "length":
             raise MalformedAnswer("a message without content")
-        return *self._ended(content, choice), data.get("usage") or {}
+        return self._ended(reply._replace(text=content))
 
-    def _ended(self, text: Any, choice: Mapping[str, Any]) -> tuple[str, bool]:
-        reason = choice["finish_reason"]
-        if not isinstance(text, str):
-            raise MalformedAnswer(f"text is {text!r}")
+    def _ended(self, reply: Reply) -> tuple[Reply, bool]:
+        """The reply without its end-of-turn token, and whether the token limit cut it."""
+        text, reason = reply.text or "", reply.finish_reason
         if reason == "length":
             # A cut inside a character of several bytes leaves a replacement mark that the LLM did not write.
-            return text.rstrip("\ufffd"), True
+            return reply._replace(text=text.rstrip("\ufffd")), True
         if reason == "content_filter":
             raise Unanswered("the server's content filter kept the answer back")
         if reason != "stop":  # null or abort: the server gave up on it
             raise MalformedAnswer(f"finish_reason is {reason!r}")
-        return text.removesuffix(self._end_of_turn) if self._end_of_turn else text, False
+        return reply._replace(text=text.removesuffix(self._end_of_turn) if self._end_of_turn else text), False
 
 
 def _prompt_builder(tokenizer: str, chat_template_kwargs: Mapping[str, Any]) -> PromptBuilder:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(resolve_source(tokenizer))
+        loaded = AutoTokenizer.from_pretrained(resolve_source(tokenizer), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(
             f"no tokenizer {tokenizer!r}, which prompts are rendered with ({str(error).splitlines()[0]}): give a "

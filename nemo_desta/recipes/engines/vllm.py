@@ -68,7 +68,7 @@ class VLLMEngine(LocalEngine):
         source = resolve_source(path)
         return cls(
             LLM(model=source, **engine_args),
-            AutoTokenizer.from_pretrained(source),
+            AutoTokenizer.from_pretrained(source, trust_remote_code=False),
             name=llm_name(path),
             revision=llm_revision(path),
             end_ids=_configured_end_ids(source),

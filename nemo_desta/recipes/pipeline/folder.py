@@ -67,13 +67,18 @@ class RecipeFolder:
         Raises:
             RecipeMismatch: the recipe holds another value.
         """
+        if (kept := self.settle(key, value)) != value:
+            raise RecipeMismatch(
+                f"{self.path} holds rows with {key} {kept!r}, now it is {value!r}; give another folder"
+            )
+
+    def settle(self, key: str, value: Any) -> Any:
+        """What the recipe holds under ``key``; ``value`` from now on if it holds nothing."""
         with self.lock("recipe", wait=True):
             recipe = json.loads(self.recipe.read_text(encoding="utf-8"))
-            if recipe.setdefault(key, value) != value:
-                raise RecipeMismatch(
-                    f"{self.path} holds rows with {key} {recipe[key]!r}, now it is {value!r}; give another folder"
-                )
+            kept = recipe.setdefault(key, value)
             write_json(self.recipe, recipe)
+        return kept
 
     @property
     def finished(self) -> bool:
@@ -146,7 +151,8 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in {*old, *new} if where else {*new}:  # what is remembered on the way is not in a new recipe
+        # What is remembered on the way is not in a new recipe, what a later version added not in an old one.
+        for key in {*old, *new} if where else {*old} & {*new}:
             name = f"{where}.{key}" if where else key
             yield from _differences(old.get(key), new.get(key), name)
     elif old != new:

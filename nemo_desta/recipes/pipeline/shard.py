@@ -116,9 +116,10 @@ class Shard:
 
 
 def outcome_of(record: dict) -> Outcome:
-    """What `Shard.append` wrote, as it was."""
+    """What `Shard.append` wrote, as it was; tokens may be null in journals of earlier versions and count as 0."""
     verdict = Verdict(record["reason"], record["detail"]) if record["reason"] else None
-    return Outcome(record["row"], verdict, record["attempts"], *record["tokens"])
+    tokens = (count if isinstance(count, int) else 0 for count in record["tokens"])
+    return Outcome(record["row"], verdict, record["attempts"], *tokens)
 
 
 def _journal(content: bytes, path: Path) -> list[tuple[int, str, bytes]]:

@@ -33,7 +33,7 @@ def _json_list(text: str) -> list[str] | None:
         return None
     try:
         values = json.loads(text[start : end + 1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     found = []
     for value in values:

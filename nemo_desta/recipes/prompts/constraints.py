@@ -60,7 +60,10 @@ def _lines(answer: str) -> list[str]:
 def _json(answer: str) -> Any:
     """The value of the JSON, with or without a code fence around it; raises ``ValueError``."""
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n\s*```", answer, flags=re.DOTALL | re.IGNORECASE)
-    return json.loads(fenced.group(1) if fenced else answer)
+    try:
+        return json.loads(fenced.group(1) if fenced else answer)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def _json_keys(answer: str, *keys: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nemo_desta.data.packed import open_plain
 from nemo_desta.data.rows import expand_paths
 
 Paths = str | Path | Iterable[str | Path]
@@ -44,7 +45,7 @@ class RowsSource:
         """Line ends in the files of rows: what reading them at full speed tells about how many there are."""
         total = 0
         for path in self.rows:
-            with open(path, "rb") as file:
+            with open_plain(path) as file:
                 while block := file.read(1 << 20):
                     total += block.count(b"\n")
         return total
@@ -87,7 +88,7 @@ def find_rows(
 def lines(paths: Iterable[Path]) -> Iterator[Line]:
     """Every line of every file that is not blank, one at a time."""
     for path in paths:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             for number, raw in enumerate(file, 1):
                 if not raw.isspace():
                     yield Line(path, number, raw, raw.endswith(b"\n"))

@@ -1,12 +1,17 @@
 """A file of rows: the right answers in any order, rows that cannot be answered, and going on after a kill."""
 
+import gzip
 import json
 
 import pytest
 import soundfile
+import torch
 
 from nemo_desta.config import ConfigError
+from nemo_desta.data.bad_rows import TooManyBadRows
+from nemo_desta.models.answering import batch
 from nemo_desta.models.answering.batch import answer_rows
+from nemo_desta.models.answering.engine import ChatEngine
 from tests.serving.serving_tools import noise, tiny_model
 
 GREEDY = {"max_new_tokens": 8, "temperature": 0.0}
@@ -145,8 +150,6 @@ def test_answers_of_other_settings_are_not_mixed(model, clips, tmp_path):
 
 
 def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model, clips, tmp_path, monkeypatch):
-    from nemo_desta.models.answering.engine import ChatEngine
-
     groups = []
     real = ChatEngine.add
 
@@ -168,8 +171,6 @@ def test_like_lengths_are_answered_together_and_never_more_than_the_limit(model,
 
 
 def test_another_engine_may_write(model, clips, tmp_path):
-    from nemo_desta.models.answering.engine import ChatEngine
-
     rows = write(tmp_path / "rows.jsonl", short_rows(5))
     engine = ChatEngine(model, max_batch_size=2)
     answer(model, rows, tmp_path / "a.jsonl", clips, engine=engine, max_batch_size=4)
@@ -188,3 +189,159 @@ def test_two_processes_do_not_write_one_file(model, clips, tmp_path):
     with pytest.raises(ConfigError, match="another process writes"):
         answer(model, rows, tmp_path / "a.jsonl", clips)
     held.close()
+
+
+def rejected(summary):
+    """Reason by id, or by line where the row has no id."""
+    if not summary.rejects.exists():
+        return {}
+    return {row["id"] or row["where"].rpartition(":")[2]: row["reason"] for row in read(summary.rejects)}
+
+
+def test_poison_rows_are_named_and_never_answered_twice(model, clips, tmp_path):
+    poison = [
+        '{"id": "\\ud83d", "audio": "0.wav", "prompt": "x"}\n',
+        '{"id": "half", "audio": "0.wav", "prompt": "\\ud83d"}\n',
+        {"id": "system", "audio": "0.wav", "prompt": "x", "system": 5},
+        {"id": "root", "audio": "/", "prompt": "x"},
+        {"id": "text", "audio": "0.wav", "prompt": "x", "text": 5},
+        {"id": True, "audio": "0.wav", "prompt": "x"},
+        {"id": "dataset", "audio": "0.wav", "prompt": "x", "dataset": ["a"]},
+        {"id": "lists", "audio": [["0.wav"]], "prompt": "x"},
+        '{"id": "deep", "audio": ' + "[" * 100_000 + "\n",
+        '{"id": ' + "9" * 5000 + "}\n",
+        {"id": "said", "messages": [{"role": "human", "content": "x"}]},
+    ]
+    rows = write(tmp_path / "rows.jsonl", [*short_rows(2), {"id": 7, "prompt": "x"}, *poison])
+    first = answer(model, rows, tmp_path / "a.jsonl", clips)
+    assert first.answered == 3 and first.rejected.total() == len(poison)
+    named = rejected(first)
+    assert named.keys() == {"4", "5", "system", "root", "text", "9", "dataset", "lists", "12", "13", "said"}
+    assert named["4"] == named["5"] == named["12"] == named["13"] == "not_json"
+    assert {named[name] for name in ("system", "text", "9", "dataset", "lists", "said")} == {"schema"}
+    lines = len(read(tmp_path / "a.jsonl"))
+    again = answer(model, rows, tmp_path / "a.jsonl", clips)
+    assert again.answered == 0 and again.before == lines == len(read(tmp_path / "a.jsonl"))
+    assert {row["id"] for row in read(tmp_path / "a.jsonl")} == {"r0", "r1", "7"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "x", "audios": ["0.wav"]},
+        {"prompt": "x", "Audio": "0.wav"},
+        {"prompt": "x", "path": "0.wav"},
+        {"prompt": "x", "recording_of_the_talk": "0.wav"},
+        {"prompt": "x", "audio": "0.wav", "transcript": "hello"},
+        {"messages": [{"role": "user", "content": "x"}], "audio": "0.wav"},
+        {"messages": [{"role": "user", "content": "x", "audio": "0.wav"}]},
+        {"messages": [{"role": "user", "content": "x", "audios": [{"audio": "0.wav", "offset": 1.0}]}]},
+    ],
+)
+def test_a_row_whose_audio_would_not_be_heard_is_not_answered(model, clips, tmp_path, row):
+    summary = answer(model, write(tmp_path / "rows.jsonl", [{"id": "x", **row}]), tmp_path / "a.jsonl", clips)
+    assert summary.answered == 0 and rejected(summary) == {"x": "unknown_key"}
+
+
+def test_fields_of_ones_own_are_counted_refused_or_kept(model, clips, tmp_path):
+    message = {"role": "user", "content": "x"}
+    rows = [
+        {"id": "full", "messages": [message], "mos": 3, "answer": "gold"},
+        {"id": "short", "audio": "0.wav", "prompt": "x", "mos": 3},
+        {"id": "text", "audio": None, "prompt": "x", "mos": 3},
+    ]
+    rows = write(tmp_path / "rows.jsonl", rows)
+    summary = answer(model, rows, tmp_path / "a.jsonl", clips)
+    assert summary.ok and summary.answered == 3
+    assert "unknown keys, not read" in str(summary) and "'mos' in 2 rows" in str(summary)
+    strict = answer(model, rows, tmp_path / "b.jsonl", clips, strict_keys=True)
+    assert strict.answered == 0 and set(rejected(strict).values()) == {"unknown_key"}
+    kept = answer(model, rows, tmp_path / "c.jsonl", clips, strict_keys=False)
+    assert kept.answered == 3 and not kept.unknown_keys
+
+
+class Failing(ChatEngine):
+    """Fails on a clip of 0.9 s (number 2), or beside others, as a GPU does on what is too much for it."""
+
+    def __init__(self, model, where, error, **options):
+        super().__init__(model, **options)
+        self.where, self.error, self.bad = where, error, set()
+
+    def add(self, chats):
+        is_bad = [any(len(clip.audio) == 14_400 for clip in chat.clips) for chat in chats]
+        if self.where == "add" and any(is_bad):
+            raise self.error
+        ids = super().add(chats)
+        self.bad |= {chat_id for chat_id, bad in zip(ids, is_bad, strict=True) if bad}
+        return ids
+
+    def step(self):
+        if self.where == "step" and self.bad & {chat_id for chat_id, _ in self._writers.values()}:
+            raise self.error
+        return super().step()
+
+
+@pytest.mark.parametrize("where", ["add", "step"])
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("odd"), "unexpected"), (torch.OutOfMemoryError("full"), "out_of_memory")]
+)
+def test_a_row_that_the_model_cannot_take_is_the_only_one_without_an_answer(
+    model, clips, tmp_path, where, error, reason
+):
+    rows = write(tmp_path / "rows.jsonl", short_rows(7))
+    answer(model, rows, tmp_path / "whole.jsonl", clips)
+    engine = Failing(model, where, error, max_batch_size=4)
+    summary = answer(model, rows, tmp_path / "a.jsonl", clips, engine=engine)
+    assert rejected(summary) == {"r2": reason, "r6": reason}
+    expected = {row["id"]: row["answer"] for row in read(tmp_path / "whole.jsonl")}
+    assert {row["id"]: row["answer"] for row in read(tmp_path / "a.jsonl")} == {
+        name: text for name, text in expected.items() if name not in ("r2", "r6")
+    }
+    assert engine.num_active == 0
+
+
+def test_a_row_without_memory_beside_others_is_answered_alone(model, clips, tmp_path):
+    class Small(ChatEngine):
+        def add(self, chats):
+            if self.num_active + len(chats) > 1:
+                raise torch.OutOfMemoryError("full")
+            return super().add(chats)
+
+    rows = write(tmp_path / "rows.jsonl", short_rows(6))
+    summary = answer(model, rows, tmp_path / "a.jsonl", clips, engine=Small(model, max_batch_size=4))
+    assert summary.ok and summary.answered == 6
+
+
+def test_a_model_that_takes_no_row_ends_the_run(model, clips, tmp_path, monkeypatch):
+    class Broken(ChatEngine):
+        def add(self, chats):
+            raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(batch, "MAX_FAILURES_IN_A_ROW", 3)
+    rows = write(tmp_path / "rows.jsonl", short_rows(6))
+    with pytest.raises(TooManyBadRows, match="could not take 3 rows.*device-side assert"):
+        answer(model, rows, tmp_path / "a.jsonl", clips, engine=Broken(model))
+
+
+def test_a_loader_that_fails_rejects_its_row(model, clips, tmp_path, monkeypatch):
+    real = batch.prepare
+
+    def prepare(listener, messages, *args, **options):
+        if "14" in messages[-1]["content"]:
+            raise MemoryError
+        return real(listener, messages, *args, **options)
+
+    monkeypatch.setattr(batch, "prepare", prepare)
+    summary = answer(model, write(tmp_path / "rows.jsonl", short_rows(4)), tmp_path / "a.jsonl", clips)
+    assert summary.answered == 3 and rejected(summary) == {"r2": "unexpected"}
+
+
+def test_an_unknown_transcript_setting_is_refused_before_any_row(model, clips, tmp_path):
+    with pytest.raises(ConfigError, match="unknown transcript 'givn'.*given"):
+        answer(model, write(tmp_path / "rows.jsonl", short_rows(1)), tmp_path / "a.jsonl", clips, transcript="givn")
+
+
+def test_packed_rows_are_answered(model, clips, tmp_path):
+    rows = tmp_path / "rows.jsonl.gz"
+    rows.write_bytes(gzip.compress(write(tmp_path / "rows.jsonl", short_rows(2)).read_bytes()))
+    assert answer(model, rows, tmp_path / "a.jsonl", clips).answered == 2

@@ -14,7 +14,7 @@ from nemo_desta.config import ConfigError, parse
 from nemo_desta.models.answering.ears import Ears
 from nemo_desta.models.answering.engine import ChatEngine, prepare
 from nemo_desta.models.answering.hearing import embed_prompts
-from nemo_desta.models.answering.sampling import Sampling
+from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.answering.vllm_decoder import INSTALL, VLLMDecoder, vllm_chat_engine
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.testing import tiny_config
@@ -152,3 +152,19 @@ def test_lora_and_missing_vllm_are_said(ears, folder, model):
     with pytest.raises(ImportError, match="pip install vllm"):
         vllm_chat_engine(folder)
     assert "pip install vllm" in INSTALL
+
+
+def test_rows_that_vllm_refuses_leave_nothing_behind(model, ears):
+    class Full(StandInEngine):
+        def add_request(self, request_id, prompt, params):
+            if len(self.requests) == 2:
+                raise ValueError("no room")
+            super().add_request(request_id, prompt, params)
+
+    engine = Full(model.llm)
+    decoder = VLLMDecoder(engine, ears.embed_tokens, lambda **settings: settings)
+    ready = [prepare(ears, chat, resolve_sampling(ears.generation_config)) for chat in chats()]
+    chat_engine = ChatEngine(ears, decoder=decoder)
+    with pytest.raises(ValueError, match="no room"):
+        chat_engine.add(ready)
+    assert len(decoder) == 0 and engine.requests == {} and chat_engine.num_active == 0

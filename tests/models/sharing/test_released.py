@@ -285,7 +285,7 @@ class TestRefusals:
         monkeypatch.chdir(tmp_path)
         with open(tmp_path / "qformer_connector.pth", "wb") as file:
             pickle.dump({"layer_prompts.0": Exploit()}, file)
-        with pytest.raises(ConfigError, match="holds more than tensors and is not opened"):
+        with pytest.raises(ConfigError, match="is not opened: it holds more than tensors"):
             checkpoint.import_released("desta2", tmp_path)
         torch.save({"state_dict": {"layer_prompts.0": Exploit()}}, tmp_path / "qformer_connector.pth")
         with pytest.raises(ConfigError, match="holds more than tensors"):

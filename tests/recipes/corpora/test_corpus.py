@@ -123,7 +123,7 @@ def test_asking_for_a_split_that_no_clip_is_in_is_an_error(replica: Replica) -> 
         (b"[1]", "expected one JSON object per line, found a list"),
         ({**ROW, "id": "a"}, "id 'a' was seen before"),
         ({"id": "b", "audio": "b.wav"}, "domain missing"),
-        ({**ROW, "id": 7}, "id must be text, found int 7"),
+        ({**ROW, "id": 7.5}, "id must be text, found float 7.5"),
         ({**ROW, "id": "b", "domain": "speach"}, "domain 'speach' is not known. Did you mean 'speech'"),
         ({**ROW, "id": "b", "duration": "2"}, "duration must be seconds above 0, found '2'"),
         ({**ROW, "id": "b", "attributes": ["x"]}, "attributes must be an object"),

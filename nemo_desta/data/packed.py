@@ -1,0 +1,96 @@
+"""Files of rows as they are, or packed by gzip or zstd: either way a plain file that can be read at any place.
+
+What a file is, its first bytes say and not its name. A packed one is unpacked once, into a temporary file without a
+name that ends with the process.
+"""
+
+import gzip
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from nemo_desta.config import ConfigError
+
+#: A file may grow to so many times its size, and any file to so many bytes; more is a bomb. Rows grow 3 to 30 times.
+MAX_RATIO = 200
+MAX_UNPACKED_BYTES = 1 << 30
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a first byte of 0x50 to 0x5f; pzstd begins with such a frame
+_BLOCK = 1 << 20
+_ZSTD_BLOCK = 1 << 12  # what four bytes say may be 128 kB: more at once would not be bounded
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked, from their start; safe for positioned reads in forked workers.
+
+    Raises:
+        ConfigError: a packed file that is cut or damaged, or grows beyond the limits; zstandard is not installed.
+    """
+    file = open(path, "rb")
+    start = file.read(4)
+    file.seek(0)
+    if start.startswith(_GZIP):
+        blocks = _gzip_blocks(file)
+    elif start == _ZSTD or start[1:] == _ZSTD_SKIPPABLE:
+        blocks = _zstd_blocks(file)
+    else:
+        return file
+    with file:
+        return _spooled(blocks, path)
+
+
+def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
+    limit = max(MAX_UNPACKED_BYTES, MAX_RATIO * path.stat().st_size)
+    spool = tempfile.TemporaryFile(prefix="rows-")
+    size = 0
+    try:
+        for block in blocks:
+            size += len(block)
+            if size > limit:
+                raise ConfigError(
+                    f"{path} unpacks to more than {limit:,} bytes, over {MAX_RATIO} times its size: rows do not. "
+                    "Unpack it yourself if it is right"
+                )
+            spool.write(block)
+        spool.flush()
+    except (EOFError, zlib.error, gzip.BadGzipFile, _Damaged) as error:
+        raise ConfigError(f"{path} is cut or damaged, no row of it is used: {error}") from error
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise OSError(error.errno, f"{path} cannot be unpacked into {where} (TMPDIR): {error.strerror}") from error
+    spool.seek(0)
+    return spool
+
+
+class _Damaged(ValueError):
+    pass
+
+
+def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as stream:
+        while block := stream.read(_BLOCK):
+            yield block
+
+
+def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise ConfigError(f"{file.name} is packed by zstd: pip install zstandard") from error
+    frame = None
+    try:
+        while packed := file.read(_ZSTD_BLOCK):
+            while packed:
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+                yield frame.decompress(packed)
+                packed = b""
+                if frame.eof:
+                    packed, frame = frame.unused_data, None
+    except zstandard.ZstdError as error:
+        raise _Damaged(str(error)) from error
+    if frame is not None:
+        raise _Damaged("it ends within a frame")

@@ -1,0 +1,33 @@
+"""Torch files of strangers: read as tensors and plain types, never as code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_desta.config import ConfigError
+
+#: What torch says that it met, somewhere in its long message.
+_UNSUPPORTED = re.compile(r"Unsupported (global|class|operand|operation)[^\n]*?(?= was| is|$)", re.M)
+
+
+def load_tensors(path: str | Path, **options: Any) -> Any:
+    """What `torch.save` wrote, on the CPU, read with ``weights_only=True``. ``options`` go to `torch.load`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: a file that holds more than tensors and plain types, or that is damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file '{path}'")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except Exception as error:  # torch raises half a dozen kinds, for a damaged file and for one that would run code
+        text = str(error).strip()
+        reason = found[0] if (found := _UNSUPPORTED.search(text)) else text.partition("\n")[0] or "no message"
+        raise ConfigError(
+            f"'{path}' is not opened: it holds more than tensors and plain types, which can run code, or is damaged "
+            f"({type(error).__name__}: {reason}). Whoever made it can save its tensors alone: "
+            "torch.save(model.state_dict(), ...)"
+        ) from error

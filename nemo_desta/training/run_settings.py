@@ -1,0 +1,214 @@
+"""The settings that a run's numbers follow from: kept in its checkpoints, compared before a resume, key by key.
+
+What only says where things are or how fast they go may change. Everything else is refused, or taken over with
+``resume=force``; a key that this file does not know counts as one that changes the numbers.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from omegaconf import OmegaConf
+
+from nemo_desta.config import ConfigError, ModelConfig, to_dict
+from nemo_desta.data.rows import expand_paths
+from nemo_desta.data.settings import parse_data
+from nemo_desta.models.identity import TOKENIZER_FILES
+from nemo_desta.sources import local_folder, sampled_blocks
+
+logger = logging.getLogger(__name__)
+
+RESUME = ("auto", "force")
+#: Settings that change no number of the training: places, speed, logs, validation, and where the run ends. The frozen
+#: parts and the rows are compared by what they hold, data-parallel ranks by the data module.
+FREE = (
+    *("model.llm.path", "model.llm.tokenizer", "model.llm.trust_remote_code", "model.perception.encoders.*.path"),
+    *("model.perception.init_from", "model.activation_checkpointing", "strategy.*", "callbacks.*"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.max_steps", "trainer.max_epochs"),
+    *("trainer.min_steps", "trainer.min_epochs", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_*"),
+    *("trainer.profiler", "trainer.default_root_dir", "trainer.num_sanity_val_steps", "trainer.limit_val_batches"),
+    *("trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.inference_mode", "trainer.logger"),
+    *("data.validation_ds.*", "data.bad_rows.*", "data.audio_roots.*"),
+    *("data.train_ds.num_workers", "data.train_ds.prefetch_factor"),
+)
+#: Keys of an ``input_cfg`` entry that say where its rows and audio files are.
+PLACES = ("rows", "manifest_filepath", "shar_path", "audio_roots")
+TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja")
+#: Bytes of the row files of one entry up to which all of them are hashed.
+HASHED_WHOLE = 1 << 30
+OPTIMISATION = ("model.optimizer.", "model.lr_scheduler.")
+
+
+class SettingsChanged(ConfigError):
+    """The run began with other settings; the message names every key, what it was and what it is."""
+
+
+def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run by dotted key, as plain values; rows and the tokenizer by what their files hold."""
+    data = asdict(parse_data(settings["data"]))
+    train, validation = data.pop("train") or {}, data.pop("validation")
+    sources = train.pop("input_cfg", None) or []
+    if isinstance(sources, str):
+        sources = OmegaConf.to_container(OmegaConf.load(sources), resolve=True)
+    trainer = {key: value for key, value in settings["trainer"].items() if key != "strategy"}
+    sections = {
+        "model": {**to_dict(model), "tokenizer_files": _tokenizer(model)},
+        "trainer": trainer,
+        "strategy": settings["trainer"].get("strategy") or {},
+        "data": {**data, "train_ds": {**train, "input_cfg": _contents(sources)}, "validation_ds": validation},
+        "callbacks": settings.get("callbacks") or {},
+        "seed": settings.get("seed", 42),
+    }
+    return json.loads(json.dumps(dict(_flat(sections)), default=str))
+
+
+def compare_run(before: Mapping[str, Any] | None, now: Mapping[str, Any], *, force: bool) -> list[str]:
+    """Say which settings differ from those in the checkpoint; the changed keys that change the numbers.
+
+    Args:
+        before: as `describe_run` gave it; None in a checkpoint of an earlier version. force: take them over.
+
+    Raises:
+        SettingsChanged: without ``force``, when one of them changes the numbers.
+    """
+    if before is None:
+        logger.info("the checkpoint does not hold its run's settings (an earlier version wrote it): not compared")
+        return []
+    defaults = {f"trainer.{key}": item.default for key, item in inspect.signature(Trainer.__init__).parameters.items()}
+    old, new = ({**defaults, **settings} for settings in (before, now))
+    changed = [key for key in sorted({**before, **now}) if old.get(key) != new.get(key)]
+    changed = [key for key in changed if key != "model.tokenizer_files" or None not in (old.get(key), new.get(key))]
+    lines = {key: f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed}
+    matters = [key for key in changed if not any(fnmatchcase(key, pattern) for pattern in FREE)]
+    if free := [lines[key] for key in changed if key not in matters]:
+        logger.info("settings that may change in a resume, and did: %s", "; ".join(free))
+    if not matters:
+        return []
+    listed = "\n".join(f"  {lines[key]}" for key in matters)
+    if not force:
+        hint = ""
+        if "model.lr_scheduler.max_steps" in matters and "trainer.max_steps" in changed:
+            was = old.get("model.lr_scheduler.max_steps")
+            hint = f" To train longer on the schedule as it was: model.lr_scheduler.max_steps={was}."
+        raise SettingsChanged(
+            f"this run began with other settings:\n{listed}\nGive the same ones to resume it.{hint} Or take the new "
+            "ones from its last checkpoint on: resume=force. Or begin a new run: another exp_manager.exp_dir or name"
+        )
+    logger.warning("resume=force: from this checkpoint on the run has other settings:\n%s", listed)
+    return matters
+
+
+class RunSettings(Callback):
+    """Keeps the settings in every checkpoint."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"settings": self.settings}
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The settings that a checkpoint holds; None in one of an earlier version."""
+        return saved.get("callbacks", {}).get(cls.__qualname__, {}).get("settings")
+
+
+class NewOptimisation(Callback):
+    """Lets new settings of optimiser and schedule take effect in a resume; else the checkpoint's win in silence.
+
+    The optimiser keeps its moments, unless it is another one, and the schedule its count of steps.
+    """
+
+    def __init__(self, *, other_optimizer: bool) -> None:
+        self.other_optimizer = other_optimizer
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        counts = ("last_epoch", "_step_count")
+        checkpoint["lr_schedulers"] = [
+            {key: state[key] for key in counts if key in state} for state in checkpoint["lr_schedulers"]
+        ]
+        if self.other_optimizer:
+            logger.warning("another optimiser: it begins without the moments of the one before")
+            checkpoint["optimizer_states"] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.update({**optimizer.defaults, "initial_lr": optimizer.defaults["lr"]})
+        for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
+            of_step = getattr(scheduler, "_get_closed_form_lr", scheduler.get_lr)
+            scheduler._get_lr_called_within_step = True  # else it warns
+            scheduler._last_lr = of_step()
+            scheduler._get_lr_called_within_step = False
+            for group, lr in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = lr
+        rates = sorted({group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups})
+        logger.warning(
+            "resume=force: the learning rate of the next step is %s", ", ".join(f"{lr:.4g}" for lr in rates)
+        )
+
+
+def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{where}.{key}" if where else str(key))
+    else:
+        yield where, value
+
+
+def _contents(items: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """``input_cfg`` by number, with what the row files hold in the place of their paths."""
+    found = {}
+    for number, item in enumerate(items):
+        entry = {key: value for key, value in item.items() if key not in PLACES}
+        if item.get("type") == "group":
+            entry["input_cfg"] = _contents(item.get("input_cfg") or [])
+        elif rows := item.get("rows") or item.get("manifest_filepath") or item.get("shar_path"):
+            entry["rows"] = _content(rows)
+        found[str(number)] = entry
+    return found
+
+
+def _content(rows: Any) -> str:
+    """Number of files, their bytes and a hash of all they hold; above 1 GiB of blocks spread over each of them."""
+    if isinstance(rows, (str, Path)) and Path(rows).is_dir():
+        files = sorted(path for path in Path(rows).rglob("*") if path.is_file())
+    else:
+        files = expand_paths(rows)
+    digest, size = hashlib.sha256(), sum(file.stat().st_size for file in files)
+    for file in files:
+        digest.update(f"{file.stat().st_size}\n".encode())
+        for block in sampled_blocks(file) if size > HASHED_WHOLE else _blocks(file):
+            digest.update(block)
+    return f"{len(files)} files of {size:,} bytes, sha256 {digest.hexdigest()[:16]}"
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
+
+
+def _tokenizer(model: ModelConfig) -> str | None:
+    """A hash of the files that prompts and their ids follow from; None while they are not on this machine."""
+    folder = local_folder(model.llm.tokenizer or model.llm.path)
+    if folder is None or not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for name in (*TOKENIZER_FILES, *TEMPLATE_FILES):
+        if (folder / name).is_file():
+            digest.update(name.encode() + (folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
