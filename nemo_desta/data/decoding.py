@@ -113,7 +113,8 @@ def open_sound(file: AudioFile | BinaryIO, name: str) -> Iterator[Sound]:
         elif not hasattr(file, "read"):
             file = regular_file(str(file), name)
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as raw:
-            size = raw.seek(0, os.SEEK_END)
+            if not (size := raw.seek(0, os.SEEK_END)):
+                raise AudioError("corrupt", f"cannot read {name}: it holds no bytes")
             promise, broken = promise_of(raw, size), broken_page(raw, size)
             raw.seek(0)
             try:
@@ -151,7 +152,7 @@ def audio_guard(name: str) -> Iterator[None]:
 
 
 def regular_file(path: str, name: str) -> str:
-    """``path`` itself, when it is one of a file with bytes in it. A FIFO or a device is never opened.
+    """``path`` itself, when it is one of a regular file. A FIFO or a device is never opened.
 
     Raises:
         AudioError: ``name`` is no such file, or headerless samples, which say neither rate nor type.
@@ -162,8 +163,6 @@ def regular_file(path: str, name: str) -> str:
         raise AudioError("not_found", f"no file '{name}'") from error
     if not stat.S_ISREG(found.st_mode):
         raise AudioError("not_found", f"'{name}' is no regular file but a folder, a pipe or a device")
-    if found.st_size == 0:
-        raise AudioError("corrupt", f"cannot read {name}: it holds no bytes")
     if path.lower().endswith(".raw"):
         raise AudioError("corrupt", f"cannot read {name}: .raw does not say its rate; convert it to wav or flac")
     return path

@@ -196,6 +196,16 @@ def test_what_the_corpus_says_itself_stays_and_sounds_have_no_voice(tmp_path: Pa
     assert "pitch" not in got[1]["attributes"] and got[1]["attributes"]["volume"] == "quiet"
 
 
+def test_a_clip_that_is_cut_or_no_audio_is_not_measured(tmp_path: Path) -> None:
+    rows = clips(tmp_path)
+    whole = (tmp_path / "c0.wav").read_bytes()
+    (tmp_path / "c0.wav").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "c1.raw").write_bytes(whole)
+    rows[1]["audio"] = "c1.raw"
+    got = list(add_measured(rows, tmp_path, ["volume"], tmp_path / "cache"))
+    assert ["volume" in row["attributes"] for row in got] == [False, False] + [True] * 7
+
+
 def test_a_killed_pass_goes_on_and_bins_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clips(tmp_path)
     whole = list(add_measured(rows, tmp_path, ["pitch"], tmp_path / "one"))

@@ -104,10 +104,11 @@ def test_perplexities_stand_side_by_side(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [("../../etc/passwd", "outside"), ("audio/none.wav", "no file"), ("notes.wav", "cannot be read")]
-    + [("empty.wav", "no samples")],
+    + [("empty.wav", "no samples"), ("headerless.raw", "cannot be read")],
 )
 def test_a_clip_that_cannot_be_played_says_why(tmp_path: Path, name: str, problem: str) -> None:
     (tmp_path / "notes.wav").write_text("no sound")
+    (tmp_path / "headerless.raw").write_bytes(bytes(100))
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
     sound = load_sound({"audio": name}, AudioRoots({"default": tmp_path}))
     assert sound.uri is None and problem in sound.problem
