@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.config import TranscriptConfig
 from nemo_desta.data.rows import RowError
+from nemo_desta.data.template_limits import render_chat
 from nemo_desta.types import AUDIO_SLOT
 
 Message = Mapping[str, Any]
@@ -131,9 +132,7 @@ class PromptBuilder:
 
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(
-                plain, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
-            )
+            return render_chat(self.tokenizer, plain, add_generation_prompt=True, **self.chat_template_kwargs)
         except TemplateError as error:
             raise RowError("template", f"the chat template refuses these messages: {error}") from error
 
@@ -145,11 +144,8 @@ class PromptBuilder:
     def end_of_turn_id(self) -> int:
         """The special token that the template puts behind an assistant's content; the tokenizer's eos if none."""
         word = "answer"
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}],
-            tokenize=False,
-            **self.chat_template_kwargs,
-        )
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}]
+        rendered = render_chat(self.tokenizer, turns, **self.chat_template_kwargs)
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
         for token in self.tokenize(rendered.rpartition(word)[2]):
             if token in special:
