@@ -18,10 +18,12 @@ from nemo_desta.data.decoding import (
     TarSlice,
     UnknownFormat,
     audio_guard,
+    check_rate,
     duration_fault,
     longest,
     open_sound,
 )
+from nemo_desta.data.levels import in_range, mixed
 
 __all__ = [
     "AudioError",
@@ -97,11 +99,11 @@ def load_audio(
 ) -> np.ndarray:
     """Read a file as mono float32 (S,) in [-1, 1] at ``sampling_rate``.
 
-    Channels are averaged, then resampled (soxr HQ). ``normalize_dbfs`` sets the RMS level, see `normalize_level`.
-    ``name`` and ``duration`` as for `read_audio`.
+    What is done to levels, channels and rates: see `to_clip`. ``normalize_dbfs`` sets the RMS level, see
+    `normalize_level`. ``name`` and ``duration`` as for `read_audio`.
 
     Raises:
-        AudioError: cannot be read, is cut, holds no sample, holds NaN or infinity, or has another duration.
+        AudioError: cannot be read, is cut, has another duration, or is no clip (see `to_clip`).
     """
     name = name or str(file)
     samples, rate = read_audio(file, name=name, duration=duration)
@@ -146,8 +148,6 @@ def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> 
     Raises:
         AudioError: no sample, a rate that is none, or samples that are none; ``name`` says whose.
     """
-    from nemo_desta.data.levels import check_rate, in_range, mixed
-
     check_rate(rate, name)
     audio = mixed(in_range(samples, name), name)
     if rate != sampling_rate:

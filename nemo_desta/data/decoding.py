@@ -5,12 +5,13 @@ Letters: S samples.
 
 import io
 import math
+import numbers
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,6 +24,8 @@ from nemo_desta.data.rows import RowError
 DURATION_TOLERANCE = (0.5, 0.05)
 #: No clip is longer: decoding stops here, whatever a file of a few kilobytes unfolds to.
 LONGEST_SECS = 24 * 3600
+#: Sampling rates that a clip may have, in Hz.
+RATES = (1_000, 768_000)
 
 _BLOCK = 1 << 24  # samples over all channels that are decoded at a time
 _HEAD = 1 << 16  # bytes of an mp3 that are searched for its tag
@@ -35,7 +38,7 @@ class AudioError(RowError):
     """An audio file that cannot be used.
 
     ``reason`` is one of outside_root, not_found, corrupt, empty, too_long, cut (the file holds less than its header
-    says), wrong_duration (its length is not what the row says).
+    says), wrong_duration (its length is not what the row says), rate, level (see `levels`), base64.
     """
 
 
@@ -124,6 +127,7 @@ def open_sound(file: AudioFile | BinaryIO, name: str) -> Iterator[Sound]:
             try:
                 num_frames = None if opened.frames == _ENDLESS else opened.frames
                 rate = opened.samplerate
+                check_rate(rate, name)
                 if broken:
                     raise AudioError("cut", f"{name} is cut: its last page breaks off after {num_frames / rate:.2f} s")
                 if promise and promise.promised > promise.there + _COUNTED_HEADER:
@@ -166,6 +170,14 @@ def regular_file(path: str, name: str) -> str:
     if path.lower().endswith(".raw"):
         raise AudioError("corrupt", f"cannot read {name}: .raw does not say its rate; convert it to wav or flac")
     return path
+
+
+def check_rate(rate: Any, name: str) -> None:
+    """Raise `AudioError` (``rate``) unless ``rate`` is a number within `RATES`."""
+    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not is_number or not RATES[0] <= rate <= RATES[1]:  # NaN is not
+        rule = f"it must be a number from {RATES[0]} to {RATES[1]} (Hz)"
+        raise AudioError("rate", f"{name} has the sampling rate {rate!r:.40}; {rule}")
 
 
 def longest(duration: float | None) -> float:

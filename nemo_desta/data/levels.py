@@ -5,15 +5,11 @@ What is clear is put right, and the log names the clip; what is not is refused. 
 
 import logging
 import math
-import numbers
-from typing import Any
 
 import numpy as np
 
-from nemo_desta.data.audio_io import AudioError
+from nemo_desta.data.decoding import AudioError
 
-#: Sampling rates that a clip may have, in Hz.
-RATES = (1_000, 768_000)
 #: Decoders of lossy formats overshoot: up to here a peak is left alone.
 PEAK = 1.05
 #: Float samples up to here are scaled to a peak of 1.0; what is louder is no audio, or not scaled.
@@ -24,16 +20,6 @@ MIX_LOSS_DB = 20.0
 _MOST_SAID = 1000
 _said: set[str] = set()
 logger = logging.getLogger(__name__)
-
-
-def check_rate(rate: Any, name: str) -> None:
-    """Raise `AudioError` (``rate``) unless ``rate`` is a number within `RATES`."""
-    is_number = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-    if not is_number or not RATES[0] <= rate <= RATES[1]:  # NaN is neither
-        raise AudioError(
-            "rate",
-            f"{name} has the sampling rate {rate!r:.40}; it must be a number from {RATES[0]} to {RATES[1]} (Hz)",
-        )
 
 
 def in_range(samples: np.ndarray, name: str) -> np.ndarray:
@@ -67,8 +53,8 @@ def in_range(samples: np.ndarray, name: str) -> np.ndarray:
         return samples.astype(np.float32) / np.float32(peak)
     raise AudioError(
         "level",
-        f"{name} has a peak of {peak:.3g}, but floats are in [-1, 1]; divide the samples by the range of the type they "
-        "came from (32768 for 16 bits)",
+        f"{name} has a peak of {peak:.3g}, but floats are in [-1, 1]; divide the samples by the range of the type "
+        "that they came from (32768 for 16 bits)",
     )
 
 
@@ -83,8 +69,8 @@ def mixed(samples: np.ndarray, name: str) -> np.ndarray:
         return mix
     loss = 10 * math.log10(powers[loudest] / power) if power else math.inf
     _say(
-        f"{name}: the mix of its {samples.shape[1]} channels is {loss:.0f} dB below channel {loudest + 1} (they cancel "
-        f"each other): channel {loudest + 1} is used alone"
+        f"{name}: the mix of its {samples.shape[1]} channels is {loss:.0f} dB below channel {loudest + 1} (they "
+        f"cancel each other): channel {loudest + 1} is used alone"
     )
     return np.ascontiguousarray(samples[:, loudest])
 

@@ -5,18 +5,25 @@ field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio b
 """
 
 import gzip
+import io
+import logging
 import tarfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+import soundfile
 from tqdm import tqdm
 
-from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice
+from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
+from nemo_desta.data.decoding import audio_guard
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.rows import Row, RowError, RowRules, audio_entries, check_row, load_object
 from nemo_desta.data.sources import RowSource
+
+logger = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
@@ -105,8 +112,11 @@ def write_shar(
 ) -> Path:
     """Write every row of ``source`` with its audio into a new shar folder.
 
+    Audio is written as training hears it: mono (`to_clip`), at the file's own rate, in 16 bits.
+
     Raises:
-        RowError: the first row that cannot be used. FileExistsError: the folder holds something already.
+        RowError: the first row that cannot be used, by file, line and id. FileExistsError: the folder holds something
+            already.
     """
     from lhotse import MonoCut
     from lhotse.shar import AudioTarWriter, SharWriter
@@ -125,7 +135,12 @@ def write_shar(
         ]
         for i in tqdm(range(len(source)), "rows", unit="row", disable=not progress):
             row, name = source.row(i), f"{i:09d}"
-            clips = [_recording(file, name) for file in source.audio_files(i, row)]
+            entries = audio_entries(row)
+            try:
+                files = source.audio_files(i, row)
+                clips = [_recording(file, e.get("duration"), name) for file, e in zip(files, entries, strict=True)]
+            except RowError as error:
+                raise RowError(error.reason, f"{source.where(i)}: row '{row['id']}': {error}") from error
             first = clips[0] if clips else None
             duration = first.duration if first else 1.0
             cuts.write(MonoCut(name, 0.0, duration, channel=0, recording=first, custom={"row": row}))
@@ -137,10 +152,20 @@ def write_shar(
     return folder
 
 
-def _recording(file: AudioFile, name: str) -> Any:
+def _recording(file: AudioFile, duration: float | None, name: str) -> Any:
+    """A lhotse recording of what training hears of ``file``: mono, at the file's own rate."""
     from lhotse import Recording
 
-    return Recording.from_bytes(file.read(), name) if isinstance(file, TarSlice) else Recording.from_file(file, name)
+    samples, rate = read_audio(file, duration=duration)
+    with audio_guard(str(file)):
+        audio = to_clip(samples, rate, rate, str(file))
+        if (peak := float(np.abs(audio).max())) > 1.0:
+            logger.warning(
+                "%s has a peak of %.3f: a shar folder holds 16 bits, samples beyond 1.0 are cut off", file, peak
+            )
+        wav = io.BytesIO()
+        soundfile.write(wav, audio, rate, format="WAV", subtype="FLOAT")
+        return Recording.from_bytes(wav.getvalue(), name)
 
 
 def _field_order(name: str) -> tuple[bool, int]:

@@ -1,23 +1,26 @@
-"""Strangers' base64 -> mono samples, without being fooled by a header and without any decoder but libsndfile.
+"""Strangers' base64 -> mono samples, without being fooled by a header.
 
-FFmpeg is never asked here: playlists and containers can name other files and hosts. Letters: S samples.
+libsndfile decodes. FFmpeg decodes m4a and webm alone, told by their first bytes and from memory, where torchcodec is
+installed: playlists, which can name other files and hosts, never reach it. Letters: S samples, C channels.
 """
 
-import base64
-import binascii
 import io
 
 import numpy as np
-import soundfile
 
 from nemo_desta.data.audio_io import AudioError, to_clip
+from nemo_desta.data.decoding import UnknownFormat, audio_guard, duration_fault, open_sound
+from nemo_desta.data.encoded import from_base64
 from nemo_desta.serving.errors import ApiError
 
 #: Samples per second over all channels that the audio of a request may have on average: 48 kHz stereo. What is
 #: denser (hundreds of channels, rates of radio) is shorter before it is refused.
 DENSITY = 96_000
-#: Samples over all channels that are decoded at a time.
-BLOCK = 1 << 20
+#: Formats as clients name them (in any case) -> as they are called here.
+FORMATS = {
+    **{name: name for name in ("wav", "mp3", "flac", "ogg", "opus", "m4a", "webm")},
+    **{"wave": "wav", "mpeg": "mp3", "mpga": "mp3", "oga": "ogg", "mp4": "m4a"},
+}
 
 
 class AudioBudget:
@@ -28,54 +31,75 @@ class AudioBudget:
         self.secs = 0.0
 
     def load(self, data: str, *, format: str, sampling_rate: int, where: str) -> np.ndarray:
-        """The file in ``data`` (base64) as mono float32 (S,) at ``sampling_rate``.
+        """The file in ``data`` (base64 in any form, or a data URI) as mono float32 (S,) at ``sampling_rate``.
+
+        Args:
+            format: one of `FORMATS`, in any case.
 
         Raises:
-            ApiError: 400 no base64, another format, not readable, empty; 413 too long. ``where`` is its param.
+            ApiError: 400 no base64, another format, not readable, cut, empty, too loud; 413 too long. ``where`` is its
+                param.
         """
-        content = _decoded(data, where)
-        found = _sniff(content)
-        if not (found == format or {found, format} == {"ogg", "opus"}):
+        try:
+            content = from_base64(data, where)
+        except AudioError as error:
+            raise ApiError(400, str(error), param=where, code="invalid_base64") from error
+        if not content:
+            raise ApiError(400, f"{where} is empty: it holds no bytes", param=where, code="empty_audio")
+        wanted, found = FORMATS[format.lower()], _sniff(content)
+        if not (found == wanted or {found, wanted} == {"ogg", "opus"}):
             what = f"the data is {found}" if found else "the data is none of the formats known here"
             raise ApiError(400, f"{where}: format says '{format}', but {what}", param=where, code="invalid_audio")
         try:
-            with soundfile.SoundFile(io.BytesIO(content)) as file:
-                samples, rate = self._read(file, where), file.samplerate
-            return to_clip(samples[:, None], rate, sampling_rate, where)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise ApiError(400, f"{where} cannot be read: {error}", param=where, code="invalid_audio") from error
+            read = self._by_torchcodec if found in ("m4a", "webm") else self._by_libsndfile
+            samples, rate = read(content, where)
+            self._count(samples, rate, where)
+            return to_clip(samples, rate, sampling_rate, where)
         except AudioError as error:
-            raise ApiError(400, str(error), param=where, code=f"{error.reason}_audio") from error
+            code = "invalid_audio" if isinstance(error, UnknownFormat) else f"{error.reason}_audio"
+            raise ApiError(400, str(error), param=where, code=code) from error
 
-    def _read(self, file: soundfile.SoundFile, where: str) -> np.ndarray:
-        """All samples, channels averaged, (S,) float32. The header's length is not believed."""
-        blocks, num_frames = [np.zeros(0, np.float32)], 0
-        size = max(1, BLOCK // file.channels)
-        while len(block := file.read(size, dtype="float32", always_2d=True)):
-            blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
-            num_frames += len(block)
-            if self.secs + num_frames * max(1 / file.samplerate, file.channels / DENSITY) > self.max_secs:
-                what = f"{file.samplerate} Hz, {file.channels} channels"
-                raise ApiError(
-                    413,
-                    f"a request may bring {self.max_secs:g} s of audio (at most {DENSITY} samples per second over all "
-                    f"channels), and with {where} ({what}) this one has more",
-                    param=where,
-                    code="audio_too_long",
-                )
-        self.secs += num_frames / file.samplerate
-        return np.concatenate(blocks)
+    def _by_libsndfile(self, content: bytes, where: str) -> tuple[np.ndarray, int]:
+        """(S, C) and the rate; a little more than what is allowed is read of a longer file."""
+        with open_sound(io.BytesIO(content), where) as sound:
+            most_secs = self._most_secs(sound.sampling_rate, sound.file.channels)
+            blocks = list(sound.blocks(most_secs)) or [np.zeros((0, sound.file.channels), np.float32)]
+            return np.concatenate(blocks), sound.sampling_rate
 
+    def _by_torchcodec(self, content: bytes, where: str) -> tuple[np.ndarray, int]:
+        """As `_by_libsndfile`."""
+        try:
+            from torchcodec.decoders import AudioDecoder
+        except (ImportError, OSError, RuntimeError) as error:  # not installed, or no FFmpeg for it
+            hint = "m4a and webm need torchcodec and FFmpeg at the server (pip install torchcodec); or send wav"
+            raise ApiError(400, f"{where}: {hint}", param=where, code="unsupported_format") from error
+        with audio_guard(where):
+            decoder = AudioDecoder(content)
+            header = decoder.metadata
+            most_secs = self._most_secs(header.sample_rate, header.num_channels)
+            decoded = decoder.get_samples_played_in_range(0.0, most_secs + 1.0)
+            found, promised = decoded.data.shape[1] / decoded.sample_rate, header.duration_seconds_from_header
+            fault = duration_fault(found, promised, "its header")
+            if fault and found < min(promised, most_secs):
+                raise AudioError("cut", f"{where} is cut: it is {fault}")
+            return decoded.data.T.numpy(), decoded.sample_rate
 
-def _decoded(data: str, where: str) -> bytes:
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        hint = "; send the base64 alone, without 'data:...;base64,'" if data.startswith("data:") else ""
-        raise ApiError(400, f"{where} is no base64: {error}{hint}", param=where, code="invalid_base64") from error
-    if not content:
-        raise ApiError(400, f"{where} is empty: it holds no bytes", param=where, code="empty_audio")
-    return content
+    def _most_secs(self, rate: int, num_channels: int) -> float:
+        """Seconds that a file may have."""
+        return max(0.0, self.max_secs - self.secs) / max(1.0, rate * num_channels / DENSITY)
+
+    def _count(self, samples: np.ndarray, rate: int, where: str) -> None:
+        num_frames, num_channels = samples.shape
+        if num_frames / rate > self._most_secs(rate, num_channels):
+            what = f"{rate} Hz, {num_channels} channels"
+            raise ApiError(
+                413,
+                f"a request may bring {self.max_secs:g} s of audio (at most {DENSITY} samples per second over all "
+                f"channels), and with {where} ({what}) this one has more",
+                param=where,
+                code="audio_too_long",
+            )
+        self.secs += num_frames / rate
 
 
 def _sniff(content: bytes) -> str | None:
@@ -86,6 +110,10 @@ def _sniff(content: bytes) -> str | None:
         return "flac"
     if content[:4] == b"OggS":
         return "opus" if b"OpusHead" in content[:64] else "ogg"
+    if content[4:8] == b"ftyp":
+        return "m4a"
+    if content[:4] == b"\x1aE\xdf\xa3":
+        return "webm"
     if content[:3] == b"ID3" or (content[0] == 0xFF and len(content) > 1 and content[1] & 0xE0 == 0xE0):
         return "flac" if content[:3] == b"ID3" and b"fLaC" in content[: 1 << 16] else "mp3"
     return None

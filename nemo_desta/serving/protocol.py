@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from nemo_desta.config import nearest
+from nemo_desta.serving.audio import FORMATS
 from nemo_desta.serving.errors import ApiError
 
 try:
@@ -25,8 +26,6 @@ try:
     )
 except ImportError as error:
     raise ImportError("the server needs pydantic: pip install 'nemo_desta[serve]'") from error
-
-AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus")
 
 #: Fields of OpenAI's that do nothing here, with the values at which they ask for nothing. Null, [] and {} always do.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -219,8 +218,8 @@ def _check(request: ChatRequest) -> None:
             where = f"messages[{i}].content[{j}]"
             if message.role != "user":
                 raise ApiError(400, f"audio belongs to a user's message, not to a {message.role}'s", param=where)
-            if (named := part.input_audio.format) not in AUDIO_FORMATS:
-                message = f"unknown format '{named:.40}'.{nearest(named, AUDIO_FORMATS)}"
+            if (named := part.input_audio.format).lower() not in FORMATS:
+                message = f"unknown format '{named:.40}'.{nearest(named.lower(), FORMATS)}"
                 raise ApiError(400, message, param=f"{where}.input_audio.format", code="unknown_format")
 
 

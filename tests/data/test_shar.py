@@ -8,13 +8,15 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.rows import RowError
 from nemo_desta.data.shar import SharSource, write_shar
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_rows, write_jsonl
+from nemo_desta.data.testing import tiny_row, tiny_rows, write_jsonl, write_tone
 
 RATE = 16_000
 
@@ -100,3 +102,60 @@ def test_deep_json_in_a_cut_is_a_bad_row(folder: Path) -> None:
     change_lines(folder, lambda lines: [b"[" * 100_000 + b"\n", *lines[1:]])
     with pytest.raises(RowError, match=r"jsonl\.gz:1: the cut has no custom field 'row'"):
         SharSource(folder).row(0)
+
+
+def heard(source: JsonlSource | SharSource) -> list[np.ndarray]:
+    return [load_audio(file) for i in range(len(source)) for file in source.audio_files(i, source.row(i))]
+
+
+def test_rows_of_any_channels_train_on_the_same_audio_from_jsonl_and_from_shar(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one, two, none = 0.1 * rng.standard_normal(8000), 0.2 * rng.standard_normal(8000), np.zeros(8000)
+    clips = {
+        "mono": (one[:, None], 16_000),
+        "left": (np.stack([one, none], 1), 16_000),
+        "right": (np.stack([none, two], 1), 16_000),
+        "stereo": (np.stack([one, two], 1), 16_000),
+        "stereo_44": (np.stack([one, two], 1), 44_100),
+        "antiphase": (np.stack([one, -one], 1), 16_000),
+        "three": (np.stack([one, two, one], 1), 8_000),
+        "loud": (1.5 * one[:, None] / np.abs(one).max(), 16_000),
+    }
+    rows = []
+    for name, (samples, rate) in clips.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate, subtype="FLOAT")
+        rows.append(tiny_row(name, f"{name}.wav"))
+    rows[1]["messages"][-1]["content"] += " and <|AUDIO|>"
+    rows[1]["messages"][-1]["audios"].append({"audio": "right.wav"})  # a further clip takes another way
+    source = JsonlSource(write_jsonl(tmp_path / "rows.jsonl", rows))
+    packed = SharSource(write_shar(source, tmp_path / "out"))
+    for ours, theirs in zip(heard(packed), heard(source), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1.2 / (1 << 15))  # 16 bits, and their resampling
+
+
+def test_a_peak_that_16_bits_cannot_hold_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.0, 1.03, -0.5, 0.0]), 16_000, subtype="FLOAT")
+    source = JsonlSource(write_jsonl(tmp_path / "rows.jsonl", [tiny_row("a", "a.wav")]))
+    write_shar(source, tmp_path / "out")
+    assert f"{tmp_path / 'a.wav'} has a peak of 1.030" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("half an mp3", "cut"), ("no audio", "corrupt"), ("too short", "wrong_duration")]
+)
+def test_a_file_that_cannot_be_written_is_a_bad_row_named_by_file_line_and_id(
+    tmp_path: Path, kind: str, reason: str
+) -> None:
+    row = tiny_row("second", "bad.mp3")
+    tone = 0.1 * np.sin(np.arange(32_000) * 0.05)
+    soundfile.write(tmp_path / "bad.mp3", tone, 16_000)
+    content = (tmp_path / "bad.mp3").read_bytes()
+    if kind == "too short":
+        row["messages"][-1]["audios"][0]["duration"] = 5.0
+    else:
+        (tmp_path / "bad.mp3").write_bytes(content[: len(content) // 2] if kind == "half an mp3" else b"?" * 99)
+    write_tone(tmp_path / "good.wav", 0.2)
+    source = JsonlSource(write_jsonl(tmp_path / "rows.jsonl", [tiny_row("first", "good.wav"), row]))
+    with pytest.raises(RowError, match=r"rows\.jsonl:2: row 'second': .*bad\.mp3") as caught:
+        write_shar(source, tmp_path / "out")
+    assert caught.value.reason == reason

@@ -1,8 +1,7 @@
 """Answers to conversations from Python: whole ones, streams, and bare token ids.
 
-A conversation is a list of messages ``{"role", "content", "audios"}`` (`plain_message` takes other forms, too); an audio
-is anything that `load_clip` takes.
-All of it runs on the one decode loop (`decoding`, `engine`).
+A conversation is a list of messages ``{"role", "content", "audios"}`` (`plain_message` takes other forms, too); an
+audio is anything that `load_clip` takes. All of it runs on the one decode loop (`decoding`, `engine`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

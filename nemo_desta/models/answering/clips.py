@@ -4,6 +4,7 @@ Paths here are the caller's own and not a manifest's: no audio root guards them.
 """
 
 import hashlib
+import numbers
 import re
 from collections.abc import Mapping
 from io import BytesIO
@@ -15,8 +16,8 @@ import torch
 
 from nemo_desta.config import ConfigError, check_keys
 from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
+from nemo_desta.data.decoding import audio_guard, check_rate, duration_fault
 from nemo_desta.data.encoded import from_base64
-from nemo_desta.data.levels import check_rate
 
 #: What holds the sound in a mapping: a row's audio entry, or an audio of Hugging Face datasets.
 SOUND_KEYS = ("audio", "array", "bytes")
@@ -53,12 +54,14 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
         check_keys(source, KNOWN_KEYS, name)
         given = {key: source.get(key) if value is None else value for key, value in given.items()}
         source = _sound(source, name)
-    text, rate = given["text"], given["sampling_rate"]
+    text, duration, rate = given["text"], given["duration"], given["sampling_rate"]
     if not isinstance(text, str | None):
         raise TypeError(f"{name}: 'text' must be a transcript, found {text!r:.80}")
+    if duration is not None and not (isinstance(duration, numbers.Real) and duration >= 0):
+        raise TypeError(f"{name}: 'duration' must be seconds, found {duration!r:.80}")
     if rate is not None:
         check_rate(rate, name)
-    audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, given["duration"])
+    audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, duration)
     return Clip(audio, text, hashlib.sha256(audio.tobytes()).hexdigest())
 
 
@@ -69,7 +72,7 @@ def _sound(mapping: Mapping[str, Any], name: str) -> Any:
     return mapping[found[0]] if found else mapping.get("path")
 
 
-def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: Any) -> np.ndarray:
+def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: float | None) -> np.ndarray:
     """(S,) at ``sampling_rate``. ``rate``: of bare samples."""
     if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         raise AudioError(
@@ -80,14 +83,17 @@ def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: 
     if isinstance(source, bytes | bytearray | memoryview):
         source = BytesIO(source)
     if isinstance(source, str | Path | TarSlice):
-        return load_audio(source, sampling_rate)
+        return load_audio(source, sampling_rate, duration=duration)
     if hasattr(source, "read"):
-        return load_audio(source, sampling_rate, name=name)
+        return load_audio(source, sampling_rate, name=name, duration=duration)
     if hasattr(source, "get_all_samples"):
-        decoded = source.get_all_samples()
+        with audio_guard(name):
+            decoded = source.get_all_samples()
         samples, rate = decoded.data.T.numpy(), decoded.sample_rate  # (channels, S) -> (S, channels)
     else:
         samples = _channels_last(_array(source, name), name)
+    if fault := duration_fault(len(samples) / rate, duration):
+        raise AudioError("wrong_duration", f"{name} is {fault}")
     return to_clip(samples, rate, sampling_rate, name)
 
 

@@ -10,10 +10,12 @@ from struct import unpack_from
 
 import numpy as np
 
+from nemo_desta.data.decoding import RATES
+
 _HEAD = 4096  # bytes; holds every WAV header that has no long notes before its samples
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
-_RATES = range(1, 655_351)  # Hz; the highest of FLAC
+_RATES = range(RATES[0], 655_351)  # Hz; up to the highest of FLAC
 
 
 def intact_seconds(path: str) -> float | None:
@@ -70,7 +72,7 @@ def _flac(head: bytes, descriptor: int) -> float | None:
     longest = int.from_bytes(head[15:18], "big")  # bytes of the longest frame, 0 = unknown
     packed = int.from_bytes(head[18:26], "big")  # 20 bits rate, 3 channels, 5 bits per sample, 36 samples
     rate, samples = packed >> 44, packed & (1 << 36) - 1
-    if smallest != largest or not (smallest and longest and rate and samples):
+    if smallest != largest or not (smallest and longest and rate in _RATES and samples):
         return None
     number = (samples - 1) // smallest  # of the last frame
     if number > 0x10FFFF:

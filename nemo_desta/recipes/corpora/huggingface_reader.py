@@ -1,8 +1,8 @@
 """Hugging Face data on disk as rows: parquet files, or folders that ``save_to_disk`` wrote.
 
 Nothing is decoded. A column of audio becomes its path; audio that the dataset carries inside as bytes is written once
-to ``<data root>/<extract_to>/<file or folder>-<fingerprint>/<row>.<ending>``, so that every clip has a file of its own.
-The fingerprint follows from the dataset's bytes: another dataset of the same name never meets these files. Class
+to ``<data root>/<extract_to>/<file or folder>-<fingerprint>/<row>.<ending>``, so that every clip has a file of its
+own. The fingerprint follows from the dataset's bytes: another dataset of the same name never meets these files. Class
 labels become their names.
 """
 

@@ -52,7 +52,17 @@ def _whole_recording(cut: Mapping[str, Any], where: str) -> Mapping[str, Any]:
             f"{where}: cut {cut.get('id')!r} ({start:g} s, {duration} s long) is a part of a recording of "
             f"{recording.get('duration')} s; save it as a file of its own with cuts.save_audios(folder)"
         )
+    channel, there = cut.get("channel"), _channels(recording)
+    if channel is not None and there and set(channel if isinstance(channel, list) else [channel]) != there:
+        raise CorpusError(
+            f"{where}: cut {cut.get('id')!r} is channel {channel} of a recording with the channels {sorted(there)}, "
+            "and a file is heard as the mean of its channels; save it on its own with cuts.save_audios(folder)"
+        )
     return recording
+
+
+def _channels(recording: Mapping[str, Any]) -> set[int]:
+    return {channel for source in recording["sources"] for channel in source.get("channels") or ()}
 
 
 def _row(item: Mapping[str, Any], recording: Mapping[str, Any], spoken: list[Any], where: str) -> dict[str, Any]:

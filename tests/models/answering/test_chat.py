@@ -200,6 +200,28 @@ def test_the_transcript_channel_uses_what_is_given_written_or_neither(tmp_path):
         text_of(ask("x"), transcript="wisper")
 
 
+def test_parts_are_answered_as_the_same_message_in_our_form(model):
+    one, two = noise(0.6, 31), noise(1.1, 32)
+    ours = [{"role": "user", "content": "<|AUDIO|>\nor\n<|AUDIO|>\nWhich?", "audios": [one, two]}]
+    parts = [
+        {"type": "audio", "audio": one},
+        {"type": "text", "text": "or"},
+        {"type": "audio", "array": two.tolist(), "sampling_rate": RATE},
+        {"type": "text", "text": "Which?"},
+    ]
+    theirs = [{"role": "user", "content": parts}]
+    answers = [model.chat(messages, max_new_tokens=8, do_sample=False) for messages in (ours, theirs)]
+    assert answers[0] == answers[1] and vars(answers[0]) == vars(answers[1])
+    written = [model.generate([messages], max_new_tokens=8, do_sample=False) for messages in (ours, theirs)]
+    assert torch.equal(*written)
+
+
+def test_a_duration_that_the_audio_contradicts_is_named(model, tmp_path):
+    with pytest.raises(AudioError, match="audio 1 of message 1 is 2.00 s long, the row says 9.00 s") as caught:
+        model.chat(ask("What?", {"audio": noise(2.0), "duration": 9}))
+    assert caught.value.reason == "wrong_duration"
+
+
 def test_what_cannot_be_answered_is_named(model, tmp_path):
     with pytest.raises(ValueError, match="no messages"):
         model.chat([])

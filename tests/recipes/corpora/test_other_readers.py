@@ -92,6 +92,22 @@ def test_a_cut_that_is_no_file_of_its_own_is_refused(recordings: tuple[Path, Any
         list(load_corpus(path, root))
 
 
+def test_a_cut_of_one_channel_is_refused_and_one_of_all_channels_is_read(tmp_path: Path) -> None:
+    """Telephone speech: each side has a cut, a transcript, and half of the file."""
+    lhotse = pytest.importorskip("lhotse")
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "call.wav", [[0.1, -0.2]] * 8000, 16_000)
+    recording = lhotse.Recording.from_file(tmp_path / "call.wav")
+    sides = [lhotse.MonoCut(f"side-{i}", 0, recording.duration, channel=i, recording=recording) for i in (0, 1)]
+    path = card(tmp_path, reader={"type": "lhotse", "files": "cuts.jsonl"})
+    lhotse.CutSet.from_cuts(sides).to_file(tmp_path / "cuts.jsonl")
+    with pytest.raises(CorpusError, match=r"cuts\.jsonl:1: cut 'side-0' is channel 0 of a recording with .*\[0, 1\]"):
+        list(load_corpus(path, tmp_path))
+    both = lhotse.MultiCut("both", 0, recording.duration, channel=[0, 1], recording=recording)
+    lhotse.CutSet.from_cuts([both]).to_file(tmp_path / "cuts.jsonl")
+    assert [clip["audio"] for clip in load_corpus(path, tmp_path)] == ["call.wav"]
+
+
 HF_CLIP = {"id": "{name}", "audio": "{audio}", "transcript": "{text}"}
 
 
