@@ -23,7 +23,7 @@ from nemo_desta.config import ConfigError
 #: Characters of a template (the longest ones of today's LLMs have 30,000); nodes of it that one rendering may work
 #: through; characters and items of one value; of all values together.
 MAX_TEMPLATE = 1 << 18
-MAX_STEPS = 5_000_000
+MAX_STEPS = 2_000_000
 MAX_SIZE = 1 << 23
 MAX_TOTAL = 1 << 27
 #: What looking at an item of a list costs, in nodes.

@@ -78,5 +78,7 @@ def test_no_call_runs_what_was_read(file):
             raise AssertionError(where)
         if name.startswith("Auto") and name.endswith((".from_pretrained", ".from_config")):
             assert "trust_remote_code" in words, f"{where}: without it transformers asks on the terminal"
+        if name.endswith(".apply_chat_template"):
+            assert inside(file) in ("data/template_limits.py", "demo/llm_gates.py"), f"{where}: without limits"
         if name.endswith("import_module"):
             assert inside(file) in IMPORT_BY_NAME, where
