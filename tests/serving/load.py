@@ -194,7 +194,9 @@ def main() -> None:
     for end, count in sorted(load.statuses.items()):
         print(f"{count:>8} {end}")
     if args.json:
-        Path(args.json).write_text(json.dumps({"statuses": load.statuses, "memory": load.memory, "health": load.health}) + "\n")
+        Path(args.json).write_text(
+            json.dumps({"statuses": load.statuses, "memory": load.memory, "health": load.health}) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Clients that send half of something, or slowly, or never read: they cost little, and others are served meanwhile."""
 
+import gc
 import json
 import logging
 import select
 import socket
 import time
+import tracemalloc
 from contextlib import ExitStack, contextmanager
 
 import httpx
@@ -173,6 +175,28 @@ def test_what_is_left_of_a_refused_body_is_not_waited_for_without_end(model, mon
             answer = dripping(sock)
         assert answer.startswith(b"HTTP/1.1 401") and b"connection: close" in answer
         until(lambda: num_connections(server) == 0)
+
+
+def test_a_refused_request_leaves_nothing_behind(model):
+    """Without the garbage collector's help, which may come much later."""
+    large = "x" * 900_000
+    not_audio = json.dumps(body_of(user(audio_part(large)))).encode()
+    wrong = json.dumps(body_of(user(large), n=2)).encode()
+    too_long = json.dumps(body_of(user(large))).encode()
+    with served(model, max_body_mb=1.0) as server:
+        refused = {not_audio: 400, wrong: 400, too_long: 400, b"x" * (1 << 20 | 1): 413}
+        for body, status in refused.items():
+            assert post(server, body).status_code == status
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for body in [*refused] * 10:
+                post(server, body)
+            assert tracemalloc.get_traced_memory()[0] < 5e6  # of 36 MB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 # ---- heads and connections
