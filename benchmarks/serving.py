@@ -113,7 +113,7 @@ def server(
             yield Running(url, process.pid, Path(folder) / "log")
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
 
 async def measure(url: str, num_clients: int, secs: float, max_tokens: int) -> dict[str, Any]:

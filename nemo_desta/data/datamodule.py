@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import Batch, RowDataset
 from nemo_desta.data.loader import PlanLoader, SizedPlanLoader
 from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.sampler import BatchPlan
+from nemo_desta.data.sampler import BatchPlan, Begun, PlanSettings
 from nemo_desta.data.settings import LoaderSettings, parse_data
 from nemo_desta.data.sources import RowSource, open_input_cfg
 
@@ -59,6 +60,7 @@ class DestaDataModule(LightningDataModule):
         self._next = (0, 0)  # epoch and number of the first batch that no step has taken
         self._in_step: tuple[int, int, bool] | None = None  # position of the batch that a step took last
         self._saved_plan: dict[str, Any] | None = None
+        self._begun: list[dict[str, Any]] = []  # what earlier plans gave of this epoch, see `Begun`
         self._saved_bad_rows: dict[str, int] | None = None
         self._plan: BatchPlan | None = None
         self._bad_rows: BadRowLog | None = None
@@ -84,7 +86,8 @@ class DestaDataModule(LightningDataModule):
         if self.trainer is not None:
             epoch, batches = self._next
             window = self.accumulate_grad_batches or self.trainer.accumulate_grad_batches
-            again = _repair_progress(self.trainer, window, epoch_is_over=epoch > 0 and batches == 0)
+            epoch_is_over = epoch > 0 and batches == 0 and not self._begun
+            again = _repair_progress(self.trainer, window, epoch_is_over=epoch_is_over)
             self._next = (epoch, batches - again)
         settings = self.settings.train
         self._plan, dataset = self._open(settings, seed=settings.seed)
@@ -146,11 +149,13 @@ class DestaDataModule(LightningDataModule):
             "batches_done": batches,
             "bad_rows": self.bad_rows.state_dict(),
             "plan": _fingerprint(self._plan) if self._plan is not None else self._saved_plan,
+            "begun": [item for item in self._begun if item["epoch"] == epoch],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self._next, self._in_step = (state_dict["epoch"], state_dict["batches_done"]), None
         self._saved_plan, self._saved_bad_rows = state_dict["plan"], state_dict["bad_rows"]
+        self._begun = list(state_dict.get("begun", []))
         self._bad_rows = None
 
     def _open(self, settings: LoaderSettings, *, seed: int | None) -> tuple[BatchPlan, RowDataset]:
@@ -189,27 +194,48 @@ class DestaDataModule(LightningDataModule):
         return progress.processed == progress.ready
 
     def _adopt_position(self, plan: BatchPlan) -> None:
-        """Say so when the loaded position belongs to another plan: the rest of its epoch cannot be the same."""
+        """Take over the loaded position; where it belongs to another plan, plan the rest of its epoch anew."""
         saved, self._saved_plan = self._saved_plan, None
-        if saved is None or saved == (current := _fingerprint(plan)):
-            return
-        changes = [
-            f"{key} was {saved.get(key)}, is {value}" for key, value in current.items() if saved.get(key) != value
-        ]
         epoch, batches = self._next
-        self._next = (epoch, batches * saved["num_ranks"] // current["num_ranks"])
-        logger.warning(
-            "this resume is not exact (%s): going on at batch %d of epoch %d of the new plan, so some rows of that "
-            "epoch may come twice or not at all",
-            "; ".join(changes),
-            self._next[1],
-            epoch,
-        )
+        if saved is not None and saved != (current := _fingerprint(plan)):
+            changes = [
+                f"{key} was {saved.get(key)}, is {value}" for key, value in current.items() if saved.get(key) != value
+            ]
+            drawn = any(share is not None for _, _, share in current["rows"])  # which rows an epoch has follows from:
+            draw = ("seed", "shuffle", "rows_per_epoch") if drawn else ()
+            same_rows = [row[1:] for row in saved["rows"]] == [row[1:] for row in current["rows"]]
+            if same_rows and all(saved.get(key) == current[key] for key in draw):
+                if batches:
+                    self._begun.append({"epoch": epoch, "steps": batches, "plan": saved})
+                    self._next = (epoch, 0)
+                logger.warning(
+                    "this resume has another plan of batches (%s): what is left of epoch %d is planned anew; no row "
+                    "of it is skipped or repeated",
+                    "; ".join(changes),
+                    epoch,
+                )
+            else:
+                self._begun = []
+                self._next = (epoch, batches * saved["num_ranks"] // current["num_ranks"])
+                logger.warning(
+                    "this resume is not exact (%s): going on at batch %d of epoch %d of the new plan, so some rows of "
+                    "that epoch may come twice or not at all",
+                    "; ".join(changes),
+                    self._next[1],
+                    epoch,
+                )
+        plan.begun = (epoch, [_begun(item) for item in self._begun if item["epoch"] == epoch])
 
 
 def _after(position: tuple[int, int, bool]) -> tuple[int, int]:
     epoch, number, is_last = position
     return (epoch + 1, 0) if is_last else (epoch, number + 1)
+
+
+def _begun(item: Mapping[str, Any]) -> Begun:
+    known = {field.name for field in fields(PlanSettings)}
+    settings = PlanSettings(**{key: value for key, value in item["plan"].items() if key in known})
+    return Begun(settings, item["plan"]["num_ranks"], item["steps"])
 
 
 def _fingerprint(plan: BatchPlan) -> dict[str, Any]:

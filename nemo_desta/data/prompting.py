@@ -18,6 +18,7 @@ from nemo_desta.data.control_tokens import ControlTokens
 from nemo_desta.data.roles import TemplateRoles
 from nemo_desta.data.rows import RowError
 from nemo_desta.data.template_date import reads_clock, with_date
+from nemo_desta.data.template_limits import render_chat
 from nemo_desta.types import AUDIO_SLOT
 
 logger = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class PromptBuilder:
         if self.date is not None:
             settings |= with_date(self.tokenizer.get_chat_template(), self.date)
         try:
-            return self.tokenizer.apply_chat_template(plain, tokenize=False, **settings)
+            return render_chat(self.tokenizer, plain, **settings)
         except TemplateError as error:
             raise RowError("template", f"the chat template refuses these messages: {error}") from error
 

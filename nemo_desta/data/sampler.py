@@ -1,11 +1,13 @@
 """Which rows make which batch: planned from metadata alone, a pure function of (sources, settings, epoch).
 
 A plan is replayed to any position, so a resume needs two numbers: epoch and batches done. There is no clock, no thread
-and no filter in it, and every data-parallel rank computes the same plan and takes its own column.
+and no filter in it, and every data-parallel rank computes the same plan and takes its own column. Where a resume has
+other ranks or settings, the rest of its epoch is planned anew, without the rows that have come.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,11 +50,20 @@ class PlannedBatch(NamedTuple):
     bad_rows: list[dict[str, Any]]
 
 
+class Begun(NamedTuple):
+    """What an epoch has got from an earlier plan of it: the first ``steps`` steps."""
+
+    settings: PlanSettings
+    num_ranks: int
+    steps: int
+
+
 class BatchPlan:
     """Batches of every epoch for one of ``num_ranks`` data-parallel ranks.
 
     Args:
         sources: rows and their shares. tokens: positions of a row, or RowError (see `RowCosts.tokens`).
+        begun: an epoch and what earlier plans of it have given, in their order; its rows are left out of the rest.
     """
 
     def __init__(
@@ -63,12 +74,14 @@ class BatchPlan:
         *,
         rank: int = 0,
         num_ranks: int = 1,
+        begun: tuple[int, Sequence[Begun]] = (0, ()),
     ) -> None:
         self.sources = sources
         self.tokens = tokens
         self.settings = settings
         self.rank = rank
         self.num_ranks = num_ranks
+        self.begun = begun
         sizes = [len(weighted.source) for weighted in sources]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         if empty := [weighted.source.name for weighted in sources if len(weighted.source) == 0]:
@@ -83,7 +96,8 @@ class BatchPlan:
         for number, (batches, bad_rows, is_last) in enumerate(self._steps(epoch)):
             if number >= start:
                 rows = batches[self.rank] if self.rank < len(batches) else []
-                yield PlannedBatch(epoch, number, is_last, rows, bad_rows[self.rank :: self.num_ranks])
+                named = [{key: bad[key] for key in bad if key != "ref"} for bad in bad_rows]
+                yield PlannedBatch(epoch, number, is_last, rows, named[self.rank :: self.num_ranks])
 
     def num_batches(self, epoch: int = 0) -> int:
         """Steps in an epoch: plans all of it, which reads every row once."""
@@ -97,9 +111,28 @@ class BatchPlan:
             order = np.concatenate([self._draw(number, epoch) for number in range(len(self.sources))])
         return self._rng(_ORDER, epoch).permutation(order) if self.settings.shuffle else order
 
+    def _rest(self, epoch: int) -> np.ndarray:
+        """`order` without the rows that earlier plans of the epoch have given, each as often as it has come."""
+        order = self.order(epoch)
+        if epoch != self.begun[0] or not self.begun[1]:
+            return order
+        given = np.zeros(int(self._starts[-1]), dtype=np.int64)
+        for number, (settings, num_ranks, steps) in enumerate(self.begun[1]):
+            earlier = (epoch, self.begun[1][:number])
+            plan = BatchPlan(self.sources, self.tokens, settings, num_ranks=num_ranks, begun=earlier)
+            for batches, bad_rows, _ in islice(plan._steps(epoch), steps):
+                for ref in (*(ref for batch in batches for ref in batch), *(bad["ref"] for bad in bad_rows)):
+                    given[self._starts[ref.source] + ref.index] += 1
+        kept = np.ones(len(order), dtype=bool)
+        for place, row_number in enumerate(order):
+            if given[row_number] > 0:
+                given[row_number] -= 1
+                kept[place] = False
+        return order[kept]
+
     def _steps(self, epoch: int) -> Iterator[tuple[list[list[RowRef]], list[dict[str, Any]], bool]]:
         """Batches of all ranks per step, the bad rows met on the way there, and whether it is the epoch's last."""
-        order, size = self.order(epoch), self.settings.bucket_buffer_size
+        order, size = self._rest(epoch), self.settings.bucket_buffer_size
         waiting: list[tuple[int, RowRef]] = []
         bad_rows: list[dict[str, Any]] = []
         last_step: list[list[RowRef]] | None = None
@@ -110,7 +143,8 @@ class BatchPlan:
                     with row_guard():
                         waiting.append((self.tokens(ref), ref))
                 except RowError as error:
-                    bad_rows.append(bad_row(self.sources[ref.source].source, ref.index, error))
+                    bad = bad_row(self.sources[ref.source].source, ref.index, error)
+                    bad_rows.append({**bad, "ref": ref})
             is_last_pool = first + size >= len(order)
             steps, waiting = self._cut(waiting, is_last_pool)
             if self.settings.shuffle:

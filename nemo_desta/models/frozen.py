@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from nemo_desta.config import ModelConfig
+from nemo_desta.config import ConfigError, ModelConfig
 from nemo_desta.models.identity import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
 from nemo_desta.models.trust import code_named
 from nemo_desta.sources import inside, is_local, local_folder, resolve_source
@@ -90,6 +90,8 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
             continue
         folder = local_folder(source)
         needed = [inside(Path(source), name).name for name in saved[part] if name not in TOKENIZER_FILES]
+        if code := [name for name in needed if name.endswith(".py")]:
+            raise ConfigError(f"{part}: its fingerprint names Python, which is no weights: {code[0]}")
         if absent := [name for name in needed if folder is None or not (folder / name).is_file()]:
             try:
                 snapshot_download(source, allow_patterns=absent)

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import pickle
 import tempfile
 from array import array
 from collections import Counter
@@ -17,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -115,7 +114,7 @@ def add_measured(
     bins = Path(f"{stem}.bins.json")
     again: Iterable[Mapping[str, Any]] = chain([first], iterator)
     if not bins.exists():
-        spool = tempfile.TemporaryFile(dir=cache)
+        spool = tempfile.TemporaryFile("w+", dir=cache, encoding="utf-8")
         measured = ((clip["id"], figures.of(clip)) for clip in _spooled(again, spool))
         Quantiles.of(((name, one) for name, one in measured if one is not None), names).save(bins)
         figures.reload()
@@ -207,17 +206,13 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _spooled(clips: Iterable[Mapping[str, Any]], spool: Any) -> Iterator[Mapping[str, Any]]:
+def _spooled(clips: Iterable[Mapping[str, Any]], spool: IO[str]) -> Iterator[Mapping[str, Any]]:
     for clip in clips:
-        pickle.dump(dict(clip), spool)
+        spool.write(json.dumps(dict(clip), default=str) + "\n")  # str: dates and decimals, as descriptions say them
         yield clip
 
 
-def _unspooled(spool: Any) -> Iterator[dict[str, Any]]:
+def _unspooled(spool: IO[str]) -> Iterator[dict[str, Any]]:
     spool.seek(0)
     with spool:
-        while True:
-            try:
-                yield pickle.load(spool)
-            except EOFError:
-                return
+        yield from map(json.loads, spool)

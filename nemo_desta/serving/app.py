@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from nemo_desta.config import ConfigError
 from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.connection import ClientGone, Lingering, while_connected
-from nemo_desta.serving.errors import ApiError, log_failure
+from nemo_desta.serving.errors import ApiError, forget, log_failure
 from nemo_desta.serving.replies import DONE, Reply, event
 from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
@@ -126,11 +126,14 @@ async def _answer(request: Request, service: Service) -> Response:
         return JSONResponse(whole)
     except ApiError as error:
         status = error.status
+        forget(error)
         return _refusal(error)
-    except ClientGone:
+    except ClientGone as error:
+        forget(error)
         return Response(status_code=GONE)
     except Exception as error:
         log_failure(logger, "a request failed", error)
+        forget(error)
         status = 500
         return _refusal(ApiError(500, "internal error; the server's log says more"))
     finally:
@@ -173,12 +176,13 @@ class _Stream(Response):
                 status = 200
             except ApiError as error:
                 status, last = error.status, event(error.body) + DONE
+                forget(error)
             self.call.close(status)  # before the last words: its place does not wait until the client has read them
             if last:
                 await send({"type": "http.response.body", "body": last, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
-        except ClientGone:
-            pass
+        except ClientGone as error:
+            forget(error)
         finally:
             self.call.close(status)
 

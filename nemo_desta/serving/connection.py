@@ -50,13 +50,13 @@ class Receiving:
         finally:
             self.num_bodies -= 1
             self.num_bytes -= len(body)
+            body.clear()  # now, whoever still holds it
 
     async def _read(self, request: Request, body: bytearray) -> None:
         settings, begun = self.settings, time.monotonic()
-        too_large = ApiError(413, f"the body may have {settings.max_body_bytes} bytes at most", code="body_too_large")
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > settings.max_body_bytes:
-            raise too_large
+            raise self._too_large()
         while True:
             earned = len(body) / (1000 * settings.min_body_kb_per_sec) - (time.monotonic() - begun)
             try:
@@ -70,12 +70,16 @@ class Receiving:
             body += chunk
             self.num_bytes += len(chunk)
             if len(body) > settings.max_body_bytes:
-                raise too_large
+                raise self._too_large()
             if self.num_bytes > settings.max_receiving_mb * 2**20:
                 full = f"the bodies that are being read fill {settings.max_receiving_mb} MB; try again in a moment"
                 raise ApiError(429, full, code="queue_full", retry_after=1)
             if not message.get("more_body", False):
                 return
+
+    def _too_large(self) -> ApiError:
+        limit = self.settings.max_body_bytes
+        return ApiError(413, f"the body may have {limit} bytes at most", code="body_too_large")
 
     def _too_slow(self, size: int, secs: float) -> ApiError:
         settings = self.settings

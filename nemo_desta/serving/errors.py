@@ -45,6 +45,16 @@ class ApiError(Exception):
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
+def forget(error: BaseException | None) -> None:
+    """Let go of an exception's frames and causes, which hold the request, once it was dealt with. `asyncio.wait_for`
+    ties exception, frame and future into a cycle, which only a full garbage collection would free."""
+    while error is not None:
+        error.__traceback__ = None
+        cause, error.__cause__ = error.__cause__ or error.__context__, None
+        error.__context__ = None
+        error = cause
+
+
 def log_failure(logger: logging.Logger, words: str, error: BaseException) -> None:
     """Log what failed and where. An exception's message may quote the request, so only its type is written."""
     stack = "".join(traceback.format_tb(error.__traceback__))

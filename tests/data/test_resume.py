@@ -188,12 +188,30 @@ def test_checkpoint_holds_only_plain_values_and_no_loader_state(rows: Path, tmp_
     assert "combined_loader" not in checkpoint["loops"]["fit_loop"]["state_dict"]  # NeMo 2.7 could not load it
 
 
-def test_a_resume_with_other_data_is_named(rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resume_with_another_plan_trains_on_the_rest_of_the_epoch_once(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = run(rows, tmp_path, max_steps=4).batches
+    for seed, steps in ((9, 6), (10, 20)):  # the second resume has two plans before its own
+        model, data = Recorder(), data_of(rows, 0, seed=seed, batch_tokens=300)
+        last = max(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.partition("=")[2]))
+        with caplog.at_level(logging.WARNING):
+            trainer_of(tmp_path, max_steps=steps).fit(model, data, ckpt_path=last)
+        seen = [*seen, *model.batches]
+    assert "batch_tokens was 400, is 300; seed was 0, is 9" in caplog.text
+    assert "seed was 9, is 10" in caplog.text
+    order = [row for batch in seen for row in batch]
+    assert (
+        sorted(order[:NUM_ROWS]) == sorted(order[NUM_ROWS : 2 * NUM_ROWS]) == [f"row-{i:03d}" for i in range(NUM_ROWS)]
+    )
+
+
+def test_a_resume_with_other_rows_is_named(rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(rows, tmp_path, max_steps=4)
-    model, data = Recorder(), data_of(rows, 0, seed=9, batch_tokens=300)
+    fewer = tiny_rows(tmp_path / "fewer", NUM_ROWS - 1).parent
     with caplog.at_level(logging.WARNING):
-        trainer_of(tmp_path, max_steps=6).fit(model, data, ckpt_path=tmp_path / "step=4.ckpt")
-    assert "this resume is not exact (batch_tokens was 400, is 300; seed was 0, is 9)" in caplog.text
+        trainer_of(tmp_path, max_steps=6).fit(Recorder(), data_of(fewer, 0), ckpt_path=tmp_path / "step=4.ckpt")
+    assert "this resume is not exact (rows was" in caplog.text
     assert "going on at batch 4 of epoch 0" in caplog.text
 
 

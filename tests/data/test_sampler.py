@@ -7,7 +7,7 @@ import pytest
 from nemo_desta.data.costs import RowCosts, RowRef
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
-from nemo_desta.data.sampler import BatchPlan, PlannedBatch, PlanSettings
+from nemo_desta.data.sampler import BatchPlan, Begun, PlannedBatch, PlanSettings
 from nemo_desta.data.sources import JsonlSource, WeightedSource
 from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
@@ -216,3 +216,34 @@ def test_durations_tool_writes_what_the_files_say(tmp_path: Path) -> None:
         assert entry.pop("duration") == len_of_wav(found, i) / 16000
         assert row == JsonlSource(path).row(i)
     assert found.index.line(4) == b"not a row\n"
+
+
+@pytest.mark.parametrize("ranks", [(2, 1), (1, 2), (8, 4), (2, 3, 1), (3, 3, 5)])
+@pytest.mark.parametrize("shares", [None, [0.7, 0.3]])
+def test_an_epoch_resumed_with_another_number_of_ranks_holds_the_rows_of_the_uninterrupted_one(
+    ranks: tuple[int, ...], shares: list[float] | None
+) -> None:
+    def tokens(ref: RowRef) -> int:
+        if ref.index % 97 == 5:
+            raise RowError("schema", "bad")
+        return length_of(ref)
+
+    sizes, epoch = [1300, 200], 1
+    whole = list(make_plan(sizes, SETTINGS, shares, tokens=tokens).batches(epoch))
+    begun: list[Begun] = []
+    given: list[PlannedBatch] = []
+    for part, num_ranks in enumerate(ranks):
+        is_last = part == len(ranks) - 1
+        plans = [
+            make_plan(sizes, SETTINGS, shares, tokens=tokens, rank=rank, num_ranks=num_ranks, begun=(epoch, begun))
+            for rank in range(num_ranks)
+        ]
+        steps = None if is_last else 7 + part
+        for plan in plans:
+            batches = list(plan.batches(epoch))
+            assert batches[-1].is_last
+            given += batches[:steps]
+        begun = [*begun, Begun(SETTINGS, num_ranks, steps or 0)]
+    assert Counter(rows_of(given)) == Counter(rows_of(whole))
+    named = [Counter(bad["id"] for batch in run for bad in batch.bad_rows) for run in (given, whole)]
+    assert named[0] == named[1] and named[0]

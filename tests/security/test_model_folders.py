@@ -11,6 +11,7 @@ from nemo_desta.config import ConfigError, ModelConfig, parse
 from nemo_desta.models import checkpoint
 from nemo_desta.models.answering.ears import Ears
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.frozen import fetch
 from nemo_desta.models.identity import fingerprint
 from nemo_desta.models.sharing.export import export_model
 from nemo_desta.models.trust import Grant, UntrustedConfig, check_model
@@ -245,6 +246,12 @@ def test_fingerprints_name_files_of_their_part_only(folder, tmp_path):
         (folder / "config.json").write_text(json.dumps(description))
         with pytest.raises(ConfigError, match="outside its folder"):
             DestaModel.from_pretrained(folder, device="cpu")
+
+
+def test_python_is_not_fetched_as_weights(tiny):
+    config = parse(ModelConfig, {**tiny, "llm": {"path": "someone/llm"}})
+    with pytest.raises(ConfigError, match="its fingerprint names Python.*evil.py"):
+        fetch({"llm": {"evil.py": "0" * 64}}, config)
 
 
 def test_only_data_is_fetched_from_the_hub(folder, evil, canary, monkeypatch):

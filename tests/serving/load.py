@@ -31,7 +31,7 @@ READ_SECS = 1.0
 
 class Load:
     """Clients of a server. ``statuses``: how requests ended, by who sent them and the status (or what came instead);
-    ``memory``: seconds since the start -> resident MB of the server."""
+    ``memory``: seconds since the start -> resident MB of the server, ``health``: -> seconds that /health took."""
 
     def __init__(self, running: Running, num_clients: int) -> None:
         self.running = running
@@ -39,6 +39,7 @@ class Load:
         self.address = running.url.split("/")[2]
         self.statuses: Counter[str] = Counter()
         self.memory: dict[float, float] = {}
+        self.health: dict[float, float] = {}
 
     async def run(self, secs: float) -> None:
         """Let all of them work for ``secs``."""
@@ -75,7 +76,11 @@ class Load:
 
     async def _read_memory(self) -> None:
         while self.passed < self.secs:
-            self.memory[self.passed] = resident_mb(self.running.pid)
+            passed = self.passed
+            self.memory[passed] = resident_mb(self.running.pid)
+            async with self.asker.session.get(f"http://{self.address}/health") as response:
+                await response.read()
+            self.health[passed] = self.passed - passed
             await asyncio.sleep(READ_SECS)
 
     # ---- clients: one request each, which returns how it ended
@@ -179,16 +184,19 @@ def main() -> None:
             load = Load(running, args.clients)
             at_start = resident_mb(running.pid)
             asyncio.run(load.run(args.secs))
-            time.sleep(5)
+            time.sleep(12)  # two rounds of trimming
             at_end = resident_mb(running.pid)
-    print(f"resident MB: {at_start:.0f} at the start, {at_end:.0f} five seconds after the last request")
+    print(f"resident MB: {at_start:.0f} at the start, {at_end:.0f} twelve seconds after the last request")
     for minute in range(int(args.secs // 60) + 1):
         if readings := load.resident_mb(60 * minute, 60 * minute + 60):
             print(f"  minute {minute + 1}: {min(readings):.0f} to {max(readings):.0f}")
+    print(f"/health took {max(load.health.values()):.1f} s at most")
     for end, count in sorted(load.statuses.items()):
         print(f"{count:>8} {end}")
     if args.json:
-        Path(args.json).write_text(json.dumps({"statuses": load.statuses, "memory": load.memory}, indent=1) + "\n")
+        Path(args.json).write_text(
+            json.dumps({"statuses": load.statuses, "memory": load.memory, "health": load.health}) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ summary.json                     counts; its presence says that the recipe has e
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+#: Ours and no content: a file under its temporary name, and locks.
+OWN_FILES = re.compile(r"\..+\.(\d+|lock)")
 
 
 class RecipeMismatch(ValueError):
@@ -43,9 +47,11 @@ class RecipeFolder:
         Raises:
             RecipeMismatch: the folder's recipe differs, or the folder holds something else.
         """
+        for folder in (self.path, self.shards, self.plan, self.rows, self.rejected):
+            remove_leftovers(folder)
         recipe = json.loads(json.dumps(recipe))
         for _ in range(50):  # a folder with something in it may be claimed by another process at this very moment
-            if self.recipe.exists() or not (self.path.exists() and any(self.path.iterdir())):
+            if self.recipe.exists() or not self._holds_something():
                 break
             time.sleep(0.02)
         if self.recipe.exists():
@@ -56,7 +62,7 @@ class RecipeFolder:
                     "Give the same settings to go on, or another output folder"
                 )
             return
-        if self.path.exists() and any(self.path.iterdir()):
+        if self._holds_something():
             raise RecipeMismatch(f"{self.path} is not empty and holds no recipe.json; give a new folder as output")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.recipe, recipe)
@@ -79,6 +85,9 @@ class RecipeFolder:
             kept = recipe.setdefault(key, value)
             write_json(self.recipe, recipe)
         return kept
+
+    def _holds_something(self) -> bool:
+        return self.path.exists() and any(not OWN_FILES.fullmatch(item.name) for item in self.path.iterdir())
 
     @property
     def finished(self) -> bool:
@@ -125,13 +134,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Replace ``path`` as a whole by ``lines``: a kill leaves the old file, or none."""
+    """Replace ``path`` as a whole by ``lines``: a kill or a full disk leaves the old file, or none."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("wb") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+        try_lock(file, wait=True)  # says that it is being written, see remove_leftovers
+        try:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `write_lines` whose process was killed; a living one has its locked."""
+    for part in folder.glob(".*"):
+        if not re.fullmatch(r"\..+\.\d+", part.name):
+            continue
+        try:
+            with part.open("rb") as file:
+                if time.time() - os.fstat(file.fileno()).st_mtime > 60 and try_lock(file):
+                    part.unlink()
+        except FileNotFoundError:  # its process has just given it its name
+            continue
 
 
 def dump_line(value: Any) -> bytes:
