@@ -88,7 +88,6 @@ def _tidy(folder: Path, chosen: Found, damaged: list[DamagedCheckpoint]) -> None
         if path != chosen.path:  # a kill between the save of the new one and the removal of the old
             logger.info("removing %s: %s is newer and whole", path, chosen.path.name)
             path.unlink()
-    logger.info("resuming from %s, step %d", chosen.path, chosen.step)
 
 
 def _wait_for_order(folder: Path) -> None:

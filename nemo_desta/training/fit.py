@@ -99,9 +99,11 @@ def _fit(
             other = "model.optimizer._target_" in changed
             trainer.callbacks.append(NewOptimisation(other_optimizer=other))
     trainer.callbacks.append(RunSettings(run))
-    log_dir = Path(exp_manager(trainer, OmegaConf.create(settings["exp_manager"])))
+    own = {} if found is None else {"resume_ignore_no_checkpoint": True}  # it knows those that are called last only
+    log_dir = Path(exp_manager(trainer, OmegaConf.create({**settings["exp_manager"], **own})))
     if found is not None:
         trainer.ckpt_path = str(found.path)
+        logger.info("resuming from %s, step %d", found.path, found.step)
     model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
     data = DestaDataModule(
         settings["data"],

@@ -202,3 +202,16 @@ def test_a_second_process_in_one_folder_is_refused_and_a_death_frees_it(workplac
     process.join()
     fit(workplace.config("shared", **TINY))
     assert json.loads((records.parent / "model" / "training.json").read_text())["steps"] == 3
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_resumes_from_an_older_one_to_the_same_losses(workplace):
+    saving = {"exp_manager.checkpoint_callback_params.every_n_train_steps": 1, "model.lr_scheduler.max_steps": 4}
+    more = {**TINY, **saving, "exp_manager.checkpoint_callback_params.monitor": "loss"}
+    fit(workplace.config("damaged", **more))
+    fit(workplace.config("undamaged", **{**more, "trainer.max_steps": 4}))
+    checkpoints = workplace.folder / "damaged" / "desta25" / "checkpoints"
+    half(checkpoints / "step=3-last.ckpt")
+    strict = {"exp_manager.resume_ignore_no_checkpoint": "false"}
+    fit(workplace.config("damaged", **{**more, "trainer.max_steps": 4, **strict}))
+    assert workplace.steps("damaged") == workplace.steps("undamaged")
+    assert (checkpoints / "step=3-last.ckpt.damaged").exists()
