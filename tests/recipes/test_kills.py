@@ -45,13 +45,13 @@ def test_twenty_kills_change_nothing(corpus: Path, llm_folder: Path, server: str
 
     killed = RecipeFolder(corpus / "killed")
     context, rng = multiprocessing.get_context("fork"), random.Random(1)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         process = context.Process(target=run_recipe, args=({**settings, "output": str(killed.path)},))
         process.start()
         before, until = settled(killed), time.monotonic() + 60
-        while process.is_alive() and settled(killed) == before and time.monotonic() < until:
+        while number % 3 and process.is_alive() and settled(killed) == before and time.monotonic() < until:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.15))
+        time.sleep(rng.uniform(0, 0.15))  # every third one from the start on: before and while it plans
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run must not have ended yet"
@@ -62,6 +62,7 @@ def test_twenty_kills_change_nothing(corpus: Path, llm_folder: Path, server: str
     for name in ("rows", "rejected"):
         for file in (killed.path / name).iterdir():
             assert file.read_bytes() == (corpus / "whole" / name / file.name).read_bytes()
+    print(f"recipe: {KILLS} kills, {KILLS} resumes, all {whole.written} rows identical byte by byte")
     shutil.rmtree(killed.path)
 
 
