@@ -143,7 +143,5 @@ def test_random_sigkills_change_nothing(workplace, few, capsys):
                 lives, kills = lives + 1, kills + (not ended)
             assert outcome(workplace, f"killed-sigkill-{runs}") == outcome(workplace, whole)
     with capsys.disabled():
-        print(
-            f"\ntraining: {kills} kills, {lives - runs} resumes, {runs} runs identical in losses and weight bytes"
-        )
+        print(f"\ntraining: {kills} kills, {lives - runs} resumes, {runs} runs identical in losses and weight bytes")
     assert kills >= 20
