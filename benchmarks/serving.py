@@ -15,6 +15,7 @@ import io
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def demo_model(folder: Path) -> str:
 
 
 class Running(NamedTuple):
-    """A server in a process of its own. ``log``: the file that its standard error goes to."""
+    """A server in a process of its own. ``log``: the file with all that it says."""
 
     url: str
     pid: int
@@ -100,20 +101,23 @@ def server(
             [sys.executable, str(ROOT / "examples" / "desta_serve.py"), f"model={model}", "port=0", *settings],
             cwd=folder,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
+            stdout=log,  # a file, not a pipe: that would be full one day, and the server would stand still
+            stderr=subprocess.STDOUT,
         )
         try:
-            assert process.stdout is not None
-            url = next((line.split()[-1] for line in process.stdout if " is served at " in line), None)
-            if url is None:
-                log.seek(0)
-                raise RuntimeError(f"the server did not start:\n{log.read()[-2000:]}")
-            yield Running(url, process.pid, Path(folder) / "log")
+            yield Running(_url(process, Path(log.name)), process.pid, Path(log.name))
         finally:
             process.terminate()
             process.wait(300)
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Where a server that starts can be reached, as it says in its log."""
+    while process.poll() is None:
+        if found := re.search(r" is served at (\S+)\n", log.read_text()):
+            return found[1]
+        time.sleep(0.1)
+    raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
 
 
 async def measure(url: str, num_clients: int, secs: float, max_tokens: int) -> dict[str, Any]:

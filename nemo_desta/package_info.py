@@ -55,7 +55,7 @@ EXTRAS = {
     ],
     "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # the former is GPLv3: an extra of its own
     "cluster": ["ray[data]>=2.40"],
-    "serve": ["fastapi>=0.115", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
+    "serve": ["fastapi>=0.115", "h11>=0.14", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
     "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
     "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
     "eval": ["jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
