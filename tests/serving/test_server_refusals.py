@@ -66,7 +66,7 @@ BAD = {
     "bad base64": ({"messages": [user(audio_part("%%%"))]}, 400, AUDIO, "invalid_base64"),
     "a data url of text": ({"messages": [user(audio_part("data:text/plain,hello"))]}, 400, AUDIO, "invalid_base64"),
     "a path": ({"messages": [user(audio_part("/etc/passwd"))]}, 400, AUDIO, "invalid_audio"),
-    "a file's address": ({"messages": [user(audio_part("file:///clips/a.wav"))]}, 400, AUDIO, "invalid_base64"),
+    "a file's address": ({"messages": [user(audio_part("file://server/a.wav"))]}, 400, AUDIO, "invalid_base64"),
     "half a wav": ({"messages": [user(audio_part(b64(RIFF[: len(RIFF) // 2])))]}, 400, AUDIO, "cut_audio"),
     "a wav of 1 Hz": ({"messages": [user(audio_part(encoded(noise(0.1), rate=1)))]}, 400, AUDIO, "rate_audio"),
     "absurdly loud": ({"messages": [user(audio_part(encoded(1e18 * noise(0.1))))]}, 400, AUDIO, "level_audio"),
