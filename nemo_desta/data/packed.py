@@ -36,7 +36,7 @@ def open_plain(path: Path) -> BinaryIO:
     if start.startswith(_GZIP):
         blocks = _gzip_blocks(file)
     elif start == _ZSTD or start[1:] == _ZSTD_SKIPPABLE:
-        blocks = _zstd_blocks(file)
+        blocks = zstd_blocks(file)
     else:
         return file
     with file:
@@ -57,7 +57,7 @@ def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
                 )
             spool.write(block)
         spool.flush()
-    except (EOFError, zlib.error, gzip.BadGzipFile, _Damaged) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, Damaged) as error:
         raise ConfigError(f"{path} is cut or damaged, no row of it is used: {error}") from error
     except OSError as error:
         where = tempfile.gettempdir()
@@ -66,8 +66,8 @@ def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
     return spool
 
 
-class _Damaged(ValueError):
-    pass
+class Damaged(ValueError):
+    """A packed file that is none, or is cut."""
 
 
 def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
@@ -76,7 +76,12 @@ def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
             yield block
 
 
-def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+def zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The content of a zstd file of any number of frames.
+
+    Raises:
+        Damaged: it is none, or is cut. ConfigError: zstandard is not installed.
+    """
     try:
         import zstandard
     except ImportError as error:
@@ -91,6 +96,6 @@ def _zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
                 if frame.eof:
                     packed, frame = frame.unused_data, None
     except zstandard.ZstdError as error:
-        raise _Damaged(str(error)) from error
+        raise Damaged(str(error)) from error
     if frame is not None:
-        raise _Damaged("it ends within a frame")
+        raise Damaged("it ends within a frame")

@@ -10,6 +10,8 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any
 
+from nemo_desta.data.row_schema import MAX_DURATION_SECS
+
 DIALECTS = ("desta25", "alarm")
 
 #: Attributes that nobody can hear, as shell patterns. ``exact_age`` is ``age`` (or ``*_age``) given as a number: an
@@ -18,9 +20,6 @@ NOT_AUDIBLE = frozenset(
     {"id", "*_id", "name", "first_name", "last_name", "speaker", "speaker_name", "exact_age"}
     | {"artist", "album", "title", "song_name"}
 )
-
-#: Eleven days. No recording is longer, and counts of samples stay far from where numbers overflow.
-LONGEST_SECS = 1e6
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
@@ -172,8 +171,8 @@ def _speaker(segment: Mapping[str, Any]) -> str | None:
 
 
 def _seconds(row: Mapping[str, Any], value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST_SECS:
-        rule = f"seconds as a number, 0 or more, at most {LONGEST_SECS:,.0f} (eleven days)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_DURATION_SECS:
+        rule = f"seconds as a number, 0 or more, at most {MAX_DURATION_SECS:,.0f} (eleven days)"
         raise ValueError(f"row {row.get('id')!r:.200}: {what} is {value!r:.80}; expected {rule}")
     return float(value)
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -65,6 +66,12 @@ def mutant(draw: Any, bases: list[dict[str, Any]]) -> bytes:
 def fuzzed(num_files: int) -> settings:
     """So many files of mutants, the same ones each time."""
     return settings(max_examples=num_files, **REPRODUCIBLE)
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in nested objects and lists."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return [path] * bool(path) + [found for key, inner in items for found in paths_of(inner, (*path, key))]
 
 
 def _change(draw: Any, row: dict[str, Any]) -> None:

@@ -15,22 +15,17 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.recipes.corpora import CorpusError, load_corpus
 from nemo_desta.recipes.self_generate import ClipRows
+from tests.fuzz.mutants import REPRODUCIBLE, paths_of
 
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_CASES", 150))
-QUIET = settings(
-    max_examples=CASES,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+QUIET = settings(max_examples=CASES, **REPRODUCIBLE)
 KEYS = ("id", "audio", "domain", "duration", "transcript", "caption", "language", "speaker_id", "group", "split")
 SEGMENT = {"start": 0.0, "end": 1.0, "transcript": "hi", "speaker": "A", "attributes": {"emotion": "sad"}}
 ROW = {
@@ -87,12 +82,6 @@ noise = st.sampled_from(
     ]
 ) | st.binary(max_size=6)
 outcomes: Counter[str] = Counter()
-
-
-def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in nested objects and lists."""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    return [path] * bool(path) + [found for key, inner in items for found in paths_of(inner, (*path, key))]
 
 
 @st.composite

@@ -7,11 +7,10 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.endpoint import _parse
@@ -22,11 +21,11 @@ from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.pipeline.folder import dump_line
 from nemo_desta.recipes.pipeline.shard import outcome_of
 from nemo_desta.recipes.testing import Reply, ScriptedServer
+from tests.fuzz.mutants import REPRODUCIBLE, paths_of
 
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_CASES", 500))
-QUIET = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
 CHOICE = {
     **{"index": 0, "finish_reason": "stop", "text": "fine", "logprobs": {"tokens": ["a"], "token_logprobs": [-0.1]}},
     "message": {"role": "assistant", "content": "fine", "reasoning_content": "hm", "tool_calls": []},
@@ -53,11 +52,6 @@ noise = st.sampled_from(
     + [b"9" * 5000, b'{"a":' * 50_000, b"1e400"]
 ) | st.binary(max_size=6)
 outcomes: Counter[str] = Counter()
-
-
-def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    return [path] * bool(path) + [found for key, inner in items for found in paths_of(inner, (*path, key))]
 
 
 @st.composite
@@ -87,7 +81,7 @@ def engine() -> OpenAIEngine:
 
 
 def test_the_parse(engine: OpenAIEngine) -> None:
-    @settings(max_examples=CASES, **QUIET)
+    @settings(max_examples=CASES, **REPRODUCIBLE)
     @given(bodies())
     def parsed(body: bytes) -> None:
         for parse in (engine._parse_chat, engine._parse_completion, _parse, read_models):
@@ -119,7 +113,7 @@ def test_over_http() -> None:
             finally:
                 await engine.close()
 
-        @settings(max_examples=CASES // 4, **QUIET)
+        @settings(max_examples=CASES // 4, **REPRODUCIBLE)
         @given(bodies(), st.sampled_from([200, 200, 200, 400, 422, 500, 503]))
         def asked(body: bytes, status: int) -> None:
             sent.append(Reply(body=body, status=status))

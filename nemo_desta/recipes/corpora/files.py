@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from nemo_desta.data.packed import Damaged, zstd_blocks
 from nemo_desta.recipes.corpora.errors import CorpusError
 
 #: What a file raises that cannot be read, or is packed and cut or damaged.
@@ -54,29 +55,24 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class _Zstd(io.RawIOBase):
-    """The content of a zstd file of any number of frames. Raises ``OSError`` for one that is none, or is cut."""
+    """The content of a zstd file, unpacked as it is read. Raises ``OSError`` for one that is none, or is cut."""
 
     def __init__(self, path: Path):
-        try:
-            import zstandard
-        except ImportError as error:
-            raise ImportError(f"{path} is packed by zstd: pip install zstandard") from error
-        self._library = zstandard
         self._file = path.open("rb")
-        self._frame: Any = None
+        self._blocks = zstd_blocks(self._file)
         self._rest = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest and (packed := self._file.read(1 << 12)):
-            try:
-                self._unpack(packed)
-            except self._library.ZstdError as error:
-                raise OSError(str(error)) from None
-        if not self._rest and self._frame is not None:
-            raise EOFError("it ends within a frame")
+        try:
+            while not self._rest:
+                self._rest = next(self._blocks)
+        except StopIteration:
+            return 0
+        except Damaged as error:
+            raise OSError(str(error)) from None
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
@@ -84,16 +80,6 @@ class _Zstd(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-    def _unpack(self, packed: bytes) -> None:
-        parts = []
-        while packed:
-            self._frame = self._frame or self._library.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
-            parts.append(self._frame.decompress(packed))
-            packed = b""
-            if self._frame.eof:
-                packed, self._frame = self._frame.unused_data, None
-        self._rest = b"".join(parts)
 
 
 def _visit(root: Path, folder: str, parts: tuple[str, ...]) -> Iterator[str]:
