@@ -31,6 +31,7 @@ from nemo_desta.training.callbacks import (
 from nemo_desta.training.check import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
+from nemo_desta.training.fit_loop import FitLoop
 from nemo_desta.training.preflight import preflight
 from nemo_desta.training.record import write_record
 from nemo_desta.training.run_lock import run_lock
@@ -150,13 +151,15 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
     settings = dict(settings)
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     check_keys(settings, known, "trainer")
+    if settings.get("max_epochs", -1) not in (None, -1) and settings.get("check_val_every_n_epoch", 1) is None:
+        raise ConfigError("trainer.max_epochs needs trainer.check_val_every_n_epoch: 1 validates in every epoch")
     strategy = settings.pop("strategy", None) or AUTO
     if not isinstance(strategy, Mapping):
         raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
     by_strategy = {}
     if takes_step(strategy):
         by_strategy = {key: settings.pop(key) for key in STEP_SETTINGS if key in settings}
-    return Trainer(
+    trainer = Trainer(
         **settings,
         strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
         plugins=[SafeCheckpointIO()],
@@ -166,6 +169,8 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
         logger=False,
         enable_checkpointing=False,
     )
+    trainer.fit_loop = FitLoop(trainer)
+    return trainer
 
 
 def num_processes(settings: Mapping[str, Any]) -> int | None:

@@ -28,13 +28,14 @@ class Kill(BaseException):
 
 
 class KillAt(Callback):
-    """Raises when the first step after ``step`` steps is to begin: what ``step`` saved is there."""
+    """Raises at a hook once ``step`` steps are done, by default when the next one is to begin."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, hook: str = "on_train_batch_start") -> None:
         self.step = step
+        setattr(self, hook, self._kill)
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.global_step >= self.step:
+    def _kill(self, trainer, *_: object) -> None:
+        if trainer.global_step >= self.step and not trainer.sanity_checking:
             raise Kill
 
 
@@ -51,10 +52,10 @@ def few(workplace):
     return {**SMALL, "data.train_ds.input_cfg.0.rows": rows / "few.jsonl", "+data.validation_ds.datasets": validation}
 
 
-def train(workplace, monkeypatch, run: str, kill_at: int | None = None, **more: object) -> bool:
+def train(workplace, monkeypatch, run: str, kill: Callback | None = None, **more: object) -> bool:
     """One process' life; whether it came to the end."""
     own = fitting.build_callbacks
-    extra = [] if kill_at is None else [KillAt(kill_at)]
+    extra = [] if kill is None else [kill]
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "build_callbacks", lambda settings, seed: [*own(settings, seed), *extra])
         try:
@@ -94,9 +95,33 @@ def test_a_run_that_is_killed_after_every_step_is_the_uninterrupted_run(workplac
     assert train(workplace, monkeypatch, whole, **more)
     assert len(workplace.steps(whole)) == 12
     for step in range(1, 12):
-        assert not train(workplace, monkeypatch, killed, kill_at=step, **more), step
+        assert not train(workplace, monkeypatch, killed, KillAt(step), **more), step
     assert train(workplace, monkeypatch, killed, **more)
     assert outcome(workplace, killed) == outcome(workplace, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`trainer.ckpt_path")
+@pytest.mark.parametrize(
+    ("hook", "validate"),
+    [("on_validation_start", 4), ("on_validation_batch_end", 4), ("on_validation_end", 4), ("on_fit_end", 5)],
+)
+def test_a_kill_after_the_last_save_leaves_nothing_out(workplace, few, monkeypatch, hook, validate):
+    """All steps are done and saved; the last validation, the model folder and its card are still to come."""
+    more = {
+        **few,
+        "exp_manager.checkpoint_callback_params.every_n_train_steps": 1,
+        "trainer.val_check_interval": validate,
+    }
+    whole, killed = f"whole-{hook}", f"killed-{hook}"
+    assert train(workplace, monkeypatch, whole, **more)
+    assert not train(workplace, monkeypatch, killed, KillAt(12, hook), **more)
+    assert train(workplace, monkeypatch, killed, **more)
+    wanted = outcome(workplace, whole)
+    assert wanted["record"]["validation"]
+    assert outcome(workplace, killed) == wanted
+    assert train(workplace, monkeypatch, whole, **more)  # the same command when all is done
+    assert outcome(workplace, whole) == wanted
 
 
 def run_once(config: dict) -> None:

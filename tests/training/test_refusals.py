@@ -8,8 +8,9 @@ import shutil
 import pytest
 import torch
 
+from nemo_desta.config import ConfigError
 from nemo_desta.training.checkpoints import NoWholeCheckpoint, find_checkpoint
-from nemo_desta.training.fit import fit
+from nemo_desta.training.fit import build_trainer, fit
 from nemo_desta.training.run_lock import FolderInUse, run_lock
 from nemo_desta.training.run_settings import RunSettings, SettingsChanged, compare_run, describe_run
 
@@ -215,3 +216,9 @@ def test_a_run_whose_last_checkpoint_is_damaged_resumes_from_an_older_one_to_the
     fit(workplace.config("damaged", **{**more, "trainer.max_steps": 4, **strict}))
     assert workplace.steps("damaged") == workplace.steps("undamaged")
     assert (checkpoints / "step=3-last.ckpt.damaged").exists()
+
+
+def test_epochs_as_the_end_of_a_run_need_to_say_when_to_validate():
+    with pytest.raises(ConfigError, match="max_epochs needs trainer.check_val_every_n_epoch"):
+        build_trainer({"max_epochs": 3, "check_val_every_n_epoch": None}, None, seed=0)
+    assert build_trainer({"max_epochs": 3, "check_val_every_n_epoch": 1}, None, seed=0).max_epochs == 3
