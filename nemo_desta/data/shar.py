@@ -25,6 +25,9 @@ from nemo_desta.data.sources import RowSource
 
 logger = logging.getLogger(__name__)
 
+#: Lies in a folder while `write_shar` writes it.
+UNFINISHED = ".unfinished"
+
 
 class Member(NamedTuple):
     """A cut's place in an archive: the id that the archive gives it, and its audio, None for a placeholder."""
@@ -37,14 +40,16 @@ class SharSource:
     """Rows of a shar folder. Only text is kept in memory; audio is read from the tars by offset.
 
     Raises:
-        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, or a file
-            that is cut or damaged, by its name.
+        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, a file that
+            is cut or damaged, by its name, or a folder whose writing did not come to its end.
     """
 
     def __init__(self, folder: str | Path, name: str | None = None, rules: RowRules = TRAINING) -> None:
         self.folder = Path(folder)
         self.rules = rules
         self.name = name or self.folder.name
+        if (self.folder / UNFINISHED).exists():
+            raise ValueError(f"{self.folder} is not complete, its writing was stopped: write it again")
         cuts = sorted(self.folder.glob("cuts*.jsonl*"))
         if not cuts:
             raise FileNotFoundError(f"{self.folder} is not a lhotse shar folder: no cuts.*.jsonl.gz in it")
@@ -112,7 +117,8 @@ def write_shar(
 ) -> Path:
     """Write every row of ``source`` with its audio into a new shar folder.
 
-    Audio is written as training hears it: mono (`to_clip`), at the file's own rate, in 16 bits.
+    Audio is written as training hears it: mono (`to_clip`), at the file's own rate, in 16 bits. A folder whose writing
+    was stopped is begun anew; until then nothing reads it.
 
     Raises:
         RowError: the first row that cannot be used, by file, line and id. FileExistsError: the folder holds something
@@ -123,8 +129,12 @@ def write_shar(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    mark = folder / UNFINISHED
+    if not mark.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: give a new folder")
+    mark.touch()
+    for left in (*folder.glob("cuts.*.jsonl.gz"), *folder.glob("*.tar")):
+        left.unlink()
     most = max((len(audio_entries(source.row(i))) for i in range(len(source))), default=0)
     with ExitStack() as stack:
         cuts = stack.enter_context(SharWriter(folder, fields={"recording": audio_format}, shard_size=shard_size))
@@ -149,6 +159,7 @@ def write_shar(
                     writer.write(name, clips[k].load_audio(), clips[k].sampling_rate, manifest=clips[k])
                 else:
                     writer.write_placeholder(name)
+    mark.unlink()
     return folder
 
 

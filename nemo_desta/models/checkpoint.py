@@ -70,12 +70,23 @@ def describe(config: ModelConfig, fingerprints: Mapping[str, Mapping[str, str]])
     }
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder was written by `save_folder` or an export."""
+    return "nemo_desta" in _description(folder)
+
+
 def is_export(folder: Path) -> bool:
     """Whether a folder was written by `export`, whose description refers to the frozen parts by name."""
+    return "references" in _description(folder)
+
+
+def _description(folder: Path) -> Mapping[str, Any]:
+    """What the folder's config.json holds, nothing where there is none."""
     try:
-        return "references" in json.loads((folder / CONFIG_FILE).read_text())
+        found = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError):
-        return False
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_folder(

@@ -159,3 +159,30 @@ def test_a_file_that_cannot_be_written_is_a_bad_row_named_by_file_line_and_id(
     with pytest.raises(RowError, match=r"rows\.jsonl:2: row 'second': .*bad\.mp3") as caught:
         write_shar(source, tmp_path / "out")
     assert caught.value.reason == reason
+
+
+def test_a_folder_whose_writing_was_killed_is_not_read_and_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for k in range(6):
+        write_tone(tmp_path / f"{k}.wav", 0.2 + 0.1 * k)
+        rows.append(tiny_row(f"row-{k}", f"{k}.wav"))
+    source = JsonlSource(write_jsonl(tmp_path / "rows.jsonl", rows))
+    audio_files = source.audio_files
+
+    def killed(i: int, row: dict) -> list:
+        if i == 4:
+            raise KeyboardInterrupt
+        return audio_files(i, row)
+
+    monkeypatch.setattr(source, "audio_files", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shar(source, tmp_path / "out", shard_size=2)  # two shards are whole
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="out is not complete"):
+        SharSource(tmp_path / "out")
+    packed = SharSource(write_shar(source, tmp_path / "out", shard_size=2))
+    assert [packed.row(i)["id"] for i in range(len(packed))] == [f"row-{k}" for k in range(6)]
+    with pytest.raises(FileExistsError, match="not empty"):
+        write_shar(source, tmp_path / "out")

@@ -6,8 +6,6 @@ card, and with LoRA, where it was trained, as a PEFT folder of its own. Nothing 
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from nemo_desta.models.frozen import check_identity as check_frozen
 from nemo_desta.models.frozen import frozen_sources, identify
 from nemo_desta.models.lora import LORA_FOLDER, save_lora, split_lora
 from nemo_desta.models.sharing.card import model_card
+from nemo_desta.models.sharing.place import check_place, whole_folder
 from nemo_desta.models.sharing.references import Reference, refer_all, without_paths
 from nemo_desta.models.sharing.runs import RECORD_FILE, Trained, read_trained
 from nemo_desta.models.trust import Grant
@@ -62,7 +61,7 @@ def export_model(
     """
     output = Path(output).expanduser().absolute()
     trained = read_trained(source, Grant(trust_remote_code, allow_targets))
-    _check_place(output, trained.place, overwrite)
+    check_place(output, trained.place, kind="export", is_earlier=is_export, overwrite=overwrite)
     here = _with_parts(trained.config, llm=llm, encoders=encoders)
     found = identify(here)
     if check_identity:
@@ -82,8 +81,7 @@ def export_model(
 
     projector, lora = split_lora(trained.tensors)
     tokenizer = build_tokenizer(_tokenizer_config(trained, here))
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
+    with whole_folder(output) as part:
         write_folder(part, description, projector, tokenizer)
         if lora and config.llm.lora is not None:
             save_lora(part / LORA_FOLDER, config.llm.lora, lora, base_model=config.llm.path)
@@ -93,30 +91,7 @@ def export_model(
         (part / CARD_FILE).write_text(card, encoding="utf-8")
         if record:
             (part / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n")
-        _put(part, output)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return output
-
-
-def _check_place(output: Path, source: Path, overwrite: bool) -> None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if output.resolve() in (source.resolve(), *source.resolve().parents):
-        raise FileExistsError(f"'{output}' holds what is to be exported; give another output")
-    if not is_export(output):
-        raise FileExistsError(f"'{output}' exists and is no earlier export, so it is left alone; give another output")
-    if not overwrite:
-        raise FileExistsError(f"'{output}' exists already; overwrite=true replaces it")
-
-
-def _put(part: Path, output: Path) -> None:
-    """Give the finished folder its name; an earlier export goes when the new one stands."""
-    earlier = part.with_suffix(".old")
-    if output.exists():
-        output.rename(earlier)
-    part.rename(output)
-    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _with_parts(config: ModelConfig, *, llm: str | None, encoders: Mapping[str, str] | None) -> ModelConfig:

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ConfigError, parse
-from nemo_desta.models.checkpoint import CONFIG_FILE
 from nemo_desta.models.sharing.publish import check_repo_id, open_api, push_folder
 
 #: Settings that the other of the two jobs has.
@@ -69,12 +68,15 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
 
 
 def _import(config: ExportConfig) -> Path:
-    from nemo_desta.models.checkpoint import write_released
+    from nemo_desta.models.checkpoint import is_model_folder, write_released
+    from nemo_desta.models.sharing.place import check_place, whole_folder
 
-    output = Path(config.output).expanduser()
-    if output.exists() and any(output.iterdir()) and not (config.overwrite and (output / CONFIG_FILE).is_file()):
-        raise FileExistsError(f"'{output}' exists; give another output, or overwrite=true for an earlier import")
-    return write_released(config.kind, config.source, output, llm=config.llm, encoders=config.encoders)
+    output = Path(config.output).expanduser().absolute()
+    place = {"kind": "import", "is_earlier": is_model_folder, "overwrite": config.overwrite}
+    check_place(output, Path(config.source).expanduser(), **place)
+    with whole_folder(output) as part:
+        write_released(config.kind, config.source, part, llm=config.llm, encoders=config.encoders)
+    return output
 
 
 def _check(config: ExportConfig) -> None:

@@ -49,7 +49,7 @@ def check_audio(
 def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str = "", what: str = "audio") -> str:
     """``audio`` as a normalised path relative to ``data_root``; ``CorpusError`` when it lies outside of it.
 
-    Decided on the path as written: links that the user placed inside the root are followed.
+    Decided on the path as written: links that the user placed inside the root are followed, see `OutwardLinks`.
     """
     if _PLAIN.fullmatch(audio):
         return audio
@@ -58,6 +58,33 @@ def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str 
     if "\0" in audio or os.path.commonpath([root, full]) != root or full == root:
         raise CorpusError(f"{where}: {what} {audio!r} is not a file below the data root {root}")
     return PurePath(os.path.relpath(full, root)).as_posix()
+
+
+class OutwardLinks:
+    """(relative audio) -> what to say when a folder on its way is a link out of the data root, else None.
+
+    Training does not follow such a link by itself (`AudioRoots`), so it is named while rows can still be made
+    otherwise. One look per folder; links that are files are not looked for.
+    """
+
+    def __init__(self, data_root: str | os.PathLike[str]):
+        self._root = os.path.abspath(data_root)
+        self._real = os.path.realpath(self._root)
+        self._known: dict[str, str | None] = {"": None}
+
+    def __call__(self, audio: str) -> str | None:
+        return self._of(os.path.dirname(audio))
+
+    def _of(self, folder: str) -> str | None:
+        if folder not in self._known:
+            above, real = self._of(os.path.dirname(folder)), os.path.realpath(os.path.join(self._root, folder))
+            if above is None and os.path.commonpath([self._real, real]) != self._real:
+                above = (
+                    f"folder '{folder}' is a link to {real}, outside the data root: training reads these clips only "
+                    "where that folder is one of data.audio_roots"
+                )
+            self._known[folder] = above
+        return self._known[folder]
 
 
 def _seconds(path: str, name: str, claimed: float | None, decode: bool) -> float:

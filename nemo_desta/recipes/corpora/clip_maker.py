@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from nemo_desta.config import nearest
-from nemo_desta.recipes.corpora.audio import relative_audio
+from nemo_desta.recipes.corpora.audio import OutwardLinks, relative_audio
 from nemo_desta.recipes.corpora.card import DOMAINS, Card
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.files import lines
@@ -29,7 +29,8 @@ class ClipMaker:
     """One card, compiled: (where, row, fields of its file) -> clip."""
 
     def __init__(self, card: Card, root: Path, notices: Notices):
-        self._card, self._root = card, root
+        self._card, self._root, self._notices = card, root, notices
+        self._outward = OutwardLinks(root)
         self._own = OwnNames(card, notices) if not card.clip else None
         self._clip = self._compiled({"domain": card.domain, "language": card.language, **card.clip}, "clip")
         self._attributes = self._compiled(card.attributes, "attributes")
@@ -142,6 +143,8 @@ class ClipMaker:
         if clip["domain"] not in DOMAINS:
             raise CorpusError(f"{where}: domain '{clip['domain']}' is not known.{nearest(clip['domain'], DOMAINS)}")
         clip["audio"] = relative_audio(clip["audio"], self._root, where=where)
+        if (outward := self._outward(clip["audio"])) is not None:
+            self._notices.add(where, outward)
 
     def _set_split(self, clip: dict[str, Any], fields: dict[str, Any], where: str) -> None:
         rule = self._card.split

@@ -416,13 +416,32 @@ class TestCommand:
         for opened in (DestaModel.from_pretrained(output), DestaModel.from_pretrained(folder, **where)):
             ids = opened.generate(wanted["conversations"], max_new_tokens=24, do_sample=False).tolist()
             assert ids == wanted["ids"]
-        with pytest.raises(FileExistsError, match="overwrite=true for an earlier import"):
+        with pytest.raises(FileExistsError, match="overwrite=true replaces it"):
             run_export(composed("import=desta25", f"source={download}", f"output={output}"))
 
-    def test_an_import_replaces_no_other_folder(self, download, tmp_path):
-        (tmp_path / "notes.txt").write_text("x")
-        with pytest.raises(FileExistsError, match="for an earlier import"):
-            run_export(composed("import=desta25", f"source={download}", f"output={tmp_path}", "overwrite=true"))
+    @pytest.mark.parametrize("place", ["notes", "an LLM", "the source"])
+    def test_an_import_replaces_no_other_folder(self, download, tmp_path, place):
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "notes" / "notes.txt").write_text("x")
+        output = {"notes": tmp_path / "notes", "an LLM": download / "llm", "the source": download}[place]
+        held = sorted(path for path in output.rglob("*"))
+        with pytest.raises(FileExistsError, match="give another output"):
+            run_export(composed("import=desta25", f"source={download}", f"output={output}", "overwrite=true"))
+        assert sorted(path for path in output.rglob("*")) == held
+
+    def test_an_import_that_was_killed_is_made_by_the_same_command(self, download, tmp_path, monkeypatch):
+        command = composed("import=desta25", f"source={download}", f"output={tmp_path / 'imported'}")
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("nemo_desta.models.checkpoint._make_portable", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_export(command)
+        assert list(tmp_path.iterdir()) == []
+        run_export(command)
+        assert DestaModel.from_pretrained(tmp_path / "imported")
 
 
 @pytest.mark.slow

@@ -272,3 +272,21 @@ def test_a_card_that_cannot_be_right_is_named(replica: Replica, card: str, messa
     root = replica({"card.yaml": card if card.startswith("{") else base + card + "\n", "m.csv": "id,audio\n"})
     with pytest.raises(CorpusError, match=message):
         list(load_corpus(root / "card.yaml", root))
+
+
+def test_a_folder_that_is_a_link_out_of_the_root_is_named_once_and_counted(
+    replica: Replica, tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = {**ROW, "id": "inside", "audio": "kept/a.wav"}
+    far = [{**ROW, "id": f"far-{k}", "audio": f"linked/{k}/a.wav"} for k in range(3)]
+    root = replica({"m.jsonl": lines(inside, *far), "real/a.wav": b""})
+    outside = tmp_path_factory.mktemp("elsewhere")
+    for k in range(3):
+        (outside / str(k)).mkdir(parents=True)
+    (root / "linked").symlink_to(outside)
+    (root / "kept").symlink_to(root / "real")  # a link that stays inside
+    with caplog.at_level(logging.WARNING):
+        assert len(list(load_corpus("m.jsonl", root))) == 4
+    said = [record.message for record in caplog.records if "outside the data root" in record.message]
+    assert len(said) == 2 and f"folder 'linked' is a link to {outside}" in said[0]
+    assert said[1].endswith(": 3 rows")
