@@ -18,12 +18,11 @@ import soundfile
 
 from nemo_desta.data.containers import broken_page, promise_of
 from nemo_desta.data.mpeg import is_tagged, read_stream, with_length
+from nemo_desta.data.row_schema import LONGEST_SECS
 from nemo_desta.data.rows import RowError
 
 #: A clip may differ from the duration that was said by this many seconds, or by this share when that is more.
 DURATION_TOLERANCE = (0.5, 0.05)
-#: No clip is longer: decoding stops here, whatever a file of a few kilobytes unfolds to.
-LONGEST_SECS = 24 * 3600
 #: Sampling rates that a clip may have, in Hz.
 RATES = (1_000, 768_000)
 

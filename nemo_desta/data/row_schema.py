@@ -28,8 +28,8 @@ CARRIED_KEYS = frozenset(
 KNOWN_KEYS = CARRIED_KEYS.union(READ_KEYS)
 MESSAGE_KEYS = ("role", "content", "audios")
 AUDIO_KEYS = ("audio", "text", "duration")
-#: Eleven days. No recording is longer, and sample counts stay far from where numbers overflow.
-MAX_DURATION_SECS = 1e6
+#: No clip is longer, whatever a row says or a file of a few kilobytes unfolds to.
+LONGEST_SECS = 24 * 3600
 #: What other formats call things, where spelling alone does not tell.
 _MEANT = {
     **{"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "from": "role"},
@@ -210,9 +210,9 @@ def _check_audio(entry: Any, where: str) -> None:
     duration = entry.get("duration")
     if isinstance(duration, bool) or not isinstance(duration, int | float | None):
         raise _wrong(f"{where}: 'duration' must be seconds", entry, "duration")
-    if not 0 <= (duration or 0) <= MAX_DURATION_SECS:
+    if not 0 <= (duration or 0) <= LONGEST_SECS:
         raise _wrong(
-            f"{where}: 'duration' must be seconds, at most {MAX_DURATION_SECS:,.0f} (eleven days)", entry, "duration"
+            f"{where}: 'duration' must be seconds, at most {LONGEST_SECS} (24 hours)", entry, "duration"
         )
 
 

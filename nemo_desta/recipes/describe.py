@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-from nemo_desta.data.row_schema import MAX_DURATION_SECS
+from nemo_desta.data.row_schema import LONGEST_SECS
 
 DIALECTS = ("desta25", "alarm")
 
@@ -171,8 +171,8 @@ def _speaker(segment: Mapping[str, Any]) -> str | None:
 
 
 def _seconds(row: Mapping[str, Any], value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_DURATION_SECS:
-        rule = f"seconds as a number, 0 or more, at most {MAX_DURATION_SECS:,.0f} (eleven days)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST_SECS:
+        rule = f"seconds as a number, 0 or more, at most {LONGEST_SECS} (24 hours)"
         raise ValueError(f"row {row.get('id')!r:.200}: {what} is {value!r:.80}; expected {rule}")
     return float(value)
 
