@@ -211,9 +211,7 @@ def _check_audio(entry: Any, where: str) -> None:
     if isinstance(duration, bool) or not isinstance(duration, int | float | None):
         raise _wrong(f"{where}: 'duration' must be seconds", entry, "duration")
     if not 0 <= (duration or 0) <= LONGEST_SECS:
-        raise _wrong(
-            f"{where}: 'duration' must be seconds, at most {LONGEST_SECS} (24 hours)", entry, "duration"
-        )
+        raise _wrong(f"{where}: 'duration' must be seconds, at most {LONGEST_SECS} (24 hours)", entry, "duration")
 
 
 def _check_misplaced(row: Mapping[str, Any], rules: RowRules, name: str) -> None:

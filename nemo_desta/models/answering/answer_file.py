@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ SYNC_SECS = 2.0
 class AnswerFile:
     """Open for this process alone. ``settings``: what the answers follow from; ``done``: ids that have theirs.
 
+    ``kept``: settings that answers which are there decide.
+
     Raises:
         ConfigError: it holds answers of other settings (named), is no such file, or another process writes it.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], *, kept: Collection[str] = ()) -> None:
         self.path = Path(path)
         self.rejected = self.path.with_suffix(f".rejected{self.path.suffix}")
         self.settings = json.loads(json.dumps(settings))
@@ -40,7 +42,7 @@ class AnswerFile:
         except BlockingIOError:
             self._file.close()
             raise ConfigError(f"another process writes {self.path}; give this one another output") from None
-        self._read()
+        self._read(kept)
         self._rejects = self.rejected.open("wb", buffering=0)
         self._synced = time.monotonic()
 
@@ -65,7 +67,7 @@ class AnswerFile:
         if is_empty:
             self.rejected.unlink()
 
-    def _read(self) -> None:
+    def _read(self, kept: Collection[str]) -> None:
         """Take in what is there, and cut off a line that a kill left half-written."""
         self._file.seek(0)
         whole = 0
@@ -78,9 +80,12 @@ class AnswerFile:
                 whole += len(line)
                 try:
                     record = json.loads(line)
-                    row_id, settings = record["id"], record["settings"]
+                    row_id, settings = record["id"], dict(record["settings"])
                 except (ValueError, TypeError, KeyError):
                     raise ConfigError(f"{self.path}:{number} is no answer; give another output") from None
+                if number == 1:
+                    decided = {key: settings[key] for key in kept if key in settings}
+                    self.settings = {key: value for key, value in self.settings.items() if key not in kept} | decided
                 if settings != self.settings:
                     raise ConfigError(
                         f"{self.path} holds answers of other settings: {_difference(settings, self.settings)}. Give "

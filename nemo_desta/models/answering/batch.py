@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from nemo_desta.models.answering.ears import Ears
     from nemo_desta.models.desta import DestaModel
 
+#: Setting of answers whose chat template writes the date.
+DATE = "template_date"
 #: Threads that load clips.
 NUM_LOADERS = 4
 #: When the model cannot take so many rows, and no other between them, the rows are not at fault.
@@ -109,6 +112,8 @@ def answer_rows(
 ) -> BatchSummary:
     """Answer the rows of JSONL files that ``output`` has no answer to yet.
 
+    A chat template that writes the date writes the one of the first run into ``output``.
+
     Args:
         name: how the answers call the model. system: a message for rows that have none.
         audio_roots: the folder(s) that the rows' audio paths lie in.
@@ -125,7 +130,13 @@ def answer_rows(
     drawn = resolve_sampling(model.generation_config, **(sampling or {}))
     roots = AudioRoots(audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots})
     index = JsonlIndex(rows)
-    file = AnswerFile(output, {"model": name, "system": system, "transcript": transcript, **asdict(drawn)})
+    settings = {"model": name, "system": system, "transcript": transcript, **asdict(drawn)}
+    own_date = model.prompts.date
+    if model.prompts.reads_clock:
+        settings[DATE] = (own_date or datetime.now()).isoformat()
+    file = AnswerFile(output, settings, kept=[DATE])
+    if DATE in file.settings:
+        model.prompts.freeze_date(datetime.fromisoformat(file.settings[DATE]))
     engine = engine or ChatEngine(model, max_batch_size=max_batch_size)
     batch = _Batch(model, index, file, roots, look_ahead, system, strict_keys)
     bar = tqdm(total=len(index), desc="rows", unit="row", disable=not progress, smoothing=0.05)
@@ -157,6 +168,7 @@ def answer_rows(
     finally:
         bar.close()
         file.close()
+        model.prompts.date = own_date
 
 
 class _Batch:

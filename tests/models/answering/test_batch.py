@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import datetime
 
 import pytest
 import soundfile
@@ -64,6 +65,27 @@ def test_answers_equal_those_of_each_row_alone(model, clips, tmp_path):
     settings = found["r0"]["settings"]
     assert settings["model"] == "tiny" and settings["max_new_tokens"] == 8 and settings["temperature"] == 0.0
     assert not (tmp_path / "a.rejected.jsonl").exists()
+
+
+def test_a_template_with_a_date_writes_that_of_the_first_run(model, clips, tmp_path, monkeypatch):
+    template = "Today: {{ strftime_now('%d %b %Y') }}\n" + model.tokenizer.get_chat_template()
+    monkeypatch.setattr(model.tokenizer, "chat_template", template)
+    rendered = []
+    render = model.prompts.render
+    monkeypatch.setattr(
+        model.prompts, "render", lambda *args, **more: rendered.append(render(*args, **more)) or rendered[-1]
+    )
+    output, rows = tmp_path / "a.jsonl", short_rows(2)
+    answer(model, write(tmp_path / "rows.jsonl", rows[:1]), output, clips)
+    assert all(text.startswith(f"Today: {datetime.now():%d %b %Y}") for text in rendered)
+    (record,) = read(output)
+    record["settings"]["template_date"] = "2020-02-01T23:59:00"  # as if it had begun then
+    write(output, [record])
+    del rendered[:]
+    answer(model, write(tmp_path / "rows.jsonl", rows), output, clips)
+    assert rendered and all(text.startswith("Today: 01 Feb 2020") for text in rendered)
+    assert [row["settings"] for row in read(output)] == [record["settings"]] * 2
+    assert model.prompts.date is None, "a chat's is today's"
 
 
 def test_training_rows_and_their_short_forms_mean_the_same(model, clips, tmp_path):
