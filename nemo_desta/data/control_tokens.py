@@ -11,7 +11,7 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
-from nemo_desta.data.thinking import KNOWN_TAGS
+from nemo_desta.data.think_tags import KNOWN_TAGS
 
 THINK_TAGS = frozenset(text for tags in KNOWN_TAGS for text in (tags.open, tags.close))
 

@@ -10,8 +10,8 @@ import numpy as np
 from nemo_desta.data.audio_io import count_samples
 from nemo_desta.data.prompting import Example, PromptBuilder
 from nemo_desta.data.row_schema import KeyTally
+from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, RowError, audio_entries, row_guard
-from nemo_desta.data.sources import RowSource
 
 #: Rows of each source that the estimate of characters per token is taken from, evenly spread.
 CALIBRATION_ROWS = 256

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.costs import RowRef, check_target
 from nemo_desta.data.prompting import Draw, PromptBuilder
+from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import RowError, audio_entries, row_guard
 from nemo_desta.data.sampler import PlannedBatch, bad_row
-from nemo_desta.data.sources import RowSource
 
 Batch = dict[str, Any]
 

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from nemo_desta.data.audio_io import AudioFile, TarSlice
 from nemo_desta.data.prompting import place_audios
+from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, RowError, row_guard
-from nemo_desta.data.sources import RowSource, open_source
+from nemo_desta.data.sources import open_source
 
 logger = logging.getLogger(__name__)
 

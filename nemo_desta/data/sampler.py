@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nemo_desta.data.costs import RowRef
+from nemo_desta.data.row_source import WeightedSource
 from nemo_desta.data.rows import RowError, row_guard
-from nemo_desta.data.sources import WeightedSource
 
 _ORDER, _POOL, _PASS = range(3)  # independent random streams
 

@@ -1,48 +1,22 @@
-"""Where rows come from: a source gives random access to checked rows and to the audio files behind them."""
+"""Opens sources of rows: JSONL files, shar folders, and mixes of them in NeMo's ``input_cfg`` grammar."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from nemo_desta.config import ConfigError, check_keys, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
 from nemo_desta.data.row_schema import TRAINING, RowRules
+from nemo_desta.data.row_source import RowSource, WeightedSource
 from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
+from nemo_desta.data.shar import SharSource
 
 #: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
 #: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root that its paths start from;
 #: ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
 SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
 GROUP_KEYS = ("type", "input_cfg", "weight")
-
-
-class RowSource(Protocol):
-    """Rows by number; usable in forked and spawned workers. ``rules``: what its rows were checked by."""
-
-    name: str
-    rules: RowRules
-
-    def __len__(self) -> int: ...
-
-    def row(self, i: int) -> Row:
-        """Checked row ``i``. Raises RowError."""
-        ...
-
-    def where(self, i: int) -> str:
-        """Where row ``i`` stands, for a person."""
-        ...
-
-    def audio_files(self, i: int, row: Row) -> list[AudioFile]:
-        """One file per audio of the row, in reading order. Raises AudioError."""
-        ...
-
-
-class WeightedSource(NamedTuple):
-    """A source and its share of the mix; None: every row once per epoch."""
-
-    source: RowSource
-    share: float | None
 
 
 class JsonlSource:
@@ -105,8 +79,6 @@ def open_source(
         raise ConfigError(f"strict_keys must be true, false or null, found {strict_keys!r}")
     rules = RowRules(strict_keys, audio_role)
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
-        from nemo_desta.data.shar import SharSource
-
         return SharSource(rows, name=item.get("name"), rules=rules)
     roots = {**(audio_roots or {}), **(item.get("audio_roots") or {})}
     return JsonlSource(rows, roots, audio_root=item.get("audio_root"), name=item.get("name"), rules=rules)

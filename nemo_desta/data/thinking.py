@@ -6,37 +6,14 @@ A raw answer is what continues the generation prompt. Reasoning LLMs differ in w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
-
-if TYPE_CHECKING:
-    from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.data.think_tags import KNOWN_TAGS, ThinkTags
 
 #: What a thought that ran out of its budget is made to end with.
 CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
-
-
-@dataclass(frozen=True)
-class ThinkTags:
-    """The two tags around a thought."""
-
-    open: str = "<think>"
-    close: str = "</think>"
-
-    def __post_init__(self) -> None:
-        if not self.open.strip() or not self.close.strip() or self.open == self.close:
-            raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
-
-
-#: Tags that `think_format` looks for when it is told none.
-KNOWN_TAGS = (
-    ThinkTags(),
-    ThinkTags("<thinking>", "</thinking>"),
-    ThinkTags("<thought>", "</thought>"),
-    ThinkTags("[THINK]", "[/THINK]"),
-    ThinkTags("<seed:think>", "</seed:think>"),
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class Thought(NamedTuple):
     lead: str = ""
 
 
-def think_format(prompts: "PromptBuilder", tags: ThinkTags | None = None) -> ThinkFormat | None:
+def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
     """How this LLM thinks, found by rendering a question; None for one that does not (or was told not to, by
     ``enable_thinking=False`` for instance).
 
@@ -94,7 +71,7 @@ class ThoughtCheck:
     (``enable_thinking=False``), and then no thought follows.
     """
 
-    def __init__(self, prompts: "PromptBuilder") -> None:
+    def __init__(self, prompts: PromptBuilder) -> None:
         end = prompts.render([{"role": "user", "content": "question"}]).rstrip()
         self.opened = next((tags for tags in KNOWN_TAGS if end.endswith(tags.open)), None)
         self.closed = next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
-from nemo_desta.models import builder, checkpoint, frozen
+from nemo_desta.models import builder, frozen, model_folder
 from nemo_desta.models.window import LossWindow
 
 
@@ -66,7 +66,7 @@ class DestaBase(LightningModule):
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that belong into a checkpoint, frozen by pattern or not."""
-        return ((name, p) for name, p in self.named_parameters() if checkpoint.is_trained_name(name))
+        return ((name, p) for name, p in self.named_parameters() if model_folder.is_trained_name(name))
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
@@ -128,7 +128,7 @@ class DestaBase(LightningModule):
         """The trained part alone: the projector with its buffers, and LoRA."""
         full = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        return {name: t for name, t in full.items() if checkpoint.is_trained_name(name.removeprefix(prefix))}
+        return {name: t for name, t in full.items() if model_folder.is_trained_name(name.removeprefix(prefix))}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the trained part; always exact: a missing or surplus tensor is an error."""
@@ -154,7 +154,7 @@ class DestaBase(LightningModule):
         )
         if "template_date" in before:
             self.prompts.freeze_date(datetime.fromisoformat(before["template_date"]))
-        checkpoint.share_step_count(saved)
+        model_folder.share_step_count(saved)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
@@ -171,4 +171,4 @@ class DestaBase(LightningModule):
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
         """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""
-        return checkpoint.save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)
+        return model_folder.save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)

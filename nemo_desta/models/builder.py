@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from nemo_desta.config import ConfigError, LLMConfig, PerceptionConfig, PromptConfig, nearest
 from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.models.checkpoint import load_projector
+from nemo_desta.models.model_folder import load_projector
 from nemo_desta.models.trust import UntrustedConfig, code_named
 from nemo_desta.perception.encoders import build_encoder
 from nemo_desta.perception.fused import FusedPerception

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from nemo_desta.config import ConfigError, ModelConfig
-from nemo_desta.models import builder, checkpoint
+from nemo_desta.models import builder, model_folder
 from nemo_desta.models.answering import chat
-from nemo_desta.models.answering.engine import Transcriber
-from nemo_desta.models.answering.hearing import AudioCache
+from nemo_desta.models.answering.hearing import AudioCache, Transcriber
 from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.base import DestaBase
 from nemo_desta.models.loss import choose_cross_entropy, decoder_of, has_plain_head, summed_cross_entropy
@@ -236,7 +235,7 @@ class DestaModel(DestaBase, SALM):
             UntrustedConfig: the model's config asks for more than that.
             IdentityMismatch: such a part, by name. FileNotFoundError: no model folder, or a part that is not there.
         """
-        config, tensors = checkpoint.open_model(
+        config, tensors = model_folder.open_model(
             str(pretrained_model_name_or_path),
             llm=llm,
             encoders=encoders,

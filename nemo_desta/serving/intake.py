@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nemo_desta.config import ConfigError
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.rows import RowError
-from nemo_desta.models.answering.engine import ContextExceeded, PreparedChat, Transcriber, check_transcript, prepare
+from nemo_desta.models.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
+from nemo_desta.models.answering.hearing import Transcriber
 from nemo_desta.models.answering.sampling import resolve_sampling
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError

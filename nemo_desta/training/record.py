@@ -7,8 +7,8 @@ from pathlib import Path
 from lightning import Trainer
 
 from nemo_desta.data.datamodule import DestaDataModule
+from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import RowError, row_guard
-from nemo_desta.data.sources import RowSource
 from nemo_desta.models.sharing.runs import RECORD_FILE
 
 #: Rows of a source that are looked at for the datasets they name; of more, every so many.

@@ -12,10 +12,11 @@ from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import RowDataset
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_schema import TRAINING
+from nemo_desta.data.row_source import WeightedSource
 from nemo_desta.data.rows import RowError
 from nemo_desta.data.sampler import BatchPlan, PlanSettings
 from nemo_desta.data.shar import SharSource, write_shar
-from nemo_desta.data.sources import JsonlSource, WeightedSource, open_input_cfg
+from nemo_desta.data.sources import JsonlSource, open_input_cfg
 from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
 

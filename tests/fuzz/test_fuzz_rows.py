@@ -19,8 +19,9 @@ from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import FILLER_ID, RowDataset
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_schema import RowRules
+from nemo_desta.data.row_source import WeightedSource
 from nemo_desta.data.sampler import BatchPlan, PlanSettings
-from nemo_desta.data.sources import JsonlSource, WeightedSource
+from nemo_desta.data.sources import JsonlSource
 from nemo_desta.data.testing import tiny_row, tiny_tokenizer, write_tone
 from nemo_desta.models.answering.batch import answer_rows
 from tests.fuzz.mutants import fuzzed, mutant

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
-from nemo_desta.models import checkpoint, frozen
+from nemo_desta.models import frozen, model_folder
 from nemo_desta.models.answering.ears import Ears
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.frozen import check_llm
@@ -186,7 +186,7 @@ def test_every_projector_shows_the_width_that_it_was_trained_for(tiny, tmp_path,
     encoders = build_encoders(config.perception)
     for width, is_right in ((32, True), (40, False)):
         tensors = build_projector_for(config.perception, encoders, width, output_rms=1.0).state_dict()
-        named = {checkpoint.PROJECTOR_PREFIX + name: tensor for name, tensor in tensors.items()}
+        named = {model_folder.PROJECTOR_PREFIX + name: tensor for name, tensor in tensors.items()}
         if is_right:
             check_llm(config, named, compare_vocabulary=False)
         else:

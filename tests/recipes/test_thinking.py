@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.testing import tiny_tokenizer
-from nemo_desta.data.thinking import ThinkFormat, ThinkTags, Thought, join, split, think_format
+from nemo_desta.data.think_tags import ThinkTags
+from nemo_desta.data.thinking import ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
 from nemo_desta.recipes.thinking import generate_with_budget
 from nemo_desta.sources import resolve_source

@@ -2,15 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nemo_desta.data.audio_io import AudioRoots, count_samples
 from nemo_desta.data.row_schema import KeyTally, RowRules, check_keys, row_id, unknown_keys
 from nemo_desta.data.rows import JsonlIndex, Row, RowError, check_row, load_object, row_guard
-
-if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
-    from nemo_desta.models.desta import DestaModel
+from nemo_desta.models.answering.hearing import ChatModel
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -41,7 +38,7 @@ class Asks:
     def __init__(
         self,
         index: JsonlIndex,
-        model: "DestaModel | Ears",
+        model: ChatModel,
         roots: AudioRoots,
         *,
         done: Container[str],

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -31,11 +31,8 @@ from nemo_desta.models.answering.engine import (
     check_transcript,
     prepare,
 )
+from nemo_desta.models.answering.hearing import ChatModel
 from nemo_desta.models.answering.sampling import resolve_sampling
-
-if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
-    from nemo_desta.models.desta import DestaModel
 
 #: Setting of answers whose chat template writes the date.
 DATE = "template_date"
@@ -94,7 +91,7 @@ _Loaded = tuple[Ask, "Future[PreparedChat]"]
 
 
 def answer_rows(
-    model: "DestaModel | Ears",
+    model: ChatModel,
     rows: str | Path | Iterable[str | Path],
     output: str | Path,
     *,
@@ -174,7 +171,7 @@ def answer_rows(
 class _Batch:
     def __init__(
         self,
-        model: "DestaModel",
+        model: ChatModel,
         index: JsonlIndex,
         file: AnswerFile,
         roots: AudioRoots,

@@ -5,7 +5,7 @@ audio is anything that `load_clip` takes. All of it runs on the one decode loop 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,12 @@ from torch import Tensor
 from nemo_desta.data.rows import RowError
 from nemo_desta.models.answering.clips import load_clip
 from nemo_desta.models.answering.decoding import Decoder
-from nemo_desta.models.answering.engine import ChatEngine, Delta, PreparedChat, Transcriber, prepare
+from nemo_desta.models.answering.engine import ChatEngine, Delta, PreparedChat, prepare
+from nemo_desta.models.answering.hearing import LocalChatModel, Transcriber
 from nemo_desta.models.answering.modes import answering
 from nemo_desta.models.answering.parts import plain_message
 from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.models.splice import Spliced, batch_rows
-
-if TYPE_CHECKING:
-    from nemo_desta.models.desta import DestaModel
 
 Conversation = Sequence[Mapping[str, Any]]
 
@@ -50,7 +48,7 @@ class Answer(str):
 
 
 def answer(
-    model: "DestaModel",
+    model: LocalChatModel,
     messages: Sequence[Any],
     *,
     transcript: str = "given",
@@ -80,7 +78,7 @@ def answer(
 
 
 def stream(
-    model: "DestaModel",
+    model: LocalChatModel,
     messages: Sequence[Any],
     *,
     transcript: str = "given",
@@ -104,7 +102,11 @@ def stream(
 
 
 def encode(
-    model: "DestaModel", conversations: Sequence[Conversation], *, audio: Tensor | None = None, audio_lens: Any = None
+    model: LocalChatModel,
+    conversations: Sequence[Conversation],
+    *,
+    audio: Tensor | None = None,
+    audio_lens: Any = None,
 ) -> dict[str, Tensor]:
     """Conversations as a batch of the data layer without targets, on the model's device.
 
@@ -135,7 +137,7 @@ def encode(
 
 
 @torch.no_grad()
-def write(model: "DestaModel", batch: Mapping[str, Tensor], sampling: Sampling) -> Tensor:
+def write(model: LocalChatModel, batch: Mapping[str, Tensor], sampling: Sampling) -> Tensor:
     """New token ids (B, at most max_new_tokens) for a batch of prompts of the data layer, padded after the end of
     turn with the model's ``text_pad_id``."""
     with answering(model):
@@ -157,7 +159,7 @@ def write(model: "DestaModel", batch: Mapping[str, Tensor], sampling: Sampling) 
 
 
 def _prepare_all(
-    model: "DestaModel",
+    model: LocalChatModel,
     messages: Sequence[Any],
     transcript: str,
     transcriber: Transcriber | None,
@@ -189,7 +191,7 @@ def _prepare_all(
     return single, chats
 
 
-def _run(model: "DestaModel", chats: Sequence[PreparedChat], max_batch_size: int) -> Iterator[Delta]:
+def _run(model: LocalChatModel, chats: Sequence[PreparedChat], max_batch_size: int) -> Iterator[Delta]:
     """Answer everything; like lengths start together, and places that become free are filled a quarter at a time."""
     engine = ChatEngine(model, max_batch_size=max_batch_size)
     waiting = sorted(range(len(chats)), key=lambda i: -chats[i].num_prompt_tokens)

@@ -12,6 +12,7 @@ import itertools
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,20 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from nemo_desta.models.answering.sampling import Drawer, Sampling, draw
+
+
+class TokenDecoder(Protocol):
+    """What writes tokens for an engine: `Decoder`, or one whose LLM runs elsewhere."""
+
+    def __len__(self) -> int: ...
+
+    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]: ...
+
+    def step(self) -> list[tuple[int, int]]: ...
+
+    def force(self, key: int, ids: Iterable[int]) -> None: ...
+
+    def leave(self, keys: Collection[int]) -> None: ...
 
 
 @dataclass

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from nemo_desta.config import ConfigError, ModelConfig
-from nemo_desta.models import builder, checkpoint
-from nemo_desta.models.answering.engine import Transcriber
-from nemo_desta.models.answering.hearing import AudioCache
+from nemo_desta.models import builder, model_folder
+from nemo_desta.models.answering.hearing import AudioCache, Transcriber
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 
@@ -66,7 +65,7 @@ class Ears(nn.Module):
         allow_targets: Sequence[str] = (),
     ) -> "Ears":
         """Open a model folder or hub id; arguments as `DestaModel.from_pretrained`."""
-        config, tensors = checkpoint.open_model(
+        config, tensors = model_folder.open_model(
             str(pretrained_model_name_or_path),
             llm=llm,
             encoders=encoders,
@@ -75,7 +74,7 @@ class Ears(nn.Module):
             allow_targets=allow_targets,
         )
         ears = cls(config)
-        projector = {name.removeprefix(checkpoint.PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}
+        projector = {name.removeprefix(model_folder.PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}
         ears.perception.projector.load_state_dict(projector)
         return ears.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

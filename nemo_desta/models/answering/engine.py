@@ -5,29 +5,21 @@ others are being answered, and every `step` moves all of them on by one token.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from nemo_desta.config import ConfigError, nearest
 from nemo_desta.data.prompting import Message
 from nemo_desta.data.thinking import think_format
 from nemo_desta.models.answering.clips import Clip, load_clip
-from nemo_desta.models.answering.decoding import Decoder
-from nemo_desta.models.answering.hearing import Listener, embed_prompts
+from nemo_desta.models.answering.decoding import Decoder, TokenDecoder
+from nemo_desta.models.answering.hearing import ChatModel, Listener, LocalChatModel, Transcriber, embed_prompts
 from nemo_desta.models.answering.modes import answering
 from nemo_desta.models.answering.parts import plain_message
 from nemo_desta.models.answering.sampling import Sampling
 from nemo_desta.models.answering.writer import Writer
 from nemo_desta.types import AUDIO_SLOT
-
-if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
-    from nemo_desta.models.answering.vllm_decoder import VLLMDecoder
-    from nemo_desta.models.desta import DestaModel
-
-#: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
-Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 TRANSCRIPTS = ("given", "whisper", "none")
 
@@ -108,7 +100,7 @@ def prepare(
     return PreparedChat(prompt.ids, clips, sampling, length)
 
 
-def check_transcript(model: "DestaModel | Ears", transcript: str) -> None:
+def check_transcript(model: ChatModel, transcript: str) -> None:
     """Raise `ConfigError` for an unknown ``transcript``, or if Whisper would write what the model never reads."""
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
@@ -127,7 +119,7 @@ class ChatEngine:
     """
 
     def __init__(
-        self, model: "DestaModel | Ears", *, decoder: "Decoder | VLLMDecoder | None" = None, max_batch_size: int = 32
+        self, model: LocalChatModel | ChatModel, *, decoder: TokenDecoder | None = None, max_batch_size: int = 32
     ) -> None:
         if max_batch_size < 1:
             raise ConfigError(f"max_batch_size is {max_batch_size}; at least 1 is needed")

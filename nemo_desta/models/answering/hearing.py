@@ -5,15 +5,20 @@ samples, W vectors of one clip, B conversations, Z spliced length, D LLM width.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
 
+from nemo_desta.config import ModelConfig
 from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.models.answering.clips import Clip
 from nemo_desta.models.splice import Spliced, batch_rows, splice
+
+#: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
+Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 #: Seconds of audio, padding included, that go through the encoders together.
 ENCODE_SECS = 480
@@ -42,6 +47,29 @@ class Listener(Protocol):
     def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def num_audio_tokens(self, num_samples: int) -> int: ...
+
+
+class ChatModel(Listener, Protocol):
+    """What an engine and a file of answers need beside: a `DestaModel`, or `Ears`."""
+
+    config: ModelConfig
+    generation_config: GenerationConfig
+    audio_locator_tag: str
+
+    @property
+    def context_length(self) -> int | None: ...
+
+    @property
+    def transcriber(self) -> Transcriber: ...
+
+
+class LocalChatModel(ChatModel, Protocol):
+    """A `ChatModel` whose LLM is in this process: a `DestaModel`."""
+
+    llm: PreTrainedModel
+    text_pad_id: int
+
+    def embed(self, batch: Mapping[str, Tensor], *, padding_side: str = "right") -> Spliced: ...
 
 
 class AudioCache:

@@ -13,10 +13,10 @@ from typing import Any
 
 from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
 from nemo_desta.models.builder import build_tokenizer
-from nemo_desta.models.checkpoint import describe, is_export, write_folder
 from nemo_desta.models.frozen import check_identity as check_frozen
 from nemo_desta.models.frozen import frozen_sources, identify
 from nemo_desta.models.lora import LORA_FOLDER, save_lora, split_lora
+from nemo_desta.models.model_folder import describe, is_export, write_folder
 from nemo_desta.models.sharing.card import model_card
 from nemo_desta.models.sharing.place import check_place, whole_folder
 from nemo_desta.models.sharing.references import Reference, refer_all, without_paths

@@ -68,8 +68,9 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
 
 
 def _import(config: ExportConfig) -> Path:
-    from nemo_desta.models.checkpoint import is_model_folder, write_released
+    from nemo_desta.models.model_folder import is_model_folder
     from nemo_desta.models.sharing.place import check_place, whole_folder
+    from nemo_desta.models.sharing.released import write_released
 
     output = Path(config.output).expanduser().absolute()
     place = {"kind": "import", "is_earlier": is_model_folder, "overwrite": config.overwrite}

@@ -26,11 +26,12 @@ from nemo_desta.config import (
     check_keys,
     nearest,
 )
-from nemo_desta.models import builder, checkpoint
+from nemo_desta.models import builder, model_folder
 from nemo_desta.models.sharing.weight_files import local_download, read_weights
 from nemo_desta.perception.encoders.whisper import HOP, SAMPLING_RATE
 from nemo_desta.perception.projector import build_projector
 from nemo_desta.perception.projector.released import from_alarm, from_desta
+from nemo_desta.sources import local_folder
 from nemo_desta.types import FrameGrid
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def write_released(
     """A released model as a nemo_desta model folder, without loading its LLM; arguments as `import_released`."""
     released = read_released(kind, folder, llm=llm, encoders=encoders)
     tokenizer = builder.build_tokenizer(released.config.llm)
-    return checkpoint.save_folder(output, released.config, released.tensors, tokenizer)
+    return model_folder.save_folder(output, released.config, released.tensors, tokenizer)
 
 
 def read_released(
@@ -246,9 +247,9 @@ def _released(
         encoders={"whisper": {"name": "whisper", "path": whisper, "layer_ids": list(layers), **encoder}},
         projector=projector,
     )
-    prefixed = {checkpoint.PROJECTOR_PREFIX + name: tensor.float() for name, tensor in tensors.items()}
+    prefixed = {model_folder.PROJECTOR_PREFIX + name: tensor.float() for name, tensor in tensors.items()}
     counts = {name: tensor.long() for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    prefixed |= {checkpoint.PROJECTOR_PREFIX + name: tensor for name, tensor in counts.items()}
+    prefixed |= {model_folder.PROJECTOR_PREFIX + name: tensor for name, tensor in counts.items()}
     return Released(ModelConfig(llm=LLMConfig(path=llm), perception=perception, prompt=prompt), prefixed)
 
 
@@ -256,7 +257,7 @@ def _check_complete(released: Released) -> None:
     """Compare with the projector that the config names, built without memory; errors name a tensor."""
     perception = released.config.perception
     knobs = dict(perception.projector)
-    tensors = {name.removeprefix(checkpoint.PROJECTOR_PREFIX): t for name, t in released.tensors.items()}
+    tensors = {name.removeprefix(model_folder.PROJECTOR_PREFIX): t for name, t in released.tensors.items()}
     outputs = [tensor for name, tensor in tensors.items() if name.endswith("output.weight") and name.count(".") < 4]
     widths = [t.shape[-1] for name, t in tensors.items() if name.endswith(("queries", "bodies.0.input.weight"))]
     hidden = [t.shape[1] for name, t in tensors.items() if name.endswith("bodies.0.stages.0.conv.weight")]
@@ -277,7 +278,7 @@ def _check_complete(released: Released) -> None:
 
 def _whisper_facts(whisper: str, width: int) -> tuple[int | None, float]:
     """Attention heads (None: width / 64) and seconds of the window; of the released sizes if it is not at hand."""
-    folder = checkpoint.local_folder(whisper)
+    folder = local_folder(whisper)
     if folder is None:
         return None, 30
     config = WhisperConfig.from_pretrained(folder)

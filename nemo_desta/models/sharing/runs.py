@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
-from nemo_desta.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_folder
+from nemo_desta.models.model_folder import CONFIG_FILE, WEIGHTS_FILE, load_folder
 from nemo_desta.models.trust import NOTHING, Grant, check_model
 from nemo_desta.perception.tensor_files import load_tensors
 

@@ -32,6 +32,17 @@ def matching(root: Path, glob: str) -> Iterator[str]:
     yield from _visit(root, "", parts)
 
 
+def matching_files(root: Path, glob: str, *, folders: bool = False) -> Iterator[str]:
+    """The files of `matching`, with ``folders`` also these. Raises ``CorpusError`` where there is none."""
+    nothing = True
+    for relative in matching(root, glob):
+        if folders or (root / relative).is_file():
+            nothing = False
+            yield relative
+    if nothing:
+        raise CorpusError(f"no file matches '{glob}' below {root}")
+
+
 def open_binary(path: Path) -> BinaryIO:
     """The file for reading, unpacked when its name ends in ``.gz`` or ``.zst``; whatever is wrong is `UNREADABLE`."""
     if path.suffix == ".zst":

@@ -10,7 +10,8 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.readers import json_lines, read_records
+from nemo_desta.recipes.corpora.files import matching_files
+from nemo_desta.recipes.corpora.formats import json_lines
 from nemo_desta.recipes.corpora.tables import Table
 
 #: Cuts count as whole recordings up to this difference, in seconds.
@@ -27,7 +28,9 @@ class LhotseReader:
         self._supervisions = None
         glob = source.supervisions if isinstance(source, ReaderConfig) else None
         if glob is not None:
-            records = read_records(SourceConfig(type="jsonl", files=glob), root)
+            records = (
+                (where, row, {}) for file in matching_files(root, glob) for where, row in json_lines(root / file)
+            )
             self._supervisions = Table(records, lambda fields: fields.get("recording_id"), many=True)
 
     def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:

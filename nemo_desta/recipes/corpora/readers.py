@@ -1,27 +1,22 @@
-"""Metadata on disk as records, one at a time: CSV, TSV, JSON lines, one JSON document, or the files themselves.
+"""A card's reader: the files that its globs match, read by their kind, as a stream of `Record`.
 
-A record is ``(where, row, of_file)``: ``file:row`` for messages, the row's own fields, and what its file's path says.
 Nothing is held in memory but the row; joined tables are in ``tables.py``.
 """
 
-import codecs
-import csv
-import json
-import logging
 import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any
 
 from nemo_desta.recipes.corpora.card import SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.files import UNREADABLE, lines, matching, open_binary
+from nemo_desta.recipes.corpora.files import matching, matching_files
+from nemo_desta.recipes.corpora.formats import Record, csv_rows, json_entries, json_lines
+from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
+from nemo_desta.recipes.corpora.lhotse_reader import LhotseReader
 from nemo_desta.recipes.corpora.notices import Notices
 from nemo_desta.recipes.corpora.template import as_key
-
-Record: TypeAlias = tuple[str, dict[str, Any], dict[str, Any]]
-
-logger = logging.getLogger(__name__)
 
 #: How pandas, Python and spreadsheets spell a missing value. NA is left out: it is a country, and a continent.
 MISSING_MARKERS = ("nan", "NaN", "NAN", "None", "none", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>", "NaT")
@@ -37,7 +32,8 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
     conditions = {name: {as_key(v) for v in _as_list(value)} for name, value in source.where.items()}
     pattern = re.compile(source.pattern) if source.pattern else None
     missing = frozenset(source.missing or ())
-    for relative in _files(source, root):
+    folders = source.type == "huggingface"
+    for relative in chain.from_iterable(matching_files(root, glob, folders=folders) for glob in source.globs):
         of_file = _path_fields(relative, pattern)
         for where, row in read_rows(relative):
             if missing or source.type == "huggingface":
@@ -53,49 +49,6 @@ def first_file(source: SourceConfig, root: Path) -> None:
             raise CorpusError(f"no file matches '{glob}' below {root}")
 
 
-def csv_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows of a delimited file as (``file:line``, column -> text)."""
-    columns = source.columns
-    for where, cells in _cells(path, source):
-        if columns is None:
-            columns = [cell.strip() for cell in cells]
-            if len(set(columns)) < len(columns):
-                raise CorpusError(f"{where}: the header names a column twice: {', '.join(columns)}")
-            continue
-        if len(cells) != len(columns):
-            cut = "; is the line cut?" if len(cells) < len(columns) else ""
-            raise CorpusError(f"{where}: {len(cells)} columns, expected {len(columns)} ({', '.join(columns)}){cut}")
-        yield where, dict(zip(columns, cells, strict=True))
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSON lines file as (``file:line``, object); empty lines are skipped."""
-    for number, line in lines(path):
-        if line := line.strip():
-            yield f"{path}:{number}", _object(line, where=f"{path}:{number}")
-
-
-def json_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Entries of one JSON document, read piece by piece: a list of objects, or key -> object (``key`` is a field)."""
-    text = _Document(path)
-    opening = text.take(1)
-    if opening not in ("{", "["):
-        raise CorpusError(f"{path}: expected a JSON list or an object of objects, found {opening!r}")
-    number, closing = 0, "}" if opening == "{" else "]"
-    while text.peek() != closing:
-        number += 1
-        where = f"{path}:entry {number}"
-        if number > 1 and text.take(1) != ",":
-            raise CorpusError(f"{where}: expected ',' or '{closing}' after entry {number - 1}; is the file cut?")
-        key = text.value(where) if opening == "{" else None
-        if opening == "{" and text.take(1) != ":":
-            raise CorpusError(f"{where}: expected ':' after the key {key!r}")
-        row = text.value(where)
-        if not isinstance(row, dict):
-            raise CorpusError(f"{where}: expected an object, found a {type(row).__name__}")
-        yield where, row if key is None else {"key": key, **row}
-
-
 def _rows_of(source: SourceConfig, root: Path) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
     if source.type in ("csv", "tsv"):
         return lambda relative: csv_rows(root / relative, source)
@@ -106,23 +59,8 @@ def _rows_of(source: SourceConfig, root: Path) -> Callable[[str], Iterator[tuple
     if source.type == "files":
         return lambda relative: iter([(str(root / relative), {})])
     if source.type == "lhotse":
-        from nemo_desta.recipes.corpora.lhotse_reader import LhotseReader
-
         return LhotseReader(source, root).rows
-    from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
-
     return HuggingFaceReader(source, root).rows
-
-
-def _files(source: SourceConfig, root: Path) -> Iterator[str]:
-    for glob in source.globs:
-        nothing = True
-        for relative in matching(root, glob):
-            if source.type == "huggingface" or (root / relative).is_file():
-                nothing = False
-                yield relative
-        if nothing:
-            raise CorpusError(f"no file matches '{glob}' below {root}")
 
 
 def _path_fields(relative: str, pattern: re.Pattern[str] | None) -> dict[str, Any]:
@@ -144,129 +82,6 @@ def _kept(conditions: dict[str, set[str]], row: dict[str, Any], of_file: dict[st
         if as_key(fields[name]) not in wanted:
             return False
     return True
-
-
-def _cells(path: Path, source: SourceConfig) -> Iterator[tuple[str, list[str]]]:
-    """(``file:line``, cells) of every line that is no comment and not empty."""
-    delimiter = source.delimiter or ("\t" if source.type == "tsv" else _found_delimiter(path, source))
-    quoted = source.quoted if source.quoted is not None else source.type == "csv" and not source.columns
-    if quoted:
-        yield from _quoted_cells(path, delimiter, source.comment)
-        return
-    splits = len(source.columns) - 1 if source.columns else -1
-    for number, line in lines(path):
-        line = line.rstrip("\r\n")
-        if not line.strip() or (source.comment and line.startswith(source.comment)):
-            continue
-        where = f"{path}:{number}"
-        if delimiter == "whitespace":
-            cells = line.split(None, splits)
-            cells += [""] * (splits + 1 - len(cells)) if len(cells) == splits else []  # the last may be empty
-        else:
-            cells = line.split(delimiter, splits)
-        yield where, cells if splits < 0 else [cell.strip() for cell in cells]
-
-
-def _found_delimiter(path: Path, source: SourceConfig) -> str:
-    """What separates most columns in the header of a csv file: a comma, a semicolon or a tab."""
-    if source.columns:
-        return ","
-    for _, line in lines(path):
-        if line.strip() and not (source.comment and line.startswith(source.comment)):
-            counts = {sign: _num_columns(line, sign) for sign in ",;\t"}
-            best = max(counts, key=lambda sign: counts[sign])  # the first of equals: a comma
-            if best != ",":
-                logger.info("%s: columns are separated by %r", path, best)
-            return best
-    return ","
-
-
-def _num_columns(header: str, delimiter: str) -> int:
-    try:
-        return len(next(csv.reader([header], delimiter=delimiter), []))
-    except csv.Error:  # named where the rows are read
-        return 0
-
-
-def _quoted_cells(path: Path, delimiter: str, comment: str | None) -> Iterator[tuple[str, list[str]]]:
-    def texts() -> Iterator[str]:
-        for _, line in lines(path):
-            yield "\n" if comment and line.startswith(comment) else line
-
-    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
-    last = 0
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise CorpusError(f"{path}:{last + 1}: not {delimiter!r}-separated text ({error}); is it cut?") from None
-        if cells is None:
-            return
-        if cells:
-            yield f"{path}:{last + 1}", cells
-        last = reader.line_num
-
-
-def _object(line: str, *, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: not JSON ({error.msg} at character {error.pos}); is the line cut?") from None
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits; nested too deep
-        raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
-    if not isinstance(row, dict):
-        raise CorpusError(f"{where}: expected one JSON object per line, found a {type(row).__name__}")
-    return row
-
-
-class _Document:
-    """A JSON document of any size as a stream of values; holds about one chunk of text."""
-
-    CHUNK = 1 << 20
-
-    def __init__(self, path: Path):
-        self._path, self._file = path, open_binary(path)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._text, self._at, self._read = "", 0, 0
-
-    def peek(self) -> str:
-        """The next character that is no blank, "" at the end."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at].isspace():
-                self._at += 1
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
-
-    def take(self, count: int) -> str:
-        found = self.peek()
-        self._at += count
-        return found
-
-    def value(self, where: str) -> Any:
-        """The next JSON value."""
-        self.peek()
-        while True:
-            try:
-                value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
-                return value
-            except json.JSONDecodeError as error:
-                # Twice as much each time: a document with a mistake in its middle is read to its end but once.
-                if not self._more(len(self._text) - self._at):
-                    raise CorpusError(f"{where}: not JSON ({error.msg}); is the file cut?") from None
-            except (ValueError, RecursionError) as error:
-                raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
-
-    def _more(self, size: int = 0) -> bool:
-        try:
-            raw = self._file.read(max(size, self.CHUNK))
-            new = self._decoder.decode(raw, final=not raw)
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{self._path}: not UTF-8 ({error.reason} after byte {self._read})") from None
-        except UNREADABLE as error:
-            raise CorpusError(f"{self._path}: cannot be read ({error})") from None
-        self._read += len(raw)
-        self._text, self._at = self._text[self._at :] + new, 0
-        return bool(raw)
 
 
 def _without_missing(

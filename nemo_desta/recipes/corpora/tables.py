@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.readers import Record
+from nemo_desta.recipes.corpora.formats import Record
 from nemo_desta.recipes.corpora.template import UnknownField, as_key
 
 

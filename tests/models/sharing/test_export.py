@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_desta.config import ConfigError
 from nemo_desta.data.testing import tiny_tokenizer
-from nemo_desta.models.checkpoint import write_folder
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.identity import IdentityMismatch
+from nemo_desta.models.model_folder import write_folder
 from nemo_desta.models.sharing.export import export_model
 from nemo_desta.models.sharing.export_command import ExportConfig, run_export
 from nemo_desta.models.sharing.publish import push_folder
@@ -436,7 +436,7 @@ class TestCommand:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("nemo_desta.models.checkpoint._make_portable", killed)
+            patch.setattr("nemo_desta.models.model_folder._make_portable", killed)
             with pytest.raises(KeyboardInterrupt):
                 run_export(command)
         assert list(tmp_path.iterdir()) == []

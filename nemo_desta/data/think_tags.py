@@ -1,0 +1,25 @@
+"""The tags that reasoning LLMs put around a thought."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ThinkTags:
+    """The two tags around a thought."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+    def __post_init__(self) -> None:
+        if not self.open.strip() or not self.close.strip() or self.open == self.close:
+            raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
+
+
+#: Tags that `think_format` looks for when it is told none.
+KNOWN_TAGS = (
+    ThinkTags(),
+    ThinkTags("<thinking>", "</thinking>"),
+    ThinkTags("<thought>", "</thought>"),
+    ThinkTags("[THINK]", "[/THINK]"),
+    ThinkTags("<seed:think>", "</seed:think>"),
+)
