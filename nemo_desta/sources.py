@@ -36,9 +36,38 @@ def local_folder(path: str) -> Path | None:
         folder = Path(resolve_source(path)).expanduser()
         return folder if folder.exists() else None
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    cached = try_to_load_from_cache(path, "config.json")
+    try:
+        cached = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:  # a path that is no hub id either
+        return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def fetch_folder(source: str, patterns: list[str]) -> Path:
+    """The folder of a source; the files of a hub id that match ``patterns`` are fetched where they are not here.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and the hub gives none of this name.
+    """
+    if is_local(source):
+        folder = Path(resolve_source(source)).expanduser()
+        if not folder.exists():
+            raise FileNotFoundError(f"no folder '{source}'")
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except HFValidationError:
+        raise FileNotFoundError(f"no folder '{source}' (and no hub id, which is owner/name)") from None
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(
+            f"no folder '{source}', and the hub gives no model of this name ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nemo_desta.config import ConfigError
 from nemo_desta.megatron.names import Slices
-from nemo_desta.sources import is_local, local_folder
+from nemo_desta.sources import fetch_folder
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -69,8 +69,4 @@ class Shards:
 
 def weights_folder(source: str | Path) -> Path:
     """Folder of the LLM's safetensors: a local one, or the hub's snapshot, which is fetched when it is not here."""
-    if is_local(str(source)) and (folder := local_folder(str(source))) is not None:
-        return folder
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", INDEX_FILE]))
+    return fetch_folder(str(source), ["*.safetensors", INDEX_FILE])

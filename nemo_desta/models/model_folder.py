@@ -23,7 +23,7 @@ from nemo_desta.models.frozen import check_llm, fetch, frozen_sources, identify,
 from nemo_desta.models.lora import LORA_FOLDER, load_lora
 from nemo_desta.models.trust import NOTHING, Grant, check_model
 from nemo_desta.package_info import __version__
-from nemo_desta.sources import is_local, local_folder
+from nemo_desta.sources import fetch_folder, is_local, local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -149,11 +149,7 @@ def open_model(
             an LLM of another width.
         FileNotFoundError: no model folder, or a part that is not where the model says.
     """
-    folder = local_folder(source)
-    if folder is None:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"]))
+    folder = local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
     saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
     config = relocate(saved, folder, llm=llm, encoders=encoders)
     if check_identity:

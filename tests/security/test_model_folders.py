@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nemo_desta.config import ConfigError, ModelConfig, parse
-from nemo_desta.models import checkpoint
+from nemo_desta.models import model_folder
 from nemo_desta.models.answering.ears import Ears
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.frozen import fetch
@@ -266,7 +266,7 @@ def test_only_data_is_fetched_from_the_hub(folder, evil, canary, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    checkpoint.open_model("someone/model")
+    model_folder.open_model("someone/model")
     assert asked and not [pattern for pattern in asked if pattern.endswith((".py", "*"))]
     assert not canary.exists() and "evil" not in sys.modules
 
@@ -300,7 +300,7 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         seen.append({name: given[name] for name in granted})
         raise Opened
 
-    monkeypatch.setattr(checkpoint, "open_model", opening)
+    monkeypatch.setattr(model_folder, "open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nemo_desta.config import ConfigError
 from nemo_desta.perception.tensor_files import load_tensors
-from nemo_desta.sources import inside, is_local
+from nemo_desta.sources import fetch_folder, inside
 
 #: Looked for in this order.
 WEIGHT_FILES = ("model.safetensors", "qformer_connector.pth", "pytorch_model.bin", "model.pt", "connector.pt")
@@ -25,11 +25,7 @@ def local_download(folder: str | Path) -> Path:
         return found
     if found.is_file():
         raise ConfigError(f"'{folder}' is a file; give the folder that holds it")
-    if is_local(str(folder)):
-        raise FileNotFoundError(f"no folder '{folder}'")
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(folder), allow_patterns=["*.json", "*.safetensors", "*.pth", "*.bin"]))
+    return fetch_folder(str(folder), ["*.json", "*.safetensors", "*.pth", "*.bin"])
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
