@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import dynamic_module_utils
 
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.models.testing import tiny_config
@@ -33,8 +35,14 @@ def canary(tmp_path):
 
 
 @pytest.fixture
-def evil(canary):
-    """Python source that makes the canary when it is imported."""
+def evil(canary, tmp_path, monkeypatch):
+    """Python source that makes the canary when it is imported.
+
+    transformers copies such files into a folder of its own, by name: in a shared one a test would import the bytecode
+    of the test before it, whose file has the same size and second.
+    """
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
     return f"open({str(canary)!r}, 'w').close()\n"
 
 
