@@ -52,8 +52,7 @@ def fetch_folder(source: str, patterns: list[str]) -> Path:
         FileNotFoundError: there is no such folder, and the hub gives none of this name.
     """
     if is_local(source):
-        folder = Path(resolve_source(source)).expanduser()
-        if not folder.exists():
+        if (folder := local_folder(source)) is None:
             raise FileNotFoundError(f"no folder '{source}'")
         return folder
     from huggingface_hub import snapshot_download

@@ -20,10 +20,7 @@ def local_download(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: no such folder. ConfigError: a file.
     """
-    found = Path(folder).expanduser()
-    if found.is_dir():
-        return found
-    if found.is_file():
+    if Path(folder).expanduser().is_file():
         raise ConfigError(f"'{folder}' is a file; give the folder that holds it")
     return fetch_folder(str(folder), ["*.json", "*.safetensors", "*.pth", "*.bin"])
 
