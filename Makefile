@@ -29,8 +29,8 @@ test-container: .venv-container/.stamp  ## the tests, on the container's stack
 	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
 
 kernels: .venv/.stamp .venv-container/.stamp  ## compile the Triton kernels for GPUs, by both stacks' compilers; needs no GPU
-	OMP_NUM_THREADS=1 .venv/bin/python -m nemo_desta.ops.kernels.aot $(ARGS)
-	OMP_NUM_THREADS=1 .venv-container/bin/python -m nemo_desta.ops.kernels.aot $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.kernels.aot $(ARGS)
+	OMP_NUM_THREADS=1 .venv-container/bin/python -m benchmarks.kernels.aot $(ARGS)
 
 lint: .venv/.stamp  ## ruff and the layers
 	.venv/bin/ruff check .

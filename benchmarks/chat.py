@@ -121,7 +121,7 @@ def throughput(model: "DestaModel", args: argparse.Namespace) -> dict[str, Any]:
 @torch.no_grad()
 def naive_answer(model: "DestaModel", chat: list[dict[str, Any]], new_tokens: int) -> str:
     """One conversation, encoded anew, answered by transformers."""
-    from nemo_desta.models.answering.chat import encode
+    from nemo_desta.answering.chat import encode
 
     inputs = model.embed(encode(model, [chat]), padding_side="left")
     ids = model.llm.generate(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
-from nemo_desta.recipes.testing import random_words
+from nemo_desta.testing.openai_server import random_words
 
 #: Shipped with the package; its chat template renders the prompts.
 TOKENIZER = "package:demo/assets/llm_reasoning"
@@ -39,7 +39,7 @@ def main() -> None:
 @contextmanager
 def faulty_server(delay: float) -> Iterator[str]:
     """The URL of the server, in a process of its own."""
-    command = [sys.executable, "-m", "nemo_desta.recipes.testing", "--delay", str(delay)]
+    command = [sys.executable, "-m", "nemo_desta.testing.openai_server", "--delay", str(delay)]
     for name, share in FAULTS.items():
         command += [f"--{name}", str(share)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from benchmarks.train_step_rows import MAX_SECS, SAMPLING_RATE
 from benchmarks.train_step_shapes import Shape, build_encoders, build_llm
-from nemo_desta.models.loss import choose_cross_entropy, summed_cross_entropy
-from nemo_desta.models.splice import Spliced, splice
+from nemo_desta.core.loss import choose_cross_entropy, summed_cross_entropy
+from nemo_desta.core.splice import Spliced, splice
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.projector import QFormerProjector, WindowProjector
 from nemo_desta.types import EncoderOutput

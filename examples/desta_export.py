@@ -15,7 +15,7 @@ from nemo_desta.serving.quiet import log_to_stderr, quietly
 with quietly():
     from nemo.core.config import hydra_runner
 
-    from nemo_desta.models.sharing.export_command import run_export
+    from nemo_desta.sharing.export_command import run_export
 
 
 @hydra_runner(config_path="../conf/use", config_name="export")

@@ -10,8 +10,7 @@ import sys
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.rows import RowError
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.recipes.commands import failed, run_command
 from nemo_desta.recipes.corpora import CorpusError
 from nemo_desta.recipes.engines import EngineError

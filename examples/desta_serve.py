@@ -10,7 +10,7 @@ import sys
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 
 @hydra_runner(config_path="../conf/use", config_name="serve")

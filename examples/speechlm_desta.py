@@ -10,7 +10,7 @@ import sys
 from nemo.core.config import hydra_runner
 from omegaconf import DictConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.training.fit import fit
 from nemo_desta.training.preflight import MissingParts
 

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from nemo_desta.errors import ConfigError
+
 T = TypeVar("T")
 
 MISSING = "???"
-
-
-class ConfigError(ValueError):
-    """A config that cannot be right; the message names the key, what was found and what is known."""
 
 
 @dataclass(frozen=True)

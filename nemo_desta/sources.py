@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 PACKAGE_SCHEME = "package:"
 BLOCK_BYTES = 65_536

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
+from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.errors import ConfigError
 
 
 def minimal(**llm):

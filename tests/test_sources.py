@@ -2,7 +2,7 @@
 
 import pytest
 
-from nemo_desta.models.model_folder import open_model
+from nemo_desta.core.folder import open_model
 from nemo_desta.sources import fetch_folder
 
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemo_desta.core.prompting import Example, PromptBuilder
 from nemo_desta.data.audio_io import count_samples
-from nemo_desta.data.prompting import Example, PromptBuilder
 from nemo_desta.data.row_schema import KeyTally
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import Row, RowError, audio_entries, row_guard
+from nemo_desta.data.rows import Row, audio_entries
+from nemo_desta.errors import RowError, row_guard
 
 #: Rows of each source that the estimate of characters per token is taken from, evenly spread.
 CALIBRATION_ROWS = 256

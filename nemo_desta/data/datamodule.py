@@ -10,16 +10,16 @@ from typing import Any
 from lightning import Callback, LightningDataModule
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ConfigError
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.bad_rows import BadRowLog
 from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import Batch, RowDataset
 from nemo_desta.data.loader import PlanLoader, SizedPlanLoader
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.sampler import BatchPlan, Begun, PlanSettings
 from nemo_desta.data.settings import LoaderSettings, parse_data
 from nemo_desta.data.sources import open_input_cfg
+from nemo_desta.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from nemo_desta.core.prompting import Draw, PromptBuilder
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.costs import RowRef, check_target
-from nemo_desta.data.prompting import Draw, PromptBuilder
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import RowError, audio_entries, row_guard
+from nemo_desta.data.rows import audio_entries
 from nemo_desta.data.sampler import PlannedBatch, bad_row
+from nemo_desta.errors import RowError, row_guard
 
 Batch = dict[str, Any]
 

@@ -19,7 +19,7 @@ import soundfile
 from nemo_desta.data.containers import broken_page, promise_of
 from nemo_desta.data.mpeg import is_tagged, read_stream, with_length
 from nemo_desta.data.row_schema import LONGEST_SECS
-from nemo_desta.data.rows import RowError
+from nemo_desta.errors import RowError
 
 #: A clip may differ from the duration that was said by this many seconds, or by this share when that is more.
 DURATION_TOLERANCE = (0.5, 0.05)

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nemo_desta.data.audio_io import count_samples
-from nemo_desta.data.rows import RowError, audio_entries, row_guard
+from nemo_desta.data.rows import audio_entries
 from nemo_desta.data.sources import JsonlSource
+from nemo_desta.errors import RowError, row_guard
 
 #: Durations are exact to a sample at this rate.
 CLOCK_HZ = 48_000

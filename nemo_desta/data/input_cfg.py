@@ -16,11 +16,12 @@ from nemo.collections.common.data.lhotse.cutset import data_type_parser
 from nemo.collections.common.data.lhotse.text_adapters import AudioTurn, NeMoMultimodalConversation, TextTurn
 from omegaconf import DictConfig
 
+from nemo_desta.core.prompting import place_audios
 from nemo_desta.data.audio_io import AudioFile, TarSlice
-from nemo_desta.data.prompting import place_audios
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import Row, RowError, row_guard
+from nemo_desta.data.rows import Row
 from nemo_desta.data.sources import open_source
+from nemo_desta.errors import RowError, row_guard
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 #: A file may grow to so many times its size, and any file to so many bytes; more is a bomb. Rows grow 3 to 30 times.
 MAX_RATIO = 200

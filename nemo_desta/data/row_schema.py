@@ -8,12 +8,12 @@ misspelt key of the format, which makes the row bad as well.
 import difflib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from nemo_desta.config import nearest
+from nemo_desta.errors import RowError
 
 Row = dict[str, Any]
 
@@ -39,30 +39,6 @@ _MEANT = {
 }
 
 logger = logging.getLogger(__name__)
-
-
-class RowError(ValueError):
-    """A row that cannot be used. ``reason``: a short fixed word to count by; the message says what to repair."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-@contextmanager
-def row_guard(where: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong with one row into a `RowError`, so that no row can end a run.
-
-    A `RowError` passes unchanged; any other exception (a MemoryError too) becomes one of reason ``unexpected``, which
-    names its type, and ``where`` the row stands.
-    """
-    try:
-        yield
-    except RowError:
-        raise
-    except Exception as error:
-        detail = f"{type(error).__name__}: {str(error) or 'no message'}"
-        raise RowError("unexpected", f"{where}: {detail:.500}" if where else f"{detail:.500}") from error
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nemo_desta.config import ConfigError
 from nemo_desta.data.packed import open_plain
-from nemo_desta.data.row_schema import TRAINING, Row, RowError, RowRules, check_row, row_guard
+from nemo_desta.data.row_schema import TRAINING, Row, RowRules, check_row
+from nemo_desta.errors import ConfigError, RowError, row_guard
 
 #: No row is longer; a file without line ends is one such line.
 MAX_ROW_BYTES = 64 << 20

@@ -14,7 +14,7 @@ import numpy as np
 
 from nemo_desta.data.costs import RowRef
 from nemo_desta.data.row_source import WeightedSource
-from nemo_desta.data.rows import RowError, row_guard
+from nemo_desta.errors import RowError, row_guard
 
 _ORDER, _POOL, _PASS = range(3)  # independent random streams
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import ConfigError, check_keys, parse
+from nemo_desta.config import check_keys, parse
 from nemo_desta.data.sampler import PlanSettings
+from nemo_desta.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio
 from nemo_desta.data.decoding import audio_guard
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import Row, RowError, RowRules, audio_entries, check_row, load_object
+from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, load_object
+from nemo_desta.errors import RowError
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.config import check_keys, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
 from nemo_desta.data.row_schema import TRAINING, RowRules
 from nemo_desta.data.row_source import RowSource, WeightedSource
 from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
 from nemo_desta.data.shar import SharSource
+from nemo_desta.errors import ConfigError
 
 #: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
 #: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root that its paths start from;

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
 from nemo_desta.data.audio_io import count_samples
+from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.intervals import paired_difference
 from nemo_desta.evaluation.settings import ControlSettings
 

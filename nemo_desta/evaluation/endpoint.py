@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.models.answering.answer_file import AnswerFile
+from nemo_desta.answering.answer_file import AnswerFile
 from nemo_desta.recipes.engines.client import Client, Unanswered
 from nemo_desta.recipes.engines.replies import read_chat
 

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.bad_rows import BadRowLog
 from nemo_desta.data.row_schema import row_id
-from nemo_desta.data.rows import JsonlIndex, RowError, load_object, row_guard
+from nemo_desta.data.rows import JsonlIndex, load_object
+from nemo_desta.errors import ConfigError, RowError, row_guard
 from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.asr import error_rates
 from nemo_desta.evaluation.attributes import (

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.config import check_keys, nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.files import Item, prediction_key, read_items, read_predictions
 from nemo_desta.evaluation.intervals import bootstrap_interval

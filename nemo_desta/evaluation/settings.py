@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING, ConfigError
+from nemo_desta.config import MISSING
+from nemo_desta.errors import ConfigError
 
 BENCHMARKS = ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
 

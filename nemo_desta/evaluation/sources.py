@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.settings import EvaluateSettings
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.engine import ChatEngine
+    from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
 
 
@@ -72,7 +72,7 @@ class Source:
                 progress=settings.progress,
             )
             return
-        from nemo_desta.models.answering.batch import answer_rows
+        from nemo_desta.answering.offline import answer_rows
 
         answer_rows(
             self.engine.model if self.engine is not None else self.model,
@@ -95,7 +95,7 @@ def open_source(settings: EvaluateSettings) -> Source:
     names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
     where: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if settings.engine == "vllm":
-        from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
+        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
 
         return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
     from nemo_desta.models.desta import DestaModel

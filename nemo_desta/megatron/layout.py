@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 #: The vocabulary is padded to a multiple of this on every tensor-parallel rank: matrix sizes that a GPU likes.
 VOCAB_MULTIPLE = 128

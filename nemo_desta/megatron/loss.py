@@ -8,7 +8,7 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
-from nemo_desta.models.splice import Places
+from nemo_desta.core.splice import Places
 
 
 def predicting_states(hidden: Tensor, places: Places) -> Tensor:

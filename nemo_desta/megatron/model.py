@@ -15,16 +15,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
-from nemo_desta.config import ConfigError, ModelConfig
+from nemo_desta.config import ModelConfig
+from nemo_desta.core import build
+from nemo_desta.core.splice import place, splice
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.generate import write_greedily
 from nemo_desta.megatron.gradients import clip_global_norm, copy_from_first, sum_gradients
 from nemo_desta.megatron.llm import StageLLM, build_llm
-from nemo_desta.megatron.share import perceive_shared
+from nemo_desta.megatron.shared_encoding import perceive_shared
 from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
-from nemo_desta.models import builder
 from nemo_desta.models.base import DestaBase
-from nemo_desta.models.splice import place, splice
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 
@@ -50,17 +51,17 @@ class MegatronDestaModel(DestaBase):
         if self.llm is not None:
             return
         config, strategy = self.config, self.trainer.strategy
-        dtype = builder.resolve_dtype(config.llm.dtype)
+        dtype = build.resolve_dtype(config.llm.dtype)
         self.llm = build_llm(config.llm.path, strategy.layout, dtype=dtype, recompute=config.activation_checkpointing)
         self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core shall not average them
         if not self.llm.is_first:
             # An optimiser needs something to hold; with this one, all ranks count the same steps and learning rates.
             self.clock = nn.Parameter(torch.zeros(1))
             return
-        self.perception = builder.build_perception(
+        self.perception = build.build_perception(
             config.perception, self.llm.hidden_size, embedding_rms(config.llm.path)
         )
-        builder.freeze_by_pattern(dict(self.trained_parameters()), config.freeze)
+        build.freeze_by_pattern(dict(self.trained_parameters()), config.freeze)
         self.perception.projector.to(strategy.root_device)
         copy_from_first(self.perception.projector, parallel_state.get_tensor_and_data_parallel_group())
 

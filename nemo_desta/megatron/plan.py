@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron import plan_ears
 from nemo_desta.megatron.plan_known import KNOWN, find_llm
 from nemo_desta.megatron.plan_layouts import GIB, Audio, Machine, Plan, plans, recommend, smallest_that_would

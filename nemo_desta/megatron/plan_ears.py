@@ -5,7 +5,8 @@ The window projector of conf/projector/window.yaml is what is counted, and the e
 
 from dataclasses import dataclass
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 
 FRAMES_PER_SECOND = 50  # of Whisper, and of BEATs: 8 patches every 160 ms
 TOKENS_PER_SECOND = 6.25

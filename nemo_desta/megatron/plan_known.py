@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.names import ARCHITECTURES
 from nemo_desta.sources import is_local, resolve_source
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PretrainedConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron import plan_ears, plan_llm
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.plan_llm import Load

@@ -14,9 +14,9 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from nemo_desta.core.splice import place
 from nemo_desta.megatron.llm import StageLLM
 from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
-from nemo_desta.models.splice import place
 
 Batch = dict[str, Any]
 #: Gives the first stage's input (B, Z, D) of a micro-batch.

@@ -13,7 +13,8 @@ from megatron.core import parallel_state, tensor_parallel
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from nemo_desta.config import ConfigError, ModelConfig
+from nemo_desta.config import ModelConfig
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.broadcast import BroadcastLoader, reads_data
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.sources import resolve_source

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.names import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
 from nemo_desta.megatron.shards import INDEX_FILE, Shards, weights_folder

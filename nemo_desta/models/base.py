@@ -16,9 +16,12 @@ from nemo.collections.speechlm2.parts.optim_setup import configure_optimizers
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from nemo_desta.config import ConfigError, ModelConfig, parse, to_dict
-from nemo_desta.models import builder, frozen, model_folder
-from nemo_desta.models.window import LossWindow
+from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.core import build, frozen
+from nemo_desta.core.folder import is_trained_name, save_folder
+from nemo_desta.errors import ConfigError
+from nemo_desta.models.loss_window import LossWindow
+from nemo_desta.models.step_count import share_step_count
 
 
 class DestaBase(LightningModule):
@@ -31,8 +34,8 @@ class DestaBase(LightningModule):
         self.config = cfg if isinstance(cfg, ModelConfig) else parse(ModelConfig, cfg)
         self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
         self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
-        self.tokenizer = builder.build_tokenizer(self.config.llm)
-        self.prompts = builder.build_prompts(self.tokenizer, self.config.prompt)
+        self.tokenizer = build.build_tokenizer(self.config.llm)
+        self.prompts = build.build_prompts(self.tokenizer, self.config.prompt)
         self.audio_locator_tag = self.prompts.audio_locator_tag
         self.window = LossWindow()
         self.validation_names: list[str] = []
@@ -66,7 +69,7 @@ class DestaBase(LightningModule):
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that belong into a checkpoint, frozen by pattern or not."""
-        return ((name, p) for name, p in self.named_parameters() if model_folder.is_trained_name(name))
+        return ((name, p) for name, p in self.named_parameters() if is_trained_name(name))
 
     def num_audio_tokens(self, num_samples: int) -> int:
         """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
@@ -128,7 +131,7 @@ class DestaBase(LightningModule):
         """The trained part alone: the projector with its buffers, and LoRA."""
         full = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        return {name: t for name, t in full.items() if model_folder.is_trained_name(name.removeprefix(prefix))}
+        return {name: t for name, t in full.items() if is_trained_name(name.removeprefix(prefix))}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the trained part; always exact: a missing or surplus tensor is an error."""
@@ -154,7 +157,7 @@ class DestaBase(LightningModule):
         )
         if "template_date" in before:
             self.prompts.freeze_date(datetime.fromisoformat(before["template_date"]))
-        model_folder.share_step_count(saved)
+        share_step_count(saved)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
@@ -171,4 +174,4 @@ class DestaBase(LightningModule):
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
         """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""
-        return model_folder.save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)
+        return save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)

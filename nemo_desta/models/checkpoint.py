@@ -1,15 +1,16 @@
 """Public names around trained models on disk, under the path that documents and scripts know."""
 
-from nemo_desta.models.model_folder import (
+from nemo_desta.core.folder import (
     is_trained_name,
     load_folder,
     load_projector,
     open_model,
     save_folder,
-    share_step_count,
     write_folder,
 )
-from nemo_desta.models.sharing.released import import_released, read_released, write_released
+from nemo_desta.models.released import import_released
+from nemo_desta.models.step_count import share_step_count
+from nemo_desta.sharing.released import read_released, write_released
 
 __all__ = [
     "import_released",

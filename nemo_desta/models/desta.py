@@ -17,15 +17,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from nemo_desta.config import ConfigError, ModelConfig
-from nemo_desta.models import builder, model_folder
-from nemo_desta.models.answering import chat
-from nemo_desta.models.answering.hearing import AudioCache, Transcriber
-from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
+from nemo_desta.answering import chat
+from nemo_desta.answering.audio_embeddings import AudioCache, Transcriber
+from nemo_desta.answering.sampling import Sampling, resolve_sampling
+from nemo_desta.config import ModelConfig
+from nemo_desta.core import build
+from nemo_desta.core.folder import open_model
+from nemo_desta.core.loss import choose_cross_entropy, decoder_of, has_plain_head, summed_cross_entropy
+from nemo_desta.core.splice import Spliced, splice
+from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
-from nemo_desta.models.loss import choose_cross_entropy, decoder_of, has_plain_head, summed_cross_entropy
-from nemo_desta.models.parallel import shard_llm
-from nemo_desta.models.splice import Spliced, splice
+from nemo_desta.models.fsdp import shard_llm
 from nemo_desta.types import AUDIO_SLOT
 
 
@@ -39,12 +41,12 @@ class DestaModel(DestaBase, SALM):
     def __init__(self, cfg: Mapping[str, Any] | DictConfig | ModelConfig) -> None:
         super(SALM, self).__init__()
         self.adopt(cfg)
-        self.llm = builder.build_llm(self.config.llm)
+        self.llm = build.build_llm(self.config.llm)
         _check_reads_embeddings(self.llm)
-        self.perception = builder.build_perception(
-            self.config.perception, self.llm.config.get_text_config().hidden_size, builder.embedding_rms(self.llm)
+        self.perception = build.build_perception(
+            self.config.perception, self.llm.config.get_text_config().hidden_size, build.embedding_rms(self.llm)
         )
-        builder.freeze_by_pattern(dict(self.trained_parameters()), self.config.freeze)
+        build.freeze_by_pattern(dict(self.trained_parameters()), self.config.freeze)
         self.cross_entropy = choose_cross_entropy(self.config.cross_entropy)
         self._ddp_params_and_buffers_to_ignore = [
             name for name, parameter in self.named_parameters() if not parameter.requires_grad
@@ -206,7 +208,7 @@ class DestaModel(DestaBase, SALM):
     @cached_property
     def transcriber(self) -> Transcriber:
         """Whisper's decoder behind a voice activity detector, for ``transcript="whisper"``; loaded on first use."""
-        return builder.build_transcriber(self.config.perception, device=self.llm.device, dtype=self.llm.dtype)
+        return build.build_transcriber(self.config.perception, device=self.llm.device, dtype=self.llm.dtype)
 
     # ---- on disk
 
@@ -235,7 +237,7 @@ class DestaModel(DestaBase, SALM):
             UntrustedConfig: the model's config asks for more than that.
             IdentityMismatch: such a part, by name. FileNotFoundError: no model folder, or a part that is not there.
         """
-        config, tensors = model_folder.open_model(
+        config, tensors = open_model(
             str(pretrained_model_name_or_path),
             llm=llm,
             encoders=encoders,

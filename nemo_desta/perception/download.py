@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlparse
 from huggingface_hub import HfApi, hf_hub_url
 from tqdm import tqdm
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

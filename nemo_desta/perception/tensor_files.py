@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 #: What torch says that it met, somewhere in its long message.
 _UNSUPPORTED = re.compile(r"Unsupported (global|class|operand|operation)[^\n]*?(?= was| is|$)", re.M)

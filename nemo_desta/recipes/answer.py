@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_desta.data.thinking import ThinkFormat
+from nemo_desta.core.thinking import ThinkFormat
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.thinking import generate_with_budget

@@ -11,8 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.thinking import think_format
+from nemo_desta.core.thinking import think_format
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.answer import Answerer, describe_engine
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe

@@ -13,13 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.config import MISSING, parse
+from nemo_desta.core.prompting import PromptBuilder, place_audios
+from nemo_desta.core.thinking import ThoughtCheck
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.decoding import duration_fault
-from nemo_desta.data.prompting import PromptBuilder, place_audios
 from nemo_desta.data.row_schema import unknown_keys
-from nemo_desta.data.rows import Row, RowError, audio_entries, parse_row, row_guard
-from nemo_desta.data.thinking import ThoughtCheck
+from nemo_desta.data.rows import Row, audio_entries, parse_row
+from nemo_desta.errors import ConfigError, RowError, row_guard
 from nemo_desta.recipes.corpora.audio import check_audio
 from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of

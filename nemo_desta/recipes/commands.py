@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import read_audio
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
 
 __all__ = ["MEASURES", "WORDS", "Measurements", "Quantiles", "add_measured", "measure", "words"]

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from nemo_desta.data.prompting import Example, PromptBuilder
-from nemo_desta.data.rows import JsonlIndex, RowError, row_guard
+from nemo_desta.core.prompting import Example, PromptBuilder
+from nemo_desta.data.rows import JsonlIndex
+from nemo_desta.errors import RowError, row_guard
 from nemo_desta.recipes.answer import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows

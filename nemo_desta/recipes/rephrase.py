@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from nemo_desta.data.think_tags import ThinkTags
-from nemo_desta.data.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
+from nemo_desta.core.think_tags import ThinkTags
+from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions

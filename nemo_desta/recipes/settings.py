@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, ConfigError, parse
+from nemo_desta.config import MISSING, parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.answer import TEMPLATE
 from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import Sampling

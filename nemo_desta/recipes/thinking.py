@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from nemo_desta.data.thinking import CUT_SENTENCE, ThinkFormat, split, without_partial
+from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, split, without_partial
 from nemo_desta.recipes.engines.base import Engine, EngineError, Generation, Request
 
 

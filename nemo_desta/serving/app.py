@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.connection import ClientGone, Lingering, while_connected
 from nemo_desta.serving.errors import ApiError, forget, log_failure
@@ -25,7 +25,7 @@ from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.answering.audio_frontend import AudioFrontend
     from nemo_desta.models.desta import DestaModel
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ GONE = 499
 
 
 def create_app(
-    model: "DestaModel | Ears",
+    model: "DestaModel | AudioFrontend",
     settings: ServerSettings,
     *,
     name: str = "nemo_desta",

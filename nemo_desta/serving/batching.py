@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from nemo_desta.models.answering.clips import Clip
-from nemo_desta.models.answering.engine import Delta, PreparedChat
+from nemo_desta.answering.clips import Clip
+from nemo_desta.answering.engine import Delta, PreparedChat
 from nemo_desta.serving.errors import ApiError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Item = Delta | ApiError
 
 
 class Engine(Protocol):
-    """A `nemo_desta.models.answering.engine.ChatEngine`, or what does the same."""
+    """A `nemo_desta.answering.engine.ChatEngine`, or what does the same."""
 
     @property
     def free_places(self) -> int: ...

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, ConfigError, nearest, parse
+from nemo_desta.config import MISSING, nearest, parse
+from nemo_desta.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
-    from nemo_desta.models.answering.engine import ChatEngine
+    from nemo_desta.answering.audio_frontend import AudioFrontend
+    from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
 
 #: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
@@ -93,7 +94,7 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     config = parse(ChatConfig, plain, where="chat")
     _check(config)
     if config.input is not None and config.batch.engine == "vllm":
-        from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
+        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
 
         engine = vllm_chat_engine(
             config.model,
@@ -190,9 +191,9 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
         terminal.run()
 
 
-def _answer_rows(model: "DestaModel | Ears", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
+def _answer_rows(model: "DestaModel | AudioFrontend", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
+    from nemo_desta.answering.offline import answer_rows
     from nemo_desta.data.rows import expand_paths
-    from nemo_desta.models.answering.batch import answer_rows
 
     return answer_rows(
         model,

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.rows import RowError
-from nemo_desta.models.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
-from nemo_desta.models.answering.hearing import Transcriber
-from nemo_desta.models.answering.sampling import resolve_sampling
+from nemo_desta.answering.audio_embeddings import Transcriber
+from nemo_desta.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
+from nemo_desta.answering.sampling import resolve_sampling
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.protocol import ChatRequest, TextPart, parse_request
@@ -25,7 +24,7 @@ from nemo_desta.serving.settings import ServerSettings
 from nemo_desta.types import AUDIO_SLOT
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.answering.audio_frontend import AudioFrontend
     from nemo_desta.models.desta import DestaModel
 
 #: Text with at most so many characters per position of the context is tokenised at once: it may well fit.
@@ -61,7 +60,7 @@ class Intake:
         ConfigError: a transcriber for a model that reads no transcripts.
     """
 
-    def __init__(self, model: "DestaModel | Ears", name: str, settings: ServerSettings) -> None:
+    def __init__(self, model: "DestaModel | AudioFrontend", name: str, settings: ServerSettings) -> None:
         self.model = model
         self.name = name
         self.settings = settings

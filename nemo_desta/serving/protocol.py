@@ -151,7 +151,7 @@ class ChatRequest(_Strict):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """What the caller gave of `nemo_desta.models.answering.sampling.Sampling`."""
+        """What the caller gave of `nemo_desta.answering.sampling.Sampling`."""
         names = ("temperature", "top_p", "min_p", "repetition_penalty", "seed", "max_thinking_tokens")
         given = {name: getattr(self, name) for name in names}
         given["top_k"] = 0 if self.top_k == -1 else self.top_k  # both are in use for "off"

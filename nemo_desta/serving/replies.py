@@ -8,7 +8,7 @@ import time
 import uuid
 from typing import Any
 
-from nemo_desta.models.answering.engine import Delta
+from nemo_desta.answering.engine import Delta
 
 
 class Usage:

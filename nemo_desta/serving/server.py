@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, ConfigError, nearest, parse
+from nemo_desta.config import MISSING, nearest, parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.settings import ServerSettings
 
@@ -31,7 +32,7 @@ from nemo_desta.serving.app import API_KEY, create_app
 from nemo_desta.serving.wire import Wire, allow_files
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.answering.audio_frontend import AudioFrontend
     from nemo_desta.models.desta import DestaModel
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
 
 
 def serve(
-    model: "DestaModel | Ears",
+    model: "DestaModel | AudioFrontend",
     settings: ServerSettings | None = None,
     *,
     name: str = "nemo_desta",
@@ -102,7 +103,9 @@ def serve(
         Server(app, settings).run(sockets=[sock])
 
 
-def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears, Callable[[], Engine] | None]":
+def _open(
+    served: Served, settings: ServerSettings
+) -> "tuple[DestaModel | AudioFrontend, Callable[[], Engine] | None]":
     """The model, and what makes its engine if that is not `ChatEngine` alone."""
     names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
     given: dict[str, Any] = {name: getattr(served, name) for name in names}
@@ -112,7 +115,7 @@ def _open(served: Served, settings: ServerSettings) -> "tuple[DestaModel | Ears,
         model = DestaModel.from_pretrained(served.model, device=served.device, **given)
         _leave_a_core_to_http(model)
         return model, None
-    from nemo_desta.models.answering.vllm_decoder import vllm_chat_engine
+    from nemo_desta.answering.vllm_decoder import vllm_chat_engine
 
     engines = [vllm_chat_engine(served.model, max_batch_size=settings.max_batch_size, **given, **served.vllm)]
     # One is all: a second one would find the GPU's memory taken, so the server says that it failed.

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nemo_desta.models.answering.clips import Clip
-from nemo_desta.models.answering.engine import ChatEngine, Delta, prepare
-from nemo_desta.models.answering.hearing import hear
-from nemo_desta.models.answering.sampling import Sampling
+from nemo_desta.answering.audio_embeddings import encode_clips
+from nemo_desta.answering.clips import Clip
+from nemo_desta.answering.engine import ChatEngine, Delta, prepare
+from nemo_desta.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
 from nemo_desta.serving.connection import Receiving
 from nemo_desta.serving.errors import ApiError, log_failure
@@ -25,7 +25,7 @@ from nemo_desta.serving.replies import Usage
 from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from nemo_desta.models.answering.ears import Ears
+    from nemo_desta.answering.audio_frontend import AudioFrontend
     from nemo_desta.models.desta import DestaModel
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class Service:
 
     def __init__(
         self,
-        model: "DestaModel | Ears",
+        model: "DestaModel | AudioFrontend",
         name: str,
         settings: ServerSettings,
         *,
@@ -78,7 +78,7 @@ class Service:
     def _hear(self, clips: Sequence[Clip]) -> None:
         """Encode clips into the model's cache, where the engine finds them."""
         before = self.model.audio_cache.num_hits
-        hear(self.model, clips)
+        encode_clips(self.model, clips)
         self.num_cache_hits += self.model.audio_cache.num_hits - before
 
     @property

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.models.answering.clips import load_clip
-from nemo_desta.models.answering.engine import Delta, check_transcript
+from nemo_desta.answering.clips import load_clip
+from nemo_desta.answering.engine import Delta, check_transcript
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
@@ -19,7 +19,7 @@ class ChatSession:
     """Clips are loaded (and, with ``transcript="whisper"``, transcribed) once, when they are attached.
 
     Args:
-        system: a system message. transcript: see `nemo_desta.models.answering.engine.prepare`.
+        system: a system message. transcript: see `nemo_desta.answering.engine.prepare`.
         sampling: fields of `Sampling`, for every answer.
 
     Raises:

@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 
 @dataclass(frozen=True)

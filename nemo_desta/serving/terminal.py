@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
+from nemo_desta.answering.engine import Delta
 from nemo_desta.config import nearest
-from nemo_desta.models.answering.engine import Delta
 from nemo_desta.serving.session import ChatSession
 
 DIM, PLAIN, BACK = "\x1b[2m", "\x1b[0m", "\r\x1b[K"

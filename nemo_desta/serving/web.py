@@ -10,8 +10,8 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.models.answering.engine import check_transcript
-from nemo_desta.models.answering.sampling import Sampling, resolve_sampling
+from nemo_desta.answering.engine import check_transcript
+from nemo_desta.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.serving.web_talk import Talk
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.session import ChatSession
 from nemo_desta.serving.web_picture import card
 

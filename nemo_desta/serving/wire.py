@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise ImportError("the server needs uvicorn: pip install 'nemo_desta[serve]'") from error
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.settings import ServerSettings
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.models.builder import build_encoders, build_projector_for, resolve_dtype
+from nemo_desta.core.build import build_encoders, build_projector_for, resolve_dtype
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.strategies import Split
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.training.checkpoint_io import DamagedCheckpoint, check_whole, read_checkpoint
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from nemo.utils.exp_manager import exp_manager, get_log_dir
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ConfigError, ModelConfig, check_keys, parse
+from nemo_desta.config import ModelConfig, check_keys, parse
 from nemo_desta.data.datamodule import DestaDataModule
+from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 from nemo_desta.training.callbacks import (
     LastValidation,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.data.rows import Row, RowError, expand_paths, parse_row
-from nemo_desta.data.thinking import ThoughtCheck
-from nemo_desta.models import builder
-from nemo_desta.models.frozen import frozen_sources
+from nemo_desta.core import build
+from nemo_desta.core.frozen import frozen_sources
+from nemo_desta.core.thinking import ThoughtCheck
+from nemo_desta.data.rows import Row, expand_paths, parse_row
+from nemo_desta.errors import RowError
 from nemo_desta.sources import is_local, local_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -45,7 +46,7 @@ def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
 
 def unfit_targets(model: ModelConfig, data: Mapping[str, Any]) -> Iterator[str]:
     """How many targets of a sample of training rows do not fit the template's think block, and what helps."""
-    thoughts = ThoughtCheck(builder.build_prompts(builder.build_tokenizer(model.llm), model.prompt))
+    thoughts = ThoughtCheck(build.build_prompts(build.build_tokenizer(model.llm), model.prompt))
     if not thoughts.opened and not thoughts.closed:
         return
     count, found, words = 0, Counter(), {}

@@ -8,8 +8,8 @@ from lightning import Trainer
 
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import RowError, row_guard
-from nemo_desta.models.sharing.runs import RECORD_FILE
+from nemo_desta.errors import RowError, row_guard
+from nemo_desta.sharing.trained import RECORD_FILE
 
 #: Rows of a source that are looked at for the datasets they name; of more, every so many.
 MAX_ROWS_READ = 100_000

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
-from nemo_desta.config import ConfigError, ModelConfig, to_dict
+from nemo_desta.config import ModelConfig, to_dict
+from nemo_desta.core.fingerprint import TOKENIZER_FILES
 from nemo_desta.data.rows import expand_paths
 from nemo_desta.data.settings import parse_data
-from nemo_desta.models.identity import TOKENIZER_FILES
+from nemo_desta.errors import ConfigError
 from nemo_desta.sources import local_folder, sampled_blocks
 
 logger = logging.getLogger(__name__)

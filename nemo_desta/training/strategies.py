@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.device_mesh import init_device_mesh
 
-from nemo_desta.config import ConfigError, ModelConfig, check_keys, nearest
+from nemo_desta.config import ModelConfig, check_keys, nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 
 #: Every trained parameter takes part in every step, and frozen ones are outside DDP: nothing to search for.

@@ -60,7 +60,7 @@ def test_all_variants_of_our_step_have_the_same_loss():
 def test_our_step_is_the_models_own(tmp_path):
     pytest.importorskip("nemo")
     from nemo_desta.models import DestaModel
-    from nemo_desta.models.testing import tiny_config
+    from nemo_desta.testing.models import tiny_config
 
     model = DestaModel(tiny_config(tmp_path))
     batch = rows_of.collate(SHORT, NOISE, vocab_size=model.llm.config.vocab_size)

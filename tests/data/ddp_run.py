@@ -10,7 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from nemo_desta.data.datamodule import DestaDataModule
-from nemo_desta.data.testing import tiny_tokenizer
+from nemo_desta.testing.data import tiny_tokenizer
 
 
 class Recorder(LightningModule):

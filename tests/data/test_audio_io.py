@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from nemo_desta.data.audio_io import AudioError, AudioRoots, TarSlice, count_samples, load_audio, normalize_level
-from nemo_desta.data.testing import with_flac_length, write_tone
+from nemo_desta.testing.data import with_flac_length, write_tone
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "desta25_rows"
 

@@ -6,12 +6,12 @@ import soundfile
 import torch
 
 from nemo_desta.config import TranscriptConfig
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.costs import RowRef
 from nemo_desta.data.dataset import FILLER_ID, RowDataset, collate
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.sampler import PlannedBatch
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, with_flac_length, write_jsonl, write_tone
+from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, with_flac_length, write_jsonl, write_tone
 from nemo_desta.types import AUDIO_SLOT
 
 

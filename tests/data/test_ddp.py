@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nemo_desta.data.dataset import FILLER_ID
-from nemo_desta.data.testing import tiny_rows
+from nemo_desta.testing.data import tiny_rows
 
 pytest.importorskip("lightning")
 ROOT = Path(__file__).parents[2]

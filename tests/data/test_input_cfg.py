@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_desta.data.testing import tiny_row, tiny_rows, write_jsonl
+from nemo_desta.testing.data import tiny_row, tiny_rows, write_jsonl
 
 cutset = pytest.importorskip("nemo.collections.common.data.lhotse.cutset")
 import nemo_desta.data.input_cfg  # noqa: E402  registers the type

@@ -12,7 +12,7 @@ lightning = pytest.importorskip("lightning")
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 
 from nemo_desta.data.datamodule import DestaDataModule  # noqa: E402
-from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl  # noqa: E402
+from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl  # noqa: E402
 
 NUM_ROWS = 20  # 7 batches per epoch
 

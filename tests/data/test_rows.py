@@ -9,21 +9,11 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from nemo_desta.config import ConfigError
 from nemo_desta.data import packed
 from nemo_desta.data import rows as rows_module
-from nemo_desta.data.rows import (
-    JsonlIndex,
-    RowError,
-    RowRules,
-    check_row,
-    duplicate_rows,
-    expand_paths,
-    parse_row,
-    read_rows,
-    row_guard,
-)
-from nemo_desta.data.testing import tiny_row, write_jsonl
+from nemo_desta.data.rows import JsonlIndex, RowRules, check_row, duplicate_rows, expand_paths, parse_row, read_rows
+from nemo_desta.errors import ConfigError, RowError, row_guard
+from nemo_desta.testing.data import tiny_row, write_jsonl
 
 # A line of the public DeSTA-AQA5M: ids repeat per clip, transcripts may be null, nothing but these fields.
 AQA_LINE = {

@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.costs import RowCosts, RowRef
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_source import WeightedSource
-from nemo_desta.data.rows import RowError
 from nemo_desta.data.sampler import BatchPlan, Begun, PlannedBatch, PlanSettings
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
+from nemo_desta.errors import RowError
+from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
 
 class Numbers:

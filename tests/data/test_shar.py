@@ -13,10 +13,10 @@ import pytest
 import soundfile
 
 from nemo_desta.data.audio_io import load_audio
-from nemo_desta.data.rows import RowError
 from nemo_desta.data.shar import SharSource, write_shar
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_row, tiny_rows, write_jsonl, write_tone
+from nemo_desta.errors import RowError
+from nemo_desta.testing.data import tiny_row, tiny_rows, write_jsonl, write_tone
 
 RATE = 16_000
 

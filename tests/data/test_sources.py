@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemo_desta.config import ConfigError
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.audio_io import AudioError, load_audio
 from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import RowDataset
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import WeightedSource
-from nemo_desta.data.rows import RowError
 from nemo_desta.data.sampler import BatchPlan, PlanSettings
 from nemo_desta.data.shar import SharSource, write_shar
 from nemo_desta.data.sources import JsonlSource, open_input_cfg
-from nemo_desta.data.testing import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
+from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
 
 def entries(folder: Path, sizes: dict[str, int]) -> dict[str, dict]:

@@ -8,13 +8,14 @@ import pytest
 import soundfile
 import torch
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.report import render
 from nemo_desta.evaluation.run import evaluate
 from nemo_desta.evaluation.scores import ItemError
 from nemo_desta.evaluation.settings import EvaluateSettings
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 OPTIONS = ["a dog", "a cat", "a bird", "the rain"]
 

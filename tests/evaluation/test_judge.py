@@ -7,7 +7,7 @@ import pytest
 from nemo_desta.evaluation.judge import Judge
 from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import OpenAIEngine
-from nemo_desta.recipes.testing import ScriptedServer
+from nemo_desta.testing.openai_server import ScriptedServer
 
 
 def requests(count):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 RATE = 16_000
 

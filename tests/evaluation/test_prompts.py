@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation import controls, intervals, prompts
 
 

@@ -7,7 +7,7 @@ from nemo_desta.evaluation.ifeval import check
 from nemo_desta.evaluation.settings import TextSettings
 from nemo_desta.evaluation.text_kept import INSTRUCTIONS, instruction_prompts, text_kept
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 SETTINGS = TextSettings(prompts=4, texts=3)
 

@@ -20,7 +20,7 @@ from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, rea
 from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.pipeline.folder import dump_line
 from nemo_desta.recipes.pipeline.shard import outcome_of
-from nemo_desta.recipes.testing import Reply, ScriptedServer
+from nemo_desta.testing.openai_server import Reply, ScriptedServer
 from tests.fuzz.mutants import REPRODUCIBLE, paths_of
 
 pytestmark = pytest.mark.slow

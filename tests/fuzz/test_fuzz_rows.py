@@ -14,16 +14,16 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_desta.answering.offline import answer_rows
 from nemo_desta.config import TranscriptConfig
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.costs import RowCosts
 from nemo_desta.data.dataset import FILLER_ID, RowDataset
-from nemo_desta.data.prompting import PromptBuilder
 from nemo_desta.data.row_schema import RowRules
 from nemo_desta.data.row_source import WeightedSource
 from nemo_desta.data.sampler import BatchPlan, PlanSettings
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.data.testing import tiny_row, tiny_tokenizer, write_tone
-from nemo_desta.models.answering.batch import answer_rows
+from nemo_desta.testing.data import tiny_row, tiny_tokenizer, write_tone
 from tests.fuzz.mutants import fuzzed, mutant
 from tests.serving.serving_tools import noise, tiny_model
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.data.dataset import Batch, LoadedRow, collate
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 NUM_STEPS = 20
 #: Clips of each row of the two halves, by step modulo 4: no audio in a half, one clip for many ranks, none at all.

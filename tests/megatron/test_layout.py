@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from tests.megatron.llms import make_config, one_process
 

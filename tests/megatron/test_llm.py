@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from tests.megatron.launch import launch
 from tests.megatron.llms import (
     KINDS,

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nemo_desta.megatron.share import share_bounds
+from nemo_desta.megatron.shared_encoding import share_bounds
 from tests.megatron.launch import launch
 
 HERE = "tests.megatron.test_shared_work."
@@ -47,7 +47,7 @@ def ear_and_clips(num_clips):
 def perceived(counts):
     import torch.distributed as dist
 
-    from nemo_desta.megatron.share import perceive_shared
+    from nemo_desta.megatron.shared_encoding import perceive_shared
 
     results = []
     for num_clips in counts:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.names import find_home, part_names, part_shape
 from tests.megatron.launch import launch
@@ -145,9 +145,9 @@ def test_frequencies_that_old_checkpoints_carry_are_no_weights(alone, tmp_path):
 def test_embedding_rms_is_that_of_the_hugging_face_model(tmp_path, kind, monkeypatch):
     from transformers import AutoModelForCausalLM
 
+    from nemo_desta.core.build import embedding_rms as expected
     from nemo_desta.megatron import shards
     from nemo_desta.megatron.weights import embedding_rms
-    from nemo_desta.models.builder import embedding_rms as expected
 
     folder = write_llm(tmp_path, kind, max_shard_size="20KB")
     monkeypatch.setattr(shards, "BLOCK_BYTES", 1024)  # several blocks even here

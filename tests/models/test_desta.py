@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 SECOND = 16_000
 

@@ -9,9 +9,9 @@ import torch
 import triton
 import triton.language as tl
 
+from benchmarks.kernels.aot import main, pretend_gpu
+from benchmarks.kernels.sass import problems, read_binary
 from nemo_desta.ops.kernels import launch
-from nemo_desta.ops.kernels.aot import main, pretend_gpu
-from nemo_desta.ops.kernels.sass import problems, read_binary
 
 
 @triton.jit

@@ -40,7 +40,7 @@ def test_a_bad_kernel_is_refused_for_its_own_fault_only(verdicts, kernel, words)
 
 def test_every_launch_of_a_small_shape_is_compiled_judged_and_written(tmp_path):
     shape, file = "attention-bf16-N1-M1-C256", tmp_path / "aot.json"
-    command = ["-m", "nemo_desta.ops.kernels.aot", "--arch", "90", "--jobs", "1", "--json", str(file)]
+    command = ["-m", "benchmarks.kernels.aot", "--arch", "90", "--jobs", "1", "--json", str(file)]
     result = python(*command, "--shapes", shape)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     binaries = json.loads(file.read_text())["binaries"]

@@ -7,7 +7,7 @@ from torch import nn
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.projector import WindowProjector
-from nemo_desta.perception.testing import tiny_beats, tiny_whisper
+from nemo_desta.testing.perception import tiny_beats, tiny_whisper
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 

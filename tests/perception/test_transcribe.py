@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.demo.speech import synth
-from nemo_desta.perception.testing import tiny_speaking_whisper
 from nemo_desta.perception.transcribe import WhisperTranscriber, always_speech
+from nemo_desta.testing.perception import tiny_speaking_whisper
 from tests.perception.projector.recipe import FIXTURES, load_weights
 
 SENTENCE = "The wind carries the smell of rain over the hills, and the birds fall silent one after another."

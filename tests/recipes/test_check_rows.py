@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.testing import TEMPLATES, tiny_tokenizer
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.check_rows import CheckReport, check_rows, run_check
+from nemo_desta.testing.data import TEMPLATES, tiny_tokenizer
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:

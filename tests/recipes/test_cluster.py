@@ -13,7 +13,7 @@ import pytest
 
 from nemo_desta.recipes.pipeline.shard import LINES_TOGETHER
 from nemo_desta.recipes.run import run_recipe
-from nemo_desta.recipes.testing import ScriptedServer
+from nemo_desta.testing.openai_server import ScriptedServer
 from tests.recipes.test_run import given, rows_of
 
 pytestmark = pytest.mark.slow

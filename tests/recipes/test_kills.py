@@ -24,7 +24,7 @@ KILLS, CLIPS = 20, 1100
 @pytest.fixture
 def server() -> Iterator[str]:
     """The URL of a scripted server in a process of its own, with delays and faults."""
-    command = [sys.executable, "-m", "nemo_desta.recipes.testing", "--delay", "0.05", "--words", "12"]
+    command = [sys.executable, "-m", "nemo_desta.testing.openai_server", "--delay", "0.05", "--words", "12"]
     command += ["--http-500", "0.05", "--dropped", "0.02", "--malformed", "0.02"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

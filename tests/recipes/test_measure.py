@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import syllables
 from nemo_desta.recipes.measure import MEASURES, Measurements, Quantiles, add_measured, measure, words
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.rows import RowError
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.errors import RowError
 from nemo_desta.recipes.perplexity import target_perplexity, text_messages
 from nemo_desta.sources import resolve_source
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.testing import tiny_tokenizer
-from nemo_desta.data.thinking import ThinkFormat, think_format
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.thinking import ThinkFormat, think_format
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Generation, Request
 from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.rephrase import Rephrased, Rephraser
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, Example, RephraseInstructions
+from nemo_desta.testing.data import tiny_tokenizer
 
 READ = "The description says it rains.\n</think>\n\nAccording to the text, it rains."
 HEARD = "I hear rain.\n</think>\n\nBy the sound of it, it rains."

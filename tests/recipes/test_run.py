@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
 from nemo_desta.recipes.run import my_shards, run_recipe
 from nemo_desta.recipes.settings import RecipeConfig, parse_recipe
-from nemo_desta.recipes.testing import Faults, Reply, ScriptedServer
+from nemo_desta.testing.openai_server import Faults, Reply, ScriptedServer
 
 REPO = Path(__file__).parents[2]
 CONF = REPO / "conf/recipes"

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.testing import tiny_tokenizer
-from nemo_desta.data.think_tags import ThinkTags
-from nemo_desta.data.thinking import ThinkFormat, Thought, join, split, think_format
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.think_tags import ThinkTags
+from nemo_desta.core.thinking import ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
 from nemo_desta.recipes.thinking import generate_with_budget
 from nemo_desta.sources import resolve_source
+from nemo_desta.testing.data import tiny_tokenizer
 
 OPENED = ThinkFormat(opening="<think>\n")
 WRITTEN = ThinkFormat()

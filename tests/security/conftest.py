@@ -12,7 +12,7 @@ import torch
 from transformers import dynamic_module_utils
 
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.models import tiny_config
 
 
 @pytest.fixture(scope="session")

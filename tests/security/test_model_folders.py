@@ -7,20 +7,20 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_desta.config import ConfigError, ModelConfig, parse
-from nemo_desta.models import model_folder
-from nemo_desta.models.answering.ears import Ears
+from nemo_desta.answering.audio_frontend import AudioFrontend
+from nemo_desta.config import ModelConfig, parse
+from nemo_desta.core.fingerprint import fingerprint
+from nemo_desta.core.frozen import fetch
+from nemo_desta.core.trust import Grant, UntrustedConfig, check_model
+from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.frozen import fetch
-from nemo_desta.models.identity import fingerprint
-from nemo_desta.models.sharing.export import export_model
-from nemo_desta.models.trust import Grant, UntrustedConfig, check_model
 from nemo_desta.perception.encoders import BeatsEncoder, registry
+from nemo_desta.sharing.export import export_model
 from tests.security.conftest import change
 
 LOADERS = {
     "model": lambda folder, tmp_path, **grant: DestaModel.from_pretrained(folder, device="cpu", **grant),
-    "ears": lambda folder, tmp_path, **grant: Ears.from_pretrained(folder, device="cpu", **grant),
+    "ears": lambda folder, tmp_path, **grant: AudioFrontend.from_pretrained(folder, device="cpu", **grant),
     "export": lambda folder, tmp_path, **grant: export_model(folder, tmp_path / "exported", **grant),
 }
 
@@ -266,7 +266,7 @@ def test_only_data_is_fetched_from_the_hub(folder, evil, canary, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    model_folder.open_model("someone/model")
+    folder.open_model("someone/model")
     assert asked and not [pattern for pattern in asked if pattern.endswith((".py", "*"))]
     assert not canary.exists() and "evil" not in sys.modules
 
@@ -275,12 +275,12 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
     """Keys of conf/use arrive at the loader, from the files themselves."""
     from pathlib import Path
 
+    from nemo_desta.answering import vllm_decoder
     from nemo_desta.evaluation.settings import EvaluateSettings
     from nemo_desta.evaluation.sources import open_source
-    from nemo_desta.models.answering import vllm_decoder
-    from nemo_desta.models.sharing.export_command import run_export
     from nemo_desta.serving import server
     from nemo_desta.serving.chat_command import run_chat
+    from nemo_desta.sharing.export_command import run_export
 
     conf = Path(__file__).resolve().parents[2] / "conf" / "use"
     granted = {"trust_remote_code": True, "allow_targets": ["a.b"]}
@@ -300,7 +300,7 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         seen.append({name: given[name] for name in granted})
         raise Opened
 
-    monkeypatch.setattr(model_folder, "open_model", opening)
+    monkeypatch.setattr(folder, "open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")

@@ -9,19 +9,20 @@ import tarfile
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError, PerceptionConfig
-from nemo_desta.data.rows import RowError, read_rows
+from nemo_desta.config import PerceptionConfig
+from nemo_desta.core.build import build_encoders
+from nemo_desta.core.trust import UntrustedConfig
+from nemo_desta.data.rows import read_rows
 from nemo_desta.data.shar import SharSource
-from nemo_desta.data.testing import tiny_row, write_tone
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.models import checkpoint
-from nemo_desta.models.builder import build_encoders
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.sharing.export import export_model
-from nemo_desta.models.trust import UntrustedConfig
 from nemo_desta.perception.encoders import BeatsEncoder
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.perception.tensor_files import load_tensors
 from nemo_desta.recipes.corpora import CorpusError, load_corpus
+from nemo_desta.sharing.export import export_model
+from nemo_desta.testing.data import tiny_row, write_tone
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from tests.security.conftest import Touch, change
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 from jinja2 import TemplateError
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data import template_limits
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.rows import RowError
-from nemo_desta.data.template_limits import TemplateLimit, render_chat
-from nemo_desta.data.testing import TEMPLATES, tiny_tokenizer
+from nemo_desta.core import template_limits
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.template_limits import TemplateLimit, render_chat
+from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.testing.data import TEMPLATES, tiny_tokenizer
 
 MESSAGES = [
     {"role": "system", "content": " Be {brief} %s. "},

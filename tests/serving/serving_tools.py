@@ -13,10 +13,10 @@ import torch
 from openai import OpenAI
 
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
 from nemo_desta.serving.app import create_app
 from nemo_desta.serving.server import Server, listen
 from nemo_desta.serving.settings import ServerSettings
+from nemo_desta.testing.models import tiny_config
 
 NAME = "tiny"
 RATE = 16_000

@@ -18,7 +18,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.chat_command import ChatConfig, as_overrides, run_chat
 from tests.serving.serving_tools import noise, tiny_model
 

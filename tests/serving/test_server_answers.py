@@ -13,12 +13,12 @@ import soundfile
 import torch
 from openai import AsyncOpenAI, BadRequestError
 
+from nemo_desta.answering.audio_frontend import AudioFrontend
+from nemo_desta.answering.decoder import Decoder
+from nemo_desta.answering.engine import ChatEngine
 from nemo_desta.config import TranscriptConfig
+from nemo_desta.core.thinking import CUT_SENTENCE
 from nemo_desta.data.audio_io import load_audio
-from nemo_desta.data.thinking import CUT_SENTENCE
-from nemo_desta.models.answering.decoding import Decoder
-from nemo_desta.models.answering.ears import Ears
-from nemo_desta.models.answering.engine import ChatEngine
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.recipes.engines import OpenAIEngine, Request
 from nemo_desta.recipes.engines import Sampling as EngineSampling
@@ -271,7 +271,9 @@ def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
 def test_an_llm_elsewhere_is_served_in_the_same_way(server, model, tmp_path):
     """As with vLLM: what hears has no LLM, and the engine gets its decoder from outside."""
     model.save_pretrained(tmp_path)
-    ears = Ears.from_pretrained(tmp_path, device="cpu", check_identity=False)  # this LLM's weights were made larger
+    ears = AudioFrontend.from_pretrained(
+        tmp_path, device="cpu", check_identity=False
+    )  # this LLM's weights were made larger
     ears.embed_tokens.load_state_dict(model.embed_tokens.state_dict())
     engine = partial(ChatEngine, ears, decoder=Decoder(model.llm), max_batch_size=4)
     message = user(audio_part(encoded(noise(1.0, 5))), text_part("What is it?"))

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.prompting import PromptBuilder
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving import connection
 from nemo_desta.serving.app import API_KEY
 from nemo_desta.serving.settings import ServerSettings

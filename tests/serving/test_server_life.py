@@ -19,8 +19,9 @@ import yaml
 from openai import APIError, APIStatusError, InternalServerError, RateLimitError
 
 from benchmarks import serving as serving_benchmark
-from nemo_desta.config import ConfigError, parse
-from nemo_desta.models.answering.engine import ChatEngine
+from nemo_desta.answering.engine import ChatEngine
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.server import Served, listen
 from nemo_desta.serving.settings import ServerSettings
 from tests.serving.serving_tools import (

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.app import API_KEY, create_app
 from nemo_desta.serving.settings import ServerSettings
 from tests.serving.serving_tools import (

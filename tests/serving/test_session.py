@@ -7,15 +7,14 @@ import pytest
 import soundfile
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.answering.engine import ContextExceeded
 from nemo_desta.data.audio_io import AudioError
-from nemo_desta.data.rows import RowError
 from nemo_desta.demo.speech import synth
-from nemo_desta.models.answering.engine import ContextExceeded
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
-from nemo_desta.perception.testing import tiny_speaking_whisper
 from nemo_desta.serving.session import ChatSession
+from nemo_desta.testing.models import tiny_config
+from nemo_desta.testing.perception import tiny_speaking_whisper
 from tests.serving.serving_tools import noise, tiny_model
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}

@@ -5,7 +5,7 @@ import io
 import pytest
 import soundfile
 
-from nemo_desta.models.answering.engine import Delta
+from nemo_desta.answering.engine import Delta
 from nemo_desta.serving.session import ChatSession
 from nemo_desta.serving.terminal import Terminal, printable
 from tests.serving.serving_tools import noise, tiny_model

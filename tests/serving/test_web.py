@@ -8,8 +8,8 @@ import torch
 
 from nemo_desta.demo.speech import synth
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
 from nemo_desta.serving.web import launch, make_page
+from nemo_desta.testing.models import tiny_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from nemo_desta.config import ConfigError
 from nemo_desta.data.audio_io import AudioError
+from nemo_desta.errors import ConfigError
 from nemo_desta.serving.web import launch, make_page
 from nemo_desta.serving.web_picture import HEIGHT, card, waveform
 from nemo_desta.serving.web_talk import Talk
@@ -103,7 +103,7 @@ def test_removed_clips_are_not_asked_about(talk, clip):
 
 
 def test_a_model_s_text_makes_the_browser_fetch_nothing(talk, monkeypatch):
-    from nemo_desta.models.answering.engine import Delta
+    from nemo_desta.answering.engine import Delta
 
     text = "See ![this](http://elsewhere/x.png)"
     monkeypatch.setattr(talk.session, "ask", lambda prompt: iter([Delta(0, text, False, "stop", 1)]))
@@ -112,7 +112,7 @@ def test_a_model_s_text_makes_the_browser_fetch_nothing(talk, monkeypatch):
 
 
 def test_thoughts_are_a_fold_of_their_own(talk, monkeypatch):
-    from nemo_desta.models.answering.engine import Delta
+    from nemo_desta.answering.engine import Delta
 
     deltas = [("I hear rain.", True, None), ("It ", False, None), ("rains.", False, "stop")]
     monkeypatch.setattr(talk.session, "ask", lambda prompt: iter([Delta(0, *delta, 1) for delta in deltas]))

@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from nemo_desta.data.testing import tiny_rows
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.data import tiny_rows
+from nemo_desta.testing.models import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

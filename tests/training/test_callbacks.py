@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nemo_desta.models.window import LossWindow
+from nemo_desta.models.loss_window import LossWindow
 from nemo_desta.training.callbacks import NaNGuard, NotFinite, StepSeed, first_prompts
 from nemo_desta.types import AUDIO_SLOT
 

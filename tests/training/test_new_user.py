@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from nemo_desta.config import ModelConfig, parse
-from nemo_desta.models.testing import tiny_llm
+from nemo_desta.testing.models import tiny_llm
 from nemo_desta.training.preflight import MissingParts, preflight
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nemo_desta.data.sources import JsonlSource
-from nemo_desta.models.sharing.export import export_model
+from nemo_desta.sharing.export import export_model
 from nemo_desta.training import record
 
 

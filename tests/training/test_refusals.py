@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.training.checkpoints import NoWholeCheckpoint, find_checkpoint
 from nemo_desta.training.fit import build_trainer, fit
 from nemo_desta.training.run_lock import FolderInUse, run_lock

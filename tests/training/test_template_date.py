@@ -9,9 +9,9 @@ from lightning import Trainer
 from transformers import AutoTokenizer
 
 from nemo_desta.data.datamodule import DestaDataModule
-from nemo_desta.data.testing import TEMPLATES, tiny_rows
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.models.testing import tiny_config
+from nemo_desta.testing.data import TEMPLATES, tiny_rows
+from nemo_desta.testing.models import tiny_config
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 
 

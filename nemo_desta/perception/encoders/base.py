@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 

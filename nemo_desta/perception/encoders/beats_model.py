@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import beats_checkpoint
 from nemo_desta.perception.encoders.base import resolve_layer_ids
 

@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders.base import AudioEncoder
 
 ENTRY_POINT_GROUP = "nemo_desta.encoders"

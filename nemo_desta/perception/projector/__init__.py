@@ -3,7 +3,8 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.config import check_keys, nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.projector.base import Projector
 from nemo_desta.perception.projector.conv import ConvProjector
 from nemo_desta.perception.projector.qformer import QFormerProjector

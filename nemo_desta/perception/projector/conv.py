@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nemo_desta.config import ConfigError, check_keys, nearest
+from nemo_desta.config import check_keys, nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.projector.adapters import Adapter
 from nemo_desta.perception.projector.base import Projector
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion

@@ -8,7 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import MISSING, ConfigError, check_keys, nearest, parse
+from nemo_desta.config import MISSING, check_keys, nearest, parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.errors import CorpusError, named
 
 READERS = ("csv", "tsv", "jsonl", "json", "files", "lhotse", "huggingface")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 
 
 class CorpusError(ValueError):

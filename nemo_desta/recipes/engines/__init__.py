@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import MISSING, ConfigError, nearest, parse
+from nemo_desta.config import MISSING, nearest, parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import (
     Engine,
     EngineError,

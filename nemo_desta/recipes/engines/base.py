@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from nemo_desta.data.prompting import PromptBuilder  # brings torch with it
+    from nemo_desta.core.prompting import PromptBuilder  # brings torch with it
 
 Messages = Sequence[Mapping[str, Any]]
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import EngineError
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
 
-from nemo_desta.config import ConfigError, nearest
+from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Generation, Sampling
 from nemo_desta.recipes.engines.local import Job, LocalEngine, llm_name, llm_revision
 from nemo_desta.recipes.engines.sampler import Draw, RowSampler

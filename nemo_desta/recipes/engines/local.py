@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.rows import RowError
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.errors import RowError
 from nemo_desta.recipes.engines.base import Generation, Request, Sampling
 from nemo_desta.recipes.engines.batcher import Batcher
 from nemo_desta.sources import local_folder, resolve_source, sampled_blocks

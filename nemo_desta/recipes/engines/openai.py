@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePath
 from typing import Any
 
-from nemo_desta.config import ConfigError, nearest
-from nemo_desta.data.prompting import PromptBuilder
-from nemo_desta.data.rows import RowError
-from nemo_desta.data.thinking import ThinkFormat, think_format
+from nemo_desta.config import nearest
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.thinking import ThinkFormat, think_format
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request
 from nemo_desta.recipes.engines.client import Client, NotServed, Unanswered
 from nemo_desta.recipes.engines.replies import MalformedAnswer, Reply, read_chat, read_completion

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import text
 from nemo_desta.recipes.gates.decontaminate import Decontamination
 from nemo_desta.recipes.gates.duplicates import Duplicates, DuplicatesConfig

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, answer_of, words_of
 from nemo_desta.recipes.items import Verdict
 

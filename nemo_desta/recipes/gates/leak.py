@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nemo_desta.config import ConfigError
-from nemo_desta.data.think_tags import KNOWN_TAGS
+from nemo_desta.core.think_tags import KNOWN_TAGS
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Engine, Request, Sampling
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
 from nemo_desta.recipes.items import Verdict

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nemo_desta.data.think_tags import KNOWN_TAGS
+from nemo_desta.core.think_tags import KNOWN_TAGS
 from nemo_desta.recipes.items import Verdict
 
 CLOSING_TAGS = tuple(tags.close for tags in KNOWN_TAGS)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.data.think_tags import KNOWN_TAGS
-from nemo_desta.data.thinking import ThinkFormat, split, think_format
+from nemo_desta.core.think_tags import KNOWN_TAGS
+from nemo_desta.core.thinking import ThinkFormat, split, think_format
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.prompts.candidates import parse_candidates
 from nemo_desta.recipes.prompts.prompt import Prompt, text_hash

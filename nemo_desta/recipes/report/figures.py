@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.data.rows import Row, RowError, parse_row
+from nemo_desta.data.rows import Row, parse_row
+from nemo_desta.errors import RowError
 from nemo_desta.recipes.report.counts import first_few, top
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
 from nemo_desta.recipes.report.tally import RejectedTally, RowTally, share

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from nemo_desta.data.think_tags import KNOWN_TAGS
+from nemo_desta.core.think_tags import KNOWN_TAGS
 
 _OPENING = tuple(tags.open for tags in KNOWN_TAGS)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
-from nemo_desta.perception.testing import tiny_beats, tiny_whisper
+from nemo_desta.testing.perception import tiny_beats, tiny_whisper
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import Beats, BeatsConfig, BeatsEncoder
 from nemo_desta.perception.encoders.beats_model import relative_buckets
 

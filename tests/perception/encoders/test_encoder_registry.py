@@ -3,7 +3,7 @@ import importlib.metadata
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder, build_encoder, register_encoder
 from nemo_desta.perception.encoders import registry as registry_module
 

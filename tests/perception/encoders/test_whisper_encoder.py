@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import WhisperEncoder
 from nemo_desta.perception.encoders.log_mel import LogMel
-from nemo_desta.perception.testing import tiny_whisper
+from nemo_desta.testing.perception import tiny_whisper
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "whisper"
 

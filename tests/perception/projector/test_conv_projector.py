@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.projector import ConvProjector
 from nemo_desta.perception.projector.adapters import Adapter
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion

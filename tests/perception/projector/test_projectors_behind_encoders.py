@@ -5,7 +5,7 @@ import torch
 
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
 from nemo_desta.perception.projector import PROJECTORS, build_projector
-from nemo_desta.perception.testing import tiny_beats, tiny_whisper
+from nemo_desta.testing.perception import tiny_beats, tiny_whisper
 
 SAMPLES = [20_321, 9_000, 400, 1]
 KNOBS = {

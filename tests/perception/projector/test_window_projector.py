@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.ops import num_windows
 from nemo_desta.perception.projector import WindowProjector, build_projector
 from tests.perception.projector.toys import (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from nemo_desta.data.testing import with_flac_length
 from nemo_desta.recipes.corpora import CorpusError, check_audio, relative_audio
 from nemo_desta.recipes.corpora.headers import crc16, intact_seconds
+from nemo_desta.testing.data import with_flac_length
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)
 FORMATS = ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.au", "a.aiff"]

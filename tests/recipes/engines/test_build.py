@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines import (
     EngineError,
     HFEngine,
@@ -16,7 +16,7 @@ from nemo_desta.recipes.engines import (
     build_engine,
     generate_all,
 )
-from nemo_desta.recipes.testing import ScriptedServer
+from nemo_desta.testing.openai_server import ScriptedServer
 
 
 def test_hf_settings_reach_the_engine(llm_folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, Sampling, generate_all
 from nemo_desta.recipes.engines.hf import own_draw
 from nemo_desta.recipes.engines.sampler import Draw, RowSampler

@@ -9,7 +9,7 @@ from nemo_desta.evaluation.endpoint import answer_rows_at
 from nemo_desta.recipes.engines import Generation, OpenAIEngine, Request, Sampling, generate_all
 from nemo_desta.recipes.engines.client import _message, _retry_after_secs
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_chat, read_completion, read_models, read_object
-from nemo_desta.recipes.testing import Call, Reply, ScriptedServer
+from nemo_desta.testing.openai_server import Call, Reply, ScriptedServer
 
 DEEP = b"[" * 200_000
 CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}, "text": "fine"}

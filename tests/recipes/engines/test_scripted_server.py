@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.recipes_engine import measure
-from nemo_desta.recipes.testing import Faults, ScriptedServer, random_words
+from nemo_desta.testing.openai_server import Faults, ScriptedServer, random_words
 
 
 def test_command_serves_random_words_until_it_is_ended() -> None:
-    command = [sys.executable, "-m", "nemo_desta.recipes.testing", "--model", "toy", "--words", "3"]
+    command = [sys.executable, "-m", "nemo_desta.testing.openai_server", "--model", "toy", "--words", "3"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
     try:
         url = server.stdout.readline().strip()

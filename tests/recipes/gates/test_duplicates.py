@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import Duplicates, DuplicatesConfig
 from nemo_desta.recipes.gates.duplicates import Counts, HashSet
 

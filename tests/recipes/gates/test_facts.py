@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import GatesConfig, RowGates, value_sets
 
 CLIPS: list[dict[str, Any]] = [

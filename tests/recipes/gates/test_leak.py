@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.config import ConfigError
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Generation, Request, Sampling
 from nemo_desta.recipes.gates.leak import LeakCheck, LeakJudge, read_verdict
 from nemo_desta.recipes.gates.leak_lexicon import LEXICON, Rule
@@ -219,7 +219,7 @@ def test_judge_that_cannot_work_is_refused() -> None:
 def over_http(answer: Callable[[str], Any], rows: list[dict[str, Any]]) -> list[Verdict | None]:
     pytest.importorskip("aiohttp")
     from nemo_desta.recipes.engines.openai import OpenAIEngine
-    from nemo_desta.recipes.testing import Faults, ScriptedServer
+    from nemo_desta.testing.openai_server import Faults, ScriptedServer
 
     async def judge_all(url: str, model: str) -> list[Verdict | None]:
         engine = OpenAIEngine(url, model, api="chat", first_wait_secs=0.01, longest_wait_secs=0.02)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.config import ConfigError, parse
+from nemo_desta.config import parse
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import REGENERABLE, GatesConfig, RowGates, answer_of
 
 SENTENCE = "The speaker sounds calm, and a dog barks far away while it rains."

@@ -10,7 +10,7 @@ pytest.importorskip("aiohttp")
 
 from nemo_desta.recipes.engines.openai import OpenAIEngine
 from nemo_desta.recipes.prompts.propose import PromptProposer, Proposed
-from nemo_desta.recipes.testing import Faults, ScriptedServer
+from nemo_desta.testing.openai_server import Faults, ScriptedServer
 
 GOOD = ["What do you hear in this clip?", "Name the sound, please.", "Is that a dog you hear?"]
 BAD = ["What does the caption say?", "Who recorded this and when?"]

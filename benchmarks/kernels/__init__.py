@@ -1,0 +1,1 @@
+"""The kernels, compiled ahead of time and read back as machine code."""

@@ -1,0 +1,126 @@
+"""Whatever a caller calls audio -> one clip: mono samples at the model's rate, its transcript if given, its name.
+
+Paths here are the caller's own and not a manifest's: no audio root guards them. Letters: S samples.
+"""
+
+import hashlib
+import numbers
+import re
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from nemo_desta.config import check_keys
+from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
+from nemo_desta.data.decoding import audio_guard, check_rate, duration_fault
+from nemo_desta.data.encoded import from_base64
+from nemo_desta.errors import ConfigError
+
+#: What holds the sound in a mapping: a row's audio entry, or an audio of Hugging Face datasets.
+SOUND_KEYS = ("audio", "array", "bytes")
+#: All that a mapping may hold. ``path``: where the sound lies, or only its name where one of `SOUND_KEYS` is given.
+KNOWN_KEYS = (*SOUND_KEYS, "path", "sampling_rate", "text", "duration")
+
+
+class Clip(NamedTuple):
+    """``audio``: (S,) float32 in [-1, 1] at the model's sampling rate. ``text``: a transcript, None when not given.
+    ``key``: hash of the samples; equal clips sound equal."""
+
+    audio: np.ndarray
+    text: str | None
+    key: str
+
+
+def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
+    """Load one audio.
+
+    Args:
+        item: a path; bytes, an open binary file or a data URI with a whole audio file in it; an array, tensor or list
+            of samples, (S,) or with a second axis of channels (the shorter one), at ``sampling_rate``; an object with
+            ``get_all_samples()`` (torchcodec's ``AudioDecoder``, as datasets gives it); or a mapping ``{"audio",
+            "array" or "bytes": any of these, "sampling_rate": of an array, "text": its transcript, "duration": its
+            seconds, compared with what is found}``.
+        name: how errors call it.
+
+    Raises:
+        AudioError: not found, not readable, empty, not finite, too loud, of a rate that is none. ConfigError: an
+            unknown key of a mapping, or two sounds in it. TypeError: something that is no audio.
+    """
+    source, given = item, dict.fromkeys(("text", "duration", "sampling_rate"))
+    while isinstance(source, Mapping):
+        check_keys(source, KNOWN_KEYS, name)
+        given = {key: source.get(key) if value is None else value for key, value in given.items()}
+        source = _sound(source, name)
+    text, duration, rate = given["text"], given["duration"], given["sampling_rate"]
+    if not isinstance(text, str | None):
+        raise TypeError(f"{name}: 'text' must be a transcript, found {text!r:.80}")
+    if duration is not None and not (isinstance(duration, numbers.Real) and duration >= 0):
+        raise TypeError(f"{name}: 'duration' must be seconds, found {duration!r:.80}")
+    if rate is not None:
+        check_rate(rate, name)
+    audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, duration)
+    return Clip(audio, text, hashlib.sha256(audio.tobytes()).hexdigest())
+
+
+def _sound(mapping: Mapping[str, Any], name: str) -> Any:
+    found = [key for key in SOUND_KEYS if mapping.get(key) is not None]
+    if len(found) > 1:
+        raise ConfigError(f"{name} has both '{found[0]}' and '{found[1]}'; give one of them")
+    return mapping[found[0]] if found else mapping.get("path")
+
+
+def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: float | None) -> np.ndarray:
+    """(S,) at ``sampling_rate``. ``rate``: of bare samples."""
+    if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        raise AudioError(
+            "not_found", f"{name} is the address '{source:.200}'; nothing is fetched: download it, and give its path"
+        )
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        source = from_base64(source, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        source = BytesIO(source)
+    if isinstance(source, str | Path | TarSlice):
+        return load_audio(source, sampling_rate, duration=duration)
+    if hasattr(source, "read"):
+        return load_audio(source, sampling_rate, name=name, duration=duration)
+    if hasattr(source, "get_all_samples"):
+        with audio_guard(name):
+            decoded = source.get_all_samples()
+        samples, rate = decoded.data.T.numpy(), decoded.sample_rate  # (channels, S) -> (S, channels)
+    else:
+        samples = _channels_last(_array(source, name), name)
+    if fault := duration_fault(len(samples) / rate, duration):
+        raise AudioError("wrong_duration", f"{name} is {fault}")
+    return to_clip(samples, rate, sampling_rate, name)
+
+
+def _array(source: Any, name: str) -> np.ndarray:
+    """An array, tensor or list of numbers as it is, without a look at its values."""
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        return source.float().numpy() if source.dtype == torch.bfloat16 else source.numpy()
+    if isinstance(source, list | tuple):
+        try:
+            source = np.asarray(source)
+        except ValueError as error:
+            raise AudioError("corrupt", f"{name} is a list of lists of different length ({error})") from error
+        if source.dtype.kind not in "iuf":
+            raise TypeError(f"{name} is a list of other things than numbers; a list must hold samples")
+    if not isinstance(source, np.ndarray):
+        raise TypeError(
+            f"{name} is a {type(source).__name__}; it must be a path, bytes, a file or an array of samples"
+        )
+    return source
+
+
+def _channels_last(samples: np.ndarray, name: str) -> np.ndarray:
+    """(S,), (S, channels) or (channels, S) -> (S, channels)."""
+    if samples.ndim not in (1, 2):
+        raise AudioError("corrupt", f"{name} has shape {samples.shape}; samples are (S,) or (S, channels)")
+    if samples.ndim == 1:
+        return samples[:, None]
+    return samples.T if samples.shape[0] < samples.shape[1] else samples

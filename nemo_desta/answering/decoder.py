@@ -1,0 +1,156 @@
+"""The one decode loop: rows of a batch that may join and leave between any two tokens.
+
+Chat, batches, the server and thinking budgets all run on it. Rows of different length stand right-aligned: the cache
+of each layer is (B, heads, T, width), ``mask`` says which of the T columns a row has filled. Joining pads the shorter
+side on its left, leaving drops rows and the columns that nobody uses any more. Positions are counted per row, so a
+row's tokens do not depend on who else is there. Letters: B rows, Z prompt length, T cached columns, D LLM width, V
+vocabulary.
+"""
+
+import inspect
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedModel
+
+from nemo_desta.answering.sampling import Drawer, Sampling, draw
+
+
+class TokenDecoder(Protocol):
+    """What writes tokens for an engine: `Decoder`, or one whose LLM runs elsewhere."""
+
+    def __len__(self) -> int: ...
+
+    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]: ...
+
+    def step(self) -> list[tuple[int, int]]: ...
+
+    def force(self, key: int, ids: Iterable[int]) -> None: ...
+
+    def leave(self, keys: Collection[int]) -> None: ...
+
+
+@dataclass
+class Row:
+    """One text under way. ``forced``: ids that come next whatever the LLM would say, the first one first."""
+
+    key: int
+    drawer: Drawer
+    written: list[int] = field(default_factory=list)
+    forced: deque[int] = field(default_factory=deque)
+
+
+class Decoder:
+    """Writes with a causal LLM, one token per row and `step`."""
+
+    def __init__(self, llm: PreTrainedModel) -> None:
+        if getattr(llm, "_is_stateful", False):
+            raise ValueError(
+                f"{type(llm).__name__} keeps a recurrent state instead of keys and values; batches of such an LLM "
+                "cannot be joined and left in the middle, so it is not supported here"
+            )
+        self.llm = llm
+        self.rows: list[Row] = []
+        self._keys = itertools.count()
+        self._cache = DynamicCache()  # per layer: keys and values (B, heads, T, width)
+        self._mask = torch.zeros(0, 0, dtype=torch.bool, device=llm.device)  # (B, T)
+        self._logits = torch.zeros(0, 0, device=llm.device)  # (B or fewer, V): of the rows that were fed
+        self._unfed: list[int] = []  # the last token of every row, not yet read by the LLM
+        accepted = inspect.signature(llm.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @torch.no_grad()
+    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
+        """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
+        self._feed()
+        cache = DynamicCache()
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        logits = self._run(cache, attention_mask, positions, inputs_embeds=inputs_embeds)
+        if self.rows:
+            width = max(self._mask.shape[1], attention_mask.shape[1])
+            for old, new in zip(self._cache.layers, cache.layers, strict=True):
+                new.keys = torch.cat([_widen(old.keys, width), _widen(new.keys, width)])
+                new.values = torch.cat([_widen(old.values, width), _widen(new.values, width)])
+            logits = torch.cat([self._logits, logits])
+            attention_mask = torch.cat([_widen_mask(self._mask, width), _widen_mask(attention_mask, width)])
+        self._cache, self._mask, self._logits = cache, attention_mask, logits
+        new = [Row(next(self._keys), Drawer(sampling, logits.device)) for sampling in samplings]
+        self.rows += new
+        return [row.key for row in new]
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, int]]:
+        """The next token of every row: (key, id) in the order of joining. What a row was forced to say counts."""
+        if not self.rows:
+            return []
+        self._feed()
+        ids = draw(self._logits, [row.drawer for row in self.rows], [row.written for row in self.rows])
+        for i, row in enumerate(self.rows):
+            if row.forced:
+                ids[i] = row.forced.popleft()
+            row.written.append(ids[i])
+        self._unfed = ids
+        return [(row.key, token) for row, token in zip(self.rows, ids, strict=True)]
+
+    def force(self, key: int, ids: Iterable[int]) -> None:
+        """Let a row say ``ids`` next."""
+        next(row for row in self.rows if row.key == key).forced.extend(ids)
+
+    def leave(self, keys: Collection[int]) -> None:
+        """Drop rows; what only they needed of the cache is freed."""
+        kept = [i for i, row in enumerate(self.rows) if row.key not in keys]
+        if len(kept) == len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in kept]
+        if self._unfed:
+            self._unfed = [self._unfed[i] for i in kept]
+        if not kept:
+            self._cache, self._mask, self._logits = DynamicCache(), self._mask[:0, :0], self._logits[:0]
+            return
+        index = torch.tensor(kept, device=self._mask.device)
+        mask = self._mask[index]
+        first = int(mask.any(dim=0).int().argmax())  # columns before it are padding for every row
+        self._mask = mask[:, first:]
+        for layer in self._cache.layers:
+            layer.keys, layer.values = layer.keys[index][:, :, first:], layer.values[index][:, :, first:]
+        self._logits = self._logits[index]
+
+    def _feed(self) -> None:
+        """Let the LLM read each row's last token: logits for the next ones."""
+        if not self._unfed:
+            return
+        self._mask = pad(self._mask, (0, 1), value=True)
+        positions = self._mask.sum(-1, keepdim=True) - 1
+        ids = torch.tensor(self._unfed, device=self._mask.device)[:, None]
+        self._logits = self._run(self._cache, self._mask, positions, input_ids=ids)
+        self._unfed = []
+
+    def _run(self, cache: DynamicCache, mask: Tensor, position_ids: Tensor, **inputs: Tensor) -> Tensor:
+        """Logits (B, V) behind the last position."""
+        out = self.llm(
+            **inputs,
+            attention_mask=mask.long(),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            **self._last_only,
+        )
+        return out.logits[:, -1]
+
+
+def _widen(cached: Tensor, width: int) -> Tensor:
+    """(B, heads, T, width of a head) -> T = ``width``, zeros on the left."""
+    return pad(cached, (0, 0, width - cached.shape[2], 0))
+
+
+def _widen_mask(mask: Tensor, width: int) -> Tensor:
+    return pad(mask, (width - mask.shape[1], 0), value=False)

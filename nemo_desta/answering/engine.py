@@ -1,0 +1,205 @@
+"""Conversations in, pieces of text out: prompts, hearing, the decode loop and writers put together.
+
+`prepare` is pure CPU work and may run in any thread; a `ChatEngine` belongs to one. Conversations are added while
+others are being answered, and every `step` moves all of them on by one token.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from nemo_desta.answering.audio_embeddings import ChatModel, Listener, LocalChatModel, Transcriber, embed_prompts
+from nemo_desta.answering.clips import Clip, load_clip
+from nemo_desta.answering.decoder import Decoder, TokenDecoder
+from nemo_desta.answering.eval_mode import eval_mode
+from nemo_desta.answering.parts import plain_message
+from nemo_desta.answering.sampling import Sampling
+from nemo_desta.answering.stream_parser import StreamParser
+from nemo_desta.config import nearest
+from nemo_desta.core.prompting import Message
+from nemo_desta.core.thinking import think_format
+from nemo_desta.errors import ConfigError
+from nemo_desta.types import AUDIO_SLOT
+
+TRANSCRIPTS = ("given", "whisper", "none")
+
+
+class ContextExceeded(ValueError):
+    """A prompt that leaves the LLM no room for an answer."""
+
+
+class PreparedChat(NamedTuple):
+    """A conversation ready to be answered. ``num_prompt_tokens``: positions it takes, audio vectors included."""
+
+    ids: list[int]
+    clips: list[Clip]
+    sampling: Sampling
+    num_prompt_tokens: int
+
+
+class Delta(NamedTuple):
+    """What one token added to an answer. ``finish``: None, or why it is over: "stop" (end of turn, stop text),
+    "length" (token limit or the LLM's context)."""
+
+    chat_id: int
+    text: str
+    thinking: bool
+    finish: str | None
+    num_new_tokens: int
+
+
+def prepare(
+    listener: Listener,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    transcript: str = "given",
+    transcriber: Transcriber | None = None,
+    context: int | None = None,
+) -> PreparedChat:
+    """Load the clips of a conversation and render its prompt.
+
+    Args:
+        messages: ``{"role", "content", "audios"}`` each, in any form that `plain_message` takes; an audio is anything
+            that `load_clip` takes.
+        transcript: "given" uses the texts that came with the audios, "whisper" asks ``transcriber`` for the others,
+            "none" leaves texts out. It matters where the model's transcript channel is on.
+        context: positions that the LLM has; prompt and answer must fit.
+
+    Raises:
+        RowError: no messages, or tags and audios do not match. AudioError: a clip that cannot be read.
+        ContextExceeded: too long. ConfigError: an unknown ``transcript``, or an unknown key of a message or audio.
+    """
+    if transcript not in TRANSCRIPTS:
+        raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
+    loaded = []
+    for number, message in enumerate(messages, 1):
+        message = plain_message(message, listener.prompts.audio_locator_tag, f"message {number}")
+        clips = [
+            load_clip(audio, listener.sampling_rate, name=f"audio {i} of message {number}")
+            for i, audio in enumerate(message["audios"], 1)
+        ]
+        if transcript == "none":
+            clips = [clip._replace(text=None) for clip in clips]
+        loaded.append({**message, "audios": clips})
+    if transcript == "whisper":
+        _transcribe(loaded, transcriber)
+    prompt = listener.prompts.prompt([{**m, "audios": [clip._asdict() for clip in m["audios"]]} for m in loaded])
+    clips = [Clip(**audio) for audio in prompt.audios]
+    length = sum(token != AUDIO_SLOT for token in prompt.ids)
+    length += sum(listener.num_audio_tokens(len(clip.audio)) for clip in clips)
+    if context is not None:
+        if length >= context:
+            secs = sum(len(clip.audio) for clip in clips) / listener.sampling_rate
+            raise ContextExceeded(
+                f"the prompt takes {length} positions ({len(clips)} clips of {secs:.1f} s in all) and the LLM has "
+                f"{context}; shorten the audio or the conversation"
+            )
+        if length + sampling.max_new_tokens > context:
+            sampling = replace(sampling, max_new_tokens=context - length)
+    return PreparedChat(prompt.ids, clips, sampling, length)
+
+
+def check_transcript(model: ChatModel, transcript: str) -> None:
+    """Raise `ConfigError` for an unknown ``transcript``, or if Whisper would write what the model never reads."""
+    if transcript not in TRANSCRIPTS:
+        raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
+    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+        raise ConfigError(
+            "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
+            "config.json), so Whisper would write them for nothing"
+        )
+
+
+class ChatEngine:
+    """Answers up to ``max_batch_size`` conversations at a time.
+
+    Args:
+        model: a `DestaModel`; with a ``decoder`` for the LLM elsewhere (vLLM), an `AudioFrontend`.
+    """
+
+    def __init__(
+        self, model: LocalChatModel | ChatModel, *, decoder: TokenDecoder | None = None, max_batch_size: int = 32
+    ) -> None:
+        if max_batch_size < 1:
+            raise ConfigError(f"max_batch_size is {max_batch_size}; at least 1 is needed")
+        self.model = model
+        self.max_batch_size = max_batch_size
+        self._decoder = Decoder(model.llm) if decoder is None else decoder  # an empty decoder has length 0
+        self._ids = itertools.count()
+        self._writers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id, writer
+        self._format = think_format(model.prompts)
+        self._ends = model.prompts.end_ids(model.generation_config.eos_token_id)
+
+    @property
+    def num_active(self) -> int:
+        """Conversations being answered."""
+        return len(self._writers)
+
+    @property
+    def free_places(self) -> int:
+        """Conversations that `add` would take now."""
+        return self.max_batch_size - self.num_active
+
+    def add(self, chats: Sequence[PreparedChat]) -> list[int]:
+        """Hear the clips of some conversations and read their prompts; returns their ids, counted from 0.
+
+        Raises:
+            ValueError: more than there are `free_places`.
+        """
+        if len(chats) > self.free_places:
+            raise ValueError(f"{len(chats)} conversations for {self.free_places} free places")
+        if not chats:
+            return []
+        with eval_mode(self.model):
+            inputs = embed_prompts(self.model, [(chat.ids, chat.clips) for chat in chats])
+            keys = self._decoder.join(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
+        new = [next(self._ids) for _ in chats]
+        for key, chat_id, chat in zip(keys, new, chats, strict=True):
+            writer = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
+            self._writers[key] = (chat_id, writer)
+        return new
+
+    def step(self) -> list[Delta]:
+        """One more token of every answer; what it added, finished answers last said so."""
+        with eval_mode(self.model):
+            tokens = self._decoder.step()
+        deltas, finished = [], []
+        for key, token in tokens:
+            chat_id, writer = self._writers[key]
+            if writer.finish is not None:  # a decoder may hand out more than one token at a time
+                continue
+            pieces = writer.read(token)
+            said = [Delta(chat_id, text, thinking, None, writer.num_new_tokens) for text, thinking in pieces]
+            if writer.finish is not None:
+                finished.append(key)
+                last = said.pop() if said else Delta(chat_id, "", False, None, writer.num_new_tokens)
+                said.append(last._replace(finish=writer.finish))
+            elif forced := writer.overdue():
+                self._decoder.force(key, forced)
+            deltas += said
+        self._leave(finished)
+        return deltas
+
+    def cancel(self, chat_id: int) -> None:
+        """Stop answering; unknown and finished ids are ignored."""
+        self._leave([key for key, (own, _) in self._writers.items() if own == chat_id])
+
+    def _leave(self, keys: Sequence[int]) -> None:
+        if keys:
+            self._decoder.leave(set(keys))
+            for key in keys:
+                del self._writers[key]
+
+
+def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None) -> None:
+    """Give every clip without a text one; a single space where nobody speaks, as DeSTA2.5-Audio has it."""
+    silent = [(m, i) for m in messages for i, clip in enumerate(m["audios"]) if clip.text is None]
+    if not silent:
+        return
+    if transcriber is None:
+        raise ConfigError("transcript=whisper needs a transcriber: pass one, or give the texts with the audios")
+    texts = transcriber([message["audios"][i].audio for message, i in silent])
+    for (message, i), text in zip(silent, texts, strict=True):
+        message["audios"][i] = message["audios"][i]._replace(text=text or " ")

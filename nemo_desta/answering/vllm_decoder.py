@@ -1,0 +1,185 @@
+"""vLLM in place of the decode loop: an unmodified LLM that is handed embeddings. An optional extra: pip install vllm.
+
+`AudioFrontend` embeds the prompts, so only vLLM loads the LLM. `ChatEngine` does everything above the loop: prompts,
+thinking, stop texts, budgets, chat, batches and the server are the same for both.
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nemo_desta.answering.audio_frontend import AudioFrontend
+from nemo_desta.answering.engine import ChatEngine
+from nemo_desta.answering.sampling import Sampling
+from nemo_desta.sources import resolve_source
+
+INSTALL = (
+    "serving with vLLM needs vLLM: pip install vllm (a GPU machine; a separate environment is wise, it pins torch)"
+)
+
+
+@dataclass
+class Row:
+    """One text under way. ``forced``: ids to be handed out before vLLM goes on behind them."""
+
+    prompt: Tensor  # (Z, D)
+    sampling: Sampling
+    request_id: str
+    written: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+
+
+class VLLMDecoder:
+    """What `Decoder` is, on a ``vllm.LLMEngine``.
+
+    Args:
+        engine: made with ``enable_prompt_embeds=True``.
+        embed_tokens: the LLM's embedding table, for texts that go on behind forced tokens.
+        make_params: settings of a request from ``temperature, top_p, top_k, min_p, repetition_penalty, seed,
+            max_tokens``; see `from_engine_args`.
+    """
+
+    def __init__(self, engine: Any, embed_tokens: nn.Embedding, make_params: Callable[..., Any]) -> None:
+        self.engine = engine
+        self.embed_tokens = embed_tokens
+        self.make_params = make_params
+        self.rows: dict[int, Row] = {}
+        self._keys = itertools.count()
+        self._requests = itertools.count()
+        self._by_request: dict[str, int] = {}
+
+    @classmethod
+    def from_engine_args(cls, embed_tokens: nn.Embedding, **engine_args: Any) -> "VLLMDecoder":
+        """Start vLLM. ``engine_args`` are those of ``vllm.EngineArgs``: ``model``, ``tensor_parallel_size``, ...
+
+        Raises:
+            ImportError: vLLM is not installed; the message says how to get it.
+        """
+        try:
+            from vllm import EngineArgs, LLMEngine, SamplingParams
+            from vllm.sampling_params import RequestOutputKind
+        except ImportError as error:
+            raise ImportError(INSTALL) from error
+        # What ends an answer is decided here, as for every decoder: vLLM neither looks at end ids nor makes text.
+        make_params = partial(SamplingParams, output_kind=RequestOutputKind.DELTA, detokenize=False, ignore_eos=True)
+        engine = LLMEngine.from_engine_args(EngineArgs(enable_prompt_embeds=True, **engine_args))
+        return cls(engine, embed_tokens, make_params)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
+        """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
+        keys = []
+        try:
+            for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
+                keys.append(key := next(self._keys))
+                self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
+                self._ask(key)
+        except Exception:
+            self.leave(keys)
+            raise
+        return keys
+
+    def step(self) -> list[tuple[int, int]]:
+        """New tokens as (key, id): forced ones, or what vLLM has ready; a row may have several or none."""
+        tokens = []
+        for key, row in self.rows.items():
+            if row.forced:
+                tokens += [(key, token) for token in row.forced]
+                row.written += row.forced
+                row.forced = []
+                self._ask(key)
+        if tokens or not self.rows:
+            return tokens
+        for output in self.engine.step():
+            key = self._by_request.get(output.request_id)
+            if key is not None:
+                new = list(output.outputs[0].token_ids)
+                self.rows[key].written += new
+                tokens += [(key, token) for token in new]
+        return tokens
+
+    def force(self, key: int, ids: Iterable[int]) -> None:
+        """Let a row say ``ids`` next: its request is given up, and asked anew behind them."""
+        self._give_up([key])
+        self.rows[key].forced += ids
+
+    def leave(self, keys: Collection[int]) -> None:
+        """Drop rows."""
+        keys = [key for key in keys if key in self.rows]
+        self._give_up(keys)
+        for key in keys:
+            del self.rows[key]
+
+    def _ask(self, key: int) -> None:
+        row = self.rows[key]
+        prompt = row.prompt
+        if row.written:
+            table = self.embed_tokens
+            ids = torch.tensor(row.written, device=table.weight.device)
+            prompt = torch.cat([prompt, table(ids).detach().cpu().to(prompt.dtype)])
+        # A seed of its own for what follows a forced stretch: the first numbers would be drawn again otherwise.
+        seed = row.sampling.seed
+        settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
+        row.request_id = str(next(self._requests))
+        params = self.make_params(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k or -1,
+            min_p=settings.min_p,
+            repetition_penalty=settings.repetition_penalty,
+            seed=settings.seed,
+            max_tokens=settings.max_new_tokens,
+        )
+        self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
+        self._by_request[row.request_id] = key
+
+    def _give_up(self, keys: Iterable[int]) -> None:
+        requests = [self.rows[key].request_id for key in keys if self.rows[key].request_id in self._by_request]
+        for request_id in requests:
+            del self._by_request[request_id]
+        if requests:
+            self.engine.abort_request(requests)
+
+
+def vllm_chat_engine(
+    folder: str | Path,
+    *,
+    llm: str | None = None,
+    encoders: Mapping[str, str] | None = None,
+    check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
+    max_batch_size: int = 256,
+    **engine_args: Any,
+) -> ChatEngine:
+    """A `ChatEngine` whose LLM runs in vLLM, from a model folder or hub id; its ``model`` is an `AudioFrontend`.
+
+    ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
+    room on the GPU for encoders and projector.
+    """
+    ears = AudioFrontend.from_pretrained(
+        folder,
+        llm=llm,
+        encoders=encoders,
+        check_identity=check_identity,
+        trust_remote_code=trust_remote_code,
+        allow_targets=allow_targets,
+    )
+    engine_args = {
+        "model": resolve_source(ears.config.llm.path),
+        "trust_remote_code": trust_remote_code,
+        **engine_args,
+    }
+    return ChatEngine(
+        ears,
+        decoder=VLLMDecoder.from_engine_args(ears.embed_tokens, **engine_args),
+        max_batch_size=max_batch_size,
+    )

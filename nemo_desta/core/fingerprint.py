@@ -1,0 +1,110 @@
+"""What a frozen part is: a short, quick fingerprint kept in checkpoints, so that a projector meets the LLM it knows.
+
+The fingerprint covers config, tokenizer, the header of every safetensors file and sampled blocks of its data: seconds
+for a 16 GB LLM. Generation settings, cards and further files do not change what the weights are.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.sources import inside, sampled_blocks
+
+#: Hashed whole when present.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+SMALL_FILES = ("config.json", *TOKENIZER_FILES)
+SAMPLED = "sampled:"
+
+
+class IdentityMismatch(ConfigError):
+    """A frozen part is not the one that a projector was trained with."""
+
+
+class Difference(NamedTuple):
+    """A file that is not what it was. ``found``: None where it is not there any more."""
+
+    file: str
+    expected: str
+    found: str | None
+
+    def __str__(self) -> str:
+        found = "which is not there" if self.found is None else f"found {_short(self.found)}"
+        return f"{self.file} (expected {_short(self.expected)}, {found})"
+
+
+def fingerprint(path: str | Path, *, full: bool = False) -> dict[str, str]:
+    """Map of file name to sha256 (sampled for weights unless ``full``) for a folder or one file.
+
+    Raises:
+        FileNotFoundError: nothing to identify at ``path``.
+    """
+    path = Path(path)
+    weights = [path] if path.is_file() else _weight_files(path)
+    small = [path / name for name in SMALL_FILES if (path / name).is_file()]
+    hashes = {file.name: _whole(file) if full else _sampled(file) for file in weights}
+    hashes |= {file.name: _whole(file) for file in small}
+    if not hashes:
+        raise FileNotFoundError(f"no config, tokenizer or weights at '{path}'")
+    return dict(sorted(hashes.items()))
+
+
+def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
+    """What has changed in ``path`` since its fingerprint was ``saved``.
+
+    Config and weights that are gone count, further files do not; nor does a tokenizer that is gone, since a model
+    folder has its own. A part that is one file may have got another name.
+
+    Raises:
+        ConfigError: a fingerprint that names files elsewhere.
+    """
+    path = Path(path)
+    changed = []
+    for name, expected in saved.items():
+        file = inside(path, name)
+        file = path if path.is_file() and len(saved) == 1 else file
+        if not file.is_file():
+            found = None
+        else:
+            found = _sampled(file) if expected.startswith(SAMPLED) else _whole(file)
+        if found != expected and not (found is None and name in TOKENIZER_FILES):
+            changed.append(Difference(name, expected, found))
+    return changed
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that loaders read: hubs often keep the same weights in further forms beside them."""
+    index = folder / "model.safetensors.index.json"
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return [file for name in names if (file := inside(folder, name)).is_file()]
+    return sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
+
+
+def _whole(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sampled(file: Path) -> str:
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:
+            (header,) = struct.unpack("<Q", stream.read(8))
+            digest.update(stream.read(min(header, size)))
+    for block in sampled_blocks(file):
+        digest.update(block)
+    return SAMPLED + digest.hexdigest()
+
+
+def _short(value: str) -> str:
+    return value.removeprefix(SAMPLED)[:12]

@@ -1,0 +1,211 @@
+"""What was trained, on disk: safetensors and plain JSON, plus who the frozen parts were.
+
+A model folder holds ``config.json`` (model config, format, fingerprints), ``projector.safetensors`` (the projector
+and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders stay where they are. `export` writes the same
+kind of folder for others, with LoRA in a folder of its own.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nemo_desta.config import ModelConfig, nearest, parse, to_dict
+from nemo_desta.core.frozen import check_identity as check_frozen
+from nemo_desta.core.frozen import check_llm, fetch, frozen_sources, identify, keyword_of
+from nemo_desta.core.lora import LORA_FOLDER, load_lora
+from nemo_desta.core.trust import NOTHING, Grant, check_model
+from nemo_desta.errors import ConfigError
+from nemo_desta.package_info import __version__
+from nemo_desta.sources import fetch_folder, is_local, local_folder
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "projector.safetensors"
+TOKENIZER_FILE = "tokenizer_config.json"
+PROJECTOR_PREFIX = "perception.projector."
+
+
+def is_trained_name(name: str) -> bool:
+    """Whether a state-dict entry belongs into a checkpoint: the projector with its buffers, and LoRA."""
+    return name.startswith(PROJECTOR_PREFIX) or ".lora_" in name
+
+
+def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:
+    """Write a model folder; every file is complete before it gets its name."""
+    return write_folder(Path(folder), describe(config, identify(config)), tensors, tokenizer)
+
+
+def describe(config: ModelConfig, fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """What a model folder's config.json says."""
+    return {
+        "format": FORMAT,
+        "nemo_desta": __version__,
+        "model": to_dict(replace(config, llm=replace(config.llm, tokenizer=None))),  # the tokenizer is in the folder
+        "frozen": fingerprints,
+    }
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder was written by `save_folder` or an export."""
+    return "nemo_desta" in _description(folder)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder was written by `export`, whose description refers to the frozen parts by name."""
+    return "references" in _description(folder)
+
+
+def _description(folder: Path) -> Mapping[str, Any]:
+    """What the folder's config.json holds, nothing where there is none."""
+    try:
+        found = json.loads((folder / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_folder(
+    folder: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer: Any
+) -> Path:
+    """Write the files of a model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    part = folder / (WEIGHTS_FILE + ".part")
+    save_file(weights, part, metadata={"format": "pt"})
+    part.replace(folder / WEIGHTS_FILE)
+    part = folder / (CONFIG_FILE + ".part")
+    part.write_text(json.dumps(description, indent=1) + "\n")
+    part.replace(folder / CONFIG_FILE)
+    tokenizer.save_pretrained(folder)
+    _make_portable(folder / TOKENIZER_FILE)
+    return folder
+
+
+def load_folder(
+    folder: str | Path, grant: Grant = NOTHING
+) -> tuple[ModelConfig, dict[str, torch.Tensor], dict[str, dict[str, str]]]:
+    """Read a model folder: config, tensors, fingerprints of the frozen parts.
+
+    Raises:
+        FileNotFoundError: not a model folder; the message says which file is missing.
+        ValueError: a folder of a newer format.
+        UntrustedConfig: its config.json asks for more than ``grant`` allows.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"'{folder}' is not a nemo_desta model folder: {name} is missing")
+    description = json.loads((folder / CONFIG_FILE).read_text())
+    if description.get("format") != FORMAT:
+        raise ValueError(f"'{folder}' has format {description.get('format')}; this version reads format {FORMAT}")
+    config = parse(ModelConfig, check_model(description["model"], folder, grant))
+    tensors = load_file(folder / WEIGHTS_FILE)
+    if (folder / LORA_FOLDER).is_dir():
+        tensors |= load_lora(folder / LORA_FOLDER)
+    return config, tensors, description["frozen"]
+
+
+def open_model(
+    source: str,
+    *,
+    llm: str | None = None,
+    encoders: Mapping[str, str] | None = None,
+    check_identity: bool = True,
+    trust_remote_code: bool = False,
+    allow_targets: Sequence[str] = (),
+) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id.
+
+    ``trust_remote_code``, ``allow_targets``: what its files may ask for, see `Grant`.
+
+    Raises:
+        UntrustedConfig: its config.json asks for more than that.
+        IdentityMismatch: a frozen part that is not the one that was trained with; with ``check_identity=False`` only
+            an LLM of another width.
+        FileNotFoundError: no model folder, or a part that is not where the model says.
+    """
+    folder = local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
+    saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
+    config = relocate(saved, folder, llm=llm, encoders=encoders)
+    if check_identity:
+        fetch(frozen, config)
+        check_frozen(frozen, config, trained=frozen_sources(saved))
+    check_llm(config, tensors, compare_vocabulary=check_identity and "llm" not in frozen)
+    return config, tensors
+
+
+def load_projector(source: str | Path, projector: nn.Module) -> int:
+    """Start a projector from a model folder or a safetensors file (stage-wise training); returns the tensor count.
+
+    Every tensor of the source must find its home; parameters of the projector that the source lacks keep their
+    initial values and are named in the log.
+
+    Raises:
+        ValueError: a tensor without a home or of another shape.
+    """
+    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    own = projector.state_dict()
+    tensors = {}
+    with safe_open(path, "pt") as file:
+        for name in file.keys():
+            tensors[name.removeprefix(PROJECTOR_PREFIX)] = file.get_tensor(name)
+    for name, tensor in tensors.items():
+        if name not in own:
+            raise ValueError(f"'{path}': tensor '{name}' has no place in this projector")
+        if own[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, this projector has {tuple(own[name].shape)}"
+            raise ValueError(f"'{path}': '{name}' is {shapes}")
+    projector.load_state_dict(tensors, strict=False)
+    if missing := sorted(set(own) - set(tensors)):
+        logger.info("projector tensors that start fresh: %s", ", ".join(missing))
+    return len(tensors)
+
+
+def relocate(
+    config: ModelConfig, folder: Path, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
+) -> ModelConfig:
+    """A saved config with the frozen parts where they are on this machine; the tokenizer is the folder's own.
+
+    Raises:
+        FileNotFoundError: a part that was trained from a local path is not there any more, or was exported by a name
+            that no hub knows.
+    """
+    named = dict(config.perception.encoders)
+    for name, path in (encoders or {}).items():
+        if name not in named:
+            raise ConfigError(f"from_pretrained(encoders=...) names '{name}'.{nearest(name, named)}")
+        named[name] = {**named[name], "path": path}
+    config = replace(
+        config,
+        llm=replace(config.llm, path=llm or config.llm.path, tokenizer=str(folder)),
+        perception=replace(config.perception, encoders=named, init_from=None),
+    )
+    for part, source in frozen_sources(config).items():
+        on_hub = not is_local(source) and "/" in source
+        if not on_hub and local_folder(source) is None:
+            repair = f"Say where it is: from_pretrained(..., {keyword_of(part)})"
+            raise FileNotFoundError(f"{part}: nothing at '{source}'. {repair}")
+    return config
+
+
+def _make_portable(file: Path) -> None:
+    """Let transformers 4 read what transformers 5 writes, and leave out where the tokenizer was on this machine."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("name_or_path", "is_local", "local_files_only"):
+        settings.pop(key, None)
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # the name that transformers 5 has for it
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(further := settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = further
+        del settings["extra_special_tokens"]
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

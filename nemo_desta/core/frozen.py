@@ -1,0 +1,147 @@
+"""The frozen parts of a model: which they are, and whether those on this machine are the ones it was trained with.
+
+A projector speaks one LLM's language and reads one encoder's layers. With others it gives answers that look like
+answers; so another part is refused by name, unless the caller says that it shall be used regardless.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from nemo_desta.config import ModelConfig
+from nemo_desta.core.fingerprint import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
+from nemo_desta.core.trust import code_named
+from nemo_desta.errors import ConfigError
+from nemo_desta.sources import inside, is_local, local_folder, resolve_source
+
+#: Tensors whose first dimension is the LLM's width, by kind of projector.
+WIDTH_NAMES = re.compile(
+    r"perception\.projector\.(markers\.start|mlp\.2\.weight|output\.weight|fusion\.output\.weight"
+    r"|fusion\.outputs\.\w+\.weight|adapters\.\w+\.output\.weight)"
+)
+Fingerprints = Mapping[str, Mapping[str, str]]
+
+
+def frozen_sources(config: ModelConfig) -> dict[str, str]:
+    """Source of every frozen part by the name it has in a checkpoint."""
+    used = config.perception.use or list(config.perception.encoders)
+    encoders = {f"encoders.{name}": config.perception.encoders[name].get("path") for name in used}
+    return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
+
+
+def keyword_of(part: str) -> str:
+    """How `from_pretrained` is told where a part is."""
+    return "llm='...'" if part == "llm" else f"encoders={{'{part.removeprefix('encoders.')}': '...'}}"
+
+
+def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, str]]:
+    """Fingerprints of all frozen parts that are on this machine."""
+    found = {}
+    for part, source in frozen_sources(config).items():
+        folder = local_folder(source)
+        if folder is not None:
+            found[part] = fingerprint(folder, full=full)
+    return found
+
+
+def check_identity(
+    saved: Fingerprints, config: ModelConfig, *, trained: Mapping[str, str] | None = None, repair: str | None = None
+) -> None:
+    """Compare the frozen parts that are on this machine with the fingerprints of those that were trained with.
+
+    Args:
+        trained: the sources that were trained with, for the message. repair: what to do, if not what
+            `from_pretrained` can be told.
+
+    Raises:
+        IdentityMismatch: names each part and file that is not the same, what was expected and what was found.
+    """
+    wrong, keywords = [], []
+    for part, source in frozen_sources(config).items():
+        folder = local_folder(source)
+        if folder is None or part not in saved:
+            continue
+        if changed := differences(saved[part], folder):
+            before = (trained or {}).get(part, source)
+            was = f" ('{before}' then)" if before != source else ""
+            files = ", ".join(map(str, changed))
+            wrong.append(f"{part}: '{source}' is not what this projector was trained with{was}: {files}")
+            keywords.append(keyword_of(part))
+    if wrong:
+        repair = repair or (
+            f"Say where the right one is: from_pretrained(..., {', '.join(keywords)}); or go on regardless, with "
+            "answers that may be wrong: check_identity=False"
+        )
+        raise IdentityMismatch(f"{'; '.join(wrong)}. {repair}")
+
+
+def fetch(saved: Fingerprints, config: ModelConfig) -> None:
+    """Bring the files of parts from the hub that are to be compared, and then loaded, onto this machine.
+
+    Raises:
+        FileNotFoundError: the hub does not give them. ConfigError: a fingerprint that names files elsewhere.
+    """
+    from huggingface_hub import snapshot_download
+
+    for part, source in frozen_sources(config).items():
+        if is_local(source) or part not in saved:
+            continue
+        folder = local_folder(source)
+        needed = [inside(Path(source), name).name for name in saved[part] if name not in TOKENIZER_FILES]
+        if code := [name for name in needed if name.endswith(".py")]:
+            raise ConfigError(f"{part}: its fingerprint names Python, which is no weights: {code[0]}")
+        if absent := [name for name in needed if folder is None or not (folder / name).is_file()]:
+            try:
+                snapshot_download(source, allow_patterns=absent)
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"{part}: '{source}' is not on this machine, and the hub does not give it "
+                    f"({type(error).__name__}). Say where it is: from_pretrained(..., {keyword_of(part)})"
+                ) from error
+
+
+def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_vocabulary: bool) -> None:
+    """Whether an LLM can be what the projector was trained for: its width and, without a fingerprint, its vocabulary.
+
+    ``compare_vocabulary``: the tokenizer of ``config``, which came with the projector, against the LLM's own.
+
+    Raises:
+        IdentityMismatch: it cannot.
+    """
+    source, trust = resolve_source(config.llm.path), config.llm.trust_remote_code
+    with code_named(config.llm.path):
+        llm = AutoConfig.from_pretrained(source, trust_remote_code=trust).get_text_config()
+    repair = f"Say where the right LLM is: from_pretrained(..., {keyword_of('llm')})"
+    width = trained_width(tensors)
+    if width is not None and width != llm.hidden_size:
+        raise IdentityMismatch(
+            f"llm: the embeddings of '{config.llm.path}' are {llm.hidden_size} wide, this projector was trained for "
+            f"{width}. {repair}"
+        )
+    if not compare_vocabulary or config.llm.tokenizer is None:
+        return
+    with code_named(config.llm.tokenizer):
+        own = AutoTokenizer.from_pretrained(config.llm.tokenizer, trust_remote_code=trust).get_vocab()
+    if (highest := max(own.values())) >= llm.vocab_size:
+        raise IdentityMismatch(
+            f"llm: '{config.llm.path}' has {llm.vocab_size} token embeddings, the tokenizer that came with this "
+            f"projector ids up to {highest}. {repair}"
+        )
+    try:
+        theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=trust).get_vocab()
+    except (OSError, ValueError):  # an LLM may come without one: the model folder's is used anyway
+        return
+    if changed := [token for token, i in own.items() if theirs.get(token) != i]:
+        raise IdentityMismatch(
+            f"llm: the vocabulary of '{config.llm.path}' is not that of the tokenizer that came with this projector: "
+            f"{len(changed)} of {len(own)} tokens have another id or none, such as {changed[0]!r}. {repair}; or go on "
+            "regardless: check_identity=False"
+        )
+
+
+def trained_width(tensors: Mapping[str, Tensor]) -> int | None:
+    """Width of the LLM that a projector's tensors were trained for; None where they do not show it."""
+    return next((tensor.shape[0] for name, tensor in tensors.items() if WIDTH_NAMES.fullmatch(name)), None)

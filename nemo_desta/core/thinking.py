@@ -1,0 +1,129 @@
+"""Think blocks: who opens them, and a raw answer taken apart and put together again.
+
+A raw answer is what continues the generation prompt. Reasoning LLMs differ in who writes the opening tag: the template
+(then the answer begins inside the thought) or the LLM.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.think_tags import KNOWN_TAGS, ThinkTags
+from nemo_desta.errors import RowError
+
+#: What a thought that ran out of its budget is made to end with.
+CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
+
+
+@dataclass(frozen=True)
+class ThinkFormat:
+    """Where an LLM's think block begins. ``opening``: what the generation prompt ends with from the opening tag on
+    (``<think>\\n``), empty when the LLM writes the tag itself - or leaves the block out.
+    """
+
+    tags: ThinkTags = ThinkTags()
+    opening: str = ""
+
+    @property
+    def opened_by_template(self) -> bool:
+        return bool(self.opening)
+
+
+class Thought(NamedTuple):
+    """A raw answer in its parts, whitespace included.
+
+    ``thought`` None: there is no think block. ``answer`` None: the thought never ended. ``finished``: the thought, if
+    any, was closed. ``lead``: white space before an opening tag that the LLM wrote.
+    """
+
+    thought: str | None
+    answer: str | None
+    finished: bool
+    lead: str = ""
+
+
+def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
+    """How this LLM thinks, found by rendering a question; None for one that does not (or was told not to, by
+    ``enable_thinking=False`` for instance).
+
+    ``tags``: those of the LLM; None looks for `KNOWN_TAGS` in the chat template. An LLM whose template never mentions
+    its tags must be given them.
+    """
+    rendered = prompts.render([{"role": "user", "content": "question"}])
+    template = prompts.tokenizer.chat_template
+    source = template if isinstance(template, str) else "\n".join(template.values())
+    for known in (tags,) if tags else KNOWN_TAGS:
+        end = rendered.rstrip()
+        if end.endswith(known.open):
+            return ThinkFormat(known, opening=rendered[rendered.rindex(known.open) :])
+        if end.endswith(known.close):  # the template has closed an empty block
+            return None
+        if tags or known.close in source:
+            return ThinkFormat(known)
+    return None
+
+
+class ThoughtCheck:
+    """Whether targets fit the think block that the generation prompt ends with; the template is asked once.
+
+    The prompt may open the block, and then the first thing that is learnt is a thought; or close an empty one
+    (``enable_thinking=False``), and then no thought follows.
+    """
+
+    def __init__(self, prompts: PromptBuilder) -> None:
+        end = prompts.render([{"role": "user", "content": "question"}]).rstrip()
+        self.opened = next((tags for tags in KNOWN_TAGS if end.endswith(tags.open)), None)
+        self.closed = next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)
+
+    def problem(self, row: Mapping[str, Any]) -> RowError | None:
+        """What is wrong with the target of a row, and which settings help."""
+        response = row["response"]
+        if self.opened and self.opened.close not in response and not row.get("truncated"):
+            return RowError(
+                "no thought",
+                f"the chat template opens a think block and the target has no {self.opened.close}: its answer would "
+                "be learnt as a thought. Use chat_template_kwargs={enable_thinking: false} if the template knows it, "
+                "or rows with thoughts (self_rephrase)",
+            )
+        if self.closed and self.closed.close in response:
+            return RowError(
+                "late thought",
+                f"the chat template has closed the think block and the target has a {self.closed.close}: use "
+                "chat_template_kwargs={enable_thinking: true}, or rows without thoughts",
+            )
+        return None
+
+
+def split(text: str, format: ThinkFormat | None) -> Thought:
+    """The parts of a raw answer; ``join`` gives ``text`` again. The first closing tag ends the thought."""
+    lead, inside = "", text
+    if format is None or not format.opened_by_template:
+        stripped = text.lstrip()
+        if format is None or not stripped.startswith(format.tags.open):
+            return Thought(None, text, True)
+        lead, inside = text[: len(text) - len(stripped)], stripped[len(format.tags.open) :]
+    thought, closed, answer = inside.partition(format.tags.close)
+    return Thought(thought, answer if closed else None, bool(closed), lead)
+
+
+def join(parts: Thought, format: ThinkFormat | None) -> str:
+    """The raw answer that ``split`` takes apart. Raises ``ValueError`` for parts that no answer of this format has."""
+    if parts.thought is None:
+        if parts.answer is None or (format is not None and format.opened_by_template):
+            raise ValueError(f"an answer needs a thought where the template opens one, or else a text; found {parts}")
+        return parts.answer
+    if format is None:
+        raise ValueError("a thought, but the LLM has no think block")
+    if parts.finished != (parts.answer is not None):
+        raise ValueError(f"an answer follows a finished thought and no other; found {parts}")
+    opening = "" if format.opened_by_template else f"{parts.lead}{format.tags.open}"
+    return f"{opening}{parts.thought}{format.tags.close}{parts.answer}" if parts.finished else opening + parts.thought
+
+
+def without_partial(text: str, tag: str) -> str:
+    """``text`` without a tag at its end that was cut in the middle."""
+    for length in range(len(tag) - 1, 1, -1):
+        if text.endswith(tag[:length]):
+            return text[:-length]
+    return text

@@ -1,0 +1,151 @@
+"""What a file of someone else may ask for: the one check of every loader of model folders, hub ids and checkpoints.
+
+A model's config can hold settings with power: ``trust_remote_code`` runs Python files of the LLM's folder, a dotted
+name imports and calls anything that is installed. In the user's own training config they are the user's decision. In
+a config that came with weights they are refused by name, unless the caller grants them. docs/security.md is the page.
+"""
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders.registry import encoder_names
+
+#: Where the classes of optimisers and learning rate schedules that need no grant are defined, and their base class.
+OPTIMIZERS = ("torch.optim.", "nemo.core.optim.", "transformers.optimization.")
+BASES = {
+    "optimizer": ("torch.optim", "Optimizer"),
+    "lr_scheduler": ("torch.optim.lr_scheduler", "LRScheduler"),
+}
+
+
+class UntrustedConfig(ConfigError):
+    """A file of someone else asks for what only the caller may decide; the message says what to pass."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What the caller allows: Python files of the LLM's folder, and dotted names that may be imported and called."""
+
+    trust_remote_code: bool = False
+    allow_targets: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.allow_targets, str):
+            raise ConfigError(f"allow_targets is a list of dotted names, found the text '{self.allow_targets}'")
+
+
+NOTHING = Grant()
+
+
+def check_model(model: Any, source: Any, grant: Grant) -> dict[str, Any]:
+    """The ``model`` section of a stranger's file with what was granted and nothing more; ``source`` names the file.
+
+    ``llm.trust_remote_code`` of the result is the caller's word.
+
+    Raises:
+        UntrustedConfig: all settings with power that were not granted, each by its key and value.
+    """
+    if not isinstance(model, Mapping):
+        raise ConfigError(f"'{source}': 'model' must be a mapping, found {type(model).__name__}")
+    found = []
+    for path, value in _walk(model, "model"):
+        key = path.rpartition(".")[2]
+        if key == "trust_remote_code" and value and not grant.trust_remote_code:
+            found.append(f"{path}={value} (runs Python files of that folder: pass trust_remote_code=True)")
+        elif isinstance(value, str) and "${" in value:
+            found.append(f"{path}={value!r} (an interpolation, which no grant allows: write the value itself)")
+        elif "${" in key:
+            found.append(f"the key {path} (an interpolation, which no grant allows)")
+        elif key == "attn_implementation" and "/" in str(value) and not grant.trust_remote_code:
+            found.append(f"{path}={value!r} (runs a kernel from the hub: pass trust_remote_code=True)")
+        elif key == "_target_" and not (_is_encoder(path, value) or _is_optimizer(path, value)):
+            if value not in grant.allow_targets:
+                found.append(f"{path}={value!r} (imported and called: pass allow_targets=[{value!r}])")
+    for path, name in _encoder_names(model):
+        if "." in name and name not in encoder_names() and name not in grant.allow_targets:
+            found.append(f"{path}={name!r} (imported and called: pass allow_targets=[{name!r}])")
+    if found:
+        raise UntrustedConfig(
+            f"'{source}' asks for what its files must not decide: {'; '.join(found)}. Whoever made it can run any "
+            "program on this machine by that, so grant it only if you trust them (docs/security.md)"
+        )
+    llm = model.get("llm")
+    if not isinstance(llm, Mapping):
+        return dict(model)  # `parse` says what is wrong with it
+    return {**model, "llm": {**llm, "trust_remote_code": grant.trust_remote_code}}
+
+
+@contextmanager
+def code_named(source: str) -> Iterator[None]:
+    """Around transformers' loaders: an LLM or tokenizer that is Python files of its folder is refused by name.
+
+    Raises:
+        UntrustedConfig: transformers would have to run code of ``source``.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UntrustedConfig(
+            f"'{source}' can only be loaded by running Python files that came with it. If you trust whoever made "
+            "them: trust_remote_code=True (from_pretrained), trust_remote_code=true (commands), "
+            "model.llm.trust_remote_code=true (a training config)"
+        ) from error
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every entry below a plain value with its path, iteratively: a file's nesting is not ours to trust."""
+    open_values = [(path, value)]
+    while open_values:
+        path, value = open_values.pop()
+        if isinstance(value, Mapping):
+            entries = [(f"{path}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            entries = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+        else:
+            continue
+        yield from entries
+        open_values += reversed(entries)
+
+
+def _encoder_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What each encoder is built by, where no ``_target_`` says so: its ``name``, or the name of its section."""
+    perception = model.get("perception")
+    encoders = perception.get("encoders") if isinstance(perception, Mapping) else None
+    for label, knobs in (encoders if isinstance(encoders, Mapping) else {}).items():
+        if isinstance(knobs, Mapping) and "_target_" not in knobs:
+            path = f"model.perception.encoders.{label}"
+            yield (f"{path}.name", str(knobs["name"])) if "name" in knobs else (f"the key {path}", str(label))
+
+
+def _is_encoder(path: str, value: Any) -> bool:
+    """A registered name may stand in an encoder's ``_target_``."""
+    return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in encoder_names()
+
+
+def _is_optimizer(path: str, value: Any) -> bool:
+    """Whether this is the class of an optimiser or schedule of torch, NeMo or transformers.
+
+    The module must be importable by itself and the class its own: ``torch.optim.adam.torch.load`` begins rightly, too.
+    """
+    section = path.removeprefix("model.").removesuffix("._target_")
+    if section not in BASES or not isinstance(value, str) or not value.startswith(OPTIMIZERS):
+        return False
+    module, _, name = value.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    if not f"{getattr(found, '__module__', '')}.".startswith(OPTIMIZERS):
+        return False
+    if section == "lr_scheduler" and module == "transformers.optimization":
+        return bool(re.fullmatch(r"get_\w*schedule\w*", name))
+    home, base = BASES[section]
+    bases = tuple(c for c in (getattr(importlib.import_module(home), n, None) for n in (base, f"_{base}")) if c)
+    return isinstance(found, type) and issubclass(found, bases)

@@ -1,0 +1,162 @@
+"""The model card of an export: what was trained, on what, over which frozen parts, and under whose licences."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from nemo_desta.config import ModelConfig
+from nemo_desta.package_info import __version__
+from nemo_desta.sharing.references import HUB_ID, Reference
+
+#: What a part's name begins with after its owner (lower case) -> the licence that its authors give.
+LICENCES = {
+    "qwen3-": "Apache-2.0",
+    "whisper-": "Apache-2.0 (OpenAI's repository: MIT)",
+    "beats": "MIT (microsoft/unilm)",
+    "llama-3.1-": "Llama 3.1 Community License: attribution and an acceptable use policy",
+    "meta-llama-3-": "Meta Llama 3 Community License: attribution and an acceptable use policy",
+    "llama-3.2-": "Llama 3.2 Community License: attribution and an acceptable use policy",
+}
+UNKNOWN = "see its page"
+PACKAGED = "Apache-2.0, part of nemo_desta"
+
+
+def model_card(
+    name: str,
+    config: ModelConfig,
+    references: Mapping[str, Reference],
+    record: Mapping[str, Any],
+    *,
+    num_projector: int,
+    num_lora: int = 0,
+) -> str:
+    """README.md, the hub's metadata in front. ``record``: what the run wrote down; what it lacks is not claimed."""
+    llm = references["llm"].source
+    trained = f"projector ({num_projector:,} parameters)"
+    if num_lora:
+        trained += f" and LoRA on the LLM ({num_lora:,} parameters, in `lora/`)"
+    sections = [
+        _metadata(references, record, has_lora=bool(num_lora)),
+        f"# {name}\n\n{llm} with ears: a {trained}, trained with "
+        f"[NeMo](https://github.com/NVIDIA/NeMo)'s plugin nemo_desta {__version__}, carries what frozen audio "
+        "encoders hear into the LLM's embedding space. This folder holds what was trained and the tokenizer; LLM and "
+        "encoders are loaded from where they are, and refused if they are not the ones that were trained with.",
+        "## Use\n\n" + _use(name, references),
+        "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), _parts(references)),
+        "## Training\n\n" + _training(config, record),
+        "## Data\n\n" + _data(record),
+        "## Validation\n\n" + _validation(record),
+        "## Licences\n\nThe frozen parts and the training data keep the licences that their owners give them; they "
+        "may limit what this model can be used for. The licence of what was trained here is its owner's to choose: "
+        "none is stated until the line `license:` is filled in at the top of this card.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def licence_of(source: str) -> str:
+    """A note on the licence of a frozen part, by its name."""
+    if source.startswith("package:"):
+        return PACKAGED
+    own = source.rpartition("/")[2].lower()
+    return next((licence for start, licence in LICENCES.items() if own.startswith(start)), UNKNOWN)
+
+
+def _metadata(references: Mapping[str, Reference], record: Mapping[str, Any], *, has_lora: bool) -> str:
+    bases = [r.source for r in references.values() if r.reachable and HUB_ID.fullmatch(r.source)]
+    datasets = sorted({name for name in _datasets(record) if HUB_ID.fullmatch(name)})
+    tags = ["nemo", "audio", "speech", "audio-language-model", "desta", *(["lora", "peft"] if has_lora else [])]
+    lines = ["---", "library_name: nemo_desta", "pipeline_tag: audio-text-to-text"]
+    lines += ["# license:   yours to choose, see 'Licences' below; then take the # away"]
+    for key, values in (("base_model", bases), ("datasets", datasets), ("tags", tags)):
+        lines += [f"{key}:", *(f"- {json.dumps(value)}" for value in values)] if values else []
+    return "\n".join([*lines, "---"])
+
+
+def _use(name: str, references: Mapping[str, Reference]) -> str:
+    encoders = {part.removeprefix("encoders."): r for part, r in references.items() if part != "llm"}
+    arguments = [json.dumps(name)]
+    if not references["llm"].reachable:
+        arguments.append(f'llm="<folder of {references["llm"].source}>"')
+    if absent := [f'"{key}": "<path of {r.source}>"' for key, r in encoders.items() if not r.reachable]:
+        arguments.append(f"encoders={{{', '.join(absent)}}}")
+    code = (
+        "```python\nfrom nemo_desta.models import DestaModel\n\n"
+        f"model = DestaModel.from_pretrained({', '.join(arguments)})\n"
+        'question = {"role": "user", "content": "<|AUDIO|>\\nWhat do you hear?", "audios": ["x.wav"]}\n'
+        "print(model.chat([question]))\n```"
+    )
+    if len(arguments) > 1:
+        code += "\n\nParts without a hub id must be on your machine; say where."
+    return code
+
+
+def _parts(references: Mapping[str, Reference]) -> Iterable[Sequence[str]]:
+    for part, reference in references.items():
+        yield part, f"`{reference.source}`", (reference.revision or "")[:12], licence_of(reference.source)
+
+
+def _training(config: ModelConfig, record: Mapping[str, Any]) -> str:
+    optimizer = dict(config.optimizer)
+    scheduler = dict(config.lr_scheduler or {})
+    plan = record.get("plan") or {}
+    lora = config.llm.lora
+    rows = {
+        "optimiser steps": record.get("steps"),
+        "optimiser": _with_knobs(optimizer),
+        "learning rate schedule": _with_knobs(scheduler),
+        "batch": plan
+        and f"at most {plan['max_batch_size']} rows or {plan['batch_tokens']:,} positions, x {plan['num_ranks']} "
+        f"data-parallel, x {record.get('accumulate_grad_batches') or 1} accumulated",
+        "passes over the data": plan and f"{record['epoch']} whole, {record['batches_done']} batches of the next",
+        "seed": record.get("seed", plan.get("seed")),
+        "projector": _with_knobs(config.perception.projector, key="name"),
+        "encoders": "; ".join(
+            f"{name}: layers {knobs.get('layer_ids') or 'all'}"
+            for name, knobs in config.perception.encoders.items()
+            if config.perception.use is None or name in config.perception.use
+        ),
+        "LoRA": lora and f"r {lora.r}, alpha {lora.alpha}, on {', '.join(lora.target_modules)}",
+        "kept as they were": config.freeze and ", ".join(f"`{pattern}`" for pattern in config.freeze),
+    }
+    known = [(name, str(value)) for name, value in rows.items() if value not in (None, "", [], {})]
+    return _table(("", ""), known) if known else "Not recorded."
+
+
+def _data(record: Mapping[str, Any]) -> str:
+    rows = (record.get("plan") or {}).get("rows") or []
+    if not rows:
+        return "Not recorded: say here what the model was trained on."
+    counted = record.get("datasets") or {}
+    lines = []
+    for name, number, share in rows:
+        inside = ", ".join(f"{dataset} ({count:,})" for dataset, count in counted.get(name, {}).items())
+        lines.append((name, f"{number:,}", "" if share is None else f"{share:.1%}", inside))
+    bad = record.get("bad_rows") or {}
+    note = "Rows by the dataset that they name."
+    if bad.get("num_bad"):
+        note += f" {bad['num_bad']:,} of {bad['num_rows']:,} rows that were read could not be used."
+    return _table(("source", "rows", "share of the mix", "datasets (rows)"), lines) + "\n\n" + note
+
+
+def _validation(record: Mapping[str, Any]) -> str:
+    scores = record.get("validation") or {}
+    lines = [(f"`{name}`", f"{value:.4f}") for name, value in sorted(scores.items())]
+    return _table(("", "at the end of the training"), lines) if lines else "Not recorded."
+
+
+def _datasets(record: Mapping[str, Any]) -> set[str]:
+    return {name for counts in (record.get("datasets") or {}).values() for name in counts}
+
+
+def _with_knobs(values: Mapping[str, Any], key: str = "_target_") -> str:
+    rest = ", ".join(f"{name} {value}" for name, value in values.items() if name != key and value is not None)
+    return f"`{values[key]}` ({rest})" if key in values and rest else f"`{values[key]}`" if key in values else rest
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""Tiny models, tokenizers, rows and a scripted HTTP server, for tests and benchmarks."""
