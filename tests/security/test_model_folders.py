@@ -11,6 +11,7 @@ from nemo_desta.answering.audio_frontend import AudioFrontend
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.core.fingerprint import fingerprint
 from nemo_desta.core.frozen import fetch
+from nemo_desta.core.folder import open_model
 from nemo_desta.core.trust import Grant, UntrustedConfig, check_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
@@ -266,7 +267,7 @@ def test_only_data_is_fetched_from_the_hub(folder, evil, canary, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    folder.open_model("someone/model")
+    open_model("someone/model")
     assert asked and not [pattern for pattern in asked if pattern.endswith((".py", "*"))]
     assert not canary.exists() and "evil" not in sys.modules
 
@@ -300,7 +301,8 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         seen.append({name: given[name] for name in granted})
         raise Opened
 
-    monkeypatch.setattr(folder, "open_model", opening)
+    for face in ("models.desta", "answering.audio_frontend"):
+        monkeypatch.setattr(f"nemo_desta.{face}.open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")

@@ -30,7 +30,7 @@ IMPORT_BY_NAME = {
     "evaluation/files.py",
     "evaluation/run.py",
     "evaluation/scores.py",
-    "models/trust.py",
+    "core/trust.py",
     "perception/encoders/registry.py",
     "recipes/engines/__init__.py",
     "training/strategies.py",
@@ -77,6 +77,6 @@ def test_no_call_runs_what_was_read(file):
         if name.startswith("Auto") and name.endswith((".from_pretrained", ".from_config")):
             assert "trust_remote_code" in words, f"{where}: without it transformers asks on the terminal"
         if name.endswith(".apply_chat_template"):
-            assert inside(file) in ("data/template_limits.py", "demo/llm_gates.py"), f"{where}: without limits"
+            assert inside(file) in ("core/template_limits.py", "demo/llm_gates.py"), f"{where}: without limits"
         if name.endswith("import_module"):
             assert inside(file) in IMPORT_BY_NAME, where
