@@ -58,7 +58,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.115", "h11>=0.14", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
     "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
     "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
-    "eval": ["jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
+    "eval": ["jinja2>=3.1", "jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
         "matplotlib>=3.8",

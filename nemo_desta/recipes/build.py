@@ -169,7 +169,7 @@ def measured(config: RecipeConfig, roots: Mapping[str, Path], corpus: Corpus) ->
     from nemo_desta.recipes.measure import add_measured
 
     names, cache = config.describe.measure, Path(config.output) / "measured"
-    return add_measured(iter(corpus), roots[corpus.name], names, cache, corpus=corpus.name)
+    return add_measured(corpus, roots[corpus.name], names, cache, corpus=corpus.name)
 
 
 def build_gates(config: RecipeConfig, corpora: Sequence[Corpus]) -> RowGates:

@@ -1,4 +1,4 @@
-"""Rows and their audio as a lhotse shar folder, for training at scale: a few big files for millions of small."""
+"""Writes rows and their audio as a lhotse shar folder: training reads a few big files instead of millions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class SharConfig:
 
 
 def run_shar(plain: Mapping[str, Any]) -> str:
-    """Write the shar folder; returns what to tell the user.
+    """Write the shar folder and return a message for the user.
 
     Raises:
         ConfigError, FileNotFoundError, FileExistsError: see `parse`, `find_rows` and `write_shar`. RowError: the first
-        row that cannot be used, by file and line.
+        unusable row, with file and line.
     """
     config = parse(SharConfig, plain, where="shar")
     roots = {"default": config.audio_root} if isinstance(config.audio_root, str) else dict(config.audio_root)
