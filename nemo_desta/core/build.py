@@ -131,7 +131,7 @@ def build_projector_for(
     """The projector that the config names, for these encoders."""
     knobs = dict(config.projector)
     name = knobs.pop("name", "window")
-    return build_projector(name, encoders, output_size, output_rms=output_rms, **knobs)
+    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
 
 
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:
