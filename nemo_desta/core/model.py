@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
@@ -35,6 +35,10 @@ class SpeechMixin:
     prompts: PromptBuilder
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.prompts.tokenizer
+
+    @property
     def audio_locator_tag(self) -> str:
         return self.prompts.audio_locator_tag
 
@@ -45,7 +49,7 @@ class SpeechMixin:
     @property
     def text_pad_id(self) -> int:
         """An id for padding of ids; masks never depend on it."""
-        pad = self.prompts.tokenizer.pad_token_id
+        pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.text_eos_id
 
     def num_audio_tokens(self, num_samples: int) -> int:

@@ -35,8 +35,7 @@ class DestaBase(SpeechMixin, LightningModule):
         self.config = cfg if isinstance(cfg, ModelConfig) else parse(ModelConfig, cfg)
         self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
         self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
-        self.tokenizer = build.build_tokenizer(self.config.llm)
-        self.prompts = build.build_prompts(self.tokenizer, self.config.prompt)
+        self.prompts = build.build_prompts(build.build_tokenizer(self.config.llm), self.config.prompt)
         self.window = LossWindow()
         self.validation_names: list[str] = []
         self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding
