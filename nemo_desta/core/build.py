@@ -9,28 +9,17 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig, nearest
+from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig
 from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.trust import UntrustedConfig, code_named
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders import build_encoder
+from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.fused import FusedPerception
-from nemo_desta.perception.projector import build_projector
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU and float32 on a CPU (design decision 9)."""
-    if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype '{name}'.{nearest(name, ['auto', *DTYPES])}")
-    return DTYPES[name]
 
 
 def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
@@ -79,7 +68,7 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
     with code_named(config.path):
         llm = AutoModelForCausalLM.from_pretrained(
             resolve_source(config.path),
-            dtype=resolve_dtype(config.dtype),
+            dtype=as_dtype(config.dtype),
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
         )
@@ -120,23 +109,6 @@ def check_reads_embeddings(llm: nn.Module) -> None:
         )
 
 
-def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
-    """The chosen encoders by name, in the order of the config."""
-    names = list(config.encoders) if config.use is None else list(config.use)
-    if not names:
-        raise ConfigError("'model.perception.encoders' is empty: at least one encoder is needed")
-    for name in names:
-        if name not in config.encoders:
-            raise ConfigError(f"model.perception.use names '{name}'.{nearest(name, config.encoders)}")
-    encoders = {}
-    for name in names:
-        knobs: dict[str, Any] = {"name": name, **config.encoders[name]}
-        if isinstance(knobs.get("path"), str):
-            knobs["path"] = resolve_source(knobs["path"])
-        encoders[name] = build_encoder(knobs, dtype=resolve_dtype(config.dtype))
-    return encoders
-
-
 def build_perception(config: PerceptionConfig, output_size: int, output_rms: float) -> FusedPerception:
     """Encoders and projector. ``output_rms``: RMS of the LLM's embedding table, where the projector's gain starts."""
     encoders = build_encoders(config)
@@ -147,15 +119,6 @@ def build_perception(config: PerceptionConfig, output_size: int, output_rms: flo
     return FusedPerception(
         encoders, projector, sampling_rate=config.sampling_rate, normalize_dbfs=config.normalize_dbfs
     )
-
-
-def build_projector_for(
-    config: PerceptionConfig, encoders: dict[str, nn.Module], output_size: int, *, output_rms: float
-) -> nn.Module:
-    """The projector that the config names, for these encoders."""
-    knobs = dict(config.projector)
-    name = knobs.pop("name", "window")
-    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
 
 
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:

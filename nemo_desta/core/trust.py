@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders.registry import encoder_names
+from nemo_desta.perception.projector.registry import projector_names
 
 #: Where the classes of optimisers and learning rate schedules that need no grant are defined, and their base class.
 OPTIMIZERS = ("torch.optim.", "nemo.core.optim.", "transformers.optimization.")
@@ -63,11 +64,11 @@ def check_model(model: Any, source: Any, grant: Grant) -> dict[str, Any]:
             found.append(f"the key {path} (an interpolation, which no grant allows)")
         elif key == "attn_implementation" and "/" in str(value) and not grant.trust_remote_code:
             found.append(f"{path}={value!r} (runs a kernel from the hub: pass trust_remote_code=True)")
-        elif key == "_target_" and not (_is_encoder(path, value) or _is_optimizer(path, value)):
+        elif key == "_target_" and not (_is_registered(path, value) or _is_optimizer(path, value)):
             if value not in grant.allow_targets:
                 found.append(f"{path}={value!r} (imported and called: pass allow_targets=[{value!r}])")
-    for path, name in _encoder_names(model):
-        if "." in name and name not in encoder_names() and name not in grant.allow_targets:
+    for path, name, known in _factory_names(model):
+        if "." in name and name not in known and name not in grant.allow_targets:
             found.append(f"{path}={name!r} (imported and called: pass allow_targets=[{name!r}])")
     if found:
         raise UntrustedConfig(
@@ -114,18 +115,28 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         open_values += reversed(entries)
 
 
-def _encoder_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What each encoder is built by, where no ``_target_`` says so: its ``name``, or the name of its section."""
+def _factory_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    """Key, value and registered names of whatever selects an encoder or the projector, where ``_target_`` does not.
+
+    For an encoder that is its ``name`` or the key of its section.
+    """
     perception = model.get("perception")
-    encoders = perception.get("encoders") if isinstance(perception, Mapping) else None
+    perception = perception if isinstance(perception, Mapping) else {}
+    encoders = perception.get("encoders")
     for label, knobs in (encoders if isinstance(encoders, Mapping) else {}).items():
         if isinstance(knobs, Mapping) and "_target_" not in knobs:
             path = f"model.perception.encoders.{label}"
-            yield (f"{path}.name", str(knobs["name"])) if "name" in knobs else (f"the key {path}", str(label))
+            key, name = (f"{path}.name", knobs["name"]) if "name" in knobs else (f"the key {path}", label)
+            yield key, str(name), encoder_names()
+    projector = perception.get("projector")
+    if isinstance(projector, Mapping) and "_target_" not in projector and "name" in projector:
+        yield "model.perception.projector.name", str(projector["name"]), projector_names()
 
 
-def _is_encoder(path: str, value: Any) -> bool:
-    """A registered name may stand in an encoder's ``_target_``."""
+def _is_registered(path: str, value: Any) -> bool:
+    """Whether this is the ``_target_`` of an encoder or of the projector, and a registered name."""
+    if path == "model.perception.projector._target_":
+        return value in projector_names()
     return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in encoder_names()
 
 

@@ -26,6 +26,7 @@ from nemo_desta.megatron.shared_encoding import perceive_shared
 from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 
@@ -51,7 +52,7 @@ class MegatronDestaModel(DestaBase):
         if self.llm is not None:
             return
         config, strategy = self.config, self.trainer.strategy
-        dtype = build.resolve_dtype(config.llm.dtype)
+        dtype = as_dtype(config.llm.dtype)
         self.llm = build_llm(config.llm.path, strategy.layout, dtype=dtype, recompute=config.activation_checkpointing)
         self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core shall not average them
         if not self.llm.is_first:

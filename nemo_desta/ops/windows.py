@@ -35,7 +35,7 @@ def max_window_frames(grid: FrameGrid, tokens_per_second: int | float | str | Fr
     """K: the most frames that any window of any clip reads. Window positions repeat, so one period tells."""
     rate = exact_rate(tokens_per_second)
     period = (grid.sampling_rate / (rate * grid.hop)).denominator  # windows until the grid is in phase again
-    windows = torch.arange(period)
+    windows = torch.arange(period, device="cpu")  # a number is needed, also inside torch.device("meta")
     first, _, end_if_last = _steps(windows, grid, rate)
     return max(1, int((end_if_last - first).max())) * grid.frames_per_step
 
@@ -61,7 +61,7 @@ def window_table(
         max_frames: T of the encoder's (B, T, C) layers.
         grid: where the encoder's frames lie.
         tokens_per_second: r.
-        total: P if it is known, as for `clip_and_window`.
+        total: P if it is known, as in `clip_and_window`.
     """
     rate = exact_rate(tokens_per_second)
     clip, window = clip_and_window(windows_per_clip, total)

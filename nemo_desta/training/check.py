@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.core.build import build_encoders, build_projector_for, resolve_dtype
+from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.strategies import Split
 
@@ -34,7 +35,7 @@ def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None 
     per_second = projector.num_tokens(60 * rate, rate) / 60
     train = settings["data"]["train_ds"]
     tokens = train.get("batch_tokens") or 0
-    width = torch.finfo(resolve_dtype(model.llm.dtype)).bits // 8
+    width = torch.finfo(as_dtype(model.llm.dtype)).bits // 8
     num_parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
     frozen = llm_size / num_parts * width + encoder_size * width
     weights = frozen + trainable * 16  # fp32 weight, gradient, two Adam moments

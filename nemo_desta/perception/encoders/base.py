@@ -139,14 +139,16 @@ def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """A dtype from itself or its name ("bfloat16"); None is float32.
+    """A dtype from itself or its name; None is float32, "auto" is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
         ConfigError: not the name of a floating type.
     """
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype or torch.float32
     known = ("float32", "bfloat16", "float16")
     if dtype not in known:
-        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, known)}")
+        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, ('auto', *known))}")
     return getattr(torch, dtype)
