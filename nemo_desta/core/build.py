@@ -1,4 +1,4 @@
-"""Config -> parts. The only place that looks at both; every module below receives what it needs ready made."""
+"""Build the parts of a model from its config. The modules themselves receive ready parts and read no config."""
 
 import logging
 import math
@@ -26,7 +26,8 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
     """The LLM's own tokenizer.
 
     Raises:
-        ConfigError: no tokenizer at the source, or one without a chat template; `UntrustedConfig`: it is code.
+        ConfigError: no tokenizer at the source, or one without a chat template.
+        UntrustedConfig: loading it would run code.
     """
     source = config.tokenizer or config.path
     try:
@@ -51,7 +52,7 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
 
 
 def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> PromptBuilder:
-    """What renders this model's prompts."""
+    """The prompt builder of the config."""
     return PromptBuilder(
         tokenizer,
         audio_locator_tag=config.audio_locator_tag,
@@ -64,7 +65,7 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
 
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:
-    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config asks for them."""
+    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config has them."""
     with code_named(config.path):
         llm = AutoModelForCausalLM.from_pretrained(
             resolve_source(config.path),
@@ -110,19 +111,19 @@ def check_reads_embeddings(llm: nn.Module) -> None:
 
 
 def build_perception(config: PerceptionConfig, output_size: int, output_rms: float) -> FusedPerception:
-    """Encoders and projector. ``output_rms``: RMS of the LLM's embedding table, where the projector's gain starts."""
+    """Encoders and projector. ``output_rms``: RMS of the LLM's embedding table, the projector's initial gain."""
     encoders = build_encoders(config)
     projector = build_projector_for(config, encoders, output_size, output_rms=output_rms)
     if config.init_from is not None:
         loaded = load_projector(config.init_from, projector)
-        logger.info("projector: %d tensors started from %s", loaded, config.init_from)
+        logger.info("projector: %d tensors initialised from %s", loaded, config.init_from)
     return FusedPerception(
         encoders, projector, sampling_rate=config.sampling_rate, normalize_dbfs=config.normalize_dbfs
     )
 
 
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """The whole Whisper, decoder included, whose encoder the model listens with.
+    """The whole Whisper, decoder included, whose encoder the model uses.
 
     Raises:
         ConfigError: no Whisper among the encoders.
@@ -141,9 +142,9 @@ def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: 
 
 @torch.no_grad()
 def embedding_rms(llm: PreTrainedModel) -> float:
-    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive.
+    """Root mean square of the LLM's input embeddings, the level that audio vectors should have.
 
-    Of what the embedding module gives, which may be more than its table (Gemma 3 scales it).
+    It is taken from the output of the embedding module, which may differ from its table (Gemma 3 scales it).
     """
     embed = llm.get_input_embeddings()
     if type(embed) is nn.Embedding:
@@ -154,10 +155,10 @@ def embedding_rms(llm: PreTrainedModel) -> float:
 
 
 def freeze_by_pattern(parameters: dict[str, nn.Parameter], patterns: list[str]) -> None:
-    """Freeze the parameters that a pattern (regular expression, searched) names.
+    """Freeze the parameters whose name contains a match of one of the ``patterns`` (regular expressions).
 
     Raises:
-        ConfigError: a pattern that names nothing, or nothing left to train.
+        ConfigError: a pattern that matches nothing, or nothing left to train.
     """
     for pattern in patterns:
         names = [name for name in parameters if re.search(pattern, name)]

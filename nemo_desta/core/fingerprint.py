@@ -1,7 +1,7 @@
-"""What a frozen part is: a short, quick fingerprint kept in checkpoints, so that a projector meets the LLM it knows.
+"""The fingerprint of a frozen part, stored in checkpoints, so that a projector is used with the LLM of its training.
 
-The fingerprint covers config, tokenizer, the header of every safetensors file and sampled blocks of its data: seconds
-for a 16 GB LLM. Generation settings, cards and further files do not change what the weights are.
+It covers config, tokenizer, the header of every safetensors file and sampled blocks of its data, which takes seconds
+for a 16 GB LLM. Generation settings, model cards and other files are left out: they do not change the weights.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class IdentityMismatch(ConfigError):
 
 
 class Difference(NamedTuple):
-    """A file that is not what it was. ``found``: None where it is not there any more."""
+    """A changed file. ``found``: None where the file is missing."""
 
     file: str
     expected: str
@@ -53,13 +53,13 @@ def fingerprint(path: str | Path, *, full: bool = False) -> dict[str, str]:
 
 
 def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
-    """What has changed in ``path`` since its fingerprint was ``saved``.
+    """Files of ``path`` that have changed since its fingerprint was ``saved``.
 
-    Config and weights that are gone count, further files do not; nor does a tokenizer that is gone, since a model
-    folder has its own. A part that is one file may have got another name.
+    A missing config or weight file counts. Additional files do not count, nor does a missing tokenizer, since a model
+    folder has its own. A part that is a single file may have been renamed.
 
     Raises:
-        ConfigError: a fingerprint that names files elsewhere.
+        ConfigError: a fingerprint that names files outside the part.
     """
     path = Path(path)
     changed = []
@@ -76,7 +76,7 @@ def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Those that loaders read: hubs often keep the same weights in further forms beside them."""
+    """The weight files that loaders read; hub repositories often hold the same weights in other formats too."""
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").is_file():
         return [single]

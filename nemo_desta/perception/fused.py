@@ -1,6 +1,6 @@
 """Frozen encoders and the trainable projector as one module: waveforms in, vectors for the LLM out.
 
-Also answers to the names that NeMo's perception modules have. Letters: B clips, S samples, W vectors of the longest
+It also has the names of NeMo's perception modules. Letters: B clips, S samples, W vectors of the longest
 clip, D LLM width.
 """
 
@@ -13,12 +13,12 @@ from nemo_desta.perception.encoders.base import AudioEncoder
 from nemo_desta.perception.resample import resample, resampled_length
 from nemo_desta.types import EncoderOutput
 
-QUIET = 1e-8  # mean square below which a clip is silence, whose level cannot be normalised
+QUIET = 1e-8  # mean square below which a clip counts as silence and is not scaled
 
 
 @dataclass(frozen=True)
 class Featurizer:
-    """NeMo's ``preprocessor.featurizer``: what the rest of NeMo asks about the audio input."""
+    """NeMo's ``preprocessor.featurizer``, from which NeMo reads the sampling rate."""
 
     sample_rate: int
 
@@ -31,7 +31,7 @@ class Preprocessor:
 
 
 class FusedPerception(nn.Module):
-    """Runs every encoder on the same clips, each at its own sampling rate, and projects what they say together."""
+    """Runs every encoder on the same clips, each at its own sampling rate, and projects their outputs together."""
 
     def __init__(
         self,
@@ -44,10 +44,10 @@ class FusedPerception(nn.Module):
         """Take ready parts.
 
         Args:
-            encoders: by the name under which the projector knows them; each is an nn.Module.
+            encoders: by name, as in the projector; each is an nn.Module.
             projector: called as ``projector(features by name, audio_lens=, sampling_rate=)``.
-            sampling_rate: of the audio that `forward` gets.
-            normalize_dbfs: RMS level in dB full scale to which each clip is brought before encoding; None leaves it.
+            sampling_rate: of the audio that is passed to `forward`.
+            normalize_dbfs: RMS level in dB full scale to which each clip is scaled before encoding; None: not scaled.
 
         Raises:
             ValueError: no encoder, or a name that cannot be part of a parameter name.
@@ -75,10 +75,10 @@ class FusedPerception(nn.Module):
         input_signal: torch.Tensor | None = None,
         input_signal_length: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Perceive a batch of clips.
+        """Encode and project a batch of clips.
 
         Args:
-            audio: (B, S) in [-1, 1] at ``sampling_rate``, whatever beyond each clip's own samples; B may be 0.
+            audio: (B, S) in [-1, 1] at ``sampling_rate``; values beyond each clip's samples are not read. B may be 0.
             audio_lens: (B,) int64 samples of each clip.
             input_signal, input_signal_length: NeMo's names for the same two.
 
@@ -104,7 +104,7 @@ class FusedPerception(nn.Module):
 
     @property
     def token_equivalent_duration(self) -> float:
-        """Seconds of audio per vector, over a minute; NeMo estimates lengths of batches by it."""
+        """Seconds of audio per vector, averaged over a minute; NeMo estimates batch lengths with it."""
         return 60 / self.num_tokens(60 * self.sampling_rate)
 
     def _encode(self, encoder: AudioEncoder, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
@@ -122,7 +122,7 @@ def _silence_beyond(audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tens
 
 
 def _to_level(audio: torch.Tensor, audio_lens: torch.Tensor, dbfs: float) -> torch.Tensor:
-    """audio: (B, S) zero beyond the clips -> every clip at ``dbfs`` RMS, silent ones as they are."""
+    """audio: (B, S) zero beyond the clips -> every clip at ``dbfs`` RMS; silent clips are not changed."""
     power = audio.double().square().sum(1) / audio_lens.clamp(min=1)
     gain = torch.where(power > QUIET, 10 ** (dbfs / 20) / power.clamp(min=QUIET).sqrt(), 1.0)
     return audio * gain.float()[:, None]

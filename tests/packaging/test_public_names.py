@@ -46,7 +46,7 @@ CALLABLES = {
     "answering.chat.answer": ("model", "messages", {"transcript": "given"}),
     "answering.chat.stream": ("model", "messages", {"transcript": "given"}),
     "answering.engine.ChatEngine": ("model",),
-    "answering.engine.prepare": ("model",),
+    "answering.engine.prepare": ("transcript", "transcriber"),
     "answering.offline.answer_rows": ("model",),
     "answering.audio_frontend.AudioFrontend.from_pretrained": ("pretrained_model_name_or_path", "llm", "encoders"),
     "recipes.describe": ("row", {"dialect": "desta25"}),
@@ -59,18 +59,13 @@ CALLABLES = {
 
 
 def find(name):
-    """The object and its room's module: the longest prefix that is a module, then attributes."""
-    parts = name.split(".")
-    for split in range(len(parts), 0, -1):
-        try:
-            found = importlib.import_module(".".join(["nemo_desta", *parts[:split]]))
-        except ModuleNotFoundError as error:
-            assert error.name.startswith("nemo_desta"), f"{name}: {error}"
-            continue
-        for attribute in parts[split:]:
-            found = getattr(found, attribute)
-        return found
-    raise AssertionError(f"no module of nemo_desta holds {name}")
+    """The object of a dotted name below nemo_desta: attributes where there are any, else modules."""
+    found = importlib.import_module("nemo_desta")
+    for part in name.split("."):
+        if not hasattr(found, part):
+            importlib.import_module(f"{found.__name__}.{part}")
+        found = getattr(found, part)
+    return found
 
 
 @pytest.mark.parametrize("name", CALLABLES)

@@ -1,4 +1,4 @@
-"""BEATs as a frozen encoder: waveform in, chosen block outputs out, for audio of any length.
+"""BEATs as a frozen encoder: from waveforms to selected block outputs, for audio of any length.
 
 Letters: B clips, S samples, T fbank frames, N chunks of the whole batch, C width. A step is a patch row of 160 ms.
 """
@@ -27,9 +27,9 @@ class BeatsEncoder(FrozenEncoder):
     """Block outputs of a BEATs checkpoint.
 
     By default a clip's last window and last patch are completed with zeros so that no sample is lost, long clips are
-    cut into equal chunks of whole patches, and padding is masked from the clip's own length on: a clip in any batch
-    equals the clip alone. With ``original_masks`` the original implementation's habits are kept instead: incomplete
-    windows and patches are dropped, padding is rounded in the batch's proportions, and nothing is cut.
+    cut into equal chunks of whole patches, and padding is masked by the clip's own length: a clip in any batch equals
+    the clip alone. With ``original_masks`` it computes as the original implementation: incomplete windows and patches
+    are dropped, the padding mask is rounded in proportion to the batch, and nothing is cut.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class BeatsEncoder(FrozenEncoder):
     def fbank(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """Normalised filter bank of complete windows. audio: (B, S), audio_lens: (B,) -> (B, T, 128) float32.
 
-        T counts the windows of S samples. Windows that are not wholly a clip's own are 0; with ``original_masks`` they
-        hold what the padded waveform gives.
+        T counts the windows of S samples. Windows that reach beyond a clip are 0; with ``original_masks`` they are
+        computed from the padded waveform.
         """
         features = self._normalised_fbank(audio)
         if self.original_masks:

@@ -22,7 +22,7 @@ def num_fbank_frames(num_samples: int) -> int:
 
 
 class KaldiFbank:
-    """Log energies of 128 mel bands; tables are kept in float32 whatever the dtype of the model around it."""
+    """Log energies of 128 mel bands; its tables stay in float32, whatever the dtype of the model."""
 
     def __init__(self) -> None:
         self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -225,7 +225,7 @@ def test_wrong_knobs_are_named():
     encoders = toy_encoders()
     with pytest.raises(ConfigError, match="adapters.whisper.hiden_size.*Did you mean 'hidden_size'"):
         ConvProjector(encoders, 10, adapters={"whisper": {"hiden_size": 6}})
-    with pytest.raises(ValueError, match="'wisper' is no encoder.*Did you mean 'whisper'"):
+    with pytest.raises(ValueError, match="'wisper' is not an encoder.*Did you mean 'whisper'"):
         ConvProjector(encoders, 10, adapters={"wisper": {}})
     with pytest.raises(ConfigError, match="unknown fusion 'cross'.*Known: cross_attention, "):
         ConvProjector(encoders, 10, fusion="cross")

@@ -101,7 +101,7 @@ def test_what_cannot_be_is_named():
     with pytest.raises(ValueError, match="give num_heads"):
         QFormerProjector(encoders, 10)
     projector = QFormerProjector(encoders, 10, **(SMALL_QFORMER | {"mask_padding": False}))
-    with pytest.raises(ValueError, match="'whisper' hands out 53"):
+    with pytest.raises(ValueError, match="'whisper' returns 53"):
         run(projector, encoders, [16_001])
     with pytest.raises(ValueError, match="'layer_typo' is no tensor"):
         from_desta({"layer_typo": torch.zeros(1)})
