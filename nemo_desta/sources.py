@@ -1,8 +1,10 @@
 """Sources of weights and tokenizers: a folder, a hub id, or ``package:<path>`` for files that nemo_desta ships."""
 
+import hashlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from nemo_desta.errors import ConfigError
 
@@ -78,6 +80,15 @@ def inside(folder: Path, name: str) -> Path:
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\*?[\0"):
         raise ConfigError(f"'{folder}' names a file outside its folder: {name!r}; a plain file name is expected")
     return folder / name
+
+
+def file_digest(file: Path, digest: Any = None) -> str:
+    """Hexadecimal digest of a whole file: SHA-256, or the hash object ``digest`` continued."""
+    digest = digest or hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sampled_blocks(file: Path) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.sources import inside, sampled_blocks
+from nemo_desta.sources import file_digest, inside, sampled_blocks
 
 #: Hashed whole when present.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
@@ -45,8 +45,8 @@ def fingerprint(path: str | Path, *, full: bool = False) -> dict[str, str]:
     path = Path(path)
     weights = [path] if path.is_file() else _weight_files(path)
     small = [path / name for name in SMALL_FILES if (path / name).is_file()]
-    hashes = {file.name: _whole(file) if full else _sampled(file) for file in weights}
-    hashes |= {file.name: _whole(file) for file in small}
+    hashes = {file.name: file_digest(file) if full else _sampled(file) for file in weights}
+    hashes |= {file.name: file_digest(file) for file in small}
     if not hashes:
         raise FileNotFoundError(f"no config, tokenizer or weights at '{path}'")
     return dict(sorted(hashes.items()))
@@ -69,7 +69,7 @@ def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
         if not file.is_file():
             found = None
         else:
-            found = _sampled(file) if expected.startswith(SAMPLED) else _whole(file)
+            found = _sampled(file) if expected.startswith(SAMPLED) else file_digest(file)
         if found != expected and not (found is None and name in TOKENIZER_FILES):
             changed.append(Difference(name, expected, found))
     return changed
@@ -84,14 +84,6 @@ def _weight_files(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return [file for name in names if (file := inside(folder, name)).is_file()]
     return sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
-
-
-def _whole(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sampled(file: Path) -> str:

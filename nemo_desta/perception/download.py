@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
+from nemo_desta.sources import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def fetch(name_or_url: str, folder: str | Path, sha256: str | None = None) -> Pa
         if sha256 is None:
             raise ConfigError(f"'{name_or_url}': give the sha256 that the file must have")
         name = unquote(Path(urlparse(name_or_url).path).name)
-        return _fetch_file(name_or_url, folder / name, sha256.lower(), _sha256)
+        return _fetch_file(name_or_url, folder / name, sha256.lower(), file_digest)
     if name_or_url not in ASSETS:
         raise ConfigError(f"unknown asset '{name_or_url}'.{nearest(name_or_url, ASSETS)}")
     asset = ASSETS[name_or_url]
@@ -88,7 +89,7 @@ def fetch(name_or_url: str, folder: str | Path, sha256: str | None = None) -> Pa
     for name in asset.files:
         file, url = stated[name], hf_hub_url(asset.repo, name, revision=info.sha)
         if file.lfs is not None:
-            _fetch_file(url, folder / name, file.lfs.sha256, _sha256)
+            _fetch_file(url, folder / name, file.lfs.sha256, file_digest)
         else:
             _fetch_file(url, folder / name, file.blob_id, _git_blob_id)
     return folder
@@ -105,7 +106,8 @@ def _fetch_file(url: str, target: Path, expected: str, digest: Callable[[Path], 
     found = digest(part)
     if found != expected:
         part.unlink()
-        raise ValueError(f"'{url}': expected {digest.__name__.lstrip('_')} {expected}, found {found}; file removed")
+        kind = "sha256" if digest is file_digest else "git blob id"
+        raise ValueError(f"'{url}': expected {kind} {expected}, found {found}; file removed")
     os.replace(part, target)
     return target
 
@@ -138,19 +140,8 @@ def _download(url: str, part: Path) -> None:
         raise ConnectionError(f"'{url}': {size} of {total} bytes arrived; run it again to resume")
 
 
-def _sha256(file: Path) -> str:
-    return _digest(file, hashlib.sha256())
-
-
 def _git_blob_id(file: Path) -> str:
-    return _digest(file, hashlib.sha1(f"blob {file.stat().st_size}\0".encode()))
-
-
-def _digest(file: Path, state: "hashlib._Hash") -> str:
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            state.update(block)
-    return state.hexdigest()
+    return file_digest(file, hashlib.sha1(f"blob {file.stat().st_size}\0".encode()))
 
 
 def main() -> None:

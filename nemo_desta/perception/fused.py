@@ -4,30 +4,17 @@ It also has the names of NeMo's perception modules. Letters: B clips, S samples,
 clip, D LLM width.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from nemo_desta.perception.encoders.base import AudioEncoder
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.resample import resample, resampled_length
 from nemo_desta.types import EncoderOutput
 
 QUIET = 1e-8  # mean square below which a clip counts as silence and is not scaled
-
-
-@dataclass(frozen=True)
-class Featurizer:
-    """NeMo's ``preprocessor.featurizer``, from which NeMo reads the sampling rate."""
-
-    sample_rate: int
-
-
-@dataclass(frozen=True)
-class Preprocessor:
-    """NeMo's ``preprocessor``."""
-
-    featurizer: Featurizer
 
 
 class FusedPerception(nn.Module):
@@ -65,7 +52,7 @@ class FusedPerception(nn.Module):
         self.projector = projector
         self.sampling_rate = sampling_rate
         self.normalize_dbfs = normalize_dbfs
-        self.preprocessor = Preprocessor(Featurizer(sampling_rate))
+        self.preprocessor = SimpleNamespace(featurizer=SimpleNamespace(sample_rate=sampling_rate))  # read by NeMo
 
     def forward(
         self,
@@ -92,7 +79,7 @@ class FusedPerception(nn.Module):
         if audio_lens.numel() == 0:
             return audio.new_zeros(0, 0, self.projector.output_size), audio_lens
         with torch.no_grad():
-            audio = _silence_beyond(audio.float(), audio_lens)
+            audio = zero_beyond(audio.float(), audio_lens)
             if self.normalize_dbfs is not None:
                 audio = _to_level(audio, audio_lens, self.normalize_dbfs)
             features = {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
@@ -114,11 +101,6 @@ class FusedPerception(nn.Module):
         return encoder(
             resample(audio, self.sampling_rate, rate), resampled_length(audio_lens, self.sampling_rate, rate)
         )
-
-
-def _silence_beyond(audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
-    valid = torch.arange(audio.shape[1], device=audio.device)[None] < audio_lens[:, None]
-    return torch.where(valid, audio, audio.new_zeros(()))
 
 
 def _to_level(audio: torch.Tensor, audio_lens: torch.Tensor, dbfs: float) -> torch.Tensor:

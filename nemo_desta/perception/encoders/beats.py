@@ -15,6 +15,7 @@ from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
 from nemo_desta.perception.encoders.registry import register_encoder
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 FRAMES_PER_STEP = 16
@@ -94,7 +95,7 @@ class BeatsEncoder(FrozenEncoder):
         if self.original_masks:
             return features
         own = [kaldi.num_fbank_frames(length) for length in audio_lens.tolist()]
-        return kaldi.zero_beyond(features, torch.tensor(own, device=features.device))
+        return zero_beyond(features, torch.tensor(own, device=features.device))
 
     def classify(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """audio: (B, S), audio_lens: (B,) -> (B, classes) probabilities of a fine-tuned checkpoint's predictor.
@@ -145,7 +146,7 @@ class BeatsEncoder(FrozenEncoder):
         frames = [_num_frames(length) for length in lengths]
         num_samples = kaldi.WINDOW + (max(frames) - 1) * kaldi.HOP
         clips = cut(audio, [Chunk(clip, 0, length) for clip, length in enumerate(lengths)], num_samples)
-        fbank = kaldi.zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
+        fbank = zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
         return F.pad(fbank, (0, 0, 0, num_steps * FRAMES_PER_STEP - fbank.shape[1]))
 
     def _normalised_fbank(self, audio: torch.Tensor) -> torch.Tensor:

@@ -62,11 +62,5 @@ def mel_bands() -> torch.Tensor:
     return torch.minimum(rise, fall).clamp(min=0).float()
 
 
-def zero_beyond(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """frames: (B, T, F), lens: (B,) -> the same with every frame from a clip's length on set to 0."""
-    valid = torch.arange(frames.shape[1], device=frames.device)[None] < lens[:, None]
-    return torch.where(valid[..., None], frames, frames.new_zeros(()))
-
-
 def _mel(hertz: torch.Tensor) -> torch.Tensor:
     return 1127.0 * (1.0 + hertz / 700.0).log()

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nemo_desta.perception.masks import is_valid, zero_beyond
+
 BODIES = ("downsampler", "mlp", "identity")
 
 
@@ -173,16 +175,6 @@ class KeepFrames(nn.Module):
     def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """frames (B, T, C) and lens, unchanged."""
         return frames, lens
-
-
-def is_valid(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool: the frames (B, T, ...) that lie inside their clip."""
-    return torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
-
-
-def zero_beyond(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """frames (B, T, C) with zeros beyond each clip's end, also where they were NaN."""
-    return frames.masked_fill(~is_valid(frames, lens)[..., None], 0.0)
 
 
 def _build_body(body: str, width: int, hidden_size: int, depth: int, norm: str, original_masks: bool) -> nn.Module:

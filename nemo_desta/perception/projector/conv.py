@@ -49,7 +49,7 @@ class ConvProjector(Projector):
 
         Args:
             adapter: knobs of every adapter: ``body, hidden_size, depth, norm, mix, project`` of `Adapter`.
-            adapters: knobs by encoder name, which override ``adapter``'s: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
+            adapters: knobs by encoder name, which override ``adapter``: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
             fusion: "sum", "cross_attention" (ALARM-CA), "perceiver" (ALARM-P, whose side encoders have the adapter
                 ``{"body": "identity", "project": False}``), or a mapping with that as ``name`` and the fusion's
                 knobs. With a single encoder there is no fusion: its adapter's stream is the output.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nemo_desta.perception.projector.adapters import is_valid, zero_beyond
+from nemo_desta.perception.masks import is_valid, zero_beyond
 
 Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> frames (B, T, width), lens (B,)
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nemo_desta.config import check_keys
-from nemo_desta.perception.projector.adapters import is_valid
+from nemo_desta.perception.masks import is_valid
 from nemo_desta.perception.projector.bert import Attention
 from nemo_desta.perception.projector.fusion import Streams
 
@@ -110,7 +110,7 @@ class Perceiver(nn.Module):
             latent_size: H.
             num_blocks: self-attention blocks of ``layers_per_block`` layers each.
             num_reads: number of blocks, counted from the first, that begin with a cross-attention.
-            share_reads, share_blocks: True: all share one set of weights; False: those after the first share a second set.
+            share_reads, share_blocks: True: one set of weights for all; False: a second set after the first.
             read_widening, think_widening: width of the MLP after cross- and self-attention, in units of H.
         """
         super().__init__()

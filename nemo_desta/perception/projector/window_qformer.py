@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.ops.windows import clip_and_window, window_index
-from nemo_desta.perception.projector.adapters import zero_beyond
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import NORM_EPS, QueryDecoderLayer, default_heads
 from nemo_desta.perception.projector.registry import register_projector

@@ -108,8 +108,8 @@ def test_tokens_are_counted_without_weights(folders, projector, knobs, original_
 class Means(Projector):
     """A projector of another package: one vector per clip."""
 
-    def __init__(self, encoders, output_size, *, scale: float = 1.0):
-        super().__init__(encoders, output_size)
+    def __init__(self, encoders, output_size, *, scale: float = 1.0, output_rms: float | None = None):
+        super().__init__(encoders, output_size, output_rms=output_rms)
         self.scale = scale
 
     def num_vectors(self, num_samples, sampling_rate):
@@ -130,7 +130,7 @@ def test_a_registered_projector_is_built_by_its_name():
     register_projector("means")(Means)
     built = of_config(name="means", scale=2.0)
     assert isinstance(built, Means) and built.scale == 2.0 and built.num_tokens(9, RATE) == 1
-    with pytest.raises(ConfigError, match="'model.perception.projector.scal'.*Did you mean 'scale'"):
+    with pytest.raises(ConfigError, match="projector 'means' has no argument 'scal'. Did you mean 'scale'"):
         of_config(name="means", scal=2.0)
 
 
