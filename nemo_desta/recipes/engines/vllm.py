@@ -1,7 +1,7 @@
-"""The offline vLLM engine, for whoever has a GPU and no server running. An optional extra: pip install vllm.
+"""The offline vLLM engine, for a GPU machine without a server. An optional extra: pip install vllm.
 
-Requests go to ``LLM.generate`` in large windows, which vLLM batches on its own. A window ends with its longest answer;
-``vllm serve`` and the `openai` engine keep the GPU full beyond that.
+Requests go to ``LLM.generate`` in large windows, and vLLM batches them. A window ends with its longest answer, so
+``vllm serve`` with the `openai` engine uses the GPU better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class VLLMEngine(LocalEngine):
     """A frozen LLM in vLLM.
 
     ``llm``: a ``vllm.LLM``. ``end_ids``: further ids that end a turn, beside the tokenizer's and the template's.
-    ``window``: requests handed over at a time; answers reach their rows when all of a window are there. With
-    ``temperature`` None, temperature, top-p, top-k and min-p are those that vLLM reads from the LLM's generation
-    config; it samples even where that config says ``do_sample: false``.
+    ``window``: requests per call; rows get their answers when the whole window is done. With ``temperature`` None,
+    vLLM takes temperature, top-p, top-k and min-p from the LLM's generation config. It samples even if that config
+    says ``do_sample: false``.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class VLLMEngine(LocalEngine):
 
 
 def _configured_end_ids(source: str) -> list[int]:
-    """Those of the generation config, which an LLM need not have."""
+    """The end ids of the generation config, if the LLM has one."""
     from transformers import GenerationConfig
 
     try:
@@ -109,5 +109,5 @@ def _configured_end_ids(source: str) -> list[int]:
 
 
 def _model_config(llm: Any) -> Any:
-    """Newer versions of vLLM have it at the LLM itself."""
+    """Newer versions of vLLM have it as an attribute of the LLM."""
     return getattr(llm, "model_config", None) or llm.llm_engine.model_config

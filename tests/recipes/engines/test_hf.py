@@ -136,6 +136,41 @@ def test_rows_are_drawn_from_the_distribution() -> None:
     assert shares(1.0, min_p=0.5) == pytest.approx([0.625, 0, 0.375, 0], abs=0.03)
 
 
+def test_rows_join_a_running_batch_and_cancelled_ones_leave_it(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
+    limits = [40, 3, 3, 3, 40, 3, 3]
+    requests = [
+        Request(m, Sampling(limit, temperature=0.0), 0) for m, limit in zip(CONVERSATIONS, limits, strict=True)
+    ]
+    expected = [generate_all(engine, [request])[0] for request in requests]
+    prompts, rows, forward = [], [], engine.model.forward
+
+    def counted(**inputs: Any) -> Any:
+        count, width = inputs["input_ids"].shape
+        (prompts if width > 1 else rows).append(count)
+        return forward(**inputs)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    assert generate_all(engine, requests) == expected
+    assert prompts == [4, 3] and max(rows) == 4
+    assert len(rows) < 50, "two rows of 40 tokens take few more steps than one"
+
+    async def cancelled() -> Generation:
+        tasks = [asyncio.create_task(engine.generate(requests[i])) for i in (0, 4)]
+        while len(rows) < 4:
+            await asyncio.sleep(0.001)
+        tasks[0].cancel()
+        return await tasks[1]
+
+    rows.clear()
+    assert asyncio.run(cancelled()) == expected[4]
+    assert rows[0] == 2 and rows[-1] == 1
+    asyncio.run(engine.close())
+    assert not len(engine._decoder)
+
+
 def test_prompt_longer_than_the_context_is_an_error_of_its_row(engine: HFEngine) -> None:
     long = [{"role": "user", "content": "x" * 600}]
     answers = ask(engine, Sampling(max_new_tokens=4, temperature=0.0), [0, 0], [CONVERSATIONS[0], long])

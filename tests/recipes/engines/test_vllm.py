@@ -107,6 +107,14 @@ def test_exception_in_vllm_reaches_the_callers(llm_folder: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("vllm")
+def test_answer_that_vllm_loses_reaches_the_callers(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VLLMEngine.from_pretrained(str(llm_folder))
+    monkeypatch.setattr(engine.llm, "generate", lambda *args, **options: [])
+    with pytest.raises(EngineError, match="zip"):
+        generate_all(engine, [Request(CONVERSATIONS[0], Sampling(7), 0)])
+
+
+@pytest.mark.usefixtures("vllm")
 def test_settings_leave_vllm_its_defaults(llm_folder: Path) -> None:
     settings = {"name": "vllm", "tensor_parallel_size": 2, "window": 64, "engine_args": {"enforce_eager": True}}
     engine = build_engine(settings, str(llm_folder))
