@@ -301,8 +301,7 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         seen.append({name: given[name] for name in granted})
         raise Opened
 
-    for face in ("models.desta", "answering.audio_frontend"):
-        monkeypatch.setattr(f"nemo_desta.{face}.open_model", opening)
+    monkeypatch.setattr("nemo_desta.core.model.open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")
