@@ -18,9 +18,9 @@ from fastapi.responses import JSONResponse, Response
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.batching import Engine
-from nemo_desta.serving.connection import ClientGone, Lingering, while_connected
+from nemo_desta.serving.http_body import ClientGone, Lingering, while_connected
 from nemo_desta.serving.errors import ApiError, forget, log_failure
-from nemo_desta.serving.replies import DONE, Reply, event
+from nemo_desta.serving.responses import DONE, ChatResponse, event
 from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
 
@@ -120,7 +120,7 @@ async def _answer(request: Request, service: Service) -> Response:
             status = 200  # of a stream that begins; it closes the call itself
             return _Stream(request, call, service.name)
         deltas = await while_connected(request, call.within(_all(call)))
-        whole = Reply(service.name).whole(deltas, call.usage)
+        whole = ChatResponse(service.name).whole(deltas, call.usage)
         status = 200
         call.close(status)
         return JSONResponse(whole)
@@ -164,7 +164,7 @@ class _Stream(Response):
         del self.headers["content-length"]
         self.request = request
         self.call = call
-        self.reply = Reply(name)
+        self.response = ChatResponse(name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         status = GONE
@@ -193,11 +193,11 @@ class _Stream(Response):
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        await write(self.reply.opening(with_usage=with_usage))
+        await write(self.response.opening(with_usage=with_usage))
         async for deltas in self.call.deltas():
-            if data := b"".join(self.reply.piece(delta, with_usage=with_usage) for delta in deltas):
+            if data := b"".join(self.response.piece(delta, with_usage=with_usage) for delta in deltas):
                 await write(data)
-        await write((self.reply.usage(self.call.usage) if with_usage else b"") + DONE)
+        await write((self.response.usage(self.call.usage) if with_usage else b"") + DONE)
 
 
 def _refusal(error: ApiError) -> Response:

@@ -125,9 +125,9 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
 
 
 def load_model(config: ChatConfig) -> "DestaModel":
-    from nemo_desta.serving.quiet import quietly
+    from nemo_desta.serving.silence_imports import silence_imports
 
-    with quietly():
+    with silence_imports():
         from nemo_desta.models import DestaModel
     return DestaModel.from_pretrained(
         config.model,

@@ -15,13 +15,13 @@ from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.engine import ChatEngine, Delta, prepare
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
-from nemo_desta.serving.connection import Receiving
+from nemo_desta.serving.http_body import Receiving
 from nemo_desta.serving.errors import ApiError, log_failure
-from nemo_desta.serving.intake import Intake
+from nemo_desta.serving.request_parsing import RequestParser
 from nemo_desta.serving.memory import keep_trimmed
 from nemo_desta.serving.metrics import Metrics
 from nemo_desta.serving.protocol import ChatRequest
-from nemo_desta.serving.replies import Usage
+from nemo_desta.serving.responses import Usage
 from nemo_desta.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Service:
         self.calls: set[Call] = set()
         self.receiving = Receiving(settings)
         self.num_cache_hits = 0  # without those of the engine, which finds every clip in the cache
-        self.intake = Intake(model, name, settings)
+        self.parser = RequestParser(model, name, settings)
         self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta intake")
         self.batcher = Batcher(
             make_engine or partial(ChatEngine, model, max_batch_size=settings.max_batch_size),
@@ -128,7 +128,7 @@ class Service:
         Raises:
             ApiError: what is wrong with it; 503 going down, 429 no place or no memory.
         """
-        request = await self._work(self.intake.parse, body)
+        request = await self._work(self.parser.parse, body)
         self.check_place()
         call = Call(self, request, arrived)
         call.hold(len(body))
@@ -203,7 +203,7 @@ class Call:
             ApiError: what is wrong with it, no memory for its clips, or why there is no answer.
         """
         service = self.service
-        wanted = await service._work(service.intake.prepare, self.request)
+        wanted = await service._work(service.parser.prepare, self.request)
         self.request = self.request.model_copy(update={"messages": []})  # with all the audio in base64
         chat = wanted.chat
         self.hold(sum(clip.audio.nbytes for clip in chat.clips))

@@ -74,7 +74,7 @@ def test_a_judge_text_without_a_score_is_left_out_and_named():
     assert found.totals["commoneval"]["gpt"] == 3
     assert found.totals["left_out"] == [
         "commoneval: 1 items without a judge's score",
-        "commoneval: 1 items with a judge's text that holds no score",
+        "commoneval: 1 items with a judge's reply that holds no score",
     ]
     assert found.num_unparsed == 1
 

@@ -15,7 +15,7 @@ import pytest
 
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.errors import ConfigError
-from nemo_desta.serving import connection
+from nemo_desta.serving import http_body
 from nemo_desta.serving.app import API_KEY
 from nemo_desta.serving.settings import ServerSettings
 from nemo_desta.serving.wire import allow_files
@@ -146,7 +146,7 @@ def test_a_body_that_comes_steadily_may_take_longer_than_the_timeout(model):
 
 
 def test_bodies_that_are_read_have_a_memory_of_their_own(model, monkeypatch):
-    monkeypatch.setattr(connection, "LINGER_SECS", 0.5)
+    monkeypatch.setattr(http_body, "LINGER_SECS", 0.5)
     with served(model, max_body_mb=1.0, max_receiving_mb=1, max_waiting_mb=64) as server:
         large = half_body(server, b"x" * 700_000, announced=900_000)
         with connected(server, large):
@@ -167,7 +167,7 @@ def test_clips_count_when_they_are_decoded(model):
 
 
 def test_what_is_left_of_a_refused_body_is_not_waited_for_without_end(model, monkeypatch):
-    monkeypatch.setattr(connection, "LINGER_SECS", 0.5)
+    monkeypatch.setattr(http_body, "LINGER_SECS", 0.5)
     monkeypatch.setenv(API_KEY, "secret")
     with served(model) as server:
         with connected(server, half_body(server)) as [sock]:
@@ -310,9 +310,9 @@ def test_a_failure_is_logged_without_the_request(model, caplog):
         raise RuntimeError(f"cannot do with {request}")
 
     with caplog.at_level(logging.DEBUG), served(model) as server:
-        prepare, server.service.intake._prepare = server.service.intake._prepare, fails
+        prepare, server.service.parser._prepare = server.service.parser._prepare, fails
         assert post(server, body_of(user("a private matter"))).status_code == 500
-        server.service.intake._prepare = prepare
+        server.service.parser._prepare = prepare
         assert alive(server)
     logged = caplog.text + "".join(record.exc_text or "" for record in caplog.records)
     assert "private" not in logged

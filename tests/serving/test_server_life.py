@@ -333,7 +333,7 @@ def test_the_config_and_the_settings_agree():
 
 @pytest.mark.parametrize("missing", ["uvicorn", "fastapi", "prometheus_client", "pydantic"])
 def test_a_missing_package_is_named_with_its_install_line(missing):
-    modules = {"uvicorn": "server", "fastapi": "connection", "prometheus_client": "metrics", "pydantic": "protocol"}
+    modules = {"uvicorn": "server", "fastapi": "http_body", "prometheus_client": "metrics", "pydantic": "protocol"}
     module = modules[missing]
     code = f"import sys; sys.modules[{missing!r}] = None; import nemo_desta.serving.{module}"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)

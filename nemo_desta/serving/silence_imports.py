@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_imports() -> Iterator[None]:
     """For imports: no warnings and no log below an error."""
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
@@ -25,7 +25,7 @@ def log_to_stderr() -> None:
     from transformers.utils import logging as transformers_logging
 
     warnings.simplefilter("ignore")
-    logging.disable(logging.NOTSET)  # whatever `quietly` is around this
+    logging.disable(logging.NOTSET)  # whatever `silence_imports` is around this
     transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("nemo_desta").setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
 """From the bytes of a request to a conversation that the engine takes; runs in worker threads, touches no GPU
 (unless Whisper's transcripts are asked for).
 
-Two steps: `Intake.parse` checks what a request says and is cheap, `Intake.prepare` decodes, renders and tokenises.
+Two steps: `RequestParser.parse` checks what a request says and is cheap, `RequestParser.prepare` decodes, renders and tokenises.
 The locator tag of every request is drawn anew: where a text says ``<|AUDIO|>`` it is text.
 """
 
@@ -53,7 +53,7 @@ class _Ear:
     num_audio_tokens: Callable[[int], int]
 
 
-class Intake:
+class RequestParser:
     """Reads requests to one model, called ``name``.
 
     Raises:

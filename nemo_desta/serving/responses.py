@@ -28,7 +28,7 @@ class Usage:
         }
 
 
-class Reply:
+class ChatResponse:
     """The answer of the model called ``name`` to one request."""
 
     def __init__(self, name: str) -> None:
