@@ -7,6 +7,7 @@ from typing import Any
 from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.scores import SCORERS
+from nemo_desta.models.model_source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,11 @@ class RowsSettings:
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(ModelSource):
     """See conf/use/evaluate.yaml, which explains every field."""
 
     output: str = MISSING
     model: str | None = None
-    llm: str | None = None
-    encoders: dict[str, str] | None = None
-    device: str | None = None
-    check_identity: bool = True
-    trust_remote_code: bool = False
-    allow_targets: list[str] = field(default_factory=list)
     endpoint: EndpointSettings | None = None
     predictions: dict[str, str] = field(default_factory=dict)
     benchmarks: list[str] = field(default_factory=list)

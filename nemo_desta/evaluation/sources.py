@@ -93,15 +93,9 @@ def open_source(settings: EvaluateSettings) -> Source:
     """Loads the model, or refers to its server."""
     if settings.endpoint is not None:
         return Source(settings)
-    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
-    where: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if settings.engine == "vllm":
-        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
-
-        return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
-    from nemo_desta.models.desta import DestaModel
-
-    return Source(settings, model=DestaModel.from_pretrained(settings.model, device=settings.device, **where))
+        return Source(settings, engine=settings.load_with_vllm(**settings.vllm))
+    return Source(settings, model=settings.load())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nemo_desta.evaluation import text_parity as text_parity_module
 from nemo_desta.evaluation.ifeval import check
 from nemo_desta.evaluation.settings import TextSettings
 from nemo_desta.evaluation.text_parity import INSTRUCTIONS, instruction_prompts, text_parity
@@ -10,6 +11,11 @@ from nemo_desta.models.desta import DestaModel
 from nemo_desta.testing.models import tiny_config
 
 SETTINGS = TextSettings(prompts=4, texts=3)
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(text_parity_module, "MAX_NEW_TOKENS", 16)
 
 
 @pytest.fixture(scope="module")

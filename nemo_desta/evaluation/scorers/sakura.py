@@ -31,7 +31,7 @@ QUIRKS = (
 )
 NOT_EXTRACTED = {"Explanation": "No extracted explanation", "Judgement": "No extracted judgement"}
 
-_JUDGED = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
+_JUDGEMENT = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
 _OPTION = re.compile(r"\(([a-zA-Z])\)\s*(.+?)(?=\s*[,;.]?\s*(?:\b(?:and|or)\s+)?\([a-zA-Z]\)|\s*$)", re.DOTALL)
 _RULES = (
     "You check answers to multiple-choice questions about an audio clip that you cannot hear. You are given the "
@@ -93,7 +93,7 @@ def options_of(instruction: str, answer: str) -> list[str]:
 
 def parse_judgement(text: str) -> dict[str, str]:
     """``Explanation`` and ``Judgement`` as the official script extracts them (`NOT_EXTRACTED` where it cannot)."""
-    found = _JUDGED.search(text)
+    found = _JUDGEMENT.search(text)
     return {"Explanation": found[1], "Judgement": found[2]} if found else dict(NOT_EXTRACTED)
 
 
