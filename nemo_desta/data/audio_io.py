@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from nemo_desta.data.decoding import (
+from nemo_desta.data.audio_decoding import (
     AudioError,
     AudioFile,
     TarSlice,

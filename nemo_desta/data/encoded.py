@@ -3,7 +3,7 @@
 import base64
 import binascii
 
-from nemo_desta.data.decoding import AudioError
+from nemo_desta.data.audio_decoding import AudioError
 
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
 

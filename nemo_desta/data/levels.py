@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from nemo_desta.data.decoding import AudioError
+from nemo_desta.data.audio_decoding import AudioError
 
 #: Decoders of lossy formats overshoot: up to here a peak is left alone.
 PEAK = 1.05

@@ -1,7 +1,7 @@
 """The config section ``data``: what may be set, with its defaults. Unknown keys are refused by `nemo_desta.config`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nemo_desta.config import check_keys, parse
@@ -32,14 +32,7 @@ class LoaderSettings:
     prefetch_factor: int = 2
 
     def plan(self) -> PlanSettings:
-        return PlanSettings(
-            batch_tokens=self.batch_tokens,
-            max_batch_size=self.max_batch_size,
-            bucket_buffer_size=self.bucket_buffer_size,
-            shuffle=self.shuffle,
-            seed=self.seed,
-            rows_per_epoch=self.rows_per_epoch,
-        )
+        return PlanSettings(**{item.name: getattr(self, item.name) for item in fields(PlanSettings)})
 
 
 @dataclass(frozen=True)

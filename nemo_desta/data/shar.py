@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from nemo_desta.data.audio_decoding import audio_guard
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
-from nemo_desta.data.decoding import audio_guard
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, load_object

@@ -1,4 +1,4 @@
-"""The one error of this package, and the guard that turns any other into it."""
+"""The error type of this package, and a guard that converts other errors to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ class CorpusError(ValueError):
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong with one row or card into a `CorpusError` that says ``where``.
+    """Turn any error with one row or card into a `CorpusError` that names ``where``.
 
-    A `CorpusError` passes unchanged, and so does what is wrong with the installation.
+    A `CorpusError` and an ImportError pass unchanged.
     """
     try:
         yield
