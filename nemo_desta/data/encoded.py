@@ -1,4 +1,4 @@
-"""Base64 as programs send it -> the bytes of a file."""
+"""Decodes base64 in all the variants that programs send."""
 
 import base64
 import binascii
