@@ -55,7 +55,7 @@ class AudioRoots:
         self._said = False
 
     def resolve(self, path: str, *, root: str | None = None, dataset: str | None = None) -> Path:
-        """The real file behind a row's ``path``.
+        """The real file of a row's ``path``.
 
         Raises:
             AudioError: outside every root, or no such file. Using `WAV_INSTEAD_OF` is logged once.

@@ -9,7 +9,7 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
 
 
 def from_base64(text: str, name: str) -> bytes:
-    """The bytes behind ``text``: base64 of either alphabet, with or without line breaks and padding, alone or as a
+    """The bytes encoded in ``text``: base64 of either alphabet, with or without line breaks and padding, alone or as a
     data URI (``data:audio/wav;base64,...``).
 
     Raises:

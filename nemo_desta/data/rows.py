@@ -94,7 +94,7 @@ def duplicate_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def expand_paths(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Files behind paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order.
+    """The files of paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order.
 
     Raises:
         FileNotFoundError: a pattern without files. ConfigError: it names a folder, or a pipe or device, on which

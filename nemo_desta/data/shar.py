@@ -190,7 +190,7 @@ def _read_lines(path: Path) -> list[bytes]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             return [line for line in file if line.strip()]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder anew") from error
+        raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder again") from error
 
 
 def _read_members(archive: Path) -> list[Member]:
@@ -204,5 +204,5 @@ def _read_members(archive: Path) -> list[Member]:
                     audio = None if name.suffix == ".nodata" else TarSlice(archive, info.offset_data, info.size)
                     members.append(Member(str(name.parent / name.stem), audio))
     except tarfile.TarError as error:
-        raise ValueError(f"{archive} is cut or damaged ({error}); copy it again or write the folder anew") from error
+        raise ValueError(f"{archive} is cut or damaged ({error}); copy it again or write the folder again") from error
     return members

@@ -16,6 +16,9 @@ from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
 from nemo_desta.recipes.think_budget import generate_with_budget
 
+#: Characters of tolerance beyond the allowed length ratio; short answers change by more than a ratio.
+LENGTH_SLACK = 60
+
 
 class Rephrased(NamedTuple):
     """``text``: the rewritten raw answer, empty with ``error``. ``truncated``: as R0 was. Token counts include the
@@ -39,7 +42,6 @@ class Rephraser:
         max_new_tokens: limit of both passes together; replaces that of ``sampling``.
         sampling: the default uses the LLM's generation config.
         length_ratio: allowed length of the rewritten thought, and of the rewritten answer, relative to R0's.
-        length_slack: characters of further tolerance, since short answers change by more than a ratio.
 
     Reasons of `Rephrased.error`: "LLM error", "rewriter cut", "no answer tags", "think block lost", "think block
     changed", "answer lost", "rewriting too short", "rewriting too long", "nothing to rewrite".
@@ -56,7 +58,6 @@ class Rephraser:
         instructions: RephraseInstructions = INSTRUCTIONS,
         cut_sentence: str = CUT_SENTENCE,
         length_ratio: tuple[float, float] = (0.5, 2.0),
-        length_slack: int = 60,
     ) -> None:
         if not 0 <= length_ratio[0] < length_ratio[1]:
             raise ValueError(f"length_ratio is {length_ratio}; expected a smaller and a larger number, 0 or more")
@@ -68,7 +69,6 @@ class Rephraser:
         self.instructions = instructions
         self.cut_sentence = cut_sentence
         self.length_ratio = length_ratio
-        self.length_slack = length_slack
 
     async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
         """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
@@ -125,9 +125,9 @@ class Rephraser:
 
     def _length_error(self, what: str, before: str | None, after: str | None) -> Verdict | None:
         old, new = (len((text or "").strip()) for text in (before, after))
-        if new < self.length_ratio[0] * old - self.length_slack:
+        if new < self.length_ratio[0] * old - LENGTH_SLACK:
             return Verdict("rewriting too short", f"{what} of {old} characters became {new}")
-        if new > self.length_ratio[1] * old + self.length_slack:
+        if new > self.length_ratio[1] * old + LENGTH_SLACK:
             return Verdict("rewriting too long", f"{what} of {old} characters became {new}")
         return None
 
@@ -185,7 +185,7 @@ def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tupl
     if not before.finished:  # text after the closing tag that we added is not R0's
         return Thought(thought, None, False), None
     if (before.answer or "").strip() and not answer.strip():
-        return before, Verdict("answer lost", f"nothing behind the thought in {_start(rewritten)}")
+        return before, Verdict("answer lost", f"nothing after the thought in {_start(rewritten)}")
     return Thought(thought, answer, True), None
 
 

@@ -31,7 +31,7 @@ def named_records(records: Any, where: str) -> Iterator[tuple[str, dict[str, Any
     """The records one by one; an error while reading names the record that came before it."""
     iterator = iter(records)
     while True:
-        with named(f"behind {where}"):
+        with named(f"after {where}"):
             record = next(iterator, None)
         if record is None:
             return

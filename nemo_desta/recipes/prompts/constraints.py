@@ -77,7 +77,7 @@ def _json_list(answer: str) -> bool:
 
 
 def _sentences(answer: str, count: int) -> bool:
-    """A sentence ends with . ! ? or an ellipsis, quotes and brackets behind it, then a blank or the end."""
+    """A sentence ends with . ! ? or an ellipsis, closing quotes and brackets, then a blank or the end."""
     ends = re.findall(r"[.!?\u2026]+[\"'\u201d\u2019)\]*]*(?=\s|$)", answer)
     return len(ends) == count and re.search(r"[.!?\u2026]+[\"'\u201d\u2019)\]*]*$", answer) is not None
 
@@ -97,7 +97,7 @@ def _numbered(answer: str, count: int) -> bool:
 
 
 def _starts_with(answer: str, *phrases: str) -> bool:
-    """One of the phrases, a letter's case aside, and no further letter of the same word behind it."""
+    """Starts with one of the phrases as whole words; case is ignored."""
     return any(re.match(re.escape(phrase) + r"(?!\w)", answer, flags=re.IGNORECASE) for phrase in phrases)
 
 

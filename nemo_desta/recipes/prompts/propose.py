@@ -65,6 +65,7 @@ The prompt:
 {prompt}"""
 
 _SHORTEST, _LONGEST = 8, 800
+_JUDGE_SAMPLING = Sampling(1024, None)
 
 
 @dataclass
@@ -88,7 +89,7 @@ class PromptProposer:
         num_candidates: prompts requested at once.
         num_examples: descriptions of other clips in the writer's instructions, drawn from ``examples`` by the seed.
         examples: descriptions used when a call passes none.
-        sampling, judge_sampling: by default the LLM's own generation config, as in ALARM.
+        sampling: by default the LLM's own generation config, as in ALARM; the judge always uses its own.
     """
 
     def __init__(
@@ -100,7 +101,6 @@ class PromptProposer:
         num_examples: int = 5,
         examples: Sequence[str] = (),
         sampling: Sampling = Sampling(4000, None),  # noqa: B008 - frozen
-        judge_sampling: Sampling = Sampling(1024, None),  # noqa: B008 - frozen
     ) -> None:
         if num_candidates < 1 or num_examples < 0:
             raise ValueError(
@@ -112,7 +112,6 @@ class PromptProposer:
         self.num_examples = num_examples
         self.examples = examples
         self.sampling = sampling
-        self.judge_sampling = judge_sampling
         self._think: dict[int, ThinkFormat | None] = {}
 
     async def __call__(
@@ -184,7 +183,7 @@ class PromptProposer:
         user = JUDGE_USER.format(prompt=text, description=description)
         messages = [{"role": "system", "content": JUDGE_SYSTEM}, {"role": "user", "content": user}]
         rng = random.Random(f"{seed}:{item_id}:judge:{text}")
-        answer = await self._ask(self.judge_engine, messages, self.judge_sampling, rng, proposed)
+        answer = await self._ask(self.judge_engine, messages, _JUDGE_SAMPLING, rng, proposed)
         if answer.error is not None:
             return f"judge, LLM error: {answer.error}"
         text_of_judge = self._without_thought(answer.text, self.judge_engine)
