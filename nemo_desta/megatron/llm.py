@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.spec import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.mcore_config import block_spec, check_covered, rotary_frequencies, transformer_config
 from nemo_desta.megatron.weights import load_weights
 from nemo_desta.sources import resolve_source
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.names import Slices
+from nemo_desta.megatron.param_mapping import Slices
 from nemo_desta.sources import fetch_folder
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.names import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
+from nemo_desta.megatron.param_mapping import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
 from nemo_desta.megatron.shards import INDEX_FILE, Shards, weights_folder
 
 #: Bytes of a file that `export_weights` writes, about.

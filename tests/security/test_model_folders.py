@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from nemo_desta.answering.audio_frontend import AudioFrontend
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.core.fingerprint import fingerprint
-from nemo_desta.core.frozen import fetch
 from nemo_desta.core.folder import open_model
+from nemo_desta.core.frozen import fetch
 from nemo_desta.core.trust import Grant, UntrustedConfig, check_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel

@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.names import ARCHITECTURES, head_size
+from nemo_desta.megatron.param_mapping import ARCHITECTURES, head_size
 
 #: Rotary embeddings whose cosines are not rescaled; for the others megatron-core has no place for the factor.
 ROPE_TYPES = ("default", "linear", "llama3")
