@@ -1,7 +1,7 @@
-"""Gradients of a window: summed over the ranks that hold a copy of the projector, divided by tokens, clipped.
+"""Sums the gradients of an accumulation window over the copies of the projector, and clips them.
 
-Every tensor-parallel rank projected its own clips and every data-parallel rank its own rows, so both kinds are summed;
-copies stay equal because every rank then makes the same step.
+Each tensor-parallel rank projects its own clips and each data-parallel rank its own rows, so the sum is over both.
+The copies stay equal because every rank then makes the same step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) 
     """Sum the gradients of trained parameters over ``group`` in place; a rank without one counts as zero."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trained:
-        if parameter.grad is None:  # no clip was this rank's: the others still need its part in the sum
+        if parameter.grad is None:  # this rank had no clip, but the all-reduce needs every rank
             parameter.grad = torch.zeros_like(parameter)
     if group.size() == 1:
         return
@@ -29,13 +29,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) 
 
 
 def clip_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> None:
-    """Scale gradients down to one global norm of at most ``max_norm``; nothing for None or 0."""
+    """Scale gradients down to a global norm of at most ``max_norm``; None or 0: leave them."""
     if max_norm:
         nn.utils.clip_grad_norm_([parameter for parameter in parameters if parameter.grad is not None], max_norm)
 
 
 def copy_from_first(module: nn.Module, group: dist.ProcessGroup) -> None:
-    """Give every rank of ``group`` the parameters and buffers of its first rank."""
+    """Broadcast parameters and buffers from the first rank of ``group``."""
     if group.size() == 1:
         return
     first = dist.get_global_rank(group, 0)
@@ -44,7 +44,7 @@ def copy_from_first(module: nn.Module, group: dist.ProcessGroup) -> None:
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients in order, of one dtype and at most `BUCKET_ELEMENTS` together (or alone)."""
+    """Consecutive gradients of one dtype, at most `BUCKET_ELEMENTS` together; a larger gradient is a bucket alone."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         full = sum(other.numel() for other in bucket) + gradient.numel() > BUCKET_ELEMENTS

@@ -1,7 +1,7 @@
-"""Lightning strategy around megatron-core's process groups: who reads which data, who holds what, who writes.
+"""Lightning strategy around megatron-core's process groups: which rank reads data, holds parameters, writes.
 
-Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order), so rank 0 always
-has the encoders and the projector: it writes the checkpoints, in the plain model's format.
+Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order). So rank 0 always
+has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class MegatronStrategy(DDPStrategy):
     """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
 
     Args:
-        layout: how the LLM is cut. seed: of megatron-core's random states.
+        layout: how the LLM is split. seed: of megatron-core's random states.
         gradient_clip_val, accumulate_grad_batches: the Trainer's, which refuses them under manual optimisation.
     """
 
@@ -44,7 +44,7 @@ class MegatronStrategy(DDPStrategy):
         self.accumulate_grad_batches = accumulate_grad_batches
 
     def setup_environment(self) -> None:
-        """Check the layout, start the process group, cut it up; before any weight is read."""
+        """Check the layout, start the process group and split it, before any weight is read."""
         if self.precision_plugin.precision != "32-true":
             raise ConfigError(
                 f"trainer.precision={self.precision_plugin.precision} with strategy=megatron: must be 32-true, the "
@@ -73,7 +73,7 @@ class MegatronStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """The data layer's rank and size: a model-parallel group is one reader."""
+        """Rank and size for the sampler: a model-parallel group is one reader."""
         return {
             "num_replicas": parallel_state.get_data_parallel_world_size(),
             "rank": parallel_state.get_data_parallel_rank(),
@@ -88,7 +88,7 @@ class MegatronStrategy(DDPStrategy):
             dataloader, num_audio_tokens=self.lightning_module.num_audio_tokens, device=self.root_device
         )
 
-    # ---- checkpoints: rank 0 writes what the first stage holds; later stages have nothing to take back
+    # ---- checkpoints: rank 0 writes the first stage's state; later stages have no state to restore
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         if self.lightning_module.llm.is_first:
@@ -128,7 +128,7 @@ def build_strategy(
 def describe_layout(
     model: ModelConfig, num_processes: int | None, *, process_group_backend: str | None = None, **sizes: Any
 ) -> tuple[int, str]:
-    """Parts of the LLM, and the layout in words; ``num_processes``: None where it is not known yet.
+    """Number of parts of the LLM, and the layout in words; ``num_processes``: None if it is not known yet.
 
     Raises:
         ConfigError: the LLM or the processes do not fit the layout.

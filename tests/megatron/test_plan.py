@@ -31,7 +31,7 @@ SIZES = {
     "head_dim": 16,
     "vocab_size": 1000,
 }
-STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 3}
+STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 2}
 
 
 def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, **layout):
