@@ -4,13 +4,11 @@ Each tensor-parallel rank projects its own clips and each data-parallel rank its
 The copies stay equal because every rank then makes the same step.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-BUCKET_ELEMENTS = 1 << 24  # 64 MiB in float32
+from torch import nn
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
@@ -19,13 +17,10 @@ def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) 
     for parameter in trained:
         if parameter.grad is None:  # this rank had no clip, but the all-reduce needs every rank
             parameter.grad = torch.zeros_like(parameter)
-    if group.size() == 1:
-        return
-    for bucket in _buckets([parameter.grad for parameter in trained]):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        dist.all_reduce(flat, group=group)
-        for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+    if group.size() > 1:
+        sums = [dist.all_reduce(parameter.grad, group=group, async_op=True) for parameter in trained]
+        for pending in sums:
+            pending.wait()
 
 
 def clip_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> None:
@@ -41,16 +36,3 @@ def copy_from_first(module: nn.Module, group: dist.ProcessGroup) -> None:
     first = dist.get_global_rank(group, 0)
     for tensor in [*module.parameters(), *module.buffers()]:
         dist.broadcast(tensor.detach(), src=first, group=group)
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive gradients of one dtype, at most `BUCKET_ELEMENTS` together; a larger gradient is a bucket alone."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        full = sum(other.numel() for other in bucket) + gradient.numel() > BUCKET_ELEMENTS
-        if bucket and (full or bucket[0].dtype != gradient.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket

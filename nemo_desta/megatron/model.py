@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
+from nemo_desta.answering.decoder import eval_mode
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.splice import place, splice
@@ -144,22 +145,16 @@ class MegatronDestaModel(DestaBase):
         return loss, int(num_tokens), num_correct
 
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return write_greedily(
-                    self.llm,
-                    self.embed(batch) if self.llm.is_first else None,
-                    place(
-                        batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"]
-                    ).attention_mask.sum(1),
-                    max_new_tokens=max_new_tokens,
-                    end_ids=self._end_ids(),
-                    pad_id=self.text_pad_id,
-                )
-        finally:
-            self.train(was_training)
+        places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
+        with torch.no_grad(), eval_mode(self):
+            return write_greedily(
+                self.llm,
+                self.embed(batch) if self.llm.is_first else None,
+                places.attention_mask.sum(1),
+                max_new_tokens=max_new_tokens,
+                end_ids=self._end_ids(),
+                pad_id=self.text_pad_id,
+            )
 
     def _end_ids(self) -> list[int]:
         source = resolve_source(self.config.llm.path)

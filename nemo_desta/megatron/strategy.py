@@ -24,21 +24,31 @@ class MegatronStrategy(DDPStrategy):
     """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
 
     Args:
-        layout: how the LLM is split. seed: of megatron-core's random states.
-        gradient_clip_val, accumulate_grad_batches: the Trainer's, which refuses them under manual optimisation.
+        seed: of megatron-core's random states.
+        gradient_clip_val, accumulate_grad_batches, gradient_clip_algorithm: the Trainer's, which refuses them under
+            manual optimisation.
+        sizes: fields of `Layout`.
     """
 
     def __init__(
         self,
-        layout: Layout,
         *,
         seed: int = 0,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
+        gradient_clip_algorithm: str | None = None,
         process_group_backend: str | None = None,
+        **sizes: Any,
     ) -> None:
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ConfigError(
+                f"trainer.gradient_clip_algorithm={gradient_clip_algorithm} with strategy=megatron: gradients are "
+                "clipped by their global norm; leave it null"
+            )
+        if accumulate_grad_batches < 1:
+            raise ConfigError(f"trainer.accumulate_grad_batches must be at least 1, found {accumulate_grad_batches}")
         super().__init__(process_group_backend=process_group_backend)
-        self.layout = layout
+        self.layout = Layout(**sizes)
         self.seed = seed
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
@@ -97,32 +107,6 @@ class MegatronStrategy(DDPStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         if self.lightning_module.llm.is_first:
             super().load_optimizer_state_dict(checkpoint)
-
-
-def build_strategy(
-    *,
-    seed: int,
-    gradient_clip_val: float | None,
-    accumulate_grad_batches: int,
-    gradient_clip_algorithm: str | None,
-    process_group_backend: str | None = None,
-    **sizes: Any,
-) -> MegatronStrategy:
-    """The strategy of the config group ``strategy/megatron``; ``sizes``: `Layout`'s fields, checked by the caller."""
-    if gradient_clip_algorithm not in (None, "norm"):
-        raise ConfigError(
-            f"trainer.gradient_clip_algorithm={gradient_clip_algorithm} with strategy=megatron: gradients are clipped "
-            "by their global norm; leave it null"
-        )
-    if accumulate_grad_batches < 1:
-        raise ConfigError(f"trainer.accumulate_grad_batches must be at least 1, found {accumulate_grad_batches}")
-    return MegatronStrategy(
-        Layout(**sizes),
-        seed=seed,
-        gradient_clip_val=gradient_clip_val,
-        accumulate_grad_batches=accumulate_grad_batches,
-        process_group_backend=process_group_backend,
-    )
 
 
 def describe_layout(

@@ -85,28 +85,24 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu", mmap: bool = False
         raise ValueError(f"'{path}' is refused: it holds more than tensors and plain types ({reason})") from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, where: str = "checkpoint") -> Any:
     """The same nested value with only tensors and plain types, which ``weights_only`` can read.
 
     Raises:
         TypeError: anything else; the message says where.
     """
-    return _plain(value, "checkpoint")
-
-
-def _plain(value: Any, where: str) -> Any:
     if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, dict):
-        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {plain(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, set, frozenset)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, tuple):
-        return tuple(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(plain(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, enum.Enum):
-        return _plain(value.value, where)
+        return plain(value.value, where)
     if isinstance(value, (int, float, str)):  # subclasses, numpy's float64 among them
         return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # numpy scalars

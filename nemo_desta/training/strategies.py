@@ -56,7 +56,6 @@ def build_strategy(
         ConfigError: unknown name or knob, or tensor parallelism outside strategy=megatron.
     """
     kind, knobs = _kind(config)
-    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
     if kind.takes_step:
         knobs = {**knobs, "seed": seed, **STEP_SETTINGS, **(step_settings or {})}
     return _resolve(kind.build)(**knobs)
@@ -79,7 +78,6 @@ def check_layout(config: Mapping[str, Any], model: ModelConfig, num_processes: i
         ConfigError: it cannot be split like that.
     """
     kind, knobs = _kind(config)
-    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
     if kind.layout is None:
         return None
     return Split(*_resolve(kind.layout)(model, num_processes, **knobs))
@@ -115,6 +113,7 @@ def _kind(config: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
     name = knobs.pop("name", None)
     if name not in STRATEGIES:
         raise ConfigError(f"unknown strategy '{name}'.{nearest(str(name), STRATEGIES)}")
+    check_keys(knobs, STRATEGIES[name].knobs, f"strategy({name})")
     return STRATEGIES[name], knobs
 
 
@@ -143,7 +142,7 @@ STRATEGIES: dict[str, Kind] = {
             "expert_parallel_size",
             "process_group_backend",
         ),
-        "nemo_desta.megatron.strategy:build_strategy",
+        "nemo_desta.megatron.strategy:MegatronStrategy",
         "nemo_desta.megatron.model:MegatronDestaModel",
         takes_step=True,
         layout="nemo_desta.megatron.strategy:describe_layout",
