@@ -1,6 +1,6 @@
-"""``check=true``: what this config would train, what a second of audio costs, and whether it fits in memory.
+"""``check=true``: a summary of the run: trainable parameters, tokens per second of audio, estimated memory.
 
-Nothing is loaded: shapes come from configs (LLM on the meta device), the projector is built for real.
+The LLM is built on the meta device, without weights; encoders and projector are built for real.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ GIB = 1024**3
 
 
 def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None = None) -> str:
-    """A readable summary of the run that ``settings`` describes; ``split``: how the LLM is cut up, if it is."""
+    """A summary of the run that ``settings`` describes; ``split``: how the LLM is split over GPUs, if it is."""
     llm_config = AutoConfig.from_pretrained(
         resolve_source(model.llm.path), trust_remote_code=model.llm.trust_remote_code
     )
@@ -50,20 +50,19 @@ def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None 
         f"projector      {model.perception.projector.get('name', 'window')}: {trainable:,} trainable parameters",
         f"audio tokens   {per_second:.2f} per second of audio; 10 s become {projector.num_tokens(10 * rate, rate)}",
         f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
-        f"activations "
-        f"at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
+        f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
         f"strategy       {settings['trainer']['strategy']['name']}, {settings['trainer'].get('devices')} devices, "
         f"{settings['trainer'].get('num_nodes', 1)} nodes, {settings['trainer'].get('max_steps')} steps",
         *([f"layout         {split.description}"] if split else []),
-        "data, weights and config are in place: leave out check=true to train",
+        "data, weights and config are complete: leave out check=true to train",
     ]
     return "\n".join(lines)
 
 
 def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: bool) -> float:
-    """What backward through the frozen blocks keeps for ``num_tokens`` positions.
+    """Bytes that backward through the frozen blocks keeps for ``num_tokens`` positions.
 
-    Per block and position: about ten vectors of the hidden size and three of the feed-forward's (inputs of norms, of
+    Estimate per block and position: ten vectors of the hidden size and three of the feed-forward's (inputs of norms,
     attention and of the gated product); with recomputation only the block's input.
     """
     if recompute:
