@@ -13,7 +13,7 @@ from typing import Any
 
 from nemo_desta.core.thinking import think_format
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.answer import Answerer, describe_engine
+from nemo_desta.recipes.ask import Answerer, describe_engine
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, Sampling, build_engine

@@ -14,7 +14,7 @@ from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, s
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
-from nemo_desta.recipes.thinking import generate_with_budget
+from nemo_desta.recipes.think_budget import generate_with_budget
 
 
 class Rephrased(NamedTuple):

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from typing import Any
 
 from nemo_desta.errors import RowError, row_guard
-from nemo_desta.recipes.answer import Answerer, Judge, first_problem
+from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
 from nemo_desta.recipes.items import Item, Verdict

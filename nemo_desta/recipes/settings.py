@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.answer import TEMPLATE
+from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import Sampling
 from nemo_desta.recipes.gates import GatesConfig

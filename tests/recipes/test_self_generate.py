@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from nemo_desta.data.rows import RowRules, check_row
-from nemo_desta.recipes.answer import Answerer
+from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.engines import Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.pipeline import Outcome
