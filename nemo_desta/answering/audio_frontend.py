@@ -1,10 +1,10 @@
-"""A model without its LLM: what hears, for when the LLM runs in an engine of its own (vLLM).
+"""A model without its LLM, for an LLM that runs in its own engine (vLLM).
 
-Prompts, encoders, projector and the LLM's embedding table - one tensor of its checkpoint - are here; its layers are
-never loaded, so the frozen LLM is in memory once. `hearing` makes the same embeddings from it as from a `DestaModel`.
+It holds prompts, encoders, projector and the LLM's embedding table, which is one tensor of its checkpoint. The LLM's
+layers are not loaded, so the frozen LLM is in memory once. `audio_embeddings` makes the same embeddings from it as
+from a `DestaModel`.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 
-#: What checkpoints put before ``embed_tokens.weight``.
+#: Prefixes of ``embed_tokens.weight`` in checkpoints.
 TABLE_PREFIXES = ("model.", "", "model.language_model.", "language_model.model.")
 
 
 class AudioFrontend(nn.Module):
-    """Hears for an LLM elsewhere; a `Listener`.
+    """Encodes audio for an LLM that runs elsewhere; a `ChatModel`.
 
     Args:
-        config: of the model; its LLM is read for its config, tokenizer and embedding table only.
+        config: of the model. Of its LLM, only config, tokenizer and embedding table are read.
 
     Raises:
         ConfigError: LoRA (the LLM elsewhere would not have it), or an LLM whose embedding is no plain table.
@@ -38,7 +38,7 @@ class AudioFrontend(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.llm.lora is not None:
-            raise ConfigError("this model trained LoRA, which an unmodified LLM elsewhere lacks; use DestaModel")
+            raise ConfigError("this model has LoRA, and an unmodified LLM elsewhere lacks it; use DestaModel")
         self.config = config
         self.tokenizer = build.build_tokenizer(config.llm)
         self.prompts = build.build_prompts(self.tokenizer, config.prompt)
@@ -59,26 +59,15 @@ class AudioFrontend(nn.Module):
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        llm: str | None = None,
-        encoders: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
-        check_identity: bool = True,
-        trust_remote_code: bool = False,
-        allow_targets: Sequence[str] = (),
+        **options: Any,
     ) -> "AudioFrontend":
-        """Open a model folder or hub id; arguments as `DestaModel.from_pretrained`."""
-        config, tensors = open_model(
-            str(pretrained_model_name_or_path),
-            llm=llm,
-            encoders=encoders,
-            check_identity=check_identity,
-            trust_remote_code=trust_remote_code,
-            allow_targets=allow_targets,
-        )
-        ears = cls(config)
+        """Open a model folder or hub id; ``options`` are those of `open_model`."""
+        config, tensors = open_model(str(pretrained_model_name_or_path), **options)
+        frontend = cls(config)
         projector = {name.removeprefix(PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}
-        ears.perception.projector.load_state_dict(projector)
-        return ears.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        frontend.perception.projector.load_state_dict(projector)
+        return frontend.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def sampling_rate(self) -> int:
@@ -86,22 +75,22 @@ class AudioFrontend(nn.Module):
 
     @property
     def context_length(self) -> int | None:
-        """Positions that the LLM was made for."""
+        """Positions of the LLM."""
         return getattr(self.llm_config.get_text_config(), "max_position_embeddings", None)
 
     def num_audio_tokens(self, num_samples: int) -> int:
-        """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
+        """Number of vectors of a clip of ``num_samples`` at ``sampling_rate``."""
         return self.perception.num_tokens(num_samples)
 
     def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); half precision follows the embedding table."""
+        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); the embedding table decides about half precision."""
         dtype = self.embed_tokens.weight.dtype
         with torch.autocast(audio.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             return self.perception(audio, audio_lens)
 
     @cached_property
     def audio_cache(self) -> AudioCache:
-        """Vectors of clips that were heard."""
+        """Cached vectors of clips."""
         return AudioCache()
 
     @cached_property
@@ -112,14 +101,14 @@ class AudioFrontend(nn.Module):
 
 
 def _embedding_table(config: Any, source: str, dtype: torch.dtype, trust_remote_code: bool) -> nn.Embedding:
-    """The LLM's input embedding with its weights, and nothing else of it."""
+    """The LLM's input embedding with its weights; nothing else of the LLM is loaded."""
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     table = llm.get_input_embeddings()
     if type(table) is not nn.Embedding:
         raise ConfigError(
-            f"{type(llm).__name__} embeds tokens with a {type(table).__name__}, which does more than looking them up; "
-            "its prompts cannot be made without it, so serve it with DestaModel"
+            f"{type(llm).__name__} embeds tokens with a {type(table).__name__}, which does more than a table lookup; "
+            "its prompts need the whole LLM, so serve it with DestaModel"
         )
     weight = load_part(source, ["embed_tokens.weight"], prefixes=TABLE_PREFIXES)["embed_tokens.weight"]
     return nn.Embedding.from_pretrained(weight.to(dtype), freeze=True)
