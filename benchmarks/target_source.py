@@ -113,7 +113,7 @@ def perplexity(model: Any, path: Path, limit: int = 256) -> float:
 
 def ask(model: Any, rows: Sequence[Mapping[str, Any]], name: str, corpus: Path) -> dict[str, float]:
     """Test clips asked in one format: share that obeys it, share whose content is right, and both at once."""
-    from nemo_desta.evaluation.ask import ask_about_clips
+    from nemo_desta.evaluation.ask_model import ask_about_clips
 
     asked = [(row, task) for task in TASKS for row in rows if row["split"] == "test" and gold(row, task)]
     asked = asked[:: max(1, len(asked) // 160)]

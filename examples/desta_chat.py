@@ -9,9 +9,9 @@ import sys
 from omegaconf import DictConfig
 
 from nemo_desta.serving.chat_command import as_overrides, run_chat
-from nemo_desta.serving.quiet import log_to_stderr, quietly
+from nemo_desta.serving.silence_imports import log_to_stderr, silence_imports
 
-with quietly():
+with silence_imports():
     from nemo.core.config import hydra_runner
 
 
@@ -31,5 +31,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     sys.argv[1:] = as_overrides(sys.argv[1:])
-    with quietly():  # Hydra warns about its own next version
+    with silence_imports():  # Hydra warns about its own next version
         main()

@@ -8,9 +8,9 @@ import sys
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import parse
-from nemo_desta.serving.quiet import log_to_stderr, quietly
+from nemo_desta.serving.silence_imports import log_to_stderr, silence_imports
 
-with quietly():
+with silence_imports():
     from nemo.core.config import hydra_runner
 
 
@@ -33,5 +33,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with quietly():  # Hydra warns about its own next version
+    with silence_imports():  # Hydra warns about its own next version
         main()

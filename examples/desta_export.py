@@ -10,9 +10,9 @@ import warnings
 from omegaconf import DictConfig
 
 from nemo_desta.serving.chat_command import as_overrides
-from nemo_desta.serving.quiet import log_to_stderr, quietly
+from nemo_desta.serving.silence_imports import log_to_stderr, silence_imports
 
-with quietly():
+with silence_imports():
     from nemo.core.config import hydra_runner
 
     from nemo_desta.sharing.export_command import run_export

@@ -43,6 +43,10 @@ class FrameGrid:
         """Frames per second, counting every frame of a step (50 for Whisper and for BEATs)."""
         return self.sampling_rate / self.hop * self.frames_per_step
 
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of every step that ``num_samples`` samples begin, at least those of one step."""
+        return self.frames_per_step * max(1, -(-num_samples // self.hop))
+
 
 class WindowTable(NamedTuple):
     """Which frames each output window reads, packed over the batch: no row is spent on padding.

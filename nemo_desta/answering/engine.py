@@ -104,7 +104,7 @@ def check_transcript(model: ChatModel, transcript: str) -> None:
     """Raise `ConfigError` for an unknown ``transcript``, or if the model would not read Whisper's texts."""
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
-    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+    if transcript == "whisper" and not model.prompts.transcript.enabled:
         raise ConfigError(
             "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
             "config.json), so Whisper would transcribe for nothing"

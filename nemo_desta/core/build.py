@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nemo_desta.config import LLMConfig, PerceptionConfig, PromptConfig, nearest
+from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig, nearest
 from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.trust import UntrustedConfig, code_named
@@ -96,6 +96,30 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
     return llm
 
 
+def build_parts(config: ModelConfig) -> tuple[PreTrainedModel, FusedPerception]:
+    """The LLM, and a perception with initial weights that fits it.
+
+    Raises:
+        ConfigError: an LLM that audio vectors cannot be given to.
+    """
+    llm = build_llm(config.llm)
+    check_reads_embeddings(llm)
+    return llm, build_perception(config.perception, llm.config.get_text_config().hidden_size, embedding_rms(llm))
+
+
+def check_reads_embeddings(llm: nn.Module) -> None:
+    """Audio vectors enter an LLM as embeddings, so the LLM must need nothing but embeddings.
+
+    Raises:
+        ConfigError: an LLM that looks token ids up in every layer.
+    """
+    if width := getattr(llm.config.get_text_config(), "hidden_size_per_layer_input", None):
+        raise ConfigError(
+            f"{type(llm).__name__} looks token ids up in every layer (hidden_size_per_layer_input={width}); audio "
+            "vectors have no ids, and text given as embeddings would be read differently. Use an LLM without"
+        )
+
+
 def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
     """The chosen encoders by name, in the order of the config."""
     names = list(config.encoders) if config.use is None else list(config.use)
@@ -131,7 +155,7 @@ def build_projector_for(
     """The projector that the config names, for these encoders."""
     knobs = dict(config.projector)
     name = knobs.pop("name", "window")
-    return build_projector(name, encoders, output_size, output_rms=output_rms, **knobs)
+    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
 
 
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:

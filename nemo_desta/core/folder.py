@@ -7,7 +7,7 @@ kind of folder for others, with LoRA in a folder of its own.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,18 @@ PROJECTOR_PREFIX = "perception.projector."
 def is_trained_name(name: str) -> bool:
     """Whether a state-dict entry belongs into a checkpoint: the projector with its buffers, and LoRA."""
     return name.startswith(PROJECTOR_PREFIX) or ".lora_" in name
+
+
+def check_trained_names(own: Iterable[str], found: Iterable[str]) -> None:
+    """Compare the names of a model's trained tensors with those of a checkpoint.
+
+    Raises:
+        ValueError: a tensor is missing or surplus.
+    """
+    own, found = set(own), set(found)
+    if own != found:
+        missing, surplus = sorted(own - found), sorted(found - own)
+        raise ValueError(f"checkpoint does not fit this model: missing {missing[:5]}, surplus {surplus[:5]}")
 
 
 def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:

@@ -23,3 +23,9 @@ KNOWN_TAGS = (
     ThinkTags("[THINK]", "[/THINK]"),
     ThinkTags("<seed:think>", "</seed:think>"),
 )
+
+
+def without_thought(text: str, tags: ThinkTags = ThinkTags()) -> str:
+    """The text after the last closing tag; without one, the text before an opening tag (a thought that never ends)."""
+    _, closed, rest = text.rpartition(tags.close)
+    return rest if closed else text.partition(tags.open)[0]

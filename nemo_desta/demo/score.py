@@ -12,7 +12,7 @@ from typing import Any
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.demo.prompts import make_prompt
 from nemo_desta.demo.world import gold, parse_answer
-from nemo_desta.evaluation.ask import ask_about_clips, ask_about_descriptions
+from nemo_desta.evaluation.ask_model import ask_about_clips, ask_about_descriptions
 from nemo_desta.evaluation.attributes import TaskResult, attribute_accuracy, render_results, task_result
 from nemo_desta.evaluation.probe import linear_probe, probe_features
 from nemo_desta.models.desta import DestaModel

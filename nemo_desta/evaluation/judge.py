@@ -1,8 +1,8 @@
-"""A judge: any engine of the recipes (an OpenAI-compatible server, a local LLM) asked with temperature 0 unless a
-benchmark's rules say otherwise.
+"""A judge: any engine of the recipes (an OpenAI-compatible server, a local LLM), at temperature 0 unless a benchmark's
+rules say otherwise.
 
-Every answer is kept by the hash of what was asked, so a report can be made again, or go on after a kill, for nothing.
-What the judge is, how often it was asked and what that cost go into the report.
+Every reply is cached by the hash of its request. A report can therefore be made again, or a killed run resumed,
+without new requests. The judge's name, the number of requests and the cost go into the report.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from nemo_desta.recipes.engines import Engine, Request, SamplingConfig, build_en
 
 
 class Judge:
-    """Asks, remembers, counts.
+    """Sends requests to the judge, caches the replies and counts tokens.
 
     Args:
-        engine: asks the LLM. cache: a JSONL file of answers, made when missing.
+        engine: runs the LLM. cache: a JSONL file of replies, created if missing.
         prices: per million prompt and new tokens, for the cost in the report.
     """
 
@@ -50,7 +50,7 @@ class Judge:
         return cls(engine, cache, prices=tuple(prices) if prices else None)
 
     def ask(self, requests: Sequence[JudgeAsk], *, progress: bool = True) -> list[str | None]:
-        """The judge's texts in order; None where there was none."""
+        """The judge's replies in order; None for a failed request."""
         keys = [self._key(request) for request in requests]
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.usage["from_cache"] += len(requests) - len(todo)
@@ -59,7 +59,7 @@ class Judge:
         return [self._known.get(key) for key in keys]
 
     def about(self) -> dict[str, Any]:
-        """What goes into the report."""
+        """The judge's entry in the report."""
         found: dict[str, Any] = {"model": self.engine.name, "revision": self.engine.revision, **self.usage}
         if self.prices is not None:
             spent = self.usage["prompt_tokens"] * self.prices[0] + self.usage["new_tokens"] * self.prices[1]
@@ -68,7 +68,7 @@ class Judge:
 
     def _key(self, request: JudgeAsk) -> str:
         asked = {"model": self.engine.name, **request._asdict(), "messages": [dict(m) for m in request.messages]}
-        del asked["index"]  # the same question about two items is one question
+        del asked["index"]  # equal requests about two items share one cache entry
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     async def _ask_all(self, todo: Mapping[str, JudgeAsk], progress: bool) -> None:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from nemo_desta.config import ModelConfig, parse, to_dict
 from nemo_desta.core import build, frozen
-from nemo_desta.core.folder import is_trained_name, save_folder
+from nemo_desta.core.folder import check_trained_names, is_trained_name, save_folder
+from nemo_desta.core.model import SpeechMixin
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.loss_window import LossWindow
 from nemo_desta.models.step_count import share_step_count
 
 
-class DestaBase(LightningModule):
+class DestaBase(SpeechMixin, LightningModule):
     """Everything but the LLM and the way it is run. Subclasses call `adopt` in their constructor."""
 
     def adopt(self, cfg: Mapping[str, Any] | DictConfig | ModelConfig) -> None:
@@ -34,9 +35,7 @@ class DestaBase(LightningModule):
         self.config = cfg if isinstance(cfg, ModelConfig) else parse(ModelConfig, cfg)
         self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
         self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
-        self.tokenizer = build.build_tokenizer(self.config.llm)
-        self.prompts = build.build_prompts(self.tokenizer, self.config.prompt)
-        self.audio_locator_tag = self.prompts.audio_locator_tag
+        self.prompts = build.build_prompts(build.build_tokenizer(self.config.llm), self.config.prompt)
         self.window = LossWindow()
         self.validation_names: list[str] = []
         self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding
@@ -47,15 +46,6 @@ class DestaBase(LightningModule):
     @property
     def sampling_rate(self) -> int:
         return self.config.perception.sampling_rate
-
-    @property
-    def text_eos_id(self) -> int:
-        return self.prompts.end_of_turn_id
-
-    @property
-    def text_pad_id(self) -> int:
-        """An id for padding of ids; masks never depend on it."""
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.text_eos_id
 
     @property
     def ranks_per_batch(self) -> int:
@@ -70,16 +60,6 @@ class DestaBase(LightningModule):
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that belong into a checkpoint, frozen by pattern or not."""
         return ((name, p) for name, p in self.named_parameters() if is_trained_name(name))
-
-    def num_audio_tokens(self, num_samples: int) -> int:
-        """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
-        return self.perception.num_tokens(num_samples)
-
-    def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); half precision follows the LLM (decision 9)."""
-        dtype = self.llm.dtype
-        with torch.autocast(audio.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            return self.perception(audio, audio_lens)
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
         """Summed cross-entropy of a batch's targets, how many there are, and how many the argmax gets right."""
@@ -135,10 +115,7 @@ class DestaBase(LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load the trained part; always exact: a missing or surplus tensor is an error."""
-        own = self.state_dict()
-        if set(own) != set(state_dict):
-            missing, surplus = sorted(set(own) - set(state_dict)), sorted(set(state_dict) - set(own))
-            raise ValueError(f"checkpoint does not fit this model: missing {missing[:5]}, surplus {surplus[:5]}")
+        check_trained_names(self.state_dict(), state_dict)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def on_save_checkpoint(self, saved: dict[str, Any]) -> None:

@@ -28,12 +28,12 @@ from nemo_desta.config import (
 from nemo_desta.core import build
 from nemo_desta.core.folder import PROJECTOR_PREFIX, save_folder
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.whisper import HOP, SAMPLING_RATE
+from nemo_desta.perception.encoders import EncoderShape
+from nemo_desta.perception.encoders.whisper import GRID
 from nemo_desta.perception.projector import build_projector
 from nemo_desta.perception.projector.released import from_alarm, from_desta
 from nemo_desta.sharing.weight_files import local_download, read_weights
 from nemo_desta.sources import local_folder
-from nemo_desta.types import FrameGrid
 
 logger = logging.getLogger(__name__)
 
@@ -56,20 +56,6 @@ class Released:
 
     config: ModelConfig
     tensors: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class WhisperShape:
-    """What a projector asks of an encoder, without the encoder."""
-
-    hidden_size: int
-    layer_ids: tuple[int, ...]
-    frame_grid: FrameGrid = FrameGrid(SAMPLING_RATE, HOP)
-    sampling_rate: int = SAMPLING_RATE
-
-    def num_frames(self, num_samples: int) -> int:
-        """Not asked when a projector is only built."""
-        raise NotImplementedError
 
 
 def write_released(
@@ -248,7 +234,7 @@ def _check_complete(released: Released) -> None:
     widths = [t.shape[-1] for name, t in tensors.items() if name.endswith(("queries", "bodies.0.input.weight"))]
     hidden = [t.shape[1] for name, t in tensors.items() if name.endswith("bodies.0.stages.0.conv.weight")]
     layer_ids = tuple(perception.encoders["whisper"]["layer_ids"])
-    shape = WhisperShape((widths or hidden)[0], layer_ids)
+    shape = EncoderShape((widths or hidden)[0], layer_ids, num_layers=max(layer_ids), frame_grid=GRID)
     with torch.device("meta"):
         projector = build_projector(knobs.pop("name"), {"whisper": shape}, outputs[0].shape[0], **knobs)
     own = projector.state_dict()
@@ -272,7 +258,7 @@ def _whisper_facts(whisper: str, width: int) -> tuple[int | None, float]:
         raise ConfigError(
             f"the connector was trained on an encoder of width {width}; '{whisper}' has {config.d_model}"
         )
-    secs = config.max_source_positions * HOP / SAMPLING_RATE
+    secs = config.max_source_positions / GRID.frame_rate
     return config.encoder_attention_heads, int(secs) if secs == int(secs) else secs
 
 

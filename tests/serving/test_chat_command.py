@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.chat_command import ChatConfig, as_overrides, run_chat
-from tests.serving.serving_tools import noise, tiny_model
+from tests.serving.serving_tools import noise
 
 ROOT = Path(__file__).resolve().parents[2]
 GREEDY = ["sampling.max_new_tokens=8", "sampling.temperature=0"]
@@ -30,11 +30,6 @@ GREEDY = ["sampling.max_new_tokens=8", "sampling.temperature=0"]
 def composed(*words):
     with initialize_config_dir(str(ROOT / "conf" / "use"), version_base=None):
         return compose("chat", overrides=as_overrides(words))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
-"""What every frozen audio encoder looks like from outside, and the base class that keeps one frozen.
+"""The interface of every frozen audio encoder, its shape, and the base class that keeps it frozen.
 
 Letters: B clips, S samples, T frames, C encoder width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,6 +13,40 @@ from torch import nn
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.types import EncoderOutput, FrameGrid
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """What a projector reads of an encoder, known from the encoder's config: sizes and frame counts, no weights.
+
+    The attributes are those of `AudioEncoder`, so a projector is built from shapes as well as from encoders.
+
+    >>> grid = FrameGrid(sampling_rate=16_000, hop=320)
+    >>> EncoderShape(hidden_size=768, layer_ids=(6, 12), num_layers=12, frame_grid=grid).num_frames(16_000)
+    50
+
+    ``frames_of``: samples of a clip -> its frames, where it is not the grid's rule (`FrameGrid.num_frames`).
+    """
+
+    hidden_size: int
+    layer_ids: tuple[int, ...]
+    num_layers: int
+    frame_grid: FrameGrid
+    frames_of: Callable[[int], int] | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second that the encoder expects."""
+        return self.frame_grid.sampling_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, counting every frame of a step."""
+        return self.frame_grid.frame_rate
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip of ``num_samples`` samples at ``sampling_rate``."""
+        return (self.frames_of or self.frame_grid.num_frames)(num_samples)
 
 
 @runtime_checkable
@@ -39,31 +74,19 @@ class AudioEncoder(Protocol):
 
 
 class FrozenEncoder(nn.Module):
-    """Base of encoders around one torch module: no gradients, eval for good, and the dtype of its own weights.
+    """Base of encoders around one torch module: no gradients, always in eval mode, in the dtype of its own weights.
 
-    Subclasses implement ``num_frames`` and ``encode``; ``encode`` runs without gradients and without autocast.
+    Subclasses implement ``encode``, which runs without gradients and without autocast.
     """
 
-    def __init__(
-        self, model: nn.Module, *, frame_grid: FrameGrid, hidden_size: int, num_layers: int, layer_ids: tuple[int, ...]
-    ):
+    def __init__(self, model: nn.Module, shape: EncoderShape):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
-        self.frame_grid = frame_grid
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.layer_ids = layer_ids
+        self._shape = shape
+        self.hidden_size, self.num_layers = shape.hidden_size, shape.num_layers
+        self.layer_ids, self.frame_grid = shape.layer_ids, shape.frame_grid
+        self.sampling_rate, self.frame_rate = shape.sampling_rate, shape.frame_rate
         super().train(False)
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples per second that the encoder expects."""
-        return self.frame_grid.sampling_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second, counting every frame of a step."""
-        return self.frame_grid.frame_rate
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,12 +94,12 @@ class FrozenEncoder(nn.Module):
         return next(self.model.parameters()).dtype
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
-        """Stay in eval mode whatever the training loop says."""
+        """Stay in eval mode, whatever ``mode`` is."""
         return super().train(False)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a clip of ``num_samples`` samples."""
-        raise NotImplementedError
+        return self._shape.num_frames(num_samples)
 
     def forward(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
         """Encode a batch. audio: (B, S) in [-1, 1]; audio_lens: (B,) -> layers of (B, T, C) in `dtype`, lens (B,).

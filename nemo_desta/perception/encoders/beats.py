@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from nemo_desta.perception.encoders import beats_checkpoint
 from nemo_desta.perception.encoders import fbank as kaldi
-from nemo_desta.perception.encoders.base import FrozenEncoder, as_dtype, resolve_layer_ids
-from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats
+from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
+from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
 from nemo_desta.perception.encoders.registry import register_encoder
 from nemo_desta.types import EncoderOutput, FrameGrid
@@ -46,13 +47,7 @@ class BeatsEncoder(FrozenEncoder):
         """
         if not HOP / kaldi.SAMPLING_RATE <= chunk_secs <= MAX_CHUNK_SECS:
             raise ValueError(f"chunk_secs {chunk_secs}: must lie between 0.16 (one patch) and {MAX_CHUNK_SECS:g}")
-        super().__init__(
-            model,
-            frame_grid=FrameGrid(kaldi.SAMPLING_RATE, HOP, BANDS_PER_STEP, overlap=True),
-            hidden_size=model.config.encoder_embed_dim,
-            num_layers=model.config.encoder_layers,
-            layer_ids=resolve_layer_ids(layer_ids, model.config.encoder_layers),
-        )
+        super().__init__(model, _shape(model.config, layer_ids, original_masks))
         self.original_masks = original_masks
         self.chunk_steps = int(chunk_secs * kaldi.SAMPLING_RATE / HOP + 1e-6)
         self._fbank = kaldi.KaldiFbank()
@@ -81,14 +76,13 @@ class BeatsEncoder(FrozenEncoder):
         """Class number -> name of a fine-tuned checkpoint."""
         return self.model.label_dict
 
-    def num_frames(self, num_samples: int) -> int:
-        """8 frames for each step of 160 ms that the clip's windows reach, at least one step.
-
-        With ``original_masks``, for a clip alone: 8 for each complete patch, which may be 0.
-        """
-        if self.original_masks:
-            return BANDS_PER_STEP * (kaldi.num_fbank_frames(num_samples) // FRAMES_PER_STEP)
-        return BANDS_PER_STEP * _num_steps(num_samples)
+    @classmethod
+    def shape(
+        cls, path: str | Path, layer_ids: Iterable[int] | None = None, original_masks: bool = False
+    ) -> EncoderShape:
+        """The shape of `from_checkpoint`'s encoder, from the checkpoint's ``cfg``; its tensors stay on disk."""
+        config = BeatsConfig.from_dict(beats_checkpoint.load(path, mmap=True)["cfg"])
+        return _shape(config, layer_ids, original_masks)
 
     def fbank(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """Normalised filter bank of complete windows. audio: (B, S), audio_lens: (B,) -> (B, T, 128) float32.
@@ -158,7 +152,7 @@ class BeatsEncoder(FrozenEncoder):
         return (self._fbank(audio) - FBANK_MEAN) / (2 * FBANK_STD)
 
 
-@register_encoder("beats")
+@register_encoder("beats", shape=BeatsEncoder.shape)
 def build_beats(
     path: str,
     layer_ids: Iterable[int] | None = None,
@@ -168,6 +162,26 @@ def build_beats(
 ) -> BeatsEncoder:
     """Config entry ``name: beats``; see `BeatsEncoder.from_checkpoint`."""
     return BeatsEncoder.from_checkpoint(path, layer_ids, original_masks, dtype, chunk_secs=chunk_secs)
+
+
+def _shape(config: BeatsConfig, layer_ids: Iterable[int] | None, original_masks: bool) -> EncoderShape:
+    return EncoderShape(
+        hidden_size=config.encoder_embed_dim,
+        layer_ids=resolve_layer_ids(layer_ids, config.encoder_layers),
+        num_layers=config.encoder_layers,
+        frame_grid=FrameGrid(kaldi.SAMPLING_RATE, HOP, BANDS_PER_STEP, overlap=True),
+        frames_of=_frames_like_original if original_masks else _frames,
+    )
+
+
+def _frames(num_samples: int) -> int:
+    """8 frames for each step of 160 ms that the clip's windows reach, at least one step."""
+    return BANDS_PER_STEP * _num_steps(num_samples)
+
+
+def _frames_like_original(num_samples: int) -> int:
+    """For a clip alone: 8 frames for each complete patch, which may be 0."""
+    return BANDS_PER_STEP * (kaldi.num_fbank_frames(num_samples) // FRAMES_PER_STEP)
 
 
 def _num_frames(num_samples: int) -> int:

@@ -6,7 +6,7 @@ about time windows: the output has the adapters' frame rate, 25 vectors per seco
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,13 +14,11 @@ from torch import nn
 from nemo_desta.config import check_keys, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.projector.adapters import Adapter
-from nemo_desta.perception.projector.base import Projector
+from nemo_desta.perception.projector.base import Encoders, Projector
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
 from nemo_desta.perception.projector.perceiver import PerceiverFusion
+from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput
-
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
 
 FUSIONS: dict[str, type[nn.Module]] = {
     "sum": SumFusion,
@@ -29,12 +27,13 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
+@register_projector("conv")
 class ConvProjector(Projector):
     """Adapters and fusion; the first encoder is the main stream."""
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         adapter: Mapping[str, Any] | None = None,

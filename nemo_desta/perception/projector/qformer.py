@@ -10,7 +10,6 @@ queries, D LLM width.
 """
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,20 +22,19 @@ from nemo_desta.ops.windows import (
     window_index,
     window_table,
 )
-from nemo_desta.perception.projector.base import Projector, pad_packed
+from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import QueryDecoderLayer, default_heads
+from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, FrameGrid, WindowTable
 
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
 
-
+@register_projector("qformer")
 class QFormerProjector(Projector):
     """``num_queries`` vectors for every ``chunk_secs`` of audio begun."""
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         num_queries: int = 64,

@@ -8,25 +8,24 @@ width.
 """
 
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from nemo_desta.ops import KERNELS, max_window_frames, mix_pool, num_windows, window_table
-from nemo_desta.perception.projector.base import Projector, pad_packed
+from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
+from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, FrameGrid
 
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
 
-
+@register_projector("window")
 class WindowProjector(Projector):
     """Windows of ``1 / tokens_per_second`` seconds to one vector each."""
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         tokens_per_second: int | float | str | Fraction = 6.25,

@@ -8,28 +8,25 @@ Letters: N encoder layers, B clips, T frames, C width of one encoder, E of all t
 the batch, K frames per window, Q queries, D LLM width.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.ops.windows import clip_and_window, window_index
 from nemo_desta.perception.projector.adapters import zero_beyond
-from nemo_desta.perception.projector.base import Projector, pad_packed
+from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import NORM_EPS, QueryDecoderLayer, default_heads
+from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, WindowTable
 
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
 
-
+@register_projector("window_qformer")
 class WindowQFormerProjector(Projector):
     """``num_queries`` vectors for each window, in the order of time."""
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         window_secs: float | None = 1 / 3,

@@ -1,8 +1,9 @@
-"""Recognition and attributes on rows of one's own, beside what a number has to beat.
+"""Evaluates speech recognition and attributes on the user's own rows, with baselines.
 
 Rows are manifest rows (``id, audio, duration, transcript, attributes``, as the corpora's) or training rows
-(``messages`` with audios). Recognition gives word and character error rates; every attribute an accuracy with the best
-constant answer, shuffled answers, and the text cascade: the same LLM reads the true description instead of hearing.
+(``messages`` with audios). Recognition gives word and character error rates. Every attribute gives an accuracy with
+three references: the best constant answer, shuffled answers, and the text cascade, in which the same LLM reads the
+true description instead of the audio.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,6 @@ from nemo_desta.data.bad_rows import BadRowLog
 from nemo_desta.data.row_schema import row_id
 from nemo_desta.data.rows import JsonlIndex, load_object
 from nemo_desta.errors import ConfigError, RowError, row_guard
-from nemo_desta.evaluation import controls as hearing
 from nemo_desta.evaluation.asr import error_rates
 from nemo_desta.evaluation.attributes import (
     TaskResult,
@@ -26,6 +26,8 @@ from nemo_desta.evaluation.attributes import (
     render_table,
     task_result,
 )
+from nemo_desta.evaluation.controls import Control, run_controls
+from nemo_desta.evaluation.files import Item
 from nemo_desta.evaluation.settings import ControlSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
 from nemo_desta.recipes.describe import describe
@@ -35,22 +37,13 @@ NO_CONTROLS = ControlSettings(items=0)
 
 @dataclass(frozen=True)
 class Attribute:
-    """``field``: where the true value is, dots for nesting; ``attributes.<name>`` if not given. ``values``: those that
-    an answer may name, all that the rows hold if not given. ``aliases``: value -> further wordings."""
+    """``field``: path of the true value with dots for nesting; default ``attributes.<name>``. ``values``: the values
+    that an answer may name; default all values of the rows. ``aliases``: value -> further wordings."""
 
     question: str
     field: str | None = None
     values: list[str] | None = None
     aliases: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A row as the controls take it."""
-
-    id: str
-    audio: Path
-    answer: str
 
 
 def evaluate_rows(
@@ -62,7 +55,7 @@ def evaluate_rows(
     controls: ControlSettings = NO_CONTROLS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Ask, parse and score; what goes into the report, with the terminal's table under ``table``.
+    """Prompts the model, parses and scores; returns the report's entry, with the terminal's table under ``table``.
 
     ``controls``: each attribute is asked again about silence and about other rows' clips.
 
@@ -70,7 +63,7 @@ def evaluate_rows(
     ``bad_rows.jsonl``, and counted in the report.
 
     Raises:
-        ConfigError: no row can be used for what is asked. FileNotFoundError: no rows. TooManyBadRows: see `BadRowLog`.
+        ConfigError: no row can be used for a task. FileNotFoundError: no rows. TooManyBadRows: see `BadRowLog`.
     """
     log = BadRowLog(folder / "bad_rows.jsonl")
     rows = _read(settings, limit, log)
@@ -102,14 +95,12 @@ def evaluate_rows(
         for name, some in without.items():
             found["attributes"][name]["controls"] = [asdict(control) for control in some]
     if not lines:
-        raise ConfigError(
-            f"nothing to score in {settings.rows}: no row has a transcript, and no attribute is asked for"
-        )
+        raise ConfigError(f"nothing to score in {settings.rows}: no row has a transcript, and 'attributes' is empty")
     return {**found, "table": "\n".join(lines)}
 
 
 class _Question:
-    """One attribute asked about the rows that hold it: by hearing, by reading, and without the right audio."""
+    """One attribute of the rows that hold it: asked about the audio, about the description, and about wrong audio."""
 
     def __init__(
         self, source: Source, name: str, attribute: Attribute, rows: list[dict[str, Any]], folder: Path
@@ -137,16 +128,20 @@ class _Question:
         read = self._parsed([{**row, "audio": None} for row in self.rows], "cascade")
         return attribute_accuracy(read, self.truth).value
 
-    def controls(self, settings: ControlSettings, seed: int) -> list[hearing.Control]:
-        clips = [Clip(r["id"], Path(r["audio"]), t) for r, t in zip(self.rows, self.truth, strict=True)]
+    def controls(self, settings: ControlSettings, seed: int) -> list[Control]:
+        question = self.attribute.question
+        clips = [
+            Item(row["id"], Path(row["audio"]), question, (), value, {})
+            for row, value in zip(self.rows, self.truth, strict=True)
+        ]
         said = {clip.id: value == clip.answer for clip, value in zip(clips, self.heard, strict=True)}
 
-        def ask(kind: str, changed: Sequence[Clip]) -> list[bool]:
+        def ask(kind: str, changed: Sequence[Item]) -> list[bool]:
             rows = [{"id": clip.id, "audio": str(clip.audio), "description": ""} for clip in changed]
             found = self._parsed(rows, f"control_{kind}")
             return [value == clip.answer for value, clip in zip(found, changed, strict=True)]
 
-        return hearing.run_controls(
+        return run_controls(
             clips, settings, self.folder / "silence", lambda some: [said[clip.id] for clip in some], ask, seed=seed
         )
 
@@ -156,7 +151,7 @@ class _Question:
 
 
 def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folder: Path) -> dict[str, str]:
-    """Answers by id: about the clip, or about the description where the row is stripped of its clip."""
+    """Answers by id: about the clip, or about the description if the row's audio is None."""
     asked = []
     for row in rows:
         message: dict[str, Any] = {"role": "user", "content": f"{row['description']}\n{question}"}
@@ -167,7 +162,7 @@ def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folde
 
 
 def _read(settings: RowsSettings, limit: int | None, log: BadRowLog) -> list[dict[str, Any]]:
-    """``id, audio, transcript, description`` and the row itself, of every row with one clip."""
+    """``id, audio, transcript, description`` and the row itself, for every row with one clip."""
     roots = AudioRoots({"default": settings.audio_root})
     index = JsonlIndex(settings.rows)
     found: list[dict[str, Any]] = []
@@ -194,7 +189,7 @@ def _read(settings: RowsSettings, limit: int | None, log: BadRowLog) -> list[dic
 
 
 def _one_clip(row: Mapping[str, Any], roots: AudioRoots) -> dict[str, Any] | None:
-    """``audio, transcript, description`` of a row; None where it has no clip, or several."""
+    """``audio, transcript, description`` of a row; None for a row with no clip or several."""
     audios = [a for m in row.get("messages") or () for a in m.get("audios") or ()]
     if "audio" in row:
         audios = [{"audio": row["audio"], "text": row.get("transcript")}]
@@ -208,7 +203,7 @@ def _one_clip(row: Mapping[str, Any], roots: AudioRoots) -> dict[str, Any] | Non
 
 
 def _described(row: Mapping[str, Any]) -> str:
-    """The row's description, empty for rows that hold too little for one."""
+    """The row's description; empty if the row lacks the fields for one."""
     try:
         return describe(row)
     except (ValueError, TypeError, KeyError):

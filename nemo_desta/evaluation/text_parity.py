@@ -1,8 +1,8 @@
-"""Is the text LLM still what it was? The model and its bare LLM, side by side, on text alone.
+"""Compares the model with its bare LLM on text alone, to show that the LLM is unchanged.
 
-Prompts with instructions that a rule can check (the kinds of IFEval) are answered by both, and texts get their
-perplexity from both. The LLM is frozen and untouched, so every difference must be exactly zero: logits, answers,
-verdicts. With LoRA it is not, and the differences say by how much.
+Both answer prompts with instructions that a rule can check (kinds of IFEval), and both compute the perplexity of some
+texts. The LLM is frozen, so every difference in logits, answers and verdicts must be exactly zero. With LoRA it is
+not, and the differences show by how much.
 """
 
 import math
@@ -41,7 +41,7 @@ INSTRUCTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def instruction_prompts(count: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Prompts with the kind and arguments that check their answers; every kind and topic comes in turn."""
+    """Prompts with the kind and arguments that check their answers; kinds and topics rotate."""
     prompts = []
     for i in range(count):
         wish, kind, kwargs = INSTRUCTIONS[i % len(INSTRUCTIONS)]
@@ -51,8 +51,8 @@ def instruction_prompts(count: int) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 @torch.no_grad()
-def text_kept(model: "DestaModel", settings: TextSettings, *, progress: bool = True) -> dict[str, Any]:
-    """Load the bare LLM beside the model and compare; figures, and a ``sentence`` for the report."""
+def text_parity(model: "DestaModel", settings: TextSettings, *, progress: bool = True) -> dict[str, Any]:
+    """Loads the bare LLM beside the model and compares; returns figures, and a ``sentence`` for the report."""
     bare = AutoModelForCausalLM.from_pretrained(
         resolve_source(model.config.llm.path),
         dtype=model.llm.dtype,
@@ -91,7 +91,7 @@ def text_kept(model: "DestaModel", settings: TextSettings, *, progress: bool = T
         "largest_logit_difference": largest,
     }
     sentence = (
-        f"Text kept: {passed['model']} of {len(prompts)} instructions obeyed, bare LLM {passed['bare']}; "
+        f"Text kept: {passed['model']} of {len(prompts)} instructions followed, bare LLM {passed['bare']}; "
         f"{differing} answers differ, largest difference of a logit {largest:g}"
     )
     if losses:
@@ -100,7 +100,7 @@ def text_kept(model: "DestaModel", settings: TextSettings, *, progress: bool = T
         found["perplexity"]["difference"] = perplexity[0] - perplexity[1]
         sentence += f"; perplexity of {len(losses)} texts {perplexity[0]:.4f} and {perplexity[1]:.4f}"
     found["untouched"] = not differing and largest == 0.0 and found.get("perplexity", {}).get("difference", 0.0) == 0.0
-    sentence += ". Exactly the same." if found["untouched"] else ". NOT the same: the text LLM is not untouched."
+    sentence += ". Exactly the same." if found["untouched"] else ". NOT the same: the text LLM has changed."
     return {**found, "sentence": sentence}
 
 

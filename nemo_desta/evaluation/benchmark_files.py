@@ -1,4 +1,4 @@
-"""Which files of each benchmark are looked for below the data root, and where users get them."""
+"""The official files of each benchmark: their patterns below the data root, and where users get them."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,7 @@ from nemo_desta.evaluation.official_rows import (
     air_chat,
     air_foundation,
     dynamic_superb,
-    mmar,
-    mmau,
+    listed,
     mmsu,
     sakura,
     speech_ifeval,
@@ -18,7 +17,7 @@ from nemo_desta.evaluation.official_rows import (
 
 @dataclass(frozen=True)
 class Part:
-    """``patterns``: globs, the first that matches anything counts. ``read``: a file's rows and its path -> items."""
+    """``patterns``: globs; the first one with a match is used. ``read``: a file's rows and its path -> items."""
 
     patterns: tuple[str, ...]
     read: Reader
@@ -26,8 +25,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """``where``: for a user who has no copy. ``folders``: other names that a copy's folder has. ``own_folder``: file
-    names say so little that they are not looked for in the data root itself."""
+    """``where``: how a user gets a copy. ``folders``: other folder names of a copy. ``own_folder``: the file names are
+    too general to be searched in the data root itself."""
 
     parts: tuple[Part, ...]
     where: str
@@ -35,28 +34,23 @@ class Layout:
     own_folder: bool = False
 
 
+def _under(folders: tuple[str, ...], *names: str) -> tuple[str, ...]:
+    return tuple(f"{folder}{name}" for name in names for folder in folders)
+
+
 #: VoiceBench's sets; SD-QA has one file per region.
-_VOICEBENCH = (
-    "alpacaeval_full",
-    "commoneval",
-    "wildvoice",
-    "sd-qa",
-    "mmsu",
-    "openbookqa",
-    "bbh",
-    "ifeval",
-    "advbench",
-)
+_VOICEBENCH = "alpacaeval_full commoneval wildvoice sd-qa mmsu openbookqa bbh ifeval advbench".split()
+_EVAL_DATA = ("data/eval_data/", "eval_data/")
 
 LAYOUTS: dict[str, Layout] = {
     "mmau": Layout(
-        (Part(("mmau-test-mini.json", "**/mmau-test-mini.json"), mmau),),
+        (Part(("mmau-test-mini.json", "**/mmau-test-mini.json"), listed("audio_id")),),
         "The file is in Sakshi113/MMAU on GitHub (v05.15.25), its audio behind the links of that page; unpack it "
         "beside the file, as test-mini-audios/.",
         ("MMAU",),
     ),
     "mmar": Layout(
-        (Part(("MMAR-meta.jsonl", "MMAR-meta.json", "**/MMAR-meta.json*"), mmar),),
+        (Part(("MMAR-meta.jsonl", "MMAR-meta.json", "**/MMAR-meta.json*"), listed("audio_path")),),
         "The file is in ddlBoJack/MMAR on GitHub, its audio in the dataset BoJack/MMAR on Hugging Face; unpack it "
         "beside the file, as audio/.",
         ("MMAR",),
@@ -70,16 +64,10 @@ LAYOUTS: dict[str, Layout] = {
     "sakura": Layout(
         tuple(
             Part(
-                (
-                    f"data/{t}/metadata.json",
-                    f"{t}/metadata.json",
-                    f"data/{t}/metadata.csv",
-                    f"{t}/metadata.csv",
-                    f"{t}QA/data/test-*.parquet",
-                    f"{t}QA/test-*.parquet",
-                ),
+                _under(("data/", ""), f"{t}/metadata.json", f"{t}/metadata.csv")
+                + _under((f"{t}QA/data/", f"{t}QA/"), "test-*.parquet"),
                 sakura,
-            )  # fmt: skip
+            )
             for t in ("Animal", "Emotion", "Gender", "Language")
         ),
         "It is in ckyang1124/SAKURA on GitHub (folder data), or the datasets SLLM-multi-hop/AnimalQA, EmotionQA, "
@@ -89,22 +77,13 @@ LAYOUTS: dict[str, Layout] = {
     "speech_ifeval": Layout(
         (
             Part(
-                (
-                    "data/eval_data/closed_ended_questions.jsonl",
-                    "eval_data/closed_ended_questions.jsonl",
-                    "**/eval_data/close.jsonl",
-                ),
+                (*_under(_EVAL_DATA, "closed_ended_questions.jsonl"), "**/eval_data/close.jsonl"),
                 speech_ifeval("closed"),
-            ),  # fmt: skip
+            ),
             Part(
-                (
-                    "data/eval_data/creative_writing.jsonl",
-                    "eval_data/creative_writing.jsonl",
-                    "**/eval_data/open.jsonl",
-                ),
-                speech_ifeval("creative"),
-            ),  # fmt: skip
-            Part(("data/eval_data/chain-of-thought.jsonl", "eval_data/chain-of-thought.jsonl"), speech_ifeval("cot")),
+                (*_under(_EVAL_DATA, "creative_writing.jsonl"), "**/eval_data/open.jsonl"), speech_ifeval("creative")
+            ),
+            Part(_under(_EVAL_DATA, "chain-of-thought.jsonl"), speech_ifeval("cot")),
         ),
         "The files are in kehanlu/Speech-IFEval on GitHub, the audio (audios.tar) in the dataset "
         "kehanlu/Speech-IFEval on Hugging Face; unpack it as data/audios/.",

@@ -1,4 +1,4 @@
-"""Ask a model one question per clip, or per description, in length-sorted batches with a progress bar."""
+"""Prompts a model with one question per clip or per description, in length-sorted batches."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ def ask_about_clips(
     max_new_tokens: int = 64,
     progress: bool = True,
 ) -> list[str]:
-    """Greedy answers to ``questions`` (N), the i-th about ``clips[i]`` (path or array); no transcript is given.
+    """Greedy answers to ``questions`` (N), the i-th about ``clips[i]`` (path or array), without transcripts.
 
-    ``lengths``: anything that sorts the clips by length, so that a batch holds clips of one length.
+    ``lengths``: sort keys, so that a batch holds clips of similar length.
     """
     tag = model.audio_locator_tag
     chats = [
@@ -40,7 +40,7 @@ def ask_about_descriptions(
     max_new_tokens: int = 64,
     progress: bool = True,
 ) -> list[str]:
-    """The text cascade: the same LLM reads the true description instead of hearing; an upper bound."""
+    """The text cascade, an upper bound: the same LLM reads the true description instead of the audio."""
     chats = [
         [{"role": "user", "content": f"{description}\n{question}"}]
         for description, question in zip(descriptions, questions, strict=True)

@@ -3,13 +3,19 @@
 import pytest
 import torch
 
+from nemo_desta.evaluation import text_parity as text_parity_module
 from nemo_desta.evaluation.ifeval import check
 from nemo_desta.evaluation.settings import TextSettings
-from nemo_desta.evaluation.text_kept import INSTRUCTIONS, instruction_prompts, text_kept
+from nemo_desta.evaluation.text_parity import INSTRUCTIONS, instruction_prompts, text_parity
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.testing.models import tiny_config
 
 SETTINGS = TextSettings(prompts=4, texts=3)
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(text_parity_module, "MAX_NEW_TOKENS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +25,7 @@ def model(tmp_path_factory):
 
 
 def test_a_frozen_llm_is_exactly_the_same(model):
-    found = text_kept(model, SETTINGS, progress=False)
+    found = text_parity(model, SETTINGS, progress=False)
     assert found["untouched"] is True
     assert found["largest_logit_difference"] == 0.0 and found["answers_that_differ"] == 0
     assert found["perplexity"]["difference"] == 0.0 and found["perplexity"]["model"] > 1.0
@@ -31,7 +37,7 @@ def test_one_changed_weight_is_seen(model):
     weight = model.llm.model.layers[0].mlp.down_proj.weight
     with torch.no_grad():
         weight[0, 0] += 0.5
-        found = text_kept(model, SETTINGS, progress=False)
+        found = text_parity(model, SETTINGS, progress=False)
         weight[0, 0] -= 0.5
     assert found["untouched"] is False
     assert found["largest_logit_difference"] > 0.0 and found["perplexity"]["difference"] != 0.0

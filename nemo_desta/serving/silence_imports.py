@@ -1,4 +1,4 @@
-"""A terminal for its user: NeMo and its friends talk while they are imported, and log where answers are printed."""
+"""Keeps the terminal clean: NeMo and other libraries print while they are imported, and log to standard output."""
 
 import logging
 import sys
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """For imports: no warnings and no log below an error."""
+def silence_imports() -> Iterator[None]:
+    """Suppresses warnings and log records below an error, for imports."""
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -20,12 +20,12 @@ def quietly() -> Iterator[None]:
 
 
 def log_to_stderr() -> None:
-    """From now on: warnings of this package and errors of all others, plain, on standard error; no progress bars of
-    loaders."""
+    """Logs warnings of this package and errors of all others to standard error, as plain text; disables the progress
+    bars of transformers."""
     from transformers.utils import logging as transformers_logging
 
     warnings.simplefilter("ignore")
-    logging.disable(logging.NOTSET)  # whatever `quietly` is around this
+    logging.disable(logging.NOTSET)  # even inside `silence_imports`
     transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("nemo_desta").setLevel(logging.WARNING)

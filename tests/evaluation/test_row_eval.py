@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.evaluation.on_rows import evaluate_rows
+from nemo_desta.evaluation.row_eval import evaluate_rows
 from nemo_desta.evaluation.settings import EvaluateSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
 

@@ -1,23 +1,24 @@
-"""Answers in OpenAI's shape: one object, or the chunks of a stream.
+"""Answers in OpenAI's format: one object, or the chunks of a stream.
 
-A thought comes apart from the answer, as ``reasoning_content``: the name that clients of reasoning servers read.
+A thought is separate from the answer, as ``reasoning_content``, the name that clients of reasoning servers use.
 """
 
 import json
 import time
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_desta.answering.engine import Delta
 
 
+@dataclass
 class Usage:
-    """Tokens of one request. ``num_prompt_tokens`` has the audio vectors in it."""
+    """Tokens of one request. ``num_prompt_tokens`` includes the audio vectors."""
 
-    def __init__(self, num_prompt_tokens: int, num_audio_tokens: int) -> None:
-        self.num_prompt_tokens = num_prompt_tokens
-        self.num_audio_tokens = num_audio_tokens
-        self.num_new_tokens = 0
+    num_prompt_tokens: int
+    num_audio_tokens: int
+    num_new_tokens: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -28,15 +29,15 @@ class Usage:
         }
 
 
-class Reply:
-    """The answer of the model called ``name`` to one request."""
+class ChatResponse:
+    """The answer of the model ``name`` to one request."""
 
     def __init__(self, name: str) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.head = {"id": self.id, "created": int(time.time()), "model": name}
 
     def whole(self, deltas: list[Delta], usage: Usage) -> dict[str, Any]:
-        """One object for all pieces."""
+        """The answer as one object."""
         message: dict[str, Any] = {"role": "assistant", "content": _joined(deltas, thinking=False), "refusal": None}
         if thought := _joined(deltas, thinking=True):
             message["reasoning_content"] = thought
@@ -44,11 +45,11 @@ class Reply:
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage.as_dict()}
 
     def opening(self, *, with_usage: bool) -> bytes:
-        """The first chunk, which says who speaks."""
+        """The first chunk, which holds the role."""
         return self._chunk({"role": "assistant", "content": ""}, None, with_usage)
 
     def piece(self, delta: Delta, *, with_usage: bool) -> bytes:
-        """The chunks of one piece: its text, and the end when it is the last."""
+        """The chunks of one piece: its text, and ``finish_reason`` if it is the last."""
         chunks = b""
         if delta.text:
             name = "reasoning_content" if delta.thinking else "content"
@@ -58,7 +59,7 @@ class Reply:
         return chunks
 
     def usage(self, usage: Usage) -> bytes:
-        """The chunk behind the last choice, for clients that asked for it."""
+        """The chunk after the last choice, for ``include_usage``."""
         return event({**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage.as_dict()})
 
     def _chunk(self, delta: dict[str, Any], finish: str | None, with_usage: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""The wire below the routes: bodies read within a limit, refusals that arrive, clients that hang up."""
+"""Request bodies: reading them within limits, draining them after an early error, and noticing disconnects."""
 
 import asyncio
 import time
@@ -11,23 +11,23 @@ try:
 except ImportError as error:
     raise ImportError("the server needs fastapi: pip install 'nemo_desta[serve]'") from error
 
-from nemo_desta.serving.errors import ApiError
+from nemo_desta.serving.errors import ApiError, queue_full
 from nemo_desta.serving.settings import ServerSettings
 
 T = TypeVar("T")
 Message = dict[str, Any]
 
-#: How long, and how much, is still read and thrown away after a refusal.
+#: Limits of what is read and dropped after an early error response.
 LINGER_SECS = 10.0
 LINGER_BYTES = 1 << 30
 
 
 class ClientGone(Exception):
-    """The client has closed the connection."""
+    """The client has disconnected."""
 
 
 class Receiving:
-    """Bodies that are being read. ``num_bodies``: how many, ``num_bytes``: what has come of them and is still held."""
+    """All bodies that are being read. ``num_bodies``: their number; ``num_bytes``: received bytes still in memory."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
@@ -36,11 +36,11 @@ class Receiving:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytearray]:
-        """The whole body of a request; its memory counts until the context ends.
+        """The complete body of a request; its memory counts until the context ends.
 
         Raises:
-            ApiError: 413 too large, as soon as it is known; 408 too slow; 429 too much for all that are being read.
-            ClientGone: it broke off.
+            ApiError: 413 as soon as the body is too large; 408 if it is too slow; 429 if all bodies use too much.
+            ClientGone: the client disconnected.
         """
         body = bytearray()
         self.num_bodies += 1
@@ -50,7 +50,7 @@ class Receiving:
         finally:
             self.num_bodies -= 1
             self.num_bytes -= len(body)
-            body.clear()  # now, whoever still holds it
+            body.clear()  # frees the memory even if a reference remains
 
     async def _read(self, request: Request, body: bytearray) -> None:
         settings, begun = self.settings, time.monotonic()
@@ -72,32 +72,31 @@ class Receiving:
             if len(body) > settings.max_body_bytes:
                 raise self._too_large()
             if self.num_bytes > settings.max_receiving_mb * 2**20:
-                full = f"the bodies that are being read fill {settings.max_receiving_mb} MB; try again in a moment"
-                raise ApiError(429, full, code="queue_full", retry_after=1)
+                raise queue_full(f"the bodies that are being read use all {settings.max_receiving_mb} MB")
             if not message.get("more_body", False):
                 return
 
     def _too_large(self) -> ApiError:
         limit = self.settings.max_body_bytes
-        return ApiError(413, f"the body may have {limit} bytes at most", code="body_too_large")
+        return ApiError(413, f"the body is larger than the limit of {limit} bytes", code="body_too_large")
 
     def _too_slow(self, size: int, secs: float) -> ApiError:
         settings = self.settings
         return ApiError(
             408,
-            f"{size} bytes of the body came in {secs:.1f} s; after {settings.body_timeout_secs:g} s at least "
-            f"{settings.min_body_kb_per_sec:g} kB per second must come, and never nothing for so long",
+            f"received {size} bytes of the body in {secs:.1f} s; expected no pause of {settings.body_timeout_secs:g} "
+            f"s, and after that time at least {settings.min_body_kb_per_sec:g} kB per second",
             code="body_timeout",
         )
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of ``work``, which is cancelled when the client hangs up. The body must have been read.
+    """The result of ``work``, which is cancelled when the client disconnects. The body must have been read.
 
     Raises:
-        ClientGone: it hung up. And whatever ``work`` raises.
+        ClientGone: the client disconnected. Exceptions of ``work`` are passed on.
     """
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -110,17 +109,17 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({working})
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class Lingering:
-    """ASGI middleware: an answer that comes before the whole request was read is sent at once, then the rest of the
-    request is read and thrown away for a while. Closing at once would reset the connection, and the client, still
-    busy sending, would never see why it was refused.
+    """ASGI middleware: a response that is ready before the whole request was read is sent at once; then the rest of
+    the request is read and dropped, within limits. Closing at once would reset the connection, and a client that is
+    still sending would never see the error.
 
-    Query strings go on arrival: no route takes one, and whoever logs the address would log a key in it.
+    Query strings are removed on arrival: no route uses one, and a log of the address could reveal a key in it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -131,8 +130,10 @@ class Lingering:
             return await self.app(scope, receive, send)
         scope["query_string"] = b""
         headers = dict(scope["headers"])
-        more = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"  # is to come
-        sends = b"expect" not in headers  # a client that waits for our go-ahead gets it when it is asked for the body
+        more = (
+            b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        )  # bytes of the body are still to come
+        sends = b"expect" not in headers  # "Expect: 100-continue": the client sends only after our receive()
 
         async def watched_receive() -> Message:
             nonlocal more, sends
@@ -144,7 +145,7 @@ class Lingering:
 
         async def lingering_send(message: Message) -> None:
             nonlocal sends
-            if more and message["type"] == "http.response.start":  # else the rest would be waited for, without a limit
+            if more and message["type"] == "http.response.start":  # else uvicorn would wait for the rest without limit
                 sends = sends and message["status"] != 408
                 message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
