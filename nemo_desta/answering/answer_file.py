@@ -1,7 +1,7 @@
-"""The output of a batch: a JSON line per answer, appended as it comes, whole after any kill; ids say what is left.
+"""The output of a batch: a JSON line per answer, appended at once and whole after any kill. Its ids serve to resume.
 
 answers.jsonl            {"id", "answer", "thinking", "finish", counts, "settings"}
-answers.rejected.jsonl   rows without an answer, with the reason; written anew by every run
+answers.rejected.jsonl   rows without an answer, with the reason; rewritten by every run
 """
 
 import json
@@ -14,12 +14,12 @@ from nemo_desta.errors import ConfigError
 
 
 class AnswerFile:
-    """Open for this process alone. ``settings``: what the answers follow from; ``done``: ids that have theirs.
+    """A file of answers, locked for this process. ``done``: ids that have an answer.
 
-    ``kept``: settings that answers which are there decide.
+    ``settings``: those that decide about the answers. ``kept``: settings whose value comes from answers in the file.
 
     Raises:
-        ConfigError: it holds answers of other settings (named), is no such file, or another process writes it.
+        ConfigError: the file holds answers of other settings (named) or other lines, or another process writes it.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any], *, kept: Collection[str] = ()) -> None:
@@ -41,11 +41,11 @@ class AnswerFile:
         self.done.add(row_id)
 
     def reject(self, row_id: str | None, where: str, reason: str, detail: str) -> None:
-        """Name a row that gets no answer."""
+        """Name a row without an answer."""
         self._rejects.write(json_line({"id": row_id, "where": where, "reason": reason, "detail": detail}))
 
     def close(self) -> None:
-        """Let go of the files; the one of rejected rows goes when it is empty."""
+        """Close the files; an empty file of rejected rows is deleted."""
         self._log.close()
         is_empty = self._rejects.tell() == 0
         self._rejects.close()
@@ -66,7 +66,7 @@ class AnswerFile:
             if settings != self.settings:
                 raise ConfigError(
                     f"{self.path} holds answers of other settings: {_difference(settings, self.settings)}. Give "
-                    "the same settings to go on, or another output"
+                    "the same settings to resume, or another output"
                 )
             self.done.add(row_id)
 

@@ -1,7 +1,7 @@
-"""From clips and prompts to what the LLM reads: the one path of chat, server, batches and vLLM.
+"""Clips and prompts -> the LLM's input embeddings; chat, server, batches and vLLM use it.
 
-A clip that was heard once is not encoded again: its vectors are kept, by the hash of its samples. Letters: A clips, S
-samples, W vectors of one clip, B conversations, Z spliced length, D LLM width.
+A clip is encoded once: its vectors are cached by the hash of its samples. Letters: A clips, S samples, W vectors of
+one clip, B conversations, Z spliced length, D LLM width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +16,27 @@ from nemo_desta.core.audio_cache import AudioCache
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, batch_rows, splice
 
-#: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
+#: Clips (S,) at 16 kHz -> one transcript each, "" if there is no speech.
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 #: Seconds of audio, padding included, that go through the encoders together.
 ENCODE_SECS = 480
-#: The same on a CPU, whose caches hold small batches only: the demo's encoders take half the time per clip.
+#: The limit on a CPU. Small batches fit its caches; for the demo's encoders this halves the time per clip.
 CPU_ENCODE_SECS = 40
 
 
-class Listener(Protocol):
-    """What hears: a `DestaModel`, or `AudioFrontend` where the LLM runs elsewhere."""
+class ChatModel(Protocol):
+    """A model that encodes audio for an LLM: a `DestaModel`, or an `AudioFrontend` if the LLM runs elsewhere."""
 
+    generation_config: GenerationConfig
+    audio_locator_tag: str
     prompts: PromptBuilder
 
     @property
     def sampling_rate(self) -> int: ...
+
+    @property
+    def context_length(self) -> int | None: ...
 
     @property
     def audio_cache(self) -> AudioCache: ...
@@ -42,22 +47,12 @@ class Listener(Protocol):
     @property
     def perception(self) -> nn.Module: ...
 
+    @property
+    def transcriber(self) -> Transcriber: ...
+
     def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def num_audio_tokens(self, num_samples: int) -> int: ...
-
-
-class ChatModel(Listener, Protocol):
-    """What an engine and a file of answers need beside: a `DestaModel`, or `AudioFrontend`."""
-
-    generation_config: GenerationConfig
-    audio_locator_tag: str
-
-    @property
-    def context_length(self) -> int | None: ...
-
-    @property
-    def transcriber(self) -> Transcriber: ...
 
 
 class LocalChatModel(ChatModel, Protocol):
@@ -70,32 +65,32 @@ class LocalChatModel(ChatModel, Protocol):
 
 
 @torch.no_grad()
-def encode_clips(listener: Listener, clips: Sequence[Clip]) -> list[Tensor]:
-    """The vectors (W, D) of each clip; what is not in the cache is encoded, clips of like length together."""
-    listener.audio_cache.expect(_state_of(listener.perception.projector))
-    heard = {clip.key: listener.audio_cache.get(clip.key) for clip in clips}
-    new = {clip.key: clip for clip in clips if heard[clip.key] is None}
-    device = listener.embed_tokens.weight.device
-    room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * listener.sampling_rate
+def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
+    """The vectors (W, D) of each clip. Clips that are not in the cache are encoded, like lengths together."""
+    model.audio_cache.expect(_state_of(model.perception.projector))
+    found = {clip.key: model.audio_cache.get(clip.key) for clip in clips}
+    new = {clip.key: clip for clip in clips if found[clip.key] is None}
+    device = model.embed_tokens.weight.device
+    room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * model.sampling_rate
     for group in _groups(sorted(new.values(), key=lambda clip: len(clip.audio)), room):
         lens = torch.tensor([len(clip.audio) for clip in group])
         audio = torch.zeros(len(group), int(lens.max()))
         for i, clip in enumerate(group):
             audio[i, : lens[i]] = torch.from_numpy(clip.audio)
-        vectors, num_vectors = listener.perceive(audio.to(device), lens.to(device))
+        vectors, num_vectors = model.perceive(audio.to(device), lens.to(device))
         for clip, row, count in zip(group, vectors, num_vectors.tolist(), strict=True):
-            heard[clip.key] = row[:count].clone()
-            listener.audio_cache.put(clip.key, heard[clip.key])
-    return [heard[clip.key] for clip in clips]
+            found[clip.key] = row[:count].clone()
+            model.audio_cache.put(clip.key, found[clip.key])
+    return [found[clip.key] for clip in clips]
 
 
 @torch.no_grad()
 def embed_prompts(
-    listener: Listener, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
+    model: ChatModel, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
 ) -> Spliced:
-    """Prompts (ids with slots, their clips) as the LLM reads them: (B, Z, D) with masks."""
-    vectors = encode_clips(listener, [clip for _, clips in prompts for clip in clips])
-    table = listener.embed_tokens
+    """Prompts (ids with slots, and their clips) as input embeddings (B, Z, D) with masks."""
+    vectors = encode_clips(model, [clip for _, clips in prompts for clip in clips])
+    table = model.embed_tokens
     device = table.weight.device
     ids, lens = (t.to(device) for t in batch_rows([torch.tensor(ids, dtype=torch.int64) for ids, _ in prompts]))
     text = table(ids.clamp(min=0))
@@ -105,7 +100,7 @@ def embed_prompts(
 
 
 def _state_of(projector: nn.Module) -> object:
-    """Changes whenever a weight is written to, or moves; torch counts the writes."""
+    """A value that changes when a weight is written or moved; torch counts the writes."""
     tensors = list(projector.state_dict(keep_vars=True).values())
     return sum(t._version for t in tensors), *{(t.device, t.dtype, t.data_ptr()) for t in tensors[:1]}
 

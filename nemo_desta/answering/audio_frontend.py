@@ -18,7 +18,7 @@ from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 
-#: What checkpoints put before ``embed_tokens.weight``.
+#: Prefixes of ``embed_tokens.weight`` in checkpoints.
 TABLE_PREFIXES = ("model.", "", "model.language_model.", "language_model.model.")
 
 
@@ -26,7 +26,7 @@ class AudioFrontend(ChatMixin, nn.Module):
     """Encodes audio and embeds prompts for an LLM elsewhere; a `ChatModel`.
 
     Args:
-        config: of the model; its LLM is read for its config, tokenizer and embedding table only.
+        config: of the model; of its LLM, only config, tokenizer and embedding table are read.
 
     Raises:
         ConfigError: LoRA (the LLM elsewhere would not have it), or an LLM whose embedding is no plain table.
@@ -35,7 +35,7 @@ class AudioFrontend(ChatMixin, nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.llm.lora is not None:
-            raise ConfigError("this model trained LoRA, which an unmodified LLM elsewhere lacks; use DestaModel")
+            raise ConfigError("this model has LoRA, and an unmodified LLM elsewhere lacks it; use DestaModel")
         self.config = config
         self.prompts = build.build_prompts(build.build_tokenizer(config.llm), config.prompt)
         self.llm = LLMElsewhere(config.llm)
@@ -69,14 +69,14 @@ class LLMElsewhere(nn.Module):
 
 
 def _embedding_table(config: Any, source: str, dtype: torch.dtype, trust_remote_code: bool) -> nn.Embedding:
-    """The LLM's input embedding with its weights, and nothing else of it."""
+    """The LLM's input embedding with its weights; nothing else of the LLM is loaded."""
     with torch.device("meta"):
         llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     table = llm.get_input_embeddings()
     if type(table) is not nn.Embedding:
         raise ConfigError(
-            f"{type(llm).__name__} embeds tokens with a {type(table).__name__}, which does more than looking them up; "
-            "its prompts cannot be made without it, so serve it with DestaModel"
+            f"{type(llm).__name__} embeds tokens with a {type(table).__name__}, which does more than a table lookup; "
+            "its prompts need the whole LLM, so serve it with DestaModel"
         )
     weight = load_part(source, ["embed_tokens.weight"], prefixes=TABLE_PREFIXES)["embed_tokens.weight"]
     return nn.Embedding.from_pretrained(weight.to(dtype), freeze=True)

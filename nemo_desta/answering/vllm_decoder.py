@@ -1,7 +1,7 @@
-"""vLLM in place of the decode loop: an unmodified LLM that is handed embeddings. An optional extra: pip install vllm.
+"""vLLM in place of the decode loop: an unmodified LLM reads embeddings. An optional extra: pip install vllm.
 
-`AudioFrontend` embeds the prompts, so only vLLM loads the LLM. `ChatEngine` does everything above the loop: prompts,
-thinking, stop texts, budgets, chat, batches and the server are the same for both.
+`AudioFrontend` embeds the prompts, so only vLLM loads the LLM. `ChatEngine` is the same for both: prompts, thinking,
+stop texts, budgets, chat, batches and the server.
 """
 
 import itertools
@@ -36,12 +36,12 @@ class Running:
 
 
 class VLLMDecoder:
-    """What `Decoder` is, on a ``vllm.LLMEngine``.
+    """A `TokenDecoder` on a ``vllm.LLMEngine``.
 
     Args:
         engine: made with ``enable_prompt_embeds=True``.
-        embed_tokens: the LLM's embedding table, for texts that go on behind forced tokens.
-        make_params: settings of a request from ``temperature, top_p, top_k, min_p, repetition_penalty, seed,
+        embed_tokens: the LLM's embedding table, for texts that continue after forced tokens.
+        make_params: makes the settings of a request from ``temperature, top_p, top_k, min_p, repetition_penalty, seed,
             max_tokens``; see `from_engine_args`.
     """
 
@@ -66,7 +66,7 @@ class VLLMDecoder:
             from vllm.sampling_params import RequestOutputKind
         except ImportError as error:
             raise ImportError(INSTALL) from error
-        # What ends an answer is decided here, as for every decoder: vLLM neither looks at end ids nor makes text.
+        # `StreamParser` decides where an answer ends, so vLLM ignores end ids. It makes no text either.
         make_params = partial(SamplingParams, output_kind=RequestOutputKind.DELTA, detokenize=False, ignore_eos=True)
         engine = LLMEngine.from_engine_args(EngineArgs(enable_prompt_embeds=True, **engine_args))
         return cls(engine, embed_tokens, make_params)
@@ -88,7 +88,7 @@ class VLLMDecoder:
         return keys
 
     def step(self) -> list[tuple[int, int]]:
-        """New tokens as (key, id): forced ones, or what vLLM has ready; a row may have several or none."""
+        """New tokens as (key, id): forced ones, or those that vLLM has ready. A row may have several or none."""
         tokens = []
         for key, row in self.rows.items():
             if row.forced:
@@ -107,7 +107,7 @@ class VLLMDecoder:
         return tokens
 
     def force(self, key: int, ids: Iterable[int]) -> None:
-        """Let a row say ``ids`` next: its request is given up, and asked anew behind them."""
+        """Make ``ids`` the next tokens of a row: its request is aborted, and a new request continues after them."""
         self._give_up([key])
         self.rows[key].forced += ids
 
@@ -170,7 +170,7 @@ def vllm_chat_engine(
     ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
     room on the GPU for encoders and projector.
     """
-    ears = AudioFrontend.from_pretrained(
+    frontend = AudioFrontend.from_pretrained(
         folder,
         llm=llm,
         encoders=encoders,
@@ -179,12 +179,12 @@ def vllm_chat_engine(
         allow_targets=allow_targets,
     )
     engine_args = {
-        "model": resolve_source(ears.config.llm.path),
+        "model": resolve_source(frontend.config.llm.path),
         "trust_remote_code": trust_remote_code,
         **engine_args,
     }
     return ChatEngine(
-        ears,
-        decoder=VLLMDecoder.from_engine_args(ears.embed_tokens, **engine_args),
+        frontend,
+        decoder=VLLMDecoder.from_engine_args(frontend.embed_tokens, **engine_args),
         max_batch_size=max_batch_size,
     )

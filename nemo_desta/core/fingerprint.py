@@ -18,6 +18,15 @@ from nemo_desta.sources import file_digest, inside, sampled_blocks
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 SMALL_FILES = ("config.json", *TOKENIZER_FILES)
 SAMPLED = "sampled:"
+#: Files beside the weights that decide what an LLM answers; those that exist count in its short fingerprint.
+ANSWER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 class IdentityMismatch(ConfigError):
@@ -73,6 +82,22 @@ def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
         if found != expected and not (found is None and name in TOKENIZER_FILES):
             changed.append(Difference(name, expected, found))
     return changed
+
+
+def short_fingerprint(folder: Path) -> str:
+    """12 characters for all that decides what an LLM answers, generation settings and chat template included.
+
+    Rows hold this value, so its definition must stay: whole small files, and of weights the size and sampled blocks.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.name in ANSWER_FILES:
+            digest.update(file.name.encode() + file.read_bytes())
+        elif file.suffix in (".safetensors", ".bin"):
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            for block in sampled_blocks(file):
+                digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
-from nemo_desta.recipes.engines.http_client import HttpClient, RequestFailed
+from nemo_desta.recipes.engines.http_client import Connection, HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
 
 #: File extension -> the request's ``format``.
@@ -45,7 +45,9 @@ def answer_rows_at(
     """
     asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # bytes: str splits at U+2028
     file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
-    client = HttpClient(base_url, concurrency=concurrency, timeout_secs=timeout_secs, api_key_env=api_key_env)
+    client = HttpClient(
+        Connection(base_url, concurrency=concurrency, timeout_secs=timeout_secs, api_key_env=api_key_env)
+    )
     todo = [row for row in asked if row["id"] not in file.done]
     failed = 0
 

@@ -16,7 +16,7 @@ from tqdm.asyncio import tqdm
 
 from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
-from nemo_desta.recipes.engines import Engine, Request, Sampling, build_engine
+from nemo_desta.recipes.engines import Engine, Request, SamplingConfig, build_engine
 
 
 class Judge:
@@ -73,7 +73,7 @@ class Judge:
 
         async def one(key: str, request: JudgeAsk) -> None:
             async with free:
-                sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p)
+                sampling = SamplingConfig(request.max_new_tokens, request.temperature, request.top_p)
                 seed = int(key[:8], 16)
                 answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
             self.usage["asked"] += 1

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from nemo_desta.core.thinking import ThinkFormat
-from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.think_budget import generate_with_budget
 
@@ -26,7 +25,7 @@ class Answerer:
     """
 
     engine: Engine
-    sampling: Sampling
+    sampling: SamplingConfig
     template: str = TEMPLATE
     system: str | None = None
     max_thinking_tokens: int | None = None
@@ -61,8 +60,3 @@ def first_problem(answer: Generation) -> Verdict | None:
     if answer.error is not None:
         return Verdict("LLM error", answer.error)
     return None if answer.text.strip() else Verdict("empty", "the LLM generated no text")
-
-
-def describe_engine(engine: Engine) -> dict[str, Any]:
-    """The fields by which rows name the engine."""
-    return {"llm": engine.name, "llm_revision": engine.revision}

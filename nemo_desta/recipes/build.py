@@ -12,10 +12,10 @@ from typing import Any
 
 from nemo_desta.core.thinking import think_format
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.ask import Answerer, describe_engine
+from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
-from nemo_desta.recipes.engines import Engine, Sampling, build_engine
+from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
 from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
 from nemo_desta.recipes.items import Verdict
@@ -123,7 +123,7 @@ def build_stage(
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
         "regenerable": REGENERABLE,
-        "provenance": {**describe_engine(writing), "sampling": sampling},
+        "provenance": {"llm": writing.name, "llm_revision": writing.revision, "sampling": sampling},
     }
     rephraser = build_rephraser(config, writing) if config.rephrase.enabled else None
     if config.rows is not None:
@@ -218,7 +218,7 @@ def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engi
         num_candidates=knobs.num_candidates,
         num_examples=knobs.num_examples,
         examples=[describe(clip, config.describe.dialect, exclude=hidden) for clip in chosen],
-        sampling=Sampling(knobs.max_new_tokens, None),
+        sampling=SamplingConfig(knobs.max_new_tokens, None),
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
-from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
 from nemo_desta.recipes.think_budget import generate_with_budget
@@ -54,7 +54,7 @@ class Rephraser:
         format: ThinkFormat | None = None,
         max_thinking_tokens: int = 1536,
         max_new_tokens: int = 4096,
-        sampling: Sampling = Sampling(4096, None),  # noqa: B008 - frozen
+        sampling: SamplingConfig = SamplingConfig(4096, None),  # noqa: B008 - frozen
         instructions: RephraseInstructions = INSTRUCTIONS,
         cut_sentence: str = CUT_SENTENCE,
         length_ratio: tuple[float, float] = (0.5, 2.0),

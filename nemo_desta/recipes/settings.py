@@ -10,7 +10,7 @@ from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.engines import engine_identity
-from nemo_desta.recipes.engines.base import Sampling
+from nemo_desta.recipes.engines.base import SamplingConfig
 from nemo_desta.recipes.gates import GatesConfig
 
 
@@ -29,7 +29,7 @@ class RequestConfig:
 
     template: str = TEMPLATE
     system: str | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     max_thinking_tokens: int | None = None
 
 
@@ -50,7 +50,7 @@ class RephraseConfig:
     enabled: bool = False
     max_thinking_tokens: int = 1536
     max_new_tokens: int = 4096
-    sampling: Sampling = field(default_factory=lambda: Sampling(4096, None))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(4096, None))
     instructions: dict[str, Any] | None = None
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.endpoint import _parse
-from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
+from nemo_desta.recipes.engines import OpenAIEngine, Request, SamplingConfig
 from nemo_desta.recipes.engines.http_client import RequestFailed
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
 from nemo_desta.recipes.pipeline import Outcome
@@ -34,7 +34,7 @@ BODY = {
     **{"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [CHOICE]},
     "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
 }
-REQUEST = Request([{"role": "user", "content": "hi"}], Sampling(9), 0)
+REQUEST = Request([{"role": "user", "content": "hi"}], SamplingConfig(9), 0)
 
 leaves = (
     st.none()
@@ -108,7 +108,7 @@ def test_over_http() -> None:
 
         async def both() -> list[Any]:
             try:
-                odd = Request([{"role": "user", "content": "odd"}], Sampling(9), 0)
+                odd = Request([{"role": "user", "content": "odd"}], SamplingConfig(9), 0)
                 return [await engine.generate(odd), await engine.generate(REQUEST)]
             finally:
                 await engine.close()

@@ -7,7 +7,7 @@ import pytest
 
 from nemo_desta.data.rows import RowRules, check_row
 from nemo_desta.recipes.ask import Answerer
-from nemo_desta.recipes.engines import Generation, Request, Sampling
+from nemo_desta.recipes.engines import Generation, Request, SamplingConfig
 from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.prompts import Prompt, draw
@@ -56,7 +56,7 @@ def clip_rows(**options: Any) -> ClipRows:
 
 def stage(engine: Scripted, **options: Any) -> SelfGenerate:
     rows = options.pop("rows", None) or clip_rows()
-    answerer = Answerer(engine, Sampling(max_new_tokens=8), **options.pop("request", {}))
+    answerer = Answerer(engine, SamplingConfig(max_new_tokens=8), **options.pop("request", {}))
     return SelfGenerate(rows, answerer, **{"gate": lambda row, clip: None, **options})
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import ThinkFormat, Thought, join, split, think_format
-from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import EngineError, Generation, Request, SamplingConfig
 from nemo_desta.recipes.think_budget import generate_with_budget
 from nemo_desta.sources import resolve_source
 from nemo_desta.testing.data import tiny_tokenizer
@@ -125,7 +125,7 @@ class Scripted:
 
 
 def budget(engine: Any, thinking: int, whole: int, format: ThinkFormat | None = OPENED, **more: Any) -> Generation:
-    request = Request(MESSAGES, Sampling(9999, 0.6), seed=5)
+    request = Request(MESSAGES, SamplingConfig(9999, 0.6), seed=5)
     options = {"max_thinking_tokens": thinking, "max_new_tokens": whole, "format": format, **more}
     return asyncio.run(generate_with_budget(engine, request, **options))
 

@@ -20,8 +20,7 @@ from nemo_desta.config import TranscriptConfig
 from nemo_desta.core.thinking import CUT_SENTENCE
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.recipes.engines import OpenAIEngine, Request
-from nemo_desta.recipes.engines import Sampling as EngineSampling
+from nemo_desta.recipes.engines import OpenAIEngine, Request, SamplingConfig
 from nemo_desta.serving.audio import AudioBudget
 from tests.serving.serving_tools import (
     NAME,
@@ -245,7 +244,7 @@ def test_the_recipes_engine_is_a_client_of_it(server, model):
         engine = OpenAIEngine(server.url, NAME, api="chat", api_key_env="NOT_SET", max_retries=0)
         try:
             messages = [user("What is it?")]
-            return await engine.generate(Request(messages, EngineSampling(12, temperature=0.0), seed=2**63))
+            return await engine.generate(Request(messages, SamplingConfig(12, temperature=0.0), seed=2**63))
         finally:
             await engine.close()
 

@@ -17,9 +17,10 @@ from nemo_desta.recipes.engines.base import (
     Generation,
     Messages,
     Request,
-    Sampling,
+    SamplingConfig,
     generate_all,
 )
+from nemo_desta.recipes.engines.http_client import Connection
 
 if TYPE_CHECKING:
     from nemo_desta.recipes.engines.hf import HFEngine
@@ -34,7 +35,7 @@ __all__ = [
     "Messages",
     "OpenAIEngine",
     "Request",
-    "Sampling",
+    "SamplingConfig",
     "VLLMEngine",
     "build_engine",
     "engine_identity",
@@ -68,22 +69,15 @@ class VLLMSettings:
 
 
 @dataclass(frozen=True)
-class OpenAISettings:
-    """Knobs of ``engine.name=openai``, see `OpenAIEngine`. ``model``: the LLM's name at the server, where it differs
-    from ``llm``, which then only names the tokenizer."""
+class OpenAISettings(Connection):
+    """Knobs of ``engine.name=openai``, see `OpenAIEngine`. ``model``: the LLM's name at the server if it differs from
+    ``llm``; then ``llm`` only names the tokenizer."""
 
     name: str = "openai"
-    base_url: str = MISSING
     model: str | None = None
     tokenizer: str | None = None
     api: str = "completions"
-    concurrency: int = 64
-    timeout_secs: float = 300.0
-    max_retries: int = 8
-    api_key_env: str = "OPENAI_API_KEY"
     extra_body: dict[str, Any] = field(default_factory=dict)
-    first_wait_secs: float = 0.25
-    longest_wait_secs: float = 60.0
 
 
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
@@ -111,7 +105,7 @@ def build_engine(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> Engine:
-    """Build the engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
+    """The engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
 
     ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine, if
     the server's name for the LLM is not also the tokenizer's.

@@ -15,7 +15,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingConfig:
     """The sampling settings of a recipe, as rows store them. The defaults are DeSTA2.5-Audio's.
 
     ``temperature``: 0 takes the likeliest token. None takes temperature, top-p and top-k from the LLM's own generation
@@ -37,7 +37,7 @@ class Request:
     """
 
     messages: Messages
-    sampling: Sampling
+    sampling: SamplingConfig
     seed: int
     prefix: str = ""
 

@@ -13,9 +13,11 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
+from nemo_desta.config import MISSING
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import EngineError
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
@@ -48,41 +50,37 @@ class _Transient(Exception):
         self.retry_after = retry_after
 
 
+@dataclass(frozen=True)
+class Connection:
+    """How to reach a server.
+
+    ``base_url``: where ``/completions`` is, usually ending in ``/v1`` (added to a URL without path). ``concurrency``:
+    requests in flight; waits between attempts do not count. ``timeout_secs``: for one attempt. ``max_retries``:
+    attempts after the first. ``api_key_env``: the environment variable that holds the key; no key is sent when it is
+    unset. ``first_wait_secs``, ``longest_wait_secs``: bounds of the random waits between attempts; they double.
+    """
+
+    base_url: str = MISSING
+    concurrency: int = 64
+    timeout_secs: float = 300.0
+    max_retries: int = 8
+    api_key_env: str = "OPENAI_API_KEY"
+    first_wait_secs: float = 0.25
+    longest_wait_secs: float = 60.0
+
+
 class HttpClient:
     """A client of one server, used from one event loop at a time; `close` it before the loop ends.
-
-    Args:
-        base_url: where ``/completions`` is, usually ending in ``/v1`` (added to a URL without path).
-        concurrency: requests in flight; waits between attempts do not count.
-        timeout_secs: for one attempt.
-        max_retries: attempts after the first.
-        api_key_env: the environment variable that holds the key; no key is sent when it is unset.
-        first_wait_secs, longest_wait_secs: bounds of the random waits between attempts; they double from the first.
 
     ``stats`` counts ``requests`` (retries included) and ``retries`` by cause.
 
     Raises:
-        ConfigError: ``base_url`` is no URL or carries a password.
+        ConfigError: the base URL is no URL or carries a password.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        concurrency: int = 64,
-        timeout_secs: float = 300.0,
-        max_retries: int = 8,
-        api_key_env: str = "OPENAI_API_KEY",
-        first_wait_secs: float = 0.25,
-        longest_wait_secs: float = 60.0,
-    ) -> None:
-        self.base_url = _checked(base_url)
-        self.concurrency = concurrency
-        self.timeout_secs = timeout_secs
-        self.max_retries = max_retries
-        self.api_key_env = api_key_env
-        self.first_wait_secs = first_wait_secs
-        self.longest_wait_secs = longest_wait_secs
+    def __init__(self, connection: Connection) -> None:
+        self.base_url = _checked(connection.base_url)
+        self.connection = connection
         self.stats: dict[str, Any] = {"requests": 0, "retries": {}}
         self._jitter = random.Random()  # its own: waits must not change anyone's seeded numbers
         self._num_answered = 0
@@ -101,9 +99,9 @@ class HttpClient:
         """
         before = self._num_answered
         try:
-            return await self._retry(lambda: self._try("POST", path, body, parse), self.max_retries)
+            return await self._retry(lambda: self._try("POST", path, body, parse), self.connection.max_retries)
         except _Transient as problem:
-            what = f"{self.max_retries + 1} tries, the last: {problem}"
+            what = f"{self.connection.max_retries + 1} tries, the last: {problem}"
             # Is it this request, or is the server down? Then every following row would fail too: the run must stop.
             if problem.cause != "status 429" and (self._num_answered > before or await self._alive()):
                 raise RequestFailed(what) from None
@@ -144,13 +142,14 @@ class HttpClient:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
+        timeout = self.connection.timeout_secs
         self._loop = loop
-        self._slots = asyncio.Semaphore(self.concurrency)
+        self._slots = asyncio.Semaphore(self.connection.concurrency)
         self._session = aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
+            connector=aiohttp.TCPConnector(limit=self.connection.concurrency),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self.timeout_secs, sock_connect=min(10.0, self.timeout_secs)),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout)),
         )
 
     async def _retry(self, attempt: Callable[[], Awaitable[Answer]], max_retries: int) -> Answer:
@@ -165,7 +164,7 @@ class HttpClient:
                 retries = self.stats["retries"]
                 retries[problem.cause] = retries.get(problem.cause, 0) + 1
                 logger.debug("try %d of %d failed: %s", number + 1, max_retries + 1, problem)
-                bound = min(self.longest_wait_secs, self.first_wait_secs * 2**number)
+                bound = min(self.connection.longest_wait_secs, self.connection.first_wait_secs * 2**number)
                 wait = max(self._jitter.uniform(0, bound), problem.retry_after)
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
@@ -184,7 +183,7 @@ class HttpClient:
                 ) as response:
                     content = await response.read()
             except asyncio.TimeoutError:
-                raise _Transient("timeout", f"{self.timeout_secs:g} s") from None
+                raise _Transient("timeout", f"{self.connection.timeout_secs:g} s") from None
             except aiohttp.ClientError as error:
                 raise _Transient("connection", self._clean(f"{type(error).__name__}: {error}")) from None
         if response.status != 200:
@@ -208,7 +207,7 @@ class HttpClient:
             found = "is refused" if self._key() else "is not set"
             raise EngineError(
                 f"{self.base_url} wants another key ({status}: {said}): the environment variable "
-                f"{self.api_key_env} {found}"
+                f"{self.connection.api_key_env} {found}"
             )
         if status in _WRONG_REQUEST:
             raise RequestFailed(f"the server refuses this request ({status}): {said}")
@@ -224,7 +223,7 @@ class HttpClient:
         return True
 
     def _key(self) -> str | None:
-        return os.environ.get(self.api_key_env) or None
+        return os.environ.get(self.connection.api_key_env) or None
 
     def _clean(self, text: str) -> str:
         key = self._key()

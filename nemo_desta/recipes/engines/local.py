@@ -3,27 +3,17 @@
 `hf.HFEngine` and `vllm.VLLMEngine` add how the model answers a batch.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nemo_desta.answering.sampling import Sampling
+from nemo_desta.core.fingerprint import short_fingerprint
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.errors import RowError
 from nemo_desta.recipes.engines.base import Generation, Request
 from nemo_desta.recipes.engines.scheduler import Job, Result, Scheduler
-from nemo_desta.sources import local_folder, resolve_source, sampled_blocks
-
-#: Files that decide what an LLM answers; all that exist go into its revision.
-_SMALL_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+from nemo_desta.sources import local_folder, resolve_source
 
 
 class LocalEngine:
@@ -109,20 +99,9 @@ def llm_name(path: str) -> str:
 def llm_revision(path: str) -> str | None:
     """12 characters for weights, tokenizer and settings: the hub's commit, or a hash of the folder.
 
-    The hash covers config and tokenizer, and of every weights file its size and blocks spread over it, the first one
-    (in safetensors: the header) among them. It is quick for any size. None for an LLM that is not on this machine.
+    None for an LLM that is not on this machine.
     """
     folder = local_folder(path)
     if folder is None:
         return None
-    if folder.parent.name == "snapshots":
-        return folder.name[:12]
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.name in _SMALL_FILES:
-            digest.update(file.name.encode() + file.read_bytes())
-        elif file.suffix in (".safetensors", ".bin"):
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
-            for block in sampled_blocks(file):
-                digest.update(block)
-    return digest.hexdigest()[:12]
+    return folder.name[:12] if folder.parent.name == "snapshots" else short_fingerprint(folder)

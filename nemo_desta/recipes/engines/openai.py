@@ -18,7 +18,7 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.thinking import ThinkFormat, Thought, join, think_format
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request
-from nemo_desta.recipes.engines.http_client import HttpClient, NotServed, RequestFailed
+from nemo_desta.recipes.engines.http_client import Connection, HttpClient, NotServed, RequestFailed
 from nemo_desta.recipes.engines.replies import MalformedAnswer, Reply, read_chat, read_completion
 from nemo_desta.sources import resolve_source
 
@@ -31,7 +31,7 @@ class OpenAIEngine:
     """See the module.
 
     Args:
-        base_url: see `HttpClient`, as for ``connection``.
+        base_url: see `Connection`.
         model: the name by which the server knows the LLM.
         tokenizer: hub id, folder or ``package:<path>`` of its tokenizer; ``model`` if None. Over chat it is optional.
             Without it, a thought that the server splits off is written back with its opening tag, which is wrong for a
@@ -39,7 +39,7 @@ class OpenAIEngine:
         api: one of `APIS`.
         chat_template_kwargs: must be those of the training that will read the answers.
         extra_body: fields added to every request; a null removes one of our fields, for servers that refuse it.
-        connection: further arguments of `HttpClient` (``concurrency``, ``timeout_secs``, ``max_retries``, ...).
+        connection: further fields of `Connection` (``concurrency``, ``timeout_secs``, ``max_retries``, ...).
 
     The attribute ``concurrency`` is twice the connection's: while some rows are between two requests or wait for a
     retry, other rows keep the connections busy. ``revision`` is the ``root`` of the server's model, known after
@@ -63,10 +63,10 @@ class OpenAIEngine:
     ) -> None:
         if api not in APIS:
             raise ConfigError(f"unknown api {api!r} of the openai engine.{nearest(api, APIS)}")
-        self.client = HttpClient(base_url, **connection)
+        self.client = HttpClient(Connection(base_url, **connection))
         self.name = model
         self.revision: str | None = None
-        self.concurrency = 2 * self.client.concurrency
+        self.concurrency = 2 * self.client.connection.concurrency
         self.stats = self.client.stats
         self.stats.update(answers=0, errors=0)
         self.api = api

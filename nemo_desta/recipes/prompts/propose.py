@@ -13,7 +13,7 @@ from typing import Any
 
 from nemo_desta.core.think_tags import KNOWN_TAGS
 from nemo_desta.core.thinking import ThinkFormat, split, think_format
-from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
 from nemo_desta.recipes.prompts.candidates import parse_candidates
 from nemo_desta.recipes.prompts.prompt import Prompt, text_hash
 from nemo_desta.recipes.prompts.wording import leak
@@ -65,7 +65,7 @@ The prompt:
 {prompt}"""
 
 _SHORTEST, _LONGEST = 8, 800
-_JUDGE_SAMPLING = Sampling(1024, None)
+_JUDGE_SAMPLING = SamplingConfig(1024, None)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class PromptProposer:
         num_candidates: int = 20,
         num_examples: int = 5,
         examples: Sequence[str] = (),
-        sampling: Sampling = Sampling(4000, None),  # noqa: B008 - frozen
+        sampling: SamplingConfig = SamplingConfig(4000, None),  # noqa: B008 - frozen
     ) -> None:
         if num_candidates < 1 or num_examples < 0:
             raise ValueError(
@@ -206,7 +206,7 @@ class PromptProposer:
         self,
         engine: Engine,
         messages: list[dict[str, str]],
-        sampling: Sampling,
+        sampling: SamplingConfig,
         rng: random.Random,
         proposed: Proposed,
     ) -> Generation:

@@ -12,17 +12,19 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from nemo_desta.answering.sampling import Drawer, draw, own_sampling
-from nemo_desta.answering.sampling import Sampling as Resolved
+from nemo_desta.answering.sampling import Drawer, Sampling, draw, own_sampling
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, Sampling, generate_all
+from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, SamplingConfig, generate_all
 
 CONVERSATIONS = [[{"role": "user", "content": "what is this? " * n}] for n in (1, 5, 2, 9, 3, 4, 1)]
-GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
+GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0)
 
 
 def ask(
-    engine: HFEngine, sampling: Sampling, seeds: Sequence[int] = range(7), conversations: Sequence[Any] = CONVERSATIONS
+    engine: HFEngine,
+    sampling: SamplingConfig,
+    seeds: Sequence[int] = range(7),
+    conversations: Sequence[Any] = CONVERSATIONS,
 ) -> list[Generation]:
     return generate_all(engine, [Request(m, sampling, s) for m, s in zip(conversations, seeds, strict=True)])
 
@@ -55,7 +57,7 @@ def test_prefix_is_continued_and_not_repeated(engine: HFEngine) -> None:
 
 
 def test_generation_config_of_the_llm_changes_nothing_when_the_sampling_is_given(engine: HFEngine) -> None:
-    sampling = Sampling(max_new_tokens=24, temperature=0.0)
+    sampling = SamplingConfig(max_new_tokens=24, temperature=0.0)
     before = ask(engine, sampling)
     own = engine.model.generation_config
     kept = own.to_dict()
@@ -69,7 +71,7 @@ def test_generation_config_of_the_llm_changes_nothing_when_the_sampling_is_given
 
 def test_sampled_answers_follow_from_their_seeds_however_they_are_batched(llm_folder: Path) -> None:
     seeds = [3, 1, 4, 1, 5, 9, 3]
-    sampling = Sampling(max_new_tokens=24, temperature=1.0)
+    sampling = SamplingConfig(max_new_tokens=24, temperature=1.0)
     together = ask(HFEngine.from_pretrained(str(llm_folder), batch_size=4), sampling, seeds)
     single = HFEngine.from_pretrained(str(llm_folder), batch_size=1)
     for messages, seed, answer in zip(CONVERSATIONS, seeds, together, strict=True):
@@ -82,7 +84,7 @@ def test_mixed_samplings_and_limits_in_one_queue_equal_separate_runs(engine: HFE
     kept = own.to_dict()
     own.update(do_sample=True, temperature=0.7, top_k=5, top_p=0.9)
     try:
-        samplings = [GREEDY, Sampling(15, 1.0), Sampling(9, None), Sampling(15, 1.0, top_k=3)]
+        samplings = [GREEDY, SamplingConfig(15, 1.0), SamplingConfig(9, None), SamplingConfig(15, 1.0, top_k=3)]
         requests = [Request(m, s, 7) for m in CONVERSATIONS[:3] for s in samplings]
         mixed = generate_all(engine, requests)
         assert mixed == [generate_all(engine, [request])[0] for request in requests]
@@ -92,13 +94,13 @@ def test_mixed_samplings_and_limits_in_one_queue_equal_separate_runs(engine: HFE
 
 
 def test_no_temperature_means_the_llms_own_generation_config() -> None:
-    def own(**config: Any) -> Resolved:
-        return Resolved(**own_sampling(GenerationConfig(**config)))
+    def own(**config: Any) -> Sampling:
+        return Sampling(**own_sampling(GenerationConfig(**config)))
 
-    assert own() == Resolved(temperature=0.0)
+    assert own() == Sampling(temperature=0.0)
     config = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1}
-    assert own(**config) == Resolved(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
-    fallback = Resolved(temperature=1.0, top_p=1.0, top_k=50, min_p=0.0)
+    assert own(**config) == Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
+    fallback = Sampling(temperature=1.0, top_p=1.0, top_k=50, min_p=0.0)
     assert own(do_sample=True) == fallback  # transformers' own
 
 
@@ -109,7 +111,7 @@ def test_own_config_that_does_not_sample_gives_the_likeliest_answer(engine: HFEn
 
 def test_answers_are_raw_and_say_when_they_were_cut(engine: HFEngine) -> None:
     wide = HFEngine(engine.model, engine.tokenizer, name="toy", batch_size=64)
-    answers = ask(wide, Sampling(max_new_tokens=40, temperature=1.0), range(64), [CONVERSATIONS[0]] * 64)
+    answers = ask(wide, SamplingConfig(max_new_tokens=40, temperature=1.0), range(64), [CONVERSATIONS[0]] * 64)
     ended = [answer for answer in answers if not answer.truncated]
     assert 0 < len(ended) < 64
     assert all(len(engine.tokenizer(a.text)["input_ids"]) + 1 == a.new_tokens <= 40 for a in ended)
@@ -123,7 +125,7 @@ def test_rows_are_drawn_from_the_distribution() -> None:
     rows = 4000
 
     def shares(temperature: float, **options: Any) -> list[float]:
-        drawers = [Drawer(Resolved(temperature=temperature, seed=seed, **options)) for seed in range(rows)]
+        drawers = [Drawer(Sampling(temperature=temperature, seed=seed, **options)) for seed in range(rows)]
         chosen = draw(probs.log().expand(rows, 4), drawers, [[]] * rows)
         return [Counter(chosen)[i] / rows for i in range(4)]
 
@@ -142,7 +144,7 @@ def test_rows_join_a_running_batch_and_cancelled_ones_leave_it(
     engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
     limits = [40, 3, 3, 3, 40, 3, 3]
     requests = [
-        Request(m, Sampling(limit, temperature=0.0), 0) for m, limit in zip(CONVERSATIONS, limits, strict=True)
+        Request(m, SamplingConfig(limit, temperature=0.0), 0) for m, limit in zip(CONVERSATIONS, limits, strict=True)
     ]
     expected = [generate_all(engine, [request])[0] for request in requests]
     prompts, rows, forward = [], [], engine.model.forward
@@ -173,7 +175,7 @@ def test_rows_join_a_running_batch_and_cancelled_ones_leave_it(
 
 def test_prompt_longer_than_the_context_is_an_error_of_its_row(engine: HFEngine) -> None:
     long = [{"role": "user", "content": "x" * 600}]
-    answers = ask(engine, Sampling(max_new_tokens=4, temperature=0.0), [0, 0], [CONVERSATIONS[0], long])
+    answers = ask(engine, SamplingConfig(max_new_tokens=4, temperature=0.0), [0, 0], [CONVERSATIONS[0], long])
     assert answers[0].error is None and len(answers[0].text) >= 4
     assert answers[1].text == "" and "context leaves 508" in answers[1].error
 

@@ -1,4 +1,4 @@
-"""Rows to be answered: what a line of a file asks for, in its long form or its short one."""
+"""Rows to be answered: lines of a file, in full or short form, become requests."""
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from nemo_desta.errors import RowError, row_guard
 
 CHARACTERS_PER_TOKEN = 4
 
-#: Top-level keys that decide about an answer: of rows with messages, and of short ones.
+#: Top-level keys that decide about an answer: of rows with messages, and of short rows.
 _READ = {
     "full": ("id", "dataset", "messages", "system"),
     "short": ("id", "dataset", "audio", "prompt", "text", "system"),
@@ -20,7 +20,7 @@ _READ = {
 
 
 class RowRequest(NamedTuple):
-    """A row to be answered. ``cost``: about how many positions its prompt takes."""
+    """A row to be answered. ``cost``: estimated positions of its prompt."""
 
     id: str
     where: str
@@ -28,11 +28,11 @@ class RowRequest(NamedTuple):
     cost: int
 
 
-class Asks:
+class RowRequests:
     """The rows of an index that have no answer yet, in order.
 
     Args:
-        done: names of the answers that are there. reject: takes name, place and error of a row that cannot be asked.
+        done: names of the existing answers. reject: called with name, location and error of a faulty row.
         system, strict_keys: as in `answer_rows`.
     """
 
@@ -53,14 +53,14 @@ class Asks:
         self.done = done
         self.reject = reject
         self.system = system
-        self.num_before = 0  # rows met that have their answer
+        self.num_before = 0  # rows read that have an answer
         self._seen: set[str] = set()
         role = model.prompts.audio_role
         self._keys = {form: KeyTally(RowRules(strict_keys, role, read)) for form, read in _READ.items()}
 
     @property
     def unknown_keys(self) -> str:
-        """Keys of the rows met so far that nothing reads, with how many rows hold them."""
+        """Keys of the rows read so far that are not used, with the number of rows that hold them."""
         return ", ".join(filter(None, map(str, self._keys.values())))
 
     def __iter__(self) -> Iterator[RowRequest]:
@@ -75,22 +75,22 @@ class Asks:
                         continue
                     keys = self._keys["full" if "messages" in row else "short"]
                     messages = _messages(row, self.model.audio_locator_tag, self.system, keys.rules)
-                    ask = RowRequest(name, where, *self._resolve(messages, row))
+                    request = RowRequest(name, where, *self._resolve(messages, row))
                     keys.add(row, where)
             except RowError as error:
                 self.reject(name, where, error)
                 continue
-            yield ask
+            yield request
 
     def _name(self, row_id: str) -> str:
-        """The name of an answer; an id that repeats (several questions about one clip) gets a number: ``x#2``, ..."""
+        """The name of an answer: its row's id, with ``#2``, ``#3`` if the id repeats (questions about one clip)."""
         names = itertools.chain([row_id], (f"{row_id}#{n}" for n in itertools.count(2)))
         name = next(name for name in names if name not in self._seen)
         self._seen.add(name)
         return name
 
     def _resolve(self, messages: Iterable[Mapping[str, Any]], row: Mapping[str, Any]) -> tuple[list[dict], int]:
-        """The messages with real files as audios, and about how many positions they take."""
+        """The messages with real files as audios, and their estimated positions."""
         found, cost = [], 0
         for message in messages:
             audios = []
@@ -104,7 +104,7 @@ class Asks:
 
 
 def _messages(row: Row, tag: str, system: str | None, rules: RowRules) -> list[dict[str, Any]]:
-    """The row's messages, or those that its short form means; ``system`` before them if they have none."""
+    """The row's messages, also of a short row; ``system`` before them if they have no system message."""
     name = f"row '{row['id']!s:.200}'"
     if not isinstance(row.get("system"), str | None):
         raise RowError("schema", f"{name}: 'system' must be a text or null, found {row['system']!r:.80}")
@@ -116,10 +116,10 @@ def _messages(row: Row, tag: str, system: str | None, rules: RowRules) -> list[d
 
 
 def _short(row: Row, tag: str, rules: RowRules, name: str) -> list[dict[str, Any]]:
-    """The message that a short row means.
+    """The message of a short row.
 
-    A row without ``audio`` is about text alone only if no unknown key of it could be the audio: an answer that was
-    given without its audio looks like any other.
+    A row without ``audio`` must not have an unknown key, which could be the audio: an answer without its audio looks
+    like any other answer.
     """
     check_keys(row, rules, name)
     if "audio" not in row and rules.strict_keys is not False and (unknown := unknown_keys(row, rules)):
