@@ -1,11 +1,11 @@
-"""Answering conversations: batches and kept audio against the loop that people write; and audio by the minute.
+"""Speed of answering conversations: batches and cached audio against a naive loop; and audio by the minute.
 
     python -m benchmarks.chat [--model FOLDER] [--conversations 48] [--turns 3] [--batch 16] [--minutes 1 2 5 10]
 
 The naive loop answers one conversation at a time with transformers' `generate` and encodes all audio again at every
-turn, as released demo scripts do. Ours answers them in batches and encodes each clip once. Both must give the same
-answers. Without ``--model``: the demo's encoders and LLM with a projector that nobody trained, which costs the same.
-Seconds are of the wall; ratios within one run are what to read on a shared machine.
+turn, as released demo scripts do. Our code answers in batches and encodes each clip once. Both must give the same
+answers. Without ``--model``: the demo's encoders and LLM with an untrained projector, which costs the same. Seconds
+are wall time; on a shared machine, compare ratios within one run.
 """
 
 import argparse

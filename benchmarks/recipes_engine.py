@@ -1,10 +1,10 @@
-"""How near the openai engine comes to the rate that a slow and faulty server allows.
+"""Throughput of the openai engine, compared with the rate that a slow and faulty server allows.
 
     python -m benchmarks.recipes_engine [--requests 6000] [--in-flight 64] [--delay 0.1]
 
-A scripted server in a process of its own answers after 100 ms and spoils 9 % of all calls: 5 % answers 500, 2 % cut
-connections, 2 % broken JSON. Ideal are ``in_flight / delay`` calls per second, times the share that succeeds. As in
-the recipes, ``engine.concurrency`` rows ask at a time; every answer is compared with what the server must have said.
+A scripted server in its own process answers after 100 ms and spoils 9 % of all calls: 5 % answers 500, 2 % cut
+connections, 2 % broken JSON. The ideal is ``in_flight / delay`` calls per second, times the share that succeeds. As in
+the recipes, ``engine.concurrency`` rows send requests together. Every answer is compared with the expected one.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
+from nemo_desta.recipes.engines import OpenAIEngine, Request, SamplingConfig
 from nemo_desta.testing.openai_server import random_words
 
 #: Shipped with the package; its chat template renders the prompts.
@@ -38,7 +38,7 @@ def main() -> None:
 
 @contextmanager
 def faulty_server(delay: float) -> Iterator[str]:
-    """The URL of the server, in a process of its own."""
+    """Start the server in its own process; yields its URL."""
     command = [sys.executable, "-m", "nemo_desta.testing.openai_server", "--delay", str(delay)]
     for name, share in FAULTS.items():
         command += [f"--{name}", str(share)]
@@ -65,11 +65,11 @@ async def measure(url: str, num_requests: int, in_flight: int, delay: float) -> 
     async def caller() -> None:
         for i in numbers:
             messages = [{"role": "user", "content": f"[00:00-00:02] (Sound: clip {i}, Duration: 2s)\nWhat is heard?"}]
-            generation = await engine.generate(Request(messages, Sampling(), seed=i))
+            generation = await engine.generate(Request(messages, SamplingConfig(), seed=i))
             answers.append((i, messages, generation))
 
-    await engine.generate(Request([{"role": "user", "content": "warm-up"}], Sampling(), seed=0))
-    gc.freeze()  # what is imported by now stays: the collector need not look through it again and again
+    await engine.generate(Request([{"role": "user", "content": "warm-up"}], SamplingConfig(), seed=0))
+    gc.freeze()  # the garbage collector need not scan the imported modules again and again
     cpu, start = time.process_time(), time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(engine.concurrency)))
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

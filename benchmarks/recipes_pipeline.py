@@ -1,10 +1,10 @@
-"""What the recipe's pipeline costs beside the LLM: rows per second with default gates, and memory by number of rows.
+"""Cost of the recipe's pipeline without the LLM: rows per second with default gates, and memory by number of rows.
 
     python -m benchmarks.recipes_pipeline [--rows 20000] [--memory-rows 1000 100000] [--http-rows 6000]
 
-Everything is real but the LLM: a JSONL corpus, FLAC files whose headers are read, the prompt pool and composer, all
-default gates, journals, finishing, the checks across rows. The LLM answers at once, with 20 to 60 words; over HTTP it
-is the slow and faulty server of `recipes_engine`, and the figure is the share of the rate that this server allows.
+All parts but the LLM are real: a JSONL corpus, FLAC files whose headers are read, the prompt pool and composer, all
+default gates, journals, finishing, the checks across rows. The LLM answers at once, with 20 to 60 words. Over HTTP it
+is the slow and faulty server of `recipes_engine`, and the result is the share of the rate that this server allows.
 """
 
 import argparse
@@ -29,12 +29,12 @@ WORDS = (
     "the voice in this recording sounds calm and clear while somebody speaks about the weather near an open window "
     "there is a soft hum of traffic behind her she pauses twice before she goes on and her tone stays friendly"
 ).split()
-#: Clips share this many files: their headers are read once per clip all the same.
+#: Number of files that the clips share; headers are still read once per clip.
 FILES = 500
 
 
 class Instant:
-    """An LLM that answers at once; its answers follow from the seed."""
+    """An LLM that answers at once; the seed decides about the answer."""
 
     name, revision, concurrency, prompts = "instant", "0", 64, None
 
@@ -107,19 +107,19 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
 
 
 def measure(rows: int, url: str = "", processes: int = 1) -> dict[str, float]:
-    """`run` in processes of their own that share one folder, over a corpus made for it."""
+    """`run` in several processes that share one folder, over a new corpus."""
     with tempfile.TemporaryDirectory() as folder:
         make_corpus(Path(folder) / "corpus", rows // 2)
         command = [sys.executable, "-m", "benchmarks.recipes_pipeline", "--one", folder, "--url", url]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
         results = [json.loads(process.communicate()[0]) for process in running]
-    total = max(results, key=lambda result: result["rows"])  # who ended last has written the rows
+    total = max(results, key=lambda result: result["rows"])  # the last process has written the rows
     seconds = max(r["ended"] for r in results) - min(r["began"] for r in results)
     return {"processes": processes, **total, "rows_per_sec": round(total["rows"] / seconds)}
 
 
 def measure_http(rows: int) -> str:
-    """Rows made per second, over what the server allows."""
+    """Rows per second, divided by the rate that the server allows."""
     with faulty_server(delay=0.1) as url:
         result = measure(rows, url)
     rate, ideal = result["rows"] / result["rows_secs"], ideal_rate(64, 0.1)

@@ -1,10 +1,9 @@
-"""From clips and prompts to what the LLM reads: the one path of chat, server, batches and vLLM.
+"""Clips and prompts -> the LLM's input embeddings; chat, server, batches and vLLM use it.
 
-A clip that was heard once is not encoded again: its vectors are kept, by the hash of its samples. Letters: A clips, S
-samples, W vectors of one clip, B conversations, Z spliced length, D LLM width.
+A clip is encoded once: its vectors are cached by the hash of its samples. Letters: A clips, S samples, W vectors of
+one clip, B conversations, Z spliced length, D LLM width.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,30 +12,34 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from nemo_desta.answering.clips import Clip
-from nemo_desta.config import ModelConfig
+from nemo_desta.core.audio_cache import AudioCache
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, batch_rows, splice
 
-#: Clips (S,) at 16 kHz -> one transcript each, "" where nobody speaks.
+#: Clips (S,) at 16 kHz -> one transcript each, "" if there is no speech.
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 #: Seconds of audio, padding included, that go through the encoders together.
 ENCODE_SECS = 480
-#: The same on a CPU, whose caches hold small batches only: the demo's encoders take half the time per clip.
+#: The limit on a CPU. Small batches fit its caches; for the demo's encoders this halves the time per clip.
 CPU_ENCODE_SECS = 40
-CACHE_BYTES = 2 << 30
 
 
-class Listener(Protocol):
-    """What hears: a `DestaModel`, or `AudioFrontend` where the LLM runs elsewhere."""
+class ChatModel(Protocol):
+    """A model that encodes audio for an LLM: a `DestaModel`, or an `AudioFrontend` if the LLM runs elsewhere."""
 
+    generation_config: GenerationConfig
+    audio_locator_tag: str
     prompts: PromptBuilder
 
     @property
     def sampling_rate(self) -> int: ...
 
     @property
-    def audio_cache(self) -> "AudioCache": ...
+    def context_length(self) -> int | None: ...
+
+    @property
+    def audio_cache(self) -> AudioCache: ...
 
     @property
     def embed_tokens(self) -> nn.Module: ...
@@ -44,23 +47,12 @@ class Listener(Protocol):
     @property
     def perception(self) -> nn.Module: ...
 
+    @property
+    def transcriber(self) -> Transcriber: ...
+
     def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def num_audio_tokens(self, num_samples: int) -> int: ...
-
-
-class ChatModel(Listener, Protocol):
-    """What an engine and a file of answers need beside: a `DestaModel`, or `AudioFrontend`."""
-
-    config: ModelConfig
-    generation_config: GenerationConfig
-    audio_locator_tag: str
-
-    @property
-    def context_length(self) -> int | None: ...
-
-    @property
-    def transcriber(self) -> Transcriber: ...
 
 
 class LocalChatModel(ChatModel, Protocol):
@@ -72,71 +64,33 @@ class LocalChatModel(ChatModel, Protocol):
     def embed(self, batch: Mapping[str, Tensor], *, padding_side: str = "right") -> Spliced: ...
 
 
-class AudioCache:
-    """Vectors (W, D) by clip, the least recently used go first. ``num_encoded``: clips that ran through the encoders;
-    ``num_hits``: clips that did not have to."""
-
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self.num_bytes = 0
-        self.num_encoded = 0
-        self.num_hits = 0
-        self._vectors: OrderedDict[str, Tensor] = OrderedDict()
-        self._state: object = None
-
-    def expect(self, state: object) -> None:
-        """Forget everything if ``state``, which stands for the weights that hear, is another than the last time."""
-        if state != self._state:
-            self.clear()
-            self._state = state
-
-    def get(self, key: str) -> Tensor | None:
-        if (vectors := self._vectors.get(key)) is not None:
-            self._vectors.move_to_end(key)
-            self.num_hits += 1
-        return vectors
-
-    def put(self, key: str, vectors: Tensor) -> None:
-        """Keep vectors; one clip above the limit is kept until the next one comes."""
-        self.num_encoded += 1
-        self._vectors[key] = vectors
-        self.num_bytes += vectors.nbytes
-        while self.num_bytes > self.max_bytes and len(self._vectors) > 1:
-            self.num_bytes -= self._vectors.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        """Forget all vectors; the counters go on."""
-        self._vectors.clear()
-        self.num_bytes = 0
-
-
 @torch.no_grad()
-def encode_clips(listener: Listener, clips: Sequence[Clip]) -> list[Tensor]:
-    """The vectors (W, D) of each clip; what is not in the cache is encoded, clips of like length together."""
-    listener.audio_cache.expect(_state_of(listener.perception.projector))
-    heard = {clip.key: listener.audio_cache.get(clip.key) for clip in clips}
-    new = {clip.key: clip for clip in clips if heard[clip.key] is None}
-    device = listener.embed_tokens.weight.device
-    room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * listener.sampling_rate
+def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
+    """The vectors (W, D) of each clip. Clips that are not in the cache are encoded, like lengths together."""
+    model.audio_cache.expect(_state_of(model.perception.projector))
+    found = {clip.key: model.audio_cache.get(clip.key) for clip in clips}
+    new = {clip.key: clip for clip in clips if found[clip.key] is None}
+    device = model.embed_tokens.weight.device
+    room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * model.sampling_rate
     for group in _groups(sorted(new.values(), key=lambda clip: len(clip.audio)), room):
         lens = torch.tensor([len(clip.audio) for clip in group])
         audio = torch.zeros(len(group), int(lens.max()))
         for i, clip in enumerate(group):
             audio[i, : lens[i]] = torch.from_numpy(clip.audio)
-        vectors, num_vectors = listener.perceive(audio.to(device), lens.to(device))
+        vectors, num_vectors = model.perceive(audio.to(device), lens.to(device))
         for clip, row, count in zip(group, vectors, num_vectors.tolist(), strict=True):
-            heard[clip.key] = row[:count].clone()
-            listener.audio_cache.put(clip.key, heard[clip.key])
-    return [heard[clip.key] for clip in clips]
+            found[clip.key] = row[:count].clone()
+            model.audio_cache.put(clip.key, found[clip.key])
+    return [found[clip.key] for clip in clips]
 
 
 @torch.no_grad()
 def embed_prompts(
-    listener: Listener, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
+    model: ChatModel, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
 ) -> Spliced:
-    """Prompts (ids with slots, their clips) as the LLM reads them: (B, Z, D) with masks."""
-    vectors = encode_clips(listener, [clip for _, clips in prompts for clip in clips])
-    table = listener.embed_tokens
+    """Prompts (ids with slots, and their clips) as input embeddings (B, Z, D) with masks."""
+    vectors = encode_clips(model, [clip for _, clips in prompts for clip in clips])
+    table = model.embed_tokens
     device = table.weight.device
     ids, lens = (t.to(device) for t in batch_rows([torch.tensor(ids, dtype=torch.int64) for ids, _ in prompts]))
     text = table(ids.clamp(min=0))
@@ -146,7 +100,7 @@ def embed_prompts(
 
 
 def _state_of(projector: nn.Module) -> object:
-    """Changes whenever a weight is written to, or moves; torch counts the writes."""
+    """A value that changes when a weight is written or moved; torch counts the writes."""
     tensors = list(projector.state_dict(keep_vars=True).values())
     return sum(t._version for t in tensors), *{(t.device, t.dtype, t.data_ptr()) for t in tensors[:1]}
 

@@ -1,7 +1,7 @@
-"""Answers to conversations from Python: whole ones, streams, and bare token ids.
+"""Answers to conversations from Python: whole answers, streams, and bare token ids.
 
-A conversation is a list of messages ``{"role", "content", "audios"}`` (`plain_message` takes other forms, too); an
-audio is anything that `load_clip` takes. All of it runs on the one decode loop (`decoding`, `engine`).
+A conversation is a list of messages ``{"role", "content", "audios"}`` (`plain_message` accepts other forms, too). An
+audio is anything that `load_clip` accepts. All functions use the one decode loop (`decoder`, `engine`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from nemo_desta.answering.audio_embeddings import LocalChatModel, Transcriber
 from nemo_desta.answering.clips import load_clip
-from nemo_desta.answering.decoder import Decoder
+from nemo_desta.answering.decoder import Decoder, eval_mode
 from nemo_desta.answering.engine import ChatEngine, Delta, PreparedChat, prepare
-from nemo_desta.answering.eval_mode import eval_mode
 from nemo_desta.answering.parts import plain_message
 from nemo_desta.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.core.splice import Spliced, batch_rows
@@ -22,15 +21,15 @@ from nemo_desta.errors import RowError
 
 Conversation = Sequence[Mapping[str, Any]]
 
-#: How many conversations are answered side by side.
+#: Conversations in a batch.
 MAX_BATCH_SIZE = 32
 
 
 class Answer(str):
-    """What the LLM answered, without its thinking.
+    """The LLM's answer without its thinking.
 
-    ``thinking``: the thought before it, None if there was none. ``finish``: "stop", or "length" when the token limit
-    came first. ``num_prompt_tokens`` counts audio vectors, ``num_new_tokens`` the thinking.
+    ``thinking``: the thought before the answer, None if there is none. ``finish``: "stop", or "length" if the token
+    limit came first. ``num_prompt_tokens`` includes audio vectors, ``num_new_tokens`` the thinking.
     """
 
     thinking: str | None
@@ -56,18 +55,18 @@ def answer(
     max_batch_size: int = MAX_BATCH_SIZE,
     **generation: Any,
 ) -> Answer | list[Answer]:
-    """The answer to one conversation, or the answers to a list of them; arguments as `stream`."""
+    """The answer to one conversation, or the answers to a list of conversations; arguments as `stream`."""
     single, chats = _prepare_all(model, messages, transcript, transcriber, generation)
-    said: dict[tuple[int, bool], list[str]] = {}
+    texts: dict[tuple[int, bool], list[str]] = {}
     ends: dict[int, Delta] = {}
     for delta in _run(model, chats, max_batch_size):
-        said.setdefault((delta.chat_id, delta.thinking), []).append(delta.text)
+        texts.setdefault((delta.chat_id, delta.thinking), []).append(delta.text)
         if delta.finish is not None:
             ends[delta.chat_id] = delta
     answers = [
         Answer(
-            "".join(said.get((i, False), ())),
-            thinking="".join(said[i, True]) if (i, True) in said else None,
+            "".join(texts.get((i, False), ())),
+            thinking="".join(texts[i, True]) if (i, True) in texts else None,
             finish=ends[i].finish or "stop",
             num_prompt_tokens=chat.num_prompt_tokens,
             num_new_tokens=ends[i].num_new_tokens,
@@ -86,13 +85,13 @@ def stream(
     max_batch_size: int = MAX_BATCH_SIZE,
     **generation: Any,
 ) -> Iterator[Delta]:
-    """The answers as they are written; ``chat_id`` of a delta is the place of its conversation in the list.
+    """The answers as they are generated; ``chat_id`` of a delta is the index of its conversation in the list.
 
     Args:
-        messages: one conversation, or a list of conversations, which are answered as one batch.
+        messages: one conversation, or a list of conversations, which share batches.
         transcript, transcriber: see `nemo_desta.answering.engine.prepare`.
-        max_batch_size: conversations answered side by side; the others follow as places become free.
-        generation: fields of `Sampling`, or ``do_sample``; what is not given comes from the LLM's generation config.
+        max_batch_size: conversations in a batch; the others join as rows end.
+        generation: fields of `Sampling`, or ``do_sample``; the LLM's generation config gives the others.
 
     Raises:
         ValueError: nothing to answer, a conversation that cannot be prepared (see `prepare`), an unknown setting.
@@ -108,10 +107,10 @@ def encode(
     audio: Tensor | None = None,
     audio_lens: Any = None,
 ) -> dict[str, Tensor]:
-    """Conversations as a batch of the data layer without targets, on the model's device.
+    """Conversations as a training batch without targets, on the model's device.
 
     Args:
-        audio: (A, S) float32, all clips of the batch in reading order, if they are loaded already; audio_lens: (A,).
+        audio: (A, S) float32, all clips of the batch in reading order, if they are loaded already. audio_lens: (A,).
 
     Raises:
         ValueError: slots and clips do not match. AudioError: a clip that cannot be read.
@@ -138,19 +137,19 @@ def encode(
 
 @torch.no_grad()
 def write(model: LocalChatModel, batch: Mapping[str, Tensor], sampling: Sampling) -> Tensor:
-    """New token ids (B, at most max_new_tokens) for a batch of prompts of the data layer, padded after the end of
+    """New token ids (B, at most max_new_tokens) for a batch of prompts as `encode` gives it, padded after the end of
     turn with the model's ``text_pad_id``."""
     with eval_mode(model):
         inputs: Spliced = model.embed(batch, padding_side="left")
         decoder = Decoder(model.llm)
-        keys = decoder.join(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
+        keys = decoder.add(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
         written: dict[int, list[int]] = {key: [] for key in keys}
         ends = set(model.prompts.end_ids(model.generation_config.eos_token_id))
         for _ in range(sampling.max_new_tokens):
             tokens = decoder.step()
             for key, token in tokens:
                 written[key].append(token)
-            decoder.leave({key for key, token in tokens if token in ends})
+            decoder.remove({key for key, token in tokens if token in ends})
             if not len(decoder):
                 break
     rows, lens = batch_rows([torch.tensor(ids) for ids in written.values()])
@@ -165,7 +164,7 @@ def _prepare_all(
     transcriber: Transcriber | None,
     generation: Mapping[str, Any],
 ) -> tuple[bool, list[PreparedChat]]:
-    """Whether it is a single conversation, and the conversations ready to be answered."""
+    """Whether ``messages`` is a single conversation, and the conversations ready to be answered."""
     if not messages:
         raise ValueError("no messages: give one conversation [{'role': ..., 'content': ...}] or a list of them")
     single = isinstance(messages[0], Mapping)
@@ -192,7 +191,7 @@ def _prepare_all(
 
 
 def _run(model: LocalChatModel, chats: Sequence[PreparedChat], max_batch_size: int) -> Iterator[Delta]:
-    """Answer everything; like lengths start together, and places that become free are filled a quarter at a time."""
+    """Answer all. Like lengths start together; new conversations join when a quarter of the batch is free."""
     engine = ChatEngine(model, max_batch_size=max_batch_size)
     waiting = sorted(range(len(chats)), key=lambda i: -chats[i].num_prompt_tokens)
     names: dict[int, int] = {}

@@ -1,6 +1,6 @@
-"""Whatever a caller calls audio -> one clip: mono samples at the model's rate, its transcript if given, its name.
+"""Audio in any form -> one clip: mono samples at the model's rate, its transcript if given, its hash.
 
-Paths here are the caller's own and not a manifest's: no audio root guards them. Letters: S samples.
+Paths are the caller's own and not a manifest's, so they are not checked against an audio root. Letters: S samples.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ import numpy as np
 import torch
 
 from nemo_desta.config import check_keys
+from nemo_desta.data.audio_decoding import audio_guard, check_rate, duration_fault
 from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
-from nemo_desta.data.decoding import audio_guard, check_rate, duration_fault
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.errors import ConfigError
 
-#: What holds the sound in a mapping: a row's audio entry, or an audio of Hugging Face datasets.
+#: Keys of a mapping that hold the sound: of a row's audio entry, or of an audio of Hugging Face datasets.
 SOUND_KEYS = ("audio", "array", "bytes")
-#: All that a mapping may hold. ``path``: where the sound lies, or only its name where one of `SOUND_KEYS` is given.
+#: All keys of a mapping. ``path``: the file of the sound, or only its name if one of `SOUND_KEYS` is given.
 KNOWN_KEYS = (*SOUND_KEYS, "path", "sampling_rate", "text", "duration")
 
 
 class Clip(NamedTuple):
     """``audio``: (S,) float32 in [-1, 1] at the model's sampling rate. ``text``: a transcript, None when not given.
-    ``key``: hash of the samples; equal clips sound equal."""
+    ``key``: hash of the samples."""
 
     audio: np.ndarray
     text: str | None
@@ -43,12 +43,12 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
             of samples, (S,) or with a second axis of channels (the shorter one), at ``sampling_rate``; an object with
             ``get_all_samples()`` (torchcodec's ``AudioDecoder``, as datasets gives it); or a mapping ``{"audio",
             "array" or "bytes": any of these, "sampling_rate": of an array, "text": its transcript, "duration": its
-            seconds, compared with what is found}``.
-        name: how errors call it.
+            seconds, checked against the audio}``.
+        name: its name in errors.
 
     Raises:
-        AudioError: not found, not readable, empty, not finite, too loud, of a rate that is none. ConfigError: an
-            unknown key of a mapping, or two sounds in it. TypeError: something that is no audio.
+        AudioError: not found, not readable, empty, not finite, too loud, or an impossible rate. ConfigError: an
+            unknown key of a mapping, or two sounds in it. TypeError: not an audio.
     """
     source, given = item, dict.fromkeys(("text", "duration", "sampling_rate"))
     while isinstance(source, Mapping):
@@ -99,7 +99,7 @@ def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: 
 
 
 def _array(source: Any, name: str) -> np.ndarray:
-    """An array, tensor or list of numbers as it is, without a look at its values."""
+    """An array, tensor or list of numbers as an array; its values are not checked."""
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu()
         return source.float().numpy() if source.dtype == torch.bfloat16 else source.numpy()

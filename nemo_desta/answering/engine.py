@@ -1,7 +1,7 @@
-"""Conversations in, pieces of text out: prompts, hearing, the decode loop and writers put together.
+"""Conversations -> streams of text: prompts, audio embeddings, the decode loop and stream parsers combined.
 
-`prepare` is pure CPU work and may run in any thread; a `ChatEngine` belongs to one. Conversations are added while
-others are being answered, and every `step` moves all of them on by one token.
+`prepare` is CPU work and may run in any thread. A `ChatEngine` belongs to one thread. Conversations can be added while
+others are being answered; every `step` advances all of them by one token.
 """
 
 import itertools
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from nemo_desta.answering.audio_embeddings import ChatModel, Listener, LocalChatModel, Transcriber, embed_prompts
+from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel, Transcriber, embed_prompts
 from nemo_desta.answering.clips import Clip, load_clip
-from nemo_desta.answering.decoder import Decoder, TokenDecoder
-from nemo_desta.answering.eval_mode import eval_mode
+from nemo_desta.answering.decoder import Decoder, TokenDecoder, eval_mode
 from nemo_desta.answering.parts import plain_message
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
@@ -30,7 +29,7 @@ class ContextExceeded(ValueError):
 
 
 class PreparedChat(NamedTuple):
-    """A conversation ready to be answered. ``num_prompt_tokens``: positions it takes, audio vectors included."""
+    """A conversation ready to be answered. ``num_prompt_tokens``: its positions, audio vectors included."""
 
     ids: list[int]
     clips: list[Clip]
@@ -39,8 +38,8 @@ class PreparedChat(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """What one token added to an answer. ``finish``: None, or why it is over: "stop" (end of turn, stop text),
-    "length" (token limit or the LLM's context)."""
+    """The text that one token adds to an answer. ``finish``: None, or why the answer has ended: "stop" (end of turn,
+    stop text) or "length" (token limit or the LLM's context)."""
 
     chat_id: int
     text: str
@@ -50,7 +49,7 @@ class Delta(NamedTuple):
 
 
 def prepare(
-    listener: Listener,
+    model: ChatModel,
     messages: Sequence[Message],
     sampling: Sampling,
     *,
@@ -61,11 +60,11 @@ def prepare(
     """Load the clips of a conversation and render its prompt.
 
     Args:
-        messages: ``{"role", "content", "audios"}`` each, in any form that `plain_message` takes; an audio is anything
-            that `load_clip` takes.
-        transcript: "given" uses the texts that came with the audios, "whisper" asks ``transcriber`` for the others,
-            "none" leaves texts out. It matters where the model's transcript channel is on.
-        context: positions that the LLM has; prompt and answer must fit.
+        messages: ``{"role", "content", "audios"}`` each, in any form that `plain_message` accepts; an audio is
+            anything that `load_clip` accepts.
+        transcript: "given" uses the texts that came with the audios, "whisper" transcribes the others with
+            ``transcriber``, "none" leaves texts out. It matters if the model's transcript channel is on.
+        context: positions of the LLM; prompt and answer must fit.
 
     Raises:
         RowError: no messages, or tags and audios do not match. AudioError: a clip that cannot be read.
@@ -75,9 +74,9 @@ def prepare(
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
     loaded = []
     for number, message in enumerate(messages, 1):
-        message = plain_message(message, listener.prompts.audio_locator_tag, f"message {number}")
+        message = plain_message(message, model.prompts.audio_locator_tag, f"message {number}")
         clips = [
-            load_clip(audio, listener.sampling_rate, name=f"audio {i} of message {number}")
+            load_clip(audio, model.sampling_rate, name=f"audio {i} of message {number}")
             for i, audio in enumerate(message["audios"], 1)
         ]
         if transcript == "none":
@@ -85,13 +84,13 @@ def prepare(
         loaded.append({**message, "audios": clips})
     if transcript == "whisper":
         _transcribe(loaded, transcriber)
-    prompt = listener.prompts.prompt([{**m, "audios": [clip._asdict() for clip in m["audios"]]} for m in loaded])
+    prompt = model.prompts.prompt([{**m, "audios": [clip._asdict() for clip in m["audios"]]} for m in loaded])
     clips = [Clip(**audio) for audio in prompt.audios]
     length = sum(token != AUDIO_SLOT for token in prompt.ids)
-    length += sum(listener.num_audio_tokens(len(clip.audio)) for clip in clips)
+    length += sum(model.num_audio_tokens(len(clip.audio)) for clip in clips)
     if context is not None:
         if length >= context:
-            secs = sum(len(clip.audio) for clip in clips) / listener.sampling_rate
+            secs = sum(len(clip.audio) for clip in clips) / model.sampling_rate
             raise ContextExceeded(
                 f"the prompt takes {length} positions ({len(clips)} clips of {secs:.1f} s in all) and the LLM has "
                 f"{context}; shorten the audio or the conversation"
@@ -102,13 +101,13 @@ def prepare(
 
 
 def check_transcript(model: ChatModel, transcript: str) -> None:
-    """Raise `ConfigError` for an unknown ``transcript``, or if Whisper would write what the model never reads."""
+    """Raise `ConfigError` for an unknown ``transcript``, or if the model would not read Whisper's texts."""
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
-    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+    if transcript == "whisper" and not model.prompts.transcript.enabled:
         raise ConfigError(
             "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
-            "config.json), so Whisper would write them for nothing"
+            "config.json), so Whisper would transcribe for nothing"
         )
 
 
@@ -116,7 +115,7 @@ class ChatEngine:
     """Answers up to ``max_batch_size`` conversations at a time.
 
     Args:
-        model: a `DestaModel`; with a ``decoder`` for the LLM elsewhere (vLLM), an `AudioFrontend`.
+        model: a `DestaModel`; an `AudioFrontend` if the LLM runs in ``decoder`` (vLLM).
     """
 
     def __init__(
@@ -128,25 +127,25 @@ class ChatEngine:
         self.max_batch_size = max_batch_size
         self._decoder = Decoder(model.llm) if decoder is None else decoder  # an empty decoder has length 0
         self._ids = itertools.count()
-        self._writers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id, writer
+        self._parsers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id and parser
         self._format = think_format(model.prompts)
         self._ends = model.prompts.end_ids(model.generation_config.eos_token_id)
 
     @property
     def num_active(self) -> int:
-        """Conversations being answered."""
-        return len(self._writers)
+        """Conversations in generation."""
+        return len(self._parsers)
 
     @property
     def free_places(self) -> int:
-        """Conversations that `add` would take now."""
+        """Conversations that `add` accepts now."""
         return self.max_batch_size - self.num_active
 
     def add(self, chats: Sequence[PreparedChat]) -> list[int]:
-        """Hear the clips of some conversations and read their prompts; returns their ids, counted from 0.
+        """Encode the clips and prompts of some conversations; returns the conversations' ids, counted from 0.
 
         Raises:
-            ValueError: more than there are `free_places`.
+            ValueError: more conversations than `free_places`.
         """
         if len(chats) > self.free_places:
             raise ValueError(f"{len(chats)} conversations for {self.free_places} free places")
@@ -154,47 +153,47 @@ class ChatEngine:
             return []
         with eval_mode(self.model):
             inputs = embed_prompts(self.model, [(chat.ids, chat.clips) for chat in chats])
-            keys = self._decoder.join(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
+            keys = self._decoder.add(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
         new = [next(self._ids) for _ in chats]
         for key, chat_id, chat in zip(keys, new, chats, strict=True):
-            writer = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
-            self._writers[key] = (chat_id, writer)
+            parser = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
+            self._parsers[key] = (chat_id, parser)
         return new
 
     def step(self) -> list[Delta]:
-        """One more token of every answer; what it added, finished answers last said so."""
+        """Advance every answer by one token; returns the new text. An answer's last `Delta` has its ``finish``."""
         with eval_mode(self.model):
             tokens = self._decoder.step()
         deltas, finished = [], []
         for key, token in tokens:
-            chat_id, writer = self._writers[key]
-            if writer.finish is not None:  # a decoder may hand out more than one token at a time
+            chat_id, parser = self._parsers[key]
+            if parser.finish is not None:  # a decoder may emit several tokens at a time
                 continue
-            pieces = writer.read(token)
-            said = [Delta(chat_id, text, thinking, None, writer.num_new_tokens) for text, thinking in pieces]
-            if writer.finish is not None:
+            pieces = parser.push(token)
+            new = [Delta(chat_id, text, thinking, None, parser.num_new_tokens) for text, thinking in pieces]
+            if parser.finish is not None:
                 finished.append(key)
-                last = said.pop() if said else Delta(chat_id, "", False, None, writer.num_new_tokens)
-                said.append(last._replace(finish=writer.finish))
-            elif forced := writer.overdue():
+                last = new.pop() if new else Delta(chat_id, "", False, None, parser.num_new_tokens)
+                new.append(last._replace(finish=parser.finish))
+            elif forced := parser.forced_ids():
                 self._decoder.force(key, forced)
-            deltas += said
-        self._leave(finished)
+            deltas += new
+        self._remove(finished)
         return deltas
 
     def cancel(self, chat_id: int) -> None:
-        """Stop answering; unknown and finished ids are ignored."""
-        self._leave([key for key, (own, _) in self._writers.items() if own == chat_id])
+        """Stop an answer; unknown and finished ids are ignored."""
+        self._remove([key for key, (own, _) in self._parsers.items() if own == chat_id])
 
-    def _leave(self, keys: Sequence[int]) -> None:
+    def _remove(self, keys: Sequence[int]) -> None:
         if keys:
-            self._decoder.leave(set(keys))
+            self._decoder.remove(set(keys))
             for key in keys:
-                del self._writers[key]
+                del self._parsers[key]
 
 
 def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None) -> None:
-    """Give every clip without a text one; a single space where nobody speaks, as DeSTA2.5-Audio has it."""
+    """Transcribe every clip without a text. A clip without speech gets a single space, as in DeSTA2.5-Audio."""
     silent = [(m, i) for m in messages for i, clip in enumerate(m["audios"]) if clip.text is None]
     if not silent:
         return

@@ -1,8 +1,8 @@
-"""Answers to a file of rows: clips loaded by threads, like lengths together, the decode loop always full, resumable.
+"""Answers to a file of rows: threads load clips, like lengths share batches, the batch is kept full, a run can resume.
 
-A row is one of the training rows (``messages``; a ``response`` is not read), or short:
+A row is a training row (``messages``; a ``response`` is not read), or short:
 ``{"id", "audio": path or paths, "prompt", "text": transcript or transcripts, "system"}``.
-Whatever goes wrong with a row, the row is named in the file of rejected rows and the others are answered.
+A row that fails for any reason is named in the file of rejected rows, and the other rows are answered.
 """
 
 import itertools
@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
-from nemo_desta.answering.asks import Asks, RowRequest
 from nemo_desta.answering.audio_embeddings import ChatModel
 from nemo_desta.answering.engine import (
     ChatEngine,
@@ -29,24 +28,25 @@ from nemo_desta.answering.engine import (
     check_transcript,
     prepare,
 )
+from nemo_desta.answering.row_requests import RowRequest, RowRequests
 from nemo_desta.answering.sampling import resolve_sampling
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.bad_rows import TooManyBadRows
 from nemo_desta.data.rows import JsonlIndex
 from nemo_desta.errors import RowError, row_guard
 
-#: Setting of answers whose chat template writes the date.
+#: Name of the setting of answers whose chat template writes the date.
 DATE = "template_date"
 #: Threads that load clips.
 NUM_LOADERS = 4
-#: When the model cannot take so many rows, and no other between them, the rows are not at fault.
+#: The run stops after so many failing rows without a success between them: then the rows are not the cause.
 MAX_FAILURES_IN_A_ROW = 20
 
 
 @dataclass
 class BatchSummary:
-    """``answered``: by this run; ``before``: by earlier ones. ``rejected``: rows by reason. ``unknown_keys``: those
-    that nothing reads, with how many rows hold them."""
+    """``answered``: by this run. ``before``: by earlier runs. ``cut``: answers at the limit of tokens. ``rejected``:
+    rows by reason. ``unknown_keys``: keys that are not read, with the number of rows that hold them."""
 
     output: Path
     rejects: Path
@@ -66,8 +66,8 @@ class BatchSummary:
     def __str__(self) -> str:
         speed = f", {self.new_tokens / self.seconds:.0f} tokens/s" if self.seconds else ""
         lines = [
-            f"answers: {self.answered + self.before} in {self.output} ({self.before} of them from before; {self.cut} "
-            f"new ones ended at the limit of tokens)",
+            f"answers: {self.answered + self.before} in {self.output} ({self.before} of them from earlier runs; "
+            f"{self.cut} new ones ended at the limit of tokens)",
             f"this run: {self.seconds:.0f} s, {self.new_tokens} tokens{speed}, {self.audio_secs:.0f} s of audio",
         ]
         if self.rejected:
@@ -79,7 +79,7 @@ class BatchSummary:
 
 
 class _Running(NamedTuple):
-    ask: RowRequest
+    request: RowRequest
     loading: "Future[PreparedChat]"
     said: list[Delta]
 
@@ -108,17 +108,17 @@ def answer_rows(
     engine: ChatEngine | None = None,
     progress: bool = True,
 ) -> BatchSummary:
-    """Answer the rows of JSONL files that ``output`` has no answer to yet.
+    """Answer the rows of JSONL files that have no answer in ``output`` yet.
 
-    A chat template that writes the date writes the one of the first run into ``output``.
+    A chat template that writes the date writes the date of the first run into ``output``.
 
     Args:
-        name: how the answers call the model. system: a message for rows that have none.
-        audio_roots: the folder(s) that the rows' audio paths lie in.
-        max_batch_size, max_batch_tokens: conversations side by side; these times the longest one's positions.
-        look_ahead: rows whose lengths are compared, to answer like lengths together.
-        strict_keys: what unknown keys of a row do, see `RowRules`.
-        engine: what writes, if it is not to be a `ChatEngine` of the model's own.
+        name: the model's name in the answers. system: a message for rows without a system message.
+        audio_roots: the folder(s) of the rows' audio paths.
+        max_batch_size, max_batch_tokens: conversations in a batch; conversations times the longest one's positions.
+        look_ahead: rows that are sorted by length together.
+        strict_keys: whether unknown keys of a row are errors, see `RowRules`.
+        engine: generates the answers; None: a new `ChatEngine` of the model.
 
     Raises:
         ConfigError: a setting is wrong, or ``output`` holds answers of other settings.
@@ -141,12 +141,12 @@ def answer_rows(
     try:
         transcriber = model.transcriber if transcript == "whisper" else None
 
-        def load(ask: RowRequest) -> PreparedChat:
+        def load(request: RowRequest) -> PreparedChat:
             with row_guard():
                 try:
                     return prepare(
                         model,
-                        ask.messages,
+                        request.messages,
                         drawn,
                         transcript=transcript,
                         transcriber=transcriber,
@@ -183,29 +183,29 @@ class _Batch:
         self.model = model
         self.file = file
         self.look_ahead = max(1, look_ahead)
-        self.asks = Asks(
+        self.requests = RowRequests(
             index, model, roots, done=file.done, reject=self._reject, system=system, strict_keys=strict_keys
         )
         self._summary = BatchSummary(file.path, file.rejected)
-        self._alone = 0  # rows at the head of the line that failed beside others, and are tried alone
+        self._alone = 0  # rows at the head of the queue that failed in a batch, and are retried alone
         self._failures_in_a_row = 0
 
     @property
     def summary(self) -> BatchSummary:
-        self._summary.before, self._summary.unknown_keys = self.asks.num_before, self.asks.unknown_keys
+        self._summary.before, self._summary.unknown_keys = self.requests.num_before, self.requests.unknown_keys
         return self._summary
 
     def run(self, load: Any, engine: ChatEngine, max_batch_tokens: int) -> Iterator[None]:
-        """Answer everything; yields whenever a row is settled."""
+        """Answer all rows; yields whenever a row is answered or rejected."""
         places = engine.max_batch_size
         running: dict[int, _Running] = {}
         waiting: deque[_Loaded] = deque()
-        asks = self._in_order()
+        requests = self._in_order()
         with ThreadPoolExecutor(NUM_LOADERS, "loader") as loaders:
             try:
                 while True:
-                    for ask in itertools.islice(asks, max(0, 2 * places - len(waiting))):
-                        waiting.append((ask, loaders.submit(load, ask)))
+                    for request in itertools.islice(requests, max(0, 2 * places - len(waiting))):
+                        waiting.append((request, loaders.submit(load, request)))
                     if not waiting and not running:
                         break
                     if engine.free_places >= max(1, places // 4) or not running:
@@ -227,40 +227,40 @@ class _Batch:
         running: dict[int, _Running],
         max_batch_tokens: int,
     ) -> None:
-        """Give the engine what is loaded, as many as there are places and positions for."""
+        """Add loaded rows to the engine, as many as its limits of rows and positions allow."""
         if self._alone and running:
             return
         group: list[_Loaded] = []
         longest = max((_positions(r.chat) for r in running.values()), default=0)
         while waiting and len(group) < (1 if self._alone else engine.free_places):
-            ask, future = waiting[0]
+            request, future = waiting[0]
             if not future.done() and (running or group):
                 break
             try:
                 chat = future.result()
             except RowError as error:
-                self._reject(ask.id, ask.where, error)
+                self._reject(request.id, request.where, error)
                 waiting.popleft()
                 continue
             longest = max(longest, _positions(chat))
             if (running or group) and (len(running) + len(group) + 1) * longest > max_batch_tokens:
                 break
             waiting.popleft()
-            group.append((ask, future))
+            group.append((request, future))
         if group:
             crowded = self._add(engine, group, running)
             waiting.extendleft(reversed(crowded))
             self._alone = len(crowded) or max(0, self._alone - 1)
 
     def _add(self, engine: ChatEngine, group: list[_Loaded], running: dict[int, _Running]) -> list[_Loaded]:
-        """Let the engine take a group, one by one if it cannot: a row that it cannot take alone is rejected.
+        """Add a group to the engine. If that fails, add its rows one by one, and reject the rows that fail alone.
 
-        Returns those for which there was no memory beside others.
+        Returns the rows that ran out of memory while other rows were running.
         """
         try:
             ids = engine.add([future.result() for _, future in group])
         except Exception as error:
-            failure = error.with_traceback(None)  # its frames hold the memory of the whole group
+            failure = error.with_traceback(None)  # its frames hold the memory of the group
         else:
             running |= {key: _Running(*loaded, []) for key, loaded in zip(ids, group, strict=True)}
             self._failures_in_a_row = 0
@@ -273,7 +273,7 @@ class _Batch:
         return []
 
     def _step(self, engine: ChatEngine, waiting: deque[_Loaded], running: dict[int, _Running]) -> list[Delta]:
-        """The engine's next pieces. If it fails, each of its rows is asked again alone, and rejected if that fails."""
+        """The engine's next texts. If it fails, each of its rows is retried alone, and rejected if that fails."""
         try:
             return engine.step()
         except Exception as error:
@@ -282,22 +282,22 @@ class _Batch:
             engine.cancel(chat_id)
         rows = [running.pop(chat_id) for chat_id in list(running)]
         if len(rows) == 1:
-            self._fail(rows[0].ask, failure)
+            self._fail(rows[0].request, failure)
         else:
-            waiting.extendleft((row.ask, row.loading) for row in reversed(rows))
+            waiting.extendleft((row.request, row.loading) for row in reversed(rows))
             self._alone += len(rows)
         return []
 
-    def _fail(self, ask: RowRequest, error: Exception) -> None:
-        """Reject a row that the model cannot take; when that happens again and again, the row is not the cause."""
+    def _fail(self, request: RowRequest, error: Exception) -> None:
+        """Reject a row on which the model fails; stop the run if it fails on row after row."""
         reason = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "unexpected"
         found = RowError(reason, f"the model cannot take it: {type(error).__name__}: {error}"[:500])
-        self._reject(ask.id, ask.where, found)
+        self._reject(request.id, request.where, found)
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
             raise TooManyBadRows(
                 f"the model could not take {MAX_FAILURES_IN_A_ROW} rows, and no other between them; the last one: "
-                f"'{ask.id}' ({ask.where}): {found}"
+                f"'{request.id}' ({request.where}): {found}"
             ) from error
 
     def _settle(self, row: _Running) -> None:
@@ -305,7 +305,7 @@ class _Batch:
         thinking = "".join(delta.text for delta in row.said if delta.thinking)
         audio_secs = sum(len(clip.audio) for clip in row.chat.clips) / self.model.sampling_rate
         self.file.answer(
-            row.ask.id,
+            row.request.id,
             {
                 "answer": "".join(delta.text for delta in row.said if not delta.thinking),
                 "thinking": thinking or None,
@@ -325,10 +325,10 @@ class _Batch:
         self.summary.rejected[error.reason] += 1
 
     def _in_order(self) -> Iterator[RowRequest]:
-        """Rows without an answer; the longest first of every `look_ahead` rows."""
-        asks = iter(self.asks)
-        while window := list(itertools.islice(asks, self.look_ahead)):
-            yield from sorted(window, key=lambda ask: -ask.cost)
+        """Rows without an answer, sorted within every `look_ahead` rows: the longest first."""
+        requests = iter(self.requests)
+        while window := list(itertools.islice(requests, self.look_ahead)):
+            yield from sorted(window, key=lambda request: -request.cost)
 
 
 def _positions(chat: PreparedChat) -> int:

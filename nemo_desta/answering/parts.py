@@ -1,7 +1,7 @@
 """Messages in the forms of several libraries -> ours: a text with a locator tag per audio, and the audios in order.
 
-Contents may be lists of parts as OpenAI, vLLM, transformers and Qwen2-Audio write them. Paths are the caller's own;
-addresses are refused where the audio is loaded (`clips`).
+Contents may be lists of parts as in OpenAI, vLLM, transformers and Qwen2-Audio. Paths are the caller's own; `clips`
+refuses URLs when it loads the audio.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from nemo_desta.data.encoded import from_base64
 from nemo_desta.errors import RowError
 
 MESSAGE_KEYS = ("role", "content", "audios")
-#: What clients send back with a reply; it never reaches a prompt.
+#: Keys that clients return with a reply; they never reach a prompt.
 IGNORED_KEYS = ("name", "reasoning_content", "refusal")
 PART_TYPES = ("text", "audio", "input_audio", "audio_url")
 
 
 def plain_message(message: Any, tag: str, where: str) -> dict[str, Any]:
-    """``{"role", "content": text, "audios": list}``; an audio is anything that `load_clip` takes.
+    """``{"role", "content": text, "audios": list}``; an audio is anything that `load_clip` accepts.
 
-    Parts stand on lines of their own, an audio part as its ``tag``. ``{"type": "audio"}`` without data is the next of
-    the message's ``audios``.
+    Each part becomes a line, an audio part its ``tag``. ``{"type": "audio"}`` without data stands for the next of the
+    message's ``audios``.
 
     Raises:
-        RowError: no message, or parts that are none. ConfigError: an unknown key.
+        RowError: a faulty message or part. ConfigError: an unknown key.
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RowError("schema", f"{where} must be {{'role': ..., 'content': ...}}, found {_described(message)}")
@@ -71,9 +71,9 @@ def _joined(parts: Any, given: list[Any], tag: str, where: str) -> tuple[str, li
 
 
 def _audio(part: Mapping[str, Any], kind: str, where: str) -> dict[str, Any] | None:
-    """What `load_clip` takes; None for a part that only marks the place."""
+    """An audio for `load_clip`; None for a part that only marks the position."""
     rest = {key: value for key, value in part.items() if key != "type" and value is not None}
-    if kind == "input_audio":  # OpenAI's; the data says its format itself
+    if kind == "input_audio":  # OpenAI's; the data itself tells its format
         check_keys(rest, ("input_audio",), where)
         inner = rest.get("input_audio")
         if not isinstance(inner, Mapping) or not isinstance(inner.get("data"), str):
@@ -81,7 +81,7 @@ def _audio(part: Mapping[str, Any], kind: str, where: str) -> dict[str, Any] | N
         check_keys(inner, ("data", "format", "transcript"), where)
         return {"bytes": from_base64(inner["data"], where), "text": inner.get("transcript")}
     for alias in ("audio_url", "url"):
-        if alias in rest and "audio" not in rest:  # two sounds in one part are refused by `load_clip`
+        if alias in rest and "audio" not in rest:  # `load_clip` refuses two sounds in one part
             url = rest.pop(alias)
             if isinstance(url, Mapping):
                 check_keys(url, ("url",), f"{where}.{alias}")
@@ -95,7 +95,7 @@ def _audio(part: Mapping[str, Any], kind: str, where: str) -> dict[str, Any] | N
 
 
 def _described(value: Any) -> str:
-    """A value in an error: arrays and bytes by type alone."""
+    """A value for an error text: arrays and bytes by type only."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):

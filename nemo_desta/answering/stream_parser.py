@@ -1,7 +1,7 @@
-"""Token ids of one answer -> text as it grows: thinking apart from the answer, stop texts, the thinking budget.
+"""Token ids of one answer -> its text as a stream: thought and answer apart, stop texts, the thinking budget.
 
-Text is handed out only when nothing that follows can change it: a character whose bytes are not all there, a tag or
-stop text that may be beginning, and white space at the end of a part wait. So the pieces joined are the whole.
+Text is emitted only once later tokens cannot change it. Held back: incomplete UTF-8 characters, a possible start of a
+tag or stop text, and white space at the end of a part. The emitted pieces joined are the whole text.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,18 +11,18 @@ from nemo_desta.answering.sampling import Sampling
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat
 
-UNFINISHED = "�"  # what a tokenizer makes of bytes that are no character yet
+UNFINISHED = "�"  # a tokenizer's text for the bytes of an incomplete character
 
 
 class Piece(NamedTuple):
-    """A stretch of text, of the thought or of the answer."""
+    """Text of the thought or of the answer."""
 
     text: str
     thinking: bool
 
 
 class StreamParser:
-    """Takes the ids of one answer, one after the other."""
+    """Parses the ids of one answer, one after the other."""
 
     def __init__(
         self, prompts: PromptBuilder, sampling: Sampling, *, format: ThinkFormat | None, end_ids: Collection[int]
@@ -34,8 +34,8 @@ class StreamParser:
         self._ends = frozenset(end_ids)
         self._format = format
         self._text = _Detokenizer(prompts.tokenizer)
-        self._buffer = ""  # text that was read but not handed out
-        self._blank = {True: None, False: None}  # white space that waits, per part; None: the part has not begun
+        self._buffer = ""  # text that is decoded but not emitted
+        self._blank = {True: None, False: None}  # held-back white space per part; None: the part has not begun
         opened = format is not None and format.opened_by_template
         self._part = "thought" if opened else "answer" if format is None else "begin"
         self._forced = 0
@@ -44,8 +44,8 @@ class StreamParser:
     def thinking(self) -> bool:
         return self._part == "thought"
 
-    def read(self, token: int) -> list[Piece]:
-        """The next id; what can be said for sure now. `finish` tells when it was the last one."""
+    def push(self, token: int) -> list[Piece]:
+        """Read the next id; returns the text that is certain now. `finish` is set after the last one."""
         if self._forced:
             self._forced -= 1
         else:
@@ -59,10 +59,10 @@ class StreamParser:
             self.finish = "length"
         return pieces + (self._close() if self.finish == "length" else [])
 
-    def overdue(self) -> Sequence[int]:
-        """Ids that the answer must go on with, since the thought has used up its budget; none otherwise.
+    def forced_ids(self) -> Sequence[int]:
+        """Ids that must come next, since the thought has used up its budget; none otherwise.
 
-        A thought in the middle of its closing tag may finish it.
+        A thought in the middle of its closing tag may complete it.
         """
         budget = self.sampling.max_thinking_tokens
         if budget is None or self.num_new_tokens < budget or not self.thinking or self._forced or self.finish:
@@ -75,7 +75,7 @@ class StreamParser:
         return ids
 
     def _take(self) -> list[Piece]:
-        """Move what is certain from the buffer to the caller, from part to part."""
+        """Emit the certain text of the buffer, part by part."""
         pieces = []
         if self._part == "begin":
             begun, tag = self._buffer.lstrip(), self._format.tags.open
@@ -84,26 +84,25 @@ class StreamParser:
             elif not tag.startswith(begun):
                 self._part = "answer"
         if self._part == "thought":
-            thought, closed, rest = self._buffer.partition(self._format.tags.close)
+            pieces, closed = self._take_until([self._format.tags.close])
             if closed:
-                pieces += self._hand_out(thought, thinking=True)
-                self._part, self._buffer = "answer", rest
-            else:
-                kept = _partial(self._buffer, self._format.tags.close)
-                pieces += self._hand_out(self._buffer[: len(self._buffer) - kept], thinking=True)
-                self._buffer = self._buffer[len(self._buffer) - kept :]
+                self._part = "answer"
         if self._part == "answer":
-            places = [place for stop in self.sampling.stop if (place := self._buffer.find(stop)) >= 0]
-            if places:
-                pieces += self._hand_out(self._buffer[: min(places)], thinking=False)
+            more, stopped = self._take_until(self.sampling.stop)
+            pieces += more
+            if stopped:
                 self._buffer, self.finish = "", "stop"
-            else:
-                kept = max((_partial(self._buffer, stop) for stop in self.sampling.stop), default=0)
-                pieces += self._hand_out(self._buffer[: len(self._buffer) - kept], thinking=False)
-                self._buffer = self._buffer[len(self._buffer) - kept :]
         return pieces
 
-    def _hand_out(self, text: str, *, thinking: bool) -> list[Piece]:
+    def _take_until(self, tags: Sequence[str]) -> tuple[list[Piece], bool]:
+        """Emit the buffer up to the first tag, or up to a possible start of one; whether there was a tag."""
+        found = min(((self._buffer.find(tag), tag) for tag in tags if tag in self._buffer), default=None)
+        kept = max((_partial(self._buffer, tag) for tag in tags), default=0)
+        end, tag = found or (len(self._buffer) - kept, "")
+        text, self._buffer = self._buffer[:end], self._buffer[end + len(tag) :]
+        return self._emit(text, thinking=self.thinking), found is not None
+
+    def _emit(self, text: str, *, thinking: bool) -> list[Piece]:
         """Text without white space at the ends of its part."""
         waiting = self._blank[thinking]
         text = text.lstrip() if waiting is None else waiting + text
@@ -116,26 +115,26 @@ class StreamParser:
         return [Piece(said, thinking)]
 
     def _close(self) -> list[Piece]:
-        """What was waiting, now that nothing follows."""
+        """The held-back text, now that no token follows."""
         self._buffer += self._text.rest()
         pieces = self._take()
         if self._part == "begin":
             self._part = "answer"
-        pieces += self._hand_out(self._buffer, thinking=self.thinking)
+        pieces += self._emit(self._buffer, thinking=self.thinking)
         self._buffer = ""
         return pieces
 
 
 class _Detokenizer:
-    """Ids to text without ever decoding the whole again: each piece is the difference that new ids make.
+    """Ids to text without decoding the whole again: each piece is the text that the new ids add.
 
-    A few ids before them go into the tokenizer as well, since some tokenizers treat the first one differently.
+    The ids of the last piece are decoded with them, since some tokenizers treat the first id differently.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.ids: list[int] = []
-        self.start = self.done = 0  # ids[start:done] are context, ids[done:] not handed out yet
+        self.start = self.done = 0  # ids[start:done] are context, ids[done:] not emitted yet
 
     def add(self, token: int) -> str:
         self.ids.append(token)
@@ -146,7 +145,7 @@ class _Detokenizer:
         return now[len(before) :]
 
     def rest(self) -> str:
-        """What never became whole characters."""
+        """The rest: bytes that never became whole characters."""
         before, now = self._decode(self.ids[self.start : self.done]), self._decode(self.ids[self.start :])
         self.start = self.done = len(self.ids)
         return now[len(before) :]
@@ -156,7 +155,7 @@ class _Detokenizer:
 
 
 def _partial(text: str, tag: str) -> int:
-    """Characters at the end of ``text`` with which ``tag`` may be beginning."""
+    """Number of characters at the end of ``text`` that may be the start of ``tag``."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
         if text.endswith(tag[:length]):
             return length

@@ -1,7 +1,7 @@
-"""vLLM in place of the decode loop: an unmodified LLM that is handed embeddings. An optional extra: pip install vllm.
+"""vLLM in place of the decode loop: an unmodified LLM reads embeddings. An optional extra: pip install vllm.
 
-`AudioFrontend` embeds the prompts, so only vLLM loads the LLM. `ChatEngine` does everything above the loop: prompts,
-thinking, stop texts, budgets, chat, batches and the server are the same for both.
+`AudioFrontend` embeds the prompts, so only vLLM loads the LLM. `ChatEngine` is the same for both: prompts, thinking,
+stop texts, budgets, chat, batches and the server.
 """
 
 import itertools
@@ -25,8 +25,8 @@ INSTALL = (
 
 
 @dataclass
-class Row:
-    """One text under way. ``forced``: ids to be handed out before vLLM goes on behind them."""
+class Running:
+    """One row in generation. ``forced``: ids to be emitted before vLLM continues after them."""
 
     prompt: Tensor  # (Z, D)
     sampling: Sampling
@@ -36,12 +36,12 @@ class Row:
 
 
 class VLLMDecoder:
-    """What `Decoder` is, on a ``vllm.LLMEngine``.
+    """A `TokenDecoder` on a ``vllm.LLMEngine``.
 
     Args:
         engine: made with ``enable_prompt_embeds=True``.
-        embed_tokens: the LLM's embedding table, for texts that go on behind forced tokens.
-        make_params: settings of a request from ``temperature, top_p, top_k, min_p, repetition_penalty, seed,
+        embed_tokens: the LLM's embedding table, for texts that continue after forced tokens.
+        make_params: makes the settings of a request from ``temperature, top_p, top_k, min_p, repetition_penalty, seed,
             max_tokens``; see `from_engine_args`.
     """
 
@@ -49,7 +49,7 @@ class VLLMDecoder:
         self.engine = engine
         self.embed_tokens = embed_tokens
         self.make_params = make_params
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Running] = {}
         self._keys = itertools.count()
         self._requests = itertools.count()
         self._by_request: dict[str, int] = {}
@@ -66,7 +66,7 @@ class VLLMDecoder:
             from vllm.sampling_params import RequestOutputKind
         except ImportError as error:
             raise ImportError(INSTALL) from error
-        # What ends an answer is decided here, as for every decoder: vLLM neither looks at end ids nor makes text.
+        # `StreamParser` decides where an answer ends, so vLLM ignores end ids. It makes no text either.
         make_params = partial(SamplingParams, output_kind=RequestOutputKind.DELTA, detokenize=False, ignore_eos=True)
         engine = LLMEngine.from_engine_args(EngineArgs(enable_prompt_embeds=True, **engine_args))
         return cls(engine, embed_tokens, make_params)
@@ -74,21 +74,21 @@ class VLLMDecoder:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
-        """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
+    def add(self, prompts: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
+        """Add prompts, embeddings (B, Z, D) left-padded with mask (B, Z) bool; returns the rows' keys."""
         keys = []
         try:
-            for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
+            for embeds, mask, sampling in zip(prompts, attention_mask, samplings, strict=True):
                 keys.append(key := next(self._keys))
-                self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
+                self.rows[key] = Running(embeds[mask].cpu(), sampling, "")
                 self._ask(key)
         except Exception:
-            self.leave(keys)
+            self.remove(keys)
             raise
         return keys
 
     def step(self) -> list[tuple[int, int]]:
-        """New tokens as (key, id): forced ones, or what vLLM has ready; a row may have several or none."""
+        """New tokens as (key, id): forced ones, or those that vLLM has ready. A row may have several or none."""
         tokens = []
         for key, row in self.rows.items():
             if row.forced:
@@ -107,11 +107,11 @@ class VLLMDecoder:
         return tokens
 
     def force(self, key: int, ids: Iterable[int]) -> None:
-        """Let a row say ``ids`` next: its request is given up, and asked anew behind them."""
+        """Make ``ids`` the next tokens of a row: its request is aborted, and a new request continues after them."""
         self._give_up([key])
         self.rows[key].forced += ids
 
-    def leave(self, keys: Collection[int]) -> None:
+    def remove(self, keys: Collection[int]) -> None:
         """Drop rows."""
         keys = [key for key in keys if key in self.rows]
         self._give_up(keys)
@@ -125,19 +125,11 @@ class VLLMDecoder:
             table = self.embed_tokens
             ids = torch.tensor(row.written, device=table.weight.device)
             prompt = torch.cat([prompt, table(ids).detach().cpu().to(prompt.dtype)])
-        # A seed of its own for what follows a forced stretch: the first numbers would be drawn again otherwise.
+        # A seed of its own for the tokens after a forced stretch: the first random numbers would be drawn again.
         seed = row.sampling.seed
         settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
         row.request_id = str(next(self._requests))
-        params = self.make_params(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k or -1,
-            min_p=settings.min_p,
-            repetition_penalty=settings.repetition_penalty,
-            seed=settings.seed,
-            max_tokens=settings.max_new_tokens,
-        )
+        params = self.make_params(**vllm_sampling(settings))
         self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
         self._by_request[row.request_id] = key
 
@@ -147,6 +139,19 @@ class VLLMDecoder:
             del self._by_request[request_id]
         if requests:
             self.engine.abort_request(requests)
+
+
+def vllm_sampling(sampling: Sampling) -> dict[str, Any]:
+    """The arguments of ``vllm.SamplingParams`` that a `Sampling` stands for."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,  # all tokens, in old versions and new ones
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+        "max_tokens": sampling.max_new_tokens,
+    }
 
 
 def vllm_chat_engine(
@@ -165,7 +170,7 @@ def vllm_chat_engine(
     ``engine_args`` go to vLLM (``tensor_parallel_size``, ``gpu_memory_utilization``, ``max_model_len``, ...); leave
     room on the GPU for encoders and projector.
     """
-    ears = AudioFrontend.from_pretrained(
+    frontend = AudioFrontend.from_pretrained(
         folder,
         llm=llm,
         encoders=encoders,
@@ -174,12 +179,12 @@ def vllm_chat_engine(
         allow_targets=allow_targets,
     )
     engine_args = {
-        "model": resolve_source(ears.config.llm.path),
+        "model": resolve_source(frontend.config.llm.path),
         "trust_remote_code": trust_remote_code,
         **engine_args,
     }
     return ChatEngine(
-        ears,
-        decoder=VLLMDecoder.from_engine_args(ears.embed_tokens, **engine_args),
+        frontend,
+        decoder=VLLMDecoder.from_engine_args(frontend.embed_tokens, **engine_args),
         max_batch_size=max_batch_size,
     )

@@ -1,4 +1,4 @@
-"""The tags that reasoning LLMs put around a thought."""
+"""The tags around the thoughts of reasoning LLMs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ThinkTags:
             raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
 
 
-#: Tags that `think_format` looks for when it is told none.
+#: Tags that `think_format` looks for by default.
 KNOWN_TAGS = (
     ThinkTags(),
     ThinkTags("<thinking>", "</thinking>"),
@@ -53,3 +53,9 @@ def split_thought(response: str, closing_tags: Sequence[str] = CLOSING_TAGS) -> 
 def starts_thought(response: str) -> bool:
     """Whether the response itself opens a think block."""
     return response.lstrip().startswith(tuple(tags.open for tags in KNOWN_TAGS))
+
+
+def without_thought(text: str, tags: ThinkTags = ThinkTags()) -> str:
+    """The text after the last closing tag; without one, the text before an opening tag (a thought that never ends)."""
+    _, closed, rest = text.rpartition(tags.close)
+    return rest if closed else text.partition(tags.open)[0]

@@ -1,4 +1,4 @@
-"""The types that stages of a recipe exchange: a row to generate, and the reason why a row was rejected."""
+"""Types shared by the stages of a recipe: a row to be made, and the reason why a row is rejected."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from nemo_desta.recipes.prompts import Prompt
 
 @dataclass(frozen=True)
 class Item:
-    """A row to generate. ``clip``: a manifest row with a ``duration``. ``prompt`` None: to be proposed by the LLM.
+    """One row to be made. ``clip``: a manifest row with known ``duration``; ``prompt`` None: an LLM will propose it.
 
-    ``seed`` is derived from the recipe's seed and the row's id only.
+    ``seed`` is derived from the recipe's seed and the row's id.
     """
 
     id: str
@@ -22,7 +22,7 @@ class Item:
 
 
 class Verdict(NamedTuple):
-    """Why a row is rejected. ``reason``: a label to count by; ``detail``: what was found in this row."""
+    """Why a row is rejected. ``reason``: a short fixed phrase for counting; ``detail``: what was found in this row."""
 
     reason: str
     detail: str

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nemo_desta.data.audio_io import read_audio
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
 from nemo_desta.recipes.hashes import hash64
@@ -148,29 +149,20 @@ class _Cache:
             return Measurements(*(None if math.isnan(value) else float(value) for value in self._values[at]))
         one = self._measure(clip)
         if one is not None:
-            line = {"id": clip["id"], **{name: getattr(one, name) for name in self._names}}
-            with self._path.open("ab") as file:  # one write per line, because processes share the file
-                file.write(json.dumps(line).encode() + b"\n")
+            append_shared(self._path, {"id": clip["id"], **{name: getattr(one, name) for name in self._names}})
         return one
 
     def reload(self) -> None:
         """Read the cache file; lines that a kill left incomplete are skipped."""
         self._unreadable.clear()
         keys, values = array("Q"), array("f")
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                line = b"\n"
-                for line in file:
-                    try:
-                        row = json.loads(line)
-                        key, figures = hash64(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
-                    except (ValueError, KeyError):  # KeyError: an earlier run measured fewer names
-                        continue
-                    keys.append(key)
-                    values.extend(math.nan if value is None else value for value in figures)
-            if not line.endswith(b"\n"):
-                with self._path.open("ab") as file:
-                    file.write(b"\n")
+        for row in read_shared(self._path):
+            try:
+                key, figures = hash64(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
+            except KeyError:  # an earlier run measured fewer names
+                continue
+            keys.append(key)
+            values.extend(math.nan if value is None else value for value in figures)
         found = np.array(keys, dtype=np.uint64)
         order = np.argsort(found, kind="stable")
         self._keys = found[order]

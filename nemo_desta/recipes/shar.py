@@ -1,4 +1,4 @@
-"""Writes rows and their audio as a lhotse shar folder: training reads a few big files instead of millions."""
+"""Converts rows and their audio to a lhotse shar folder: a few large files instead of millions of small ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class SharConfig:
 
 
 def run_shar(plain: Mapping[str, Any]) -> str:
-    """Write the shar folder and return a message for the user.
+    """Write the shar folder; returns a message for the user.
 
     Raises:
         ConfigError, FileNotFoundError, FileExistsError: see `parse`, `find_rows` and `write_shar`. RowError: the first
-        unusable row, with file and line.
+        row that cannot be used, by file and line.
     """
     config = parse(SharConfig, plain, where="shar")
     roots = {"default": config.audio_root} if isinstance(config.audio_root, str) else dict(config.audio_root)

@@ -298,7 +298,7 @@ class Failing(ChatEngine):
         return ids
 
     def step(self):
-        if self.where == "step" and self.bad & {chat_id for chat_id, _ in self._writers.values()}:
+        if self.where == "step" and self.bad & {chat_id for chat_id, _ in self._parsers.values()}:
             raise self.error
         return super().step()
 

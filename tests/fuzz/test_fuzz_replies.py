@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.endpoint import _parse
-from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
-from nemo_desta.recipes.engines.client import Unanswered
+from nemo_desta.recipes.engines import OpenAIEngine, Request, SamplingConfig
+from nemo_desta.recipes.engines.http_client import RequestFailed
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
 from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.pipeline.folder import dump_line
@@ -34,7 +34,7 @@ BODY = {
     **{"id": "x", "object": "text_completion", "created": 1, "model": "m", "choices": [CHOICE]},
     "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
 }
-REQUEST = Request([{"role": "user", "content": "hi"}], Sampling(9), 0)
+REQUEST = Request([{"role": "user", "content": "hi"}], SamplingConfig(9), 0)
 
 leaves = (
     st.none()
@@ -87,7 +87,7 @@ def test_the_parse(engine: OpenAIEngine) -> None:
         for parse in (engine._parse_chat, engine._parse_completion, _parse, read_models):
             try:
                 found = parse(read_object(body))
-            except (MalformedAnswer, Unanswered):
+            except (MalformedAnswer, RequestFailed):
                 outcomes["named"] += 1
                 continue
             outcomes["used"] += 1
@@ -108,7 +108,7 @@ def test_over_http() -> None:
 
         async def both() -> list[Any]:
             try:
-                odd = Request([{"role": "user", "content": "odd"}], Sampling(9), 0)
+                odd = Request([{"role": "user", "content": "odd"}], SamplingConfig(9), 0)
                 return [await engine.generate(odd), await engine.generate(REQUEST)]
             finally:
                 await engine.close()

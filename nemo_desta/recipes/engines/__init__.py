@@ -1,7 +1,7 @@
-"""Engines: what turns chat messages into an LLM's raw answers.
+"""Engines turn chat messages into an LLM's raw answers.
 
-`base` is what every engine is. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible
-server) are loaded when they are asked for: their names here, or `build_engine`.
+`base` is their interface. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible server)
+are imported when they are first used, by name or by `build_engine`.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,10 @@ from nemo_desta.recipes.engines.base import (
     Generation,
     Messages,
     Request,
-    Sampling,
+    SamplingConfig,
     generate_all,
 )
+from nemo_desta.recipes.engines.http_client import Connection
 
 if TYPE_CHECKING:
     from nemo_desta.recipes.engines.hf import HFEngine
@@ -34,7 +35,7 @@ __all__ = [
     "Messages",
     "OpenAIEngine",
     "Request",
-    "Sampling",
+    "SamplingConfig",
     "VLLMEngine",
     "build_engine",
     "engine_identity",
@@ -56,7 +57,7 @@ class HFSettings:
 
 @dataclass(frozen=True)
 class VLLMSettings:
-    """Knobs of ``engine.name=vllm``, see `VLLMEngine`; null: vLLM's default; ``engine_args``: the rest."""
+    """Knobs of ``engine.name=vllm``, see `VLLMEngine`. Null: vLLM's default. ``engine_args``: its other arguments."""
 
     name: str = "vllm"
     window: int = 2048
@@ -68,33 +69,26 @@ class VLLMSettings:
 
 
 @dataclass(frozen=True)
-class OpenAISettings:
-    """Knobs of ``engine.name=openai``, see `OpenAIEngine`. ``model``: the LLM's name at the server, where it differs
-    from ``llm``, which then only names the tokenizer."""
+class OpenAISettings(Connection):
+    """Knobs of ``engine.name=openai``, see `OpenAIEngine`. ``model``: the LLM's name at the server if it differs from
+    ``llm``; then ``llm`` only names the tokenizer."""
 
     name: str = "openai"
-    base_url: str = MISSING
     model: str | None = None
     tokenizer: str | None = None
     api: str = "completions"
-    concurrency: int = 64
-    timeout_secs: float = 300.0
-    max_retries: int = 8
-    api_key_env: str = "OPENAI_API_KEY"
     extra_body: dict[str, Any] = field(default_factory=dict)
-    first_wait_secs: float = 0.25
-    longest_wait_secs: float = 60.0
 
 
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
 
 
-#: Knobs of an engine that change what it writes; the others say where it runs and how fast.
+#: Knobs of an engine that change its answers. The others decide where it runs and how fast.
 _OF_THE_TEXT = ("name", "model", "api", "extra_body", "dtype", "engine_args")
 
 
 def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
-    """What of an engine's ``settings`` the rows follow from: the server, its key and its load may change.
+    """The part of an engine's ``settings`` that decides about the rows. The server, its key and its load may change.
 
     Raises:
         ConfigError: unknown engine or knob, with the nearest known one.
@@ -111,10 +105,10 @@ def build_engine(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> Engine:
-    """The engine that ``settings`` describe: ``name`` (hf, vllm, openai) and its knobs.
+    """The engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
 
-    ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine,
-    where the server's name for the LLM is not also the tokenizer's. Loads the LLM, or reaches the server once.
+    ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine, if
+    the server's name for the LLM is not also the tokenizer's.
 
     Raises:
         ConfigError: unknown engine or knob, with the nearest known one. EngineError: no server, or no tokenizer.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines.base import Engine, Request, Sampling
+from nemo_desta.recipes.engines.base import Engine, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
 from nemo_desta.recipes.items import Verdict
 
@@ -133,7 +133,7 @@ class LeakJudge:
         self,
         engine: Engine,
         *,
-        sampling: Sampling = Sampling(2048, None),  # noqa: B008 - frozen
+        sampling: SamplingConfig = SamplingConfig(2048, None),  # noqa: B008 - frozen
         on_unclear: str = "drop",
         retries: int = 1,
         request: str = JUDGE_REQUEST,

@@ -12,7 +12,7 @@ from nemo_desta.recipes.engines import (
     HFEngine,
     OpenAIEngine,
     Request,
-    Sampling,
+    SamplingConfig,
     build_engine,
     generate_all,
 )
@@ -33,7 +33,9 @@ def test_openai_engine_knows_its_server_once_it_is_built(llm_folder: Path) -> No
         engine = build_engine(settings, str(llm_folder))
         assert isinstance(engine, OpenAIEngine)
         assert (engine.name, engine.revision, engine.concurrency) == ("served", "scripted-root", 6)
-        assert generate_all(engine, [Request([{"role": "user", "content": "?"}], Sampling(), 0)])[0].text == "yes"
+        assert (
+            generate_all(engine, [Request([{"role": "user", "content": "?"}], SamplingConfig(), 0)])[0].text == "yes"
+        )
         del settings["model"]
         assert build_engine(settings, "served", tokenizer=str(llm_folder)).name == "served"
         assert build_engine({**settings, "api": "chat"}, "served").prompts is None

@@ -12,17 +12,19 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from nemo_desta.answering.sampling import Drawer, Sampling, draw, own_sampling
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, Sampling, generate_all
-from nemo_desta.recipes.engines.hf import own_draw
-from nemo_desta.recipes.engines.sampler import Draw, RowSampler
+from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, SamplingConfig, generate_all
 
 CONVERSATIONS = [[{"role": "user", "content": "what is this? " * n}] for n in (1, 5, 2, 9, 3, 4, 1)]
-GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
+GREEDY = SamplingConfig(max_new_tokens=12, temperature=0.0)
 
 
 def ask(
-    engine: HFEngine, sampling: Sampling, seeds: Sequence[int] = range(7), conversations: Sequence[Any] = CONVERSATIONS
+    engine: HFEngine,
+    sampling: SamplingConfig,
+    seeds: Sequence[int] = range(7),
+    conversations: Sequence[Any] = CONVERSATIONS,
 ) -> list[Generation]:
     return generate_all(engine, [Request(m, sampling, s) for m, s in zip(conversations, seeds, strict=True)])
 
@@ -55,7 +57,7 @@ def test_prefix_is_continued_and_not_repeated(engine: HFEngine) -> None:
 
 
 def test_generation_config_of_the_llm_changes_nothing_when_the_sampling_is_given(engine: HFEngine) -> None:
-    sampling = Sampling(max_new_tokens=24, temperature=0.0)
+    sampling = SamplingConfig(max_new_tokens=24, temperature=0.0)
     before = ask(engine, sampling)
     own = engine.model.generation_config
     kept = own.to_dict()
@@ -69,7 +71,7 @@ def test_generation_config_of_the_llm_changes_nothing_when_the_sampling_is_given
 
 def test_sampled_answers_follow_from_their_seeds_however_they_are_batched(llm_folder: Path) -> None:
     seeds = [3, 1, 4, 1, 5, 9, 3]
-    sampling = Sampling(max_new_tokens=24, temperature=1.0)
+    sampling = SamplingConfig(max_new_tokens=24, temperature=1.0)
     together = ask(HFEngine.from_pretrained(str(llm_folder), batch_size=4), sampling, seeds)
     single = HFEngine.from_pretrained(str(llm_folder), batch_size=1)
     for messages, seed, answer in zip(CONVERSATIONS, seeds, together, strict=True):
@@ -82,7 +84,7 @@ def test_mixed_samplings_and_limits_in_one_queue_equal_separate_runs(engine: HFE
     kept = own.to_dict()
     own.update(do_sample=True, temperature=0.7, top_k=5, top_p=0.9)
     try:
-        samplings = [GREEDY, Sampling(15, 1.0), Sampling(9, None), Sampling(15, 1.0, top_k=3)]
+        samplings = [GREEDY, SamplingConfig(15, 1.0), SamplingConfig(9, None), SamplingConfig(15, 1.0, top_k=3)]
         requests = [Request(m, s, 7) for m in CONVERSATIONS[:3] for s in samplings]
         mixed = generate_all(engine, requests)
         assert mixed == [generate_all(engine, [request])[0] for request in requests]
@@ -92,10 +94,14 @@ def test_mixed_samplings_and_limits_in_one_queue_equal_separate_runs(engine: HFE
 
 
 def test_no_temperature_means_the_llms_own_generation_config() -> None:
-    assert own_draw(GenerationConfig()) is None
-    config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
-    assert own_draw(config) == Draw(0.6, 0.95, 20, 0.1)
-    assert own_draw(GenerationConfig(do_sample=True)) == Draw(1.0, 1.0, 50, 0.0)  # transformers' own fallback
+    def own(**config: Any) -> Sampling:
+        return Sampling(**own_sampling(GenerationConfig(**config)))
+
+    assert own() == Sampling(temperature=0.0)
+    config = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1}
+    assert own(**config) == Sampling(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
+    fallback = Sampling(temperature=1.0, top_p=1.0, top_k=50, min_p=0.0)
+    assert own(do_sample=True) == fallback  # transformers' own
 
 
 def test_own_config_that_does_not_sample_gives_the_likeliest_answer(engine: HFEngine) -> None:
@@ -105,7 +111,7 @@ def test_own_config_that_does_not_sample_gives_the_likeliest_answer(engine: HFEn
 
 def test_answers_are_raw_and_say_when_they_were_cut(engine: HFEngine) -> None:
     wide = HFEngine(engine.model, engine.tokenizer, name="toy", batch_size=64)
-    answers = ask(wide, Sampling(max_new_tokens=40, temperature=1.0), range(64), [CONVERSATIONS[0]] * 64)
+    answers = ask(wide, SamplingConfig(max_new_tokens=40, temperature=1.0), range(64), [CONVERSATIONS[0]] * 64)
     ended = [answer for answer in answers if not answer.truncated]
     assert 0 < len(ended) < 64
     assert all(len(engine.tokenizer(a.text)["input_ids"]) + 1 == a.new_tokens <= 40 for a in ended)
@@ -114,13 +120,13 @@ def test_answers_are_raw_and_say_when_they_were_cut(engine: HFEngine) -> None:
     assert any("</think>" in answer.text for answer in answers)
 
 
-def test_row_sampler_draws_from_the_distribution() -> None:
+def test_rows_are_drawn_from_the_distribution() -> None:
     probs = torch.tensor([0.5, 0.1, 0.3, 0.1])
     rows = 4000
 
     def shares(temperature: float, **options: Any) -> list[float]:
-        sampler = RowSampler(Draw(temperature, **options), range(rows), max_new_tokens=1, prompt_width=3)
-        chosen = sampler(torch.zeros(rows, 3), probs.log().expand(rows, 4)).argmax(-1).tolist()
+        drawers = [Drawer(Sampling(temperature=temperature, seed=seed, **options)) for seed in range(rows)]
+        chosen = draw(probs.log().expand(rows, 4), drawers, [[]] * rows)
         return [Counter(chosen)[i] / rows for i in range(4)]
 
     assert shares(1.0) == pytest.approx([0.5, 0.1, 0.3, 0.1], abs=0.03)
@@ -132,9 +138,44 @@ def test_row_sampler_draws_from_the_distribution() -> None:
     assert shares(1.0, min_p=0.5) == pytest.approx([0.625, 0, 0.375, 0], abs=0.03)
 
 
+def test_rows_join_a_running_batch_and_cancelled_ones_leave_it(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
+    limits = [40, 3, 3, 3, 40, 3, 3]
+    requests = [
+        Request(m, SamplingConfig(limit, temperature=0.0), 0) for m, limit in zip(CONVERSATIONS, limits, strict=True)
+    ]
+    expected = [generate_all(engine, [request])[0] for request in requests]
+    prompts, rows, forward = [], [], engine.model.forward
+
+    def counted(**inputs: Any) -> Any:
+        count, width = inputs["input_ids"].shape
+        (prompts if width > 1 else rows).append(count)
+        return forward(**inputs)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    assert generate_all(engine, requests) == expected
+    assert prompts == [4, 3] and max(rows) == 4
+    assert len(rows) < 50, "two rows of 40 tokens take few more steps than one"
+
+    async def cancelled() -> Generation:
+        tasks = [asyncio.create_task(engine.generate(requests[i])) for i in (0, 4)]
+        while len(rows) < 4:
+            await asyncio.sleep(0.001)
+        tasks[0].cancel()
+        return await tasks[1]
+
+    rows.clear()
+    assert asyncio.run(cancelled()) == expected[4]
+    assert rows[0] == 2 and rows[-1] == 1
+    asyncio.run(engine.close())
+    assert not len(engine._decoder)
+
+
 def test_prompt_longer_than_the_context_is_an_error_of_its_row(engine: HFEngine) -> None:
     long = [{"role": "user", "content": "x" * 600}]
-    answers = ask(engine, Sampling(max_new_tokens=4, temperature=0.0), [0, 0], [CONVERSATIONS[0], long])
+    answers = ask(engine, SamplingConfig(max_new_tokens=4, temperature=0.0), [0, 0], [CONVERSATIONS[0], long])
     assert answers[0].error is None and len(answers[0].text) >= 4
     assert answers[1].text == "" and "context leaves 508" in answers[1].error
 
@@ -152,17 +193,18 @@ def test_one_engine_serves_several_event_loops_one_after_the_other(engine: HFEng
 
 
 class Cramped:
-    """A model whose memory holds ``room`` tokens (rows x longest)."""
+    """A model whose memory holds ``room`` tokens (rows x longest). ``sizes``: rows of each batch of prompts."""
 
     def __init__(self, engine: HFEngine, room: int) -> None:
-        self.generate, self.room, self.sizes = engine.model.generate, room, []
+        self.forward, self.room, self.sizes = engine.model.forward, room, []
 
     def __call__(self, **inputs: Any) -> Any:
         rows, width = inputs["input_ids"].shape
-        self.sizes.append(rows)
-        if rows * (width + 12) > self.room:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return self.generate(**inputs)
+        if width > 1:
+            self.sizes.append(rows)
+            if rows * (width + 12) > self.room:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return self.forward(**inputs)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(
@@ -173,7 +215,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     expected = ask(engine, GREEDY, range(32), conversations)
     longest = expected[0].prompt_tokens + 12
     cramped = Cramped(engine, room=3 * longest)
-    monkeypatch.setattr(engine.model, "generate", cramped)
+    monkeypatch.setattr(engine.model, "forward", cramped)
     with caplog.at_level(logging.WARNING):
         assert ask(engine, GREEDY, range(32), conversations) == expected
     assert cramped.sizes[:3] == [8, 4, 2] and set(cramped.sizes[3:]) == {2}  # learnt, not tried again
@@ -183,7 +225,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
 def test_row_that_fits_no_memory_is_an_error_of_its_own(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
     conversations = [[{"role": "user", "content": "x" * n}] for n in (200, 3, 3)]
-    monkeypatch.setattr(engine.model, "generate", Cramped(engine, room=150))
+    monkeypatch.setattr(engine.model, "forward", Cramped(engine, room=150))
     answers = ask(engine, GREEDY, [0] * 3, conversations)
     assert "do not fit the GPU's memory: CUDA out of memory" in answers[0].error
     assert [answer.error for answer in answers[1:]] == [None, None]
@@ -195,7 +237,7 @@ def test_exception_in_the_model_reaches_every_caller(llm_folder: Path, monkeypat
     def broken(**inputs: Any) -> None:
         raise RuntimeError("device-side assert triggered")
 
-    monkeypatch.setattr(engine.model, "generate", broken)
+    monkeypatch.setattr(engine.model, "forward", broken)
 
     async def outcomes() -> list[Any]:
         requests = [Request(m, GREEDY, 0) for m in CONVERSATIONS]

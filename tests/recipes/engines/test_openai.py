@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines import EngineError, Generation, OpenAIEngine, Request, Sampling, generate_all
-from nemo_desta.recipes.engines.client import _retry_after_secs
+from nemo_desta.recipes.engines import EngineError, Generation, OpenAIEngine, Request, SamplingConfig, generate_all
+from nemo_desta.recipes.engines.http_client import _retry_after_secs
 from nemo_desta.testing.openai_server import Call, Faults, Reply, ScriptedServer
 
 QUICK = {"first_wait_secs": 0.001, "longest_wait_secs": 0.01}
@@ -26,7 +26,7 @@ def question(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def requests(count: int, sampling: Sampling = Sampling()) -> list[Request]:  # noqa: B008 - frozen
+def requests(count: int, sampling: SamplingConfig = SamplingConfig()) -> list[Request]:  # noqa: B008 - frozen
     return [Request(question(f"clip {i}"), sampling, seed=i) for i in range(count)]
 
 
@@ -59,7 +59,7 @@ def test_prompt_is_rendered_here_and_sent_with_the_rows_seed_and_sampling(connec
     with ScriptedServer(lambda prompt: "a dog barks") as server:
         engine = connect(server)
         messages = [{"role": "user", "content": "what is this?", "audios": ["kept here"]}]
-        answer = generate_all(engine, [Request(messages, Sampling(20, 0.05), seed=77, prefix="<think>\nhm")])[0]
+        answer = generate_all(engine, [Request(messages, SamplingConfig(20, 0.05), seed=77, prefix="<think>\nhm")])[0]
     assert answer == Generation("a dog barks", False, None, answer.prompt_tokens, 3)
     body = server.calls[0].body
     assert body == {
@@ -84,7 +84,7 @@ def test_prompt_is_rendered_here_and_sent_with_the_rows_seed_and_sampling(connec
 def test_no_temperature_leaves_the_sampling_to_the_server(connect: Any) -> None:
     with ScriptedServer(echo) as server:
         generate_all(
-            connect(server, extra_body={"min_p": 0.1, "stop_token_ids": None}), requests(1, Sampling(9, None))
+            connect(server, extra_body={"min_p": 0.1, "stop_token_ids": None}), requests(1, SamplingConfig(9, None))
         )
     body = server.calls[0].body
     assert not {"temperature", "top_p", "top_k", "stop_token_ids"} & set(body) and body["min_p"] == 0.1
@@ -100,7 +100,7 @@ def test_answer_that_was_cut_says_so_and_keeps_no_broken_character(connect: Any)
         return kinds[echo(prompt)[0]]
 
     with ScriptedServer(script) as server:
-        answers = generate_all(connect(server), requests(3, Sampling(2)))
+        answers = generate_all(connect(server), requests(3, SamplingConfig(2)))
     assert [(a.text, a.truncated) for a in answers] == [("one two", True), ("h", True), ("done", False)]
 
 
@@ -339,7 +339,7 @@ CHAT = {"0": Reply("plain"), "1": Reply("A dog.", reasoning="\nbarks\n"), "2": R
 def test_chat_puts_a_split_thought_back(connect: Any) -> None:
     with ScriptedServer(lambda prompt: CHAT[prompt.split()[-1]]) as server:
         engine = connect(server, api="chat", chat_template_kwargs={"enable_thinking": True})
-        answers = generate_all(engine, requests(3, Sampling(9, 0.5, top_k=3)))
+        answers = generate_all(engine, requests(3, SamplingConfig(9, 0.5, top_k=3)))
     assert [(a.text, a.truncated) for a in answers] == [
         ("plain", False),
         ("<think>\nbarks\n</think>\n\nA dog.", False),
@@ -368,7 +368,7 @@ def test_chat_writes_what_completions_would_where_the_template_opens_the_thought
 def test_chat_cannot_go_on_from_a_prefix(connect: Any) -> None:
     with ScriptedServer(lambda prompt: "x") as server:
         with pytest.raises(EngineError, match="no budget forcing over chat"):
-            generate_all(connect(server, api="chat"), [Request(question("x"), Sampling(), 0, prefix="<think>")])
+            generate_all(connect(server, api="chat"), [Request(question("x"), SamplingConfig(), 0, prefix="<think>")])
     assert not server.calls
 
 

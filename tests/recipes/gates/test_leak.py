@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines.base import Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import Generation, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak import LeakCheck, LeakJudge, read_verdict
 from nemo_desta.recipes.gates.leak_lexicon import LEXICON, Rule
 from nemo_desta.recipes.items import Verdict
@@ -182,7 +182,7 @@ def judged(engine: Judge, **options: Any) -> Verdict | None:
 def test_judge_keeps_and_drops() -> None:
     assert judged(Judge("Only sounds.\nNO")) is None
     engine = Judge("It mentions a note.\nYES")
-    assert judged(engine, sampling=Sampling(99, 0.3)) == Verdict("leak (judge)", "It mentions a note. YES")
+    assert judged(engine, sampling=SamplingConfig(99, 0.3)) == Verdict("leak (judge)", "It mentions a note. YES")
     asked = engine.requests[0].messages[0]["content"]
     assert "=== Question ===\nWho speaks? {response}\n=== Reply ===\nA woman, says the note.\n===" in asked
     assert engine.requests[0].sampling.max_new_tokens == 99

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
+from nemo_desta.recipes.engines.base import EngineError, Generation, Request, SamplingConfig
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.prompts.propose import PromptProposer, Proposed, parse_verdict
 
@@ -93,7 +93,7 @@ def test_one_is_drawn_evenly_among_the_good_ones_and_the_judge_stops_there() -> 
 
 def test_the_writer_sees_description_and_examples_and_the_judge_each_candidate() -> None:
     writer, judge = ScriptedEngine(lambda request: listed(GOOD)), ScriptedEngine(judge_by_script)
-    sampling = Sampling(77, 1.0)
+    sampling = SamplingConfig(77, 1.0)
     proposer = PromptProposer(writer, judge_engine=judge, num_candidates=7, num_examples=2, sampling=sampling)
     examples = [DESCRIPTION, *(f"[00:00-00:0{i}] example {i}" for i in range(1, 9))]
     proposed = propose(proposer, examples=examples)
