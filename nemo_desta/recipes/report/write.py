@@ -70,9 +70,7 @@ def write_report(
         see_rejected=lambda record, line: dropped.add(record),
     )
     title = title or f"Rows of {source.name}"
-    roots = None
-    if audio_root is not None:
-        roots = AudioRoots(audio_root if isinstance(audio_root, Mapping) else {"default": audio_root})
+    roots = None if audio_root is None else AudioRoots(audio_root)
     cards = [_row(row, line, roots) for row, line in drawn.items]
     body = _body(title, found, cards, [rejected_card(record) for record in dropped.items])
     out = Path(out_folder)
