@@ -120,7 +120,7 @@ def make_page(
 
     check_transcript(model, transcript)
     defaults = resolve_sampling(model.generation_config, **(sampling or {}))
-    reads_transcripts = model.config.prompt.transcript.enabled
+    reads_transcripts = model.prompts.transcript.enabled
 
     def talk_of(state: Talk | None) -> Talk:
         return state or Talk(model, system=system, transcript=transcript, sampling={})
