@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
-from nemo_desta.recipes.engines.client import Client, Unanswered
+from nemo_desta.recipes.engines.http_client import HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
 
 #: File extension -> the request's ``format``.
@@ -45,15 +45,7 @@ def answer_rows_at(
     """
     asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # bytes: str splits at U+2028
     file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
-    client = Client(
-        base_url,
-        in_flight=concurrency,
-        timeout_secs=timeout_secs,
-        max_retries=8,
-        api_key_env=api_key_env,
-        first_wait_secs=0.25,
-        longest_wait_secs=60.0,
-    )
+    client = HttpClient(base_url, concurrency=concurrency, timeout_secs=timeout_secs, api_key_env=api_key_env)
     todo = [row for row in asked if row["id"] not in file.done]
     failed = 0
 
@@ -70,7 +62,7 @@ def answer_rows_at(
                     body = json.dumps({"model": model, "messages": messages, **sampling}).encode()
                     try:
                         answer = await client.post("/chat/completions", body, _parse)
-                    except Unanswered as error:
+                    except RequestFailed as error:
                         file.reject(row["id"], str(rows), "unanswered", str(error))
                         failed += 1
                     else:

@@ -1,4 +1,4 @@
-"""Thinking on a budget, for any engine: two passes, as in ALARM."""
+"""Budget forcing for any engine, in two passes as in ALARM."""
 
 import random
 from dataclasses import replace
@@ -16,13 +16,13 @@ async def generate_with_budget(
     format: ThinkFormat | None,
     cut_sentence: str = CUT_SENTENCE,
 ) -> Generation:
-    """One answer whose thought is held to a budget (budget forcing, as in ALARM).
+    """One answer whose thought takes ``max_thinking_tokens`` at most.
 
-    A first pass of ``max_thinking_tokens``. If they ran out inside the thought, ``cut_sentence`` and the closing tag
-    are put behind it; a second pass then goes on up to ``max_new_tokens`` of the LLM's own tokens in all, with random
-    numbers of its own. The text is the whole raw answer, the sentence included. ``format`` None: one pass.
+    The first pass generates ``max_thinking_tokens``. If they end inside the thought, ``cut_sentence`` and the closing
+    tag are appended. The second pass continues up to ``max_new_tokens`` of the LLM's own tokens in all, with other
+    random numbers. The text is the whole raw answer, the sentence included. ``format`` None: one pass.
 
-    Raises ``EngineError`` for an engine that cannot continue a text, ``ValueError`` for a budget above the whole.
+    Raises ``EngineError`` if the engine cannot continue a text, ``ValueError`` for a budget above ``max_new_tokens``.
     """
     if not 0 < max_thinking_tokens <= max_new_tokens:
         raise ValueError(
@@ -44,7 +44,7 @@ async def generate_with_budget(
     if not split(request.prefix + text, format).finished:
         text = without_partial(text, format.tags.close).rstrip()
         text += f"\n\n{cut_sentence}\n{format.tags.close}" if cut_sentence else f"\n{format.tags.close}"
-    # With the same seed the second pass would draw the first one's random numbers again.
+    # With the same seed, the second pass would draw the random numbers of the first pass again.
     seed = random.Random(f"{request.seed}/second pass").getrandbits(32)
     second = await engine.generate(_limited(replace(request, prefix=request.prefix + text, seed=seed), rest))
     return second._replace(

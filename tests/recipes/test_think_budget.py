@@ -12,7 +12,7 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request, Sampling
-from nemo_desta.recipes.thinking import generate_with_budget
+from nemo_desta.recipes.think_budget import generate_with_budget
 from nemo_desta.sources import resolve_source
 from nemo_desta.testing.data import tiny_tokenizer
 

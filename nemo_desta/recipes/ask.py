@@ -1,4 +1,4 @@
-"""Asking the LLM about one description: the request's wording, the thinking budget, and what is no answer at all."""
+"""Prompts the LLM about one description: the wording of the request, the thinking budget, unusable answers."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -8,9 +8,9 @@ from typing import Any
 from nemo_desta.core.thinking import ThinkFormat
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
 from nemo_desta.recipes.items import Verdict
-from nemo_desta.recipes.thinking import generate_with_budget
+from nemo_desta.recipes.think_budget import generate_with_budget
 
-#: DeSTA2.5-Audio's wording: one under the other.
+#: DeSTA2.5-Audio's wording: the description, then the prompt below it.
 TEMPLATE = "{description}\n{prompt}"
 #: An LLM's opinion of a finished row.
 Judge = Callable[..., Awaitable[Verdict | None]]
@@ -18,11 +18,11 @@ Judge = Callable[..., Awaitable[Verdict | None]]
 
 @dataclass(frozen=True)
 class Answerer:
-    """Puts description and prompt to the LLM.
+    """Prompts the LLM with a description and a prompt.
 
-    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message. ``max_thinking_tokens``: with
-    a reasoning LLM (``think``), thoughts beyond it are cut short and the answer is forced (budget forcing in two
-    passes); None lets ``sampling.max_new_tokens`` cut where it may.
+    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message. ``max_thinking_tokens``: of a
+    reasoning LLM (``think``); a longer thought is closed and the answer is forced (budget forcing in two passes).
+    None: only ``sampling.max_new_tokens`` limits thought and answer.
     """
 
     engine: Engine
@@ -50,19 +50,19 @@ class Answerer:
 def request_messages(
     description: str, prompt: str, *, template: str = TEMPLATE, system: str | None = None
 ) -> list[dict[str, str]]:
-    """What the LLM is asked, as messages."""
+    """The messages that the LLM gets."""
     values = {"{description}": description, "{prompt}": prompt}
     content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], template)
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
 
 
 def first_problem(answer: Generation) -> Verdict | None:
-    """What makes an answer unusable before any gate looks at a row."""
+    """Why an answer is unusable before any gate checks the row; None if it is usable."""
     if answer.error is not None:
         return Verdict("LLM error", answer.error)
-    return None if answer.text.strip() else Verdict("empty", "the LLM said nothing")
+    return None if answer.text.strip() else Verdict("empty", "the LLM generated no text")
 
 
 def describe_engine(engine: Engine) -> dict[str, Any]:
-    """The engine as rows name it."""
+    """The fields by which rows name the engine."""
     return {"llm": engine.name, "llm_revision": engine.revision}

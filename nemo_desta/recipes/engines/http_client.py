@@ -1,8 +1,8 @@
-"""The HTTP side of the `openai` engine: one session, a bound on what is in flight, and second tries.
+"""HTTP for the `openai` engine: one session, a bound on the requests in flight, and retries.
 
-What may pass (a dropped connection, a timeout, 429, 5xx, an answer that is no proper JSON) is tried again after a
+Transient errors (a dropped connection, a timeout, 429, 5xx, an answer that is no proper JSON) are retried after a
 random wait whose bound doubles ("full jitter"), or after the server's ``Retry-After``. The API key is read from the
-environment, lives in the session's headers only, and is cut out of whatever the server says.
+environment, is kept in the session's headers only, and is removed from every text that the server sends.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Parse = Callable[[Mapping[str, Any]], Answer]
 
-#: Statuses that say that this one request is wrong.
+#: Statuses of a wrong request; other requests may be right.
 _WRONG_REQUEST = (400, 413, 422)
-#: Statuses below 500 that may pass.
+#: Transient statuses below 500.
 _BUSY = (408, 425, 429)
-#: Tries to reach the server before the first request: some five seconds.
-_FIRST_CONTACT_TRIES = 6
-#: A server that asks for a longer wait is not waited for.
+#: Attempts to reach the server before the first request: some five seconds.
+_FIRST_CONTACT_ATTEMPTS = 6
+#: Longest ``Retry-After`` that is accepted.
 _LONGEST_RETRY_AFTER_SECS = 600.0
 
 
-class Unanswered(Exception):
-    """There is no answer to this one request; others may have theirs. The text says why."""
+class RequestFailed(Exception):
+    """This one request has no answer; others may have theirs. The text says why."""
 
 
-class _Passing(Exception):
-    """A try that failed for a reason that may pass."""
+class _Transient(Exception):
+    """An attempt failed, and the next one may succeed."""
 
     def __init__(self, cause: str, detail: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{cause} ({detail})" if detail else cause)
@@ -48,81 +48,92 @@ class _Passing(Exception):
         self.retry_after = retry_after
 
 
-class Client:
-    """One server, asked from one event loop at a time; `close` before the loop ends.
+class HttpClient:
+    """A client of one server, used from one event loop at a time; `close` it before the loop ends.
 
-    ``in_flight``: requests on the wire at most; waits between tries do not count. ``stats``: ``requests`` (tries
-    included) and ``retries`` by cause. The other arguments are those of `OpenAIEngine`.
+    Args:
+        base_url: where ``/completions`` is, usually ending in ``/v1`` (added to a URL without path).
+        concurrency: requests in flight; waits between attempts do not count.
+        timeout_secs: for one attempt.
+        max_retries: attempts after the first.
+        api_key_env: the environment variable that holds the key; no key is sent when it is unset.
+        first_wait_secs, longest_wait_secs: bounds of the random waits between attempts; they double from the first.
+
+    ``stats`` counts ``requests`` (retries included) and ``retries`` by cause.
+
+    Raises:
+        ConfigError: ``base_url`` is no URL or carries a password.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
-        in_flight: int,
-        timeout_secs: float,
-        max_retries: int,
-        api_key_env: str,
-        first_wait_secs: float,
-        longest_wait_secs: float,
+        concurrency: int = 64,
+        timeout_secs: float = 300.0,
+        max_retries: int = 8,
+        api_key_env: str = "OPENAI_API_KEY",
+        first_wait_secs: float = 0.25,
+        longest_wait_secs: float = 60.0,
     ) -> None:
         self.base_url = _checked(base_url)
-        self.in_flight = in_flight
+        self.concurrency = concurrency
         self.timeout_secs = timeout_secs
         self.max_retries = max_retries
         self.api_key_env = api_key_env
         self.first_wait_secs = first_wait_secs
         self.longest_wait_secs = longest_wait_secs
         self.stats: dict[str, Any] = {"requests": 0, "retries": {}}
-        self._jitter = random.Random()  # its own: waits must not shift anybody's seeded numbers
+        self._jitter = random.Random()  # its own: waits must not change anyone's seeded numbers
         self._num_answered = 0
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore
 
     async def post(self, path: str, body: bytes, parse: Parse[Answer]) -> Answer:
-        """What ``parse`` makes of the JSON answer; whatever else than `Unanswered` and `EngineError` it raises is
-        the fault of this answer, as broken JSON is.
+        """What ``parse`` makes of the JSON answer.
+
+        Any exception of ``parse`` except `RequestFailed` and `EngineError` counts as a malformed answer.
 
         Raises:
-            Unanswered: the server refuses this request, or failed at every try while it answered others.
-            EngineError: nothing answers any more, or the key or the address is refused.
+            RequestFailed: the server refuses this request, or fails at every attempt while it answers others.
+            EngineError: the server does not answer any more, or refuses the key or the address.
         """
         before = self._num_answered
         try:
             return await self._retry(lambda: self._try("POST", path, body, parse), self.max_retries)
-        except _Passing as problem:
+        except _Transient as problem:
             what = f"{self.max_retries + 1} tries, the last: {problem}"
-            # Is it this request, or is the server gone? Then every row that follows would be lost in the same way.
+            # Is it this request, or is the server down? Then every following row would fail too: the run must stop.
             if problem.cause != "status 429" and (self._num_answered > before or await self._alive()):
-                raise Unanswered(what) from None
+                raise RequestFailed(what) from None
             raise EngineError(f"{self.base_url} does not answer any more: {what}") from None
 
     async def models(self) -> list[dict[str, Any]]:
-        """What the server says that it serves; empty for one that does not say.
+        """The models that the server lists; empty if it does not list them.
 
         Raises:
             EngineError: no server, or it refuses the key.
         """
-        tries = _FIRST_CONTACT_TRIES
+        attempts = _FIRST_CONTACT_ATTEMPTS
         try:
-            return await self._retry(lambda: self._try("GET", "/models", None, read_models), tries - 1)
-        except _Passing as problem:
+            return await self._retry(lambda: self._try("GET", "/models", None, read_models), attempts - 1)
+        except _Transient as problem:
             raise EngineError(
-                f"no server answers at {self.base_url} ({tries} tries, the last: {problem}); is it running, "
+                f"no server answers at {self.base_url} ({attempts} tries, the last: {problem}); is it running, "
                 "and is the address right?"
             ) from None
-        except Unanswered:
+        except RequestFailed:
             return []
 
     async def close(self) -> None:
-        """Close all connections. The client may be used again, also from another event loop."""
+        """Close all connections. The client can be used again, also from another event loop."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     def open(self) -> None:
-        """Open the session of the running event loop, if that has not been done."""
+        """Open a session for the running event loop, if there is none."""
         loop = asyncio.get_running_loop()
         if self._session is not None and self._loop is loop:
             return
@@ -134,10 +145,10 @@ class Client:
         if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
         self._loop = loop
-        self._slots = asyncio.Semaphore(self.in_flight)
+        self._slots = asyncio.Semaphore(self.concurrency)
         self._session = aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=self.in_flight),
+            connector=aiohttp.TCPConnector(limit=self.concurrency),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self.timeout_secs, sock_connect=min(10.0, self.timeout_secs)),
         )
@@ -148,7 +159,7 @@ class Client:
                 answer = await attempt()
                 self._num_answered += 1
                 return answer
-            except _Passing as problem:
+            except _Transient as problem:
                 if number == max_retries:
                     raise
                 retries = self.stats["retries"]
@@ -164,7 +175,7 @@ class Client:
 
         async with self._slots:
             if self._session is None:
-                raise EngineError("the engine was closed while requests were under way")
+                raise EngineError("the engine was closed while requests were in flight")
             self.stats["requests"] += 1
             try:
                 # A redirect would take the key elsewhere and turn POST into GET.
@@ -173,18 +184,18 @@ class Client:
                 ) as response:
                     content = await response.read()
             except asyncio.TimeoutError:
-                raise _Passing("timeout", f"{self.timeout_secs:g} s") from None
+                raise _Transient("timeout", f"{self.timeout_secs:g} s") from None
             except aiohttp.ClientError as error:
-                raise _Passing("connection", self._clean(f"{type(error).__name__}: {error}")) from None
+                raise _Transient("connection", self._clean(f"{type(error).__name__}: {error}")) from None
         if response.status != 200:
             self._refuse(response.status, response.headers, content)
         try:
             return parse(read_object(content))
-        except (Unanswered, EngineError):
+        except (RequestFailed, EngineError):
             raise
-        except Exception as error:  # no answer, of whatever kind, may end a run
+        except Exception as error:  # a bad answer of any kind must not end a run
             what = str(error) if isinstance(error, MalformedAnswer) else f"{type(error).__name__}: {error}"
-            raise _Passing("malformed answer", self._clean(what)) from None
+            raise _Transient("malformed answer", self._clean(what)) from None
 
     def _refuse(self, status: int, headers: Mapping[str, str], content: bytes) -> NoReturn:
         said = self._clean(_message(content))
@@ -192,7 +203,7 @@ class Client:
             retry_after = _retry_after_secs(headers.get("Retry-After"))
             if retry_after > _LONGEST_RETRY_AFTER_SECS:
                 raise EngineError(f"{self.base_url} asks to come back in {retry_after:.0f} s ({status}: {said})")
-            raise _Passing(f"status {status}", said, retry_after)
+            raise _Transient(f"status {status}", said, retry_after)
         if status in (401, 403):
             found = "is refused" if self._key() else "is not set"
             raise EngineError(
@@ -200,15 +211,15 @@ class Client:
                 f"{self.api_key_env} {found}"
             )
         if status in _WRONG_REQUEST:
-            raise Unanswered(f"the server refuses this request ({status}): {said}")
+            raise RequestFailed(f"the server refuses this request ({status}): {said}")
         raise NotServed(f"{self.base_url} answered {status}: {said}", status)
 
     async def _alive(self) -> bool:
         try:
             await self._try("GET", "/models", None, lambda data: data)
-        except (Unanswered, NotServed):
+        except (RequestFailed, NotServed):
             return True
-        except (_Passing, EngineError):
+        except (_Transient, EngineError):
             return False
         return True
 
@@ -221,7 +232,7 @@ class Client:
 
 
 class NotServed(EngineError):
-    """The server has no such model or address (404), or answers with a status that is neither good nor known."""
+    """The server has no such model or address (404), or answers with an unknown status."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -240,7 +251,7 @@ def _checked(url: str) -> str:
 
 
 def _message(content: bytes) -> str:
-    """What an error's body says: in OpenAI's form, in FastAPI's, or as it is."""
+    """The text of an error's body: in OpenAI's form, in FastAPI's, or as it is."""
     try:
         data = json.loads(content)
         error = data.get("error", data)
@@ -250,7 +261,7 @@ def _message(content: bytes) -> str:
 
 
 def _retry_after_secs(value: str | None) -> float:
-    """Seconds from a ``Retry-After`` header: a number or a date; 0 when there is none that can be read."""
+    """Seconds from a ``Retry-After`` header: a number or a date; 0 if there is none or it cannot be read."""
     if not value:
         return 0.0
     try:
