@@ -9,8 +9,19 @@ from nemo_desta.testing.data import tiny_tokenizer
 from nemo_desta.testing.perception import tiny_beats, tiny_whisper
 
 
-def tiny_llm(folder: str | Path, *, kind: str = "qwen3", template: str = "chatml", pad: str = "own") -> Path:
-    """Write a two-layer Qwen3, Llama or Gemma2 (whose logits are capped) with a tokenizer; returns the folder."""
+def tiny_llm(
+    folder: str | Path,
+    *,
+    kind: str = "qwen3",
+    template: str = "chatml",
+    pad: str = "own",
+    tokenizer: Any = None,
+    **changes: Any,
+) -> Path:
+    """Write a two-layer Qwen3, Llama or Gemma2 (whose logits are capped) with a tokenizer; returns the folder.
+
+    ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the model's config.
+    """
     from transformers import (
         Gemma2Config,
         Gemma2ForCausalLM,
@@ -20,7 +31,7 @@ def tiny_llm(folder: str | Path, *, kind: str = "qwen3", template: str = "chatml
         Qwen3ForCausalLM,
     )
 
-    tokenizer = tiny_tokenizer(template, pad=pad)
+    tokenizer = tokenizer or tiny_tokenizer(template, pad=pad)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -36,11 +47,12 @@ def tiny_llm(folder: str | Path, *, kind: str = "qwen3", template: str = "chatml
     }
     torch.manual_seed(0)
     if kind == "qwen3":
-        llm = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True))
+        llm = Qwen3ForCausalLM(Qwen3Config(**{**shape, "tie_word_embeddings": True, **changes}))
     elif kind == "llama":
-        llm = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
+        llm = LlamaForCausalLM(LlamaConfig(**{**shape, "tie_word_embeddings": False, **changes}))
     elif kind == "gemma2":
-        llm = Gemma2ForCausalLM(Gemma2Config(**shape, query_pre_attn_scalar=8, final_logit_softcapping=0.2))
+        capped = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 0.2}
+        llm = Gemma2ForCausalLM(Gemma2Config(**{**shape, **capped, **changes}))
     else:
         raise ValueError(f"kind must be qwen3, llama or gemma2, found '{kind}'")
     llm.save_pretrained(folder)

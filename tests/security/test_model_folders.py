@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from nemo_desta.answering.audio_frontend import AudioFrontend
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.core.fingerprint import fingerprint
-from nemo_desta.core.frozen import fetch
 from nemo_desta.core.folder import open_model
+from nemo_desta.core.frozen import fetch
 from nemo_desta.core.trust import Grant, UntrustedConfig, check_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
@@ -155,7 +155,8 @@ def test_registered_names_and_entry_points_need_no_grant(folder, tiny, monkeypat
     monkeypatch.setattr(registry, "_factories", dict(registry._factories))
     registry.register_encoder("my.own.ear")(BeatsEncoder.from_checkpoint)
     with_encoder(folder, {"_target_": "my.own.ear", "path": path})
-    DestaModel.from_pretrained(folder, device="cpu")
+    model = DestaModel.from_pretrained(folder, device="cpu")
+    assert any(isinstance(encoder, BeatsEncoder) for encoder in model.perception.encoders.values())
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "${oc.decode:x}", "a ${llm.path} b"])
@@ -207,7 +208,7 @@ def test_an_optimiser_that_is_none_is_refused_on_every_stack(section, target):
     ],
 )
 def test_optimisers_and_schedules_of_the_stack_need_no_grant(section, target):
-    check_model({section: {"_target_": target}}, "folder", Grant())
+    assert check_model({section: {"_target_": target}}, "folder", Grant()) is None  # else UntrustedConfig
 
 
 def test_what_an_optimiser_is_given_is_checked_too(folder, canary, load):
