@@ -1,6 +1,6 @@
 """Score a model: ``python examples/desta_evaluate.py model=<folder> benchmarks=[mmau] data_root=<dir> output=<dir>``.
 
-Settings are in conf/use/evaluate.yaml (``--help`` lists them). The same command goes on where a killed run stopped.
+Settings are in conf/use/evaluate.yaml (``--help`` lists them). The same command resumes a killed run.
 """
 
 import sys
@@ -8,9 +8,9 @@ import sys
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import parse
-from nemo_desta.serving.quiet import log_to_stderr, quietly
+from nemo_desta.serving.silence_imports import log_to_stderr, silence_imports
 
-with quietly():
+with silence_imports():
     from nemo.core.config import hydra_runner
 
 
@@ -24,14 +24,14 @@ def main(cfg: DictConfig) -> None:
     try:
         settings = parse(EvaluateSettings, OmegaConf.to_container(cfg, resolve=True), "evaluate")
         report = evaluate(settings)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the user's to mend, without our stack
+    except (ValueError, OSError, ImportError, RuntimeError) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; answers that were written stay, and the same command goes on behind them")
+        sys.exit("stopped; finished answers are saved, and the same command resumes after them")
     print(render(report))
     print(f"\n{settings.output}/report.html")
 
 
 if __name__ == "__main__":
-    with quietly():  # Hydra warns about its own next version
+    with silence_imports():  # Hydra warns about its own next version
         main()

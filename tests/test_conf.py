@@ -88,23 +88,15 @@ def test_a_papers_config_has_the_papers_number_of_trainable_parameters(name, cou
     """Projector of the config over encoders and LLM of the real shapes, on the meta device."""
     import torch
 
+    from nemo_desta.perception.encoders import EncoderShape
+    from nemo_desta.perception.encoders.whisper import GRID
     from nemo_desta.perception.projector import build_projector
-    from nemo_desta.types import FrameGrid
-
-    class Shape:
-        def __init__(self, hidden_size, layer_ids):
-            self.hidden_size, self.layer_ids = hidden_size, tuple(layer_ids)
-            self.sampling_rate, self.frame_rate, self.frame_grid = 16_000, 50.0, FrameGrid(16_000, 320)
-
-        def num_frames(self, num_samples):
-            return -(-num_samples // 320)
 
     whisper = composed(name)["model"]["perception"]["encoders"]["whisper"]
     width = {"openai/whisper-large-v3": 1280, "openai/whisper-small": 768}[whisper["path"]]
+    shape = EncoderShape(width, tuple(whisper["layer_ids"]), num_layers=32, frame_grid=GRID)
     knobs = dict(composed(name)["model"]["perception"]["projector"])
     llm_width = {"desta25_qformer": 4096, "desta2": 4096, "alarm": 2560}[name]
     with torch.device("meta"):
-        projector = build_projector(
-            knobs.pop("name"), {"whisper": Shape(width, whisper["layer_ids"])}, llm_width, output_rms=1.0, **knobs
-        )
+        projector = build_projector(knobs.pop("name"), {"whisper": shape}, llm_width, output_rms=1.0, **knobs)
     assert sum(p.numel() for p in projector.parameters()) == count

@@ -4,7 +4,6 @@ A clip that was heard once is not encoded again: its vectors are kept, by the ha
 samples, W vectors of one clip, B conversations, Z spliced length, D LLM width.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from nemo_desta.answering.clips import Clip
-from nemo_desta.config import ModelConfig
+from nemo_desta.core.audio_cache import AudioCache
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, batch_rows, splice
 
@@ -24,7 +23,6 @@ Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 ENCODE_SECS = 480
 #: The same on a CPU, whose caches hold small batches only: the demo's encoders take half the time per clip.
 CPU_ENCODE_SECS = 40
-CACHE_BYTES = 2 << 30
 
 
 class Listener(Protocol):
@@ -36,7 +34,7 @@ class Listener(Protocol):
     def sampling_rate(self) -> int: ...
 
     @property
-    def audio_cache(self) -> "AudioCache": ...
+    def audio_cache(self) -> AudioCache: ...
 
     @property
     def embed_tokens(self) -> nn.Module: ...
@@ -52,7 +50,6 @@ class Listener(Protocol):
 class ChatModel(Listener, Protocol):
     """What an engine and a file of answers need beside: a `DestaModel`, or `AudioFrontend`."""
 
-    config: ModelConfig
     generation_config: GenerationConfig
     audio_locator_tag: str
 
@@ -70,44 +67,6 @@ class LocalChatModel(ChatModel, Protocol):
     text_pad_id: int
 
     def embed(self, batch: Mapping[str, Tensor], *, padding_side: str = "right") -> Spliced: ...
-
-
-class AudioCache:
-    """Vectors (W, D) by clip, the least recently used go first. ``num_encoded``: clips that ran through the encoders;
-    ``num_hits``: clips that did not have to."""
-
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
-        self.num_bytes = 0
-        self.num_encoded = 0
-        self.num_hits = 0
-        self._vectors: OrderedDict[str, Tensor] = OrderedDict()
-        self._state: object = None
-
-    def expect(self, state: object) -> None:
-        """Forget everything if ``state``, which stands for the weights that hear, is another than the last time."""
-        if state != self._state:
-            self.clear()
-            self._state = state
-
-    def get(self, key: str) -> Tensor | None:
-        if (vectors := self._vectors.get(key)) is not None:
-            self._vectors.move_to_end(key)
-            self.num_hits += 1
-        return vectors
-
-    def put(self, key: str, vectors: Tensor) -> None:
-        """Keep vectors; one clip above the limit is kept until the next one comes."""
-        self.num_encoded += 1
-        self._vectors[key] = vectors
-        self.num_bytes += vectors.nbytes
-        while self.num_bytes > self.max_bytes and len(self._vectors) > 1:
-            self.num_bytes -= self._vectors.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        """Forget all vectors; the counters go on."""
-        self._vectors.clear()
-        self.num_bytes = 0
 
 
 @torch.no_grad()

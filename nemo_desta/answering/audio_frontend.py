@@ -1,23 +1,20 @@
-"""A model without its LLM: what hears, for when the LLM runs in an engine of its own (vLLM).
+"""A model without its LLM's layers, for when the LLM runs in an engine of its own (vLLM).
 
-Prompts, encoders, projector and the LLM's embedding table - one tensor of its checkpoint - are here; its layers are
-never loaded, so the frozen LLM is in memory once. `hearing` makes the same embeddings from it as from a `DestaModel`.
+It holds the prompts, encoders, projector and the LLM's embedding table, which is one tensor of the checkpoint, so the
+frozen LLM is in memory once. `audio_embeddings` makes the same embeddings from it as from a whole model.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from nemo_desta.answering.audio_embeddings import AudioCache, Transcriber
-from nemo_desta.config import ModelConfig
+from nemo_desta.config import LLMConfig, ModelConfig
 from nemo_desta.core import build
-from nemo_desta.core.folder import PROJECTOR_PREFIX, open_model
+from nemo_desta.core.model import ChatMixin
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 
@@ -25,8 +22,8 @@ from nemo_desta.sources import resolve_source
 TABLE_PREFIXES = ("model.", "", "model.language_model.", "language_model.model.")
 
 
-class AudioFrontend(nn.Module):
-    """Hears for an LLM elsewhere; a `Listener`.
+class AudioFrontend(ChatMixin, nn.Module):
+    """Encodes audio and embeds prompts for an LLM elsewhere; a `ChatModel`.
 
     Args:
         config: of the model; its LLM is read for its config, tokenizer and embedding table only.
@@ -40,75 +37,35 @@ class AudioFrontend(nn.Module):
         if config.llm.lora is not None:
             raise ConfigError("this model trained LoRA, which an unmodified LLM elsewhere lacks; use DestaModel")
         self.config = config
-        self.tokenizer = build.build_tokenizer(config.llm)
-        self.prompts = build.build_prompts(self.tokenizer, config.prompt)
-        self.audio_locator_tag = self.prompts.audio_locator_tag
-        source = resolve_source(config.llm.path)
-        trust = config.llm.trust_remote_code
-        self.llm_config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
-        try:
-            self.generation_config = GenerationConfig.from_pretrained(source)
-        except OSError:  # the folder has none
-            self.generation_config = GenerationConfig.from_model_config(self.llm_config)
-        self.embed_tokens = _embedding_table(self.llm_config, source, build.resolve_dtype(config.llm.dtype), trust)
+        self.prompts = build.build_prompts(build.build_tokenizer(config.llm), config.prompt)
+        self.llm = LLMElsewhere(config.llm)
         self.perception = build.build_perception(config.perception, self.embed_tokens.embedding_dim, 1.0)
         self.requires_grad_(False).eval()
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        llm: str | None = None,
-        encoders: Mapping[str, str] | None = None,
-        device: str | torch.device | None = None,
-        check_identity: bool = True,
-        trust_remote_code: bool = False,
-        allow_targets: Sequence[str] = (),
-    ) -> "AudioFrontend":
-        """Open a model folder or hub id; arguments as `DestaModel.from_pretrained`."""
-        config, tensors = open_model(
-            str(pretrained_model_name_or_path),
-            llm=llm,
-            encoders=encoders,
-            check_identity=check_identity,
-            trust_remote_code=trust_remote_code,
-            allow_targets=allow_targets,
-        )
-        ears = cls(config)
-        projector = {name.removeprefix(PROJECTOR_PREFIX): tensor for name, tensor in tensors.items()}
-        ears.perception.projector.load_state_dict(projector)
-        return ears.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+class LLMElsewhere(nn.Module):
+    """The embedding table of an LLM and its configs, under the names that a whole LLM has."""
+
+    def __init__(self, llm: LLMConfig) -> None:
+        super().__init__()
+        source, trust = resolve_source(llm.path), llm.trust_remote_code
+        self.config = AutoConfig.from_pretrained(source, trust_remote_code=trust)
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:  # the folder has none
+            self.generation_config = GenerationConfig.from_model_config(self.config)
+        self.embed_tokens = _embedding_table(self.config, source, as_dtype(llm.dtype), trust)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
 
     @property
-    def sampling_rate(self) -> int:
-        return self.config.perception.sampling_rate
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
 
     @property
-    def context_length(self) -> int | None:
-        """Positions that the LLM was made for."""
-        return getattr(self.llm_config.get_text_config(), "max_position_embeddings", None)
-
-    def num_audio_tokens(self, num_samples: int) -> int:
-        """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
-        return self.perception.num_tokens(num_samples)
-
-    def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); half precision follows the embedding table."""
-        dtype = self.embed_tokens.weight.dtype
-        with torch.autocast(audio.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            return self.perception(audio, audio_lens)
-
-    @cached_property
-    def audio_cache(self) -> AudioCache:
-        """Vectors of clips that were heard."""
-        return AudioCache()
-
-    @cached_property
-    def transcriber(self) -> Transcriber:
-        """Whisper's decoder behind a voice activity detector; loaded on first use."""
-        table = self.embed_tokens.weight
-        return build.build_transcriber(self.config.perception, device=table.device, dtype=table.dtype)
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
 
 
 def _embedding_table(config: Any, source: str, dtype: torch.dtype, trust_remote_code: bool) -> nn.Embedding:

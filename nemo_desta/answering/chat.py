@@ -12,9 +12,8 @@ from torch import Tensor
 
 from nemo_desta.answering.audio_embeddings import LocalChatModel, Transcriber
 from nemo_desta.answering.clips import load_clip
-from nemo_desta.answering.decoder import Decoder
+from nemo_desta.answering.decoder import Decoder, eval_mode
 from nemo_desta.answering.engine import ChatEngine, Delta, PreparedChat, prepare
-from nemo_desta.answering.eval_mode import eval_mode
 from nemo_desta.answering.parts import plain_message
 from nemo_desta.answering.sampling import Sampling, resolve_sampling
 from nemo_desta.core.splice import Spliced, batch_rows
@@ -143,14 +142,14 @@ def write(model: LocalChatModel, batch: Mapping[str, Tensor], sampling: Sampling
     with eval_mode(model):
         inputs: Spliced = model.embed(batch, padding_side="left")
         decoder = Decoder(model.llm)
-        keys = decoder.join(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
+        keys = decoder.add(inputs.inputs_embeds, inputs.attention_mask, [sampling] * len(batch["input_ids"]))
         written: dict[int, list[int]] = {key: [] for key in keys}
         ends = set(model.prompts.end_ids(model.generation_config.eos_token_id))
         for _ in range(sampling.max_new_tokens):
             tokens = decoder.step()
             for key, token in tokens:
                 written[key].append(token)
-            decoder.leave({key for key, token in tokens if token in ends})
+            decoder.remove({key for key, token in tokens if token in ends})
             if not len(decoder):
                 break
     rows, lens = batch_rows([torch.tensor(ids) for ids in written.values()])

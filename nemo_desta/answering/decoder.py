@@ -1,21 +1,22 @@
-"""The one decode loop: rows of a batch that may join and leave between any two tokens.
+"""The one decode loop: a batch whose rows may be added and removed between any two tokens.
 
-Chat, batches, the server and thinking budgets all run on it. Rows of different length stand right-aligned: the cache
-of each layer is (B, heads, T, width), ``mask`` says which of the T columns a row has filled. Joining pads the shorter
-side on its left, leaving drops rows and the columns that nobody uses any more. Positions are counted per row, so a
-row's tokens do not depend on who else is there. Letters: B rows, Z prompt length, T cached columns, D LLM width, V
-vocabulary.
+Chat, files of rows, the server, thinking budgets and the recipes' local engine use it. Rows of different length are
+right-aligned: the cache of each layer is (B, heads, T, width), ``mask`` says which of the T columns a row has filled.
+When a row is added, the shorter of the two caches is left-padded. When rows are removed, their cache entries and any
+column that no remaining row uses are dropped. Positions are counted per row, so a row's tokens do not depend on the
+other rows. Letters: B rows, Z prompt length, T cached columns, D LLM width, V vocabulary.
 """
 
 import inspect
 import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
@@ -23,22 +24,22 @@ from nemo_desta.answering.sampling import Drawer, Sampling, draw
 
 
 class TokenDecoder(Protocol):
-    """What writes tokens for an engine: `Decoder`, or one whose LLM runs elsewhere."""
+    """Generates tokens for an engine: `Decoder`, or a decoder whose LLM runs elsewhere."""
 
     def __len__(self) -> int: ...
 
-    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]: ...
+    def add(self, prompts: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]: ...
 
     def step(self) -> list[tuple[int, int]]: ...
 
     def force(self, key: int, ids: Iterable[int]) -> None: ...
 
-    def leave(self, keys: Collection[int]) -> None: ...
+    def remove(self, keys: Collection[int]) -> None: ...
 
 
 @dataclass
-class Row:
-    """One text under way. ``forced``: ids that come next whatever the LLM would say, the first one first."""
+class Running:
+    """One row in generation. ``forced``: ids that come next, whatever the LLM would generate."""
 
     key: int
     drawer: Drawer
@@ -47,16 +48,16 @@ class Row:
 
 
 class Decoder:
-    """Writes with a causal LLM, one token per row and `step`."""
+    """Generates with a causal LLM, one token per row and `step`."""
 
     def __init__(self, llm: PreTrainedModel) -> None:
         if getattr(llm, "_is_stateful", False):
             raise ValueError(
-                f"{type(llm).__name__} keeps a recurrent state instead of keys and values; batches of such an LLM "
-                "cannot be joined and left in the middle, so it is not supported here"
+                f"{type(llm).__name__} keeps a recurrent state instead of keys and values; rows cannot be added to "
+                "and removed from a running batch of such an LLM, so it is not supported here"
             )
         self.llm = llm
-        self.rows: list[Row] = []
+        self.rows: list[Running] = []
         self._keys = itertools.count()
         self._cache = DynamicCache()  # per layer: keys and values (B, heads, T, width)
         self._mask = torch.zeros(0, 0, dtype=torch.bool, device=llm.device)  # (B, T)
@@ -69,12 +70,16 @@ class Decoder:
         return len(self.rows)
 
     @torch.no_grad()
-    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
-        """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
+    def add(self, prompts: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
+        """Add rows in one forward pass; returns their keys.
+
+        ``prompts``: embeddings (B, Z, D) or ids (B, Z), left-padded with mask (B, Z) bool.
+        """
         self._feed()
         cache = DynamicCache()
         positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        logits = self._run(cache, attention_mask, positions, inputs_embeds=inputs_embeds)
+        inputs = {"inputs_embeds" if prompts.ndim == 3 else "input_ids": prompts}
+        logits = self._run(cache, attention_mask, positions, **inputs)
         if self.rows:
             width = max(self._mask.shape[1], attention_mask.shape[1])
             for old, new in zip(self._cache.layers, cache.layers, strict=True):
@@ -83,13 +88,13 @@ class Decoder:
             logits = torch.cat([self._logits, logits])
             attention_mask = torch.cat([_widen_mask(self._mask, width), _widen_mask(attention_mask, width)])
         self._cache, self._mask, self._logits = cache, attention_mask, logits
-        new = [Row(next(self._keys), Drawer(sampling, logits.device)) for sampling in samplings]
+        new = [Running(next(self._keys), Drawer(sampling)) for sampling in samplings]
         self.rows += new
         return [row.key for row in new]
 
     @torch.no_grad()
     def step(self) -> list[tuple[int, int]]:
-        """The next token of every row: (key, id) in the order of joining. What a row was forced to say counts."""
+        """The next token of every row as (key, id), in the order of adding. Forced tokens count."""
         if not self.rows:
             return []
         self._feed()
@@ -102,11 +107,11 @@ class Decoder:
         return [(row.key, token) for row, token in zip(self.rows, ids, strict=True)]
 
     def force(self, key: int, ids: Iterable[int]) -> None:
-        """Let a row say ``ids`` next."""
+        """Make ``ids`` the next tokens of a row."""
         next(row for row in self.rows if row.key == key).forced.extend(ids)
 
-    def leave(self, keys: Collection[int]) -> None:
-        """Drop rows; what only they needed of the cache is freed."""
+    def remove(self, keys: Collection[int]) -> None:
+        """Drop rows, and free the part of the cache that only they needed."""
         kept = [i for i, row in enumerate(self.rows) if row.key not in keys]
         if len(kept) == len(self.rows):
             return
@@ -125,7 +130,7 @@ class Decoder:
         self._logits = self._logits[index]
 
     def _feed(self) -> None:
-        """Let the LLM read each row's last token: logits for the next ones."""
+        """Let the LLM read each row's last token; gives the logits of the next ones."""
         if not self._unfed:
             return
         self._mask = pad(self._mask, (0, 1), value=True)
@@ -135,7 +140,7 @@ class Decoder:
         self._unfed = []
 
     def _run(self, cache: DynamicCache, mask: Tensor, position_ids: Tensor, **inputs: Tensor) -> Tensor:
-        """Logits (B, V) behind the last position."""
+        """Logits (B, V) after the last position."""
         out = self.llm(
             **inputs,
             attention_mask=mask.long(),
@@ -145,6 +150,19 @@ class Decoder:
             **self._last_only,
         )
         return out.logits[:, -1]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and batch statistics off. A model in eval mode already is not walked through: that costs time."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
 
 
 def _widen(cached: Tensor, width: int) -> Tensor:

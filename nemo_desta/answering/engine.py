@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.answering.audio_embeddings import ChatModel, Listener, LocalChatModel, Transcriber, embed_prompts
 from nemo_desta.answering.clips import Clip, load_clip
-from nemo_desta.answering.decoder import Decoder, TokenDecoder
-from nemo_desta.answering.eval_mode import eval_mode
+from nemo_desta.answering.decoder import Decoder, TokenDecoder, eval_mode
 from nemo_desta.answering.parts import plain_message
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
@@ -105,7 +104,7 @@ def check_transcript(model: ChatModel, transcript: str) -> None:
     """Raise `ConfigError` for an unknown ``transcript``, or if Whisper would write what the model never reads."""
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
-    if transcript == "whisper" and not model.config.prompt.transcript.enabled:
+    if transcript == "whisper" and not model.prompts.transcript.enabled:
         raise ConfigError(
             "transcript=whisper: this model reads no transcripts (model.prompt.transcript.enabled is false in its "
             "config.json), so Whisper would write them for nothing"
@@ -128,14 +127,14 @@ class ChatEngine:
         self.max_batch_size = max_batch_size
         self._decoder = Decoder(model.llm) if decoder is None else decoder  # an empty decoder has length 0
         self._ids = itertools.count()
-        self._writers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id, writer
+        self._parsers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id, parser
         self._format = think_format(model.prompts)
         self._ends = model.prompts.end_ids(model.generation_config.eos_token_id)
 
     @property
     def num_active(self) -> int:
         """Conversations being answered."""
-        return len(self._writers)
+        return len(self._parsers)
 
     @property
     def free_places(self) -> int:
@@ -154,11 +153,11 @@ class ChatEngine:
             return []
         with eval_mode(self.model):
             inputs = embed_prompts(self.model, [(chat.ids, chat.clips) for chat in chats])
-            keys = self._decoder.join(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
+            keys = self._decoder.add(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
         new = [next(self._ids) for _ in chats]
         for key, chat_id, chat in zip(keys, new, chats, strict=True):
-            writer = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
-            self._writers[key] = (chat_id, writer)
+            parser = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
+            self._parsers[key] = (chat_id, parser)
         return new
 
     def step(self) -> list[Delta]:
@@ -167,30 +166,30 @@ class ChatEngine:
             tokens = self._decoder.step()
         deltas, finished = [], []
         for key, token in tokens:
-            chat_id, writer = self._writers[key]
-            if writer.finish is not None:  # a decoder may hand out more than one token at a time
+            chat_id, parser = self._parsers[key]
+            if parser.finish is not None:  # a decoder may hand out more than one token at a time
                 continue
-            pieces = writer.read(token)
-            said = [Delta(chat_id, text, thinking, None, writer.num_new_tokens) for text, thinking in pieces]
-            if writer.finish is not None:
+            pieces = parser.push(token)
+            said = [Delta(chat_id, text, thinking, None, parser.num_new_tokens) for text, thinking in pieces]
+            if parser.finish is not None:
                 finished.append(key)
-                last = said.pop() if said else Delta(chat_id, "", False, None, writer.num_new_tokens)
-                said.append(last._replace(finish=writer.finish))
-            elif forced := writer.overdue():
+                last = said.pop() if said else Delta(chat_id, "", False, None, parser.num_new_tokens)
+                said.append(last._replace(finish=parser.finish))
+            elif forced := parser.forced_ids():
                 self._decoder.force(key, forced)
             deltas += said
-        self._leave(finished)
+        self._remove(finished)
         return deltas
 
     def cancel(self, chat_id: int) -> None:
         """Stop answering; unknown and finished ids are ignored."""
-        self._leave([key for key, (own, _) in self._writers.items() if own == chat_id])
+        self._remove([key for key, (own, _) in self._parsers.items() if own == chat_id])
 
-    def _leave(self, keys: Sequence[int]) -> None:
+    def _remove(self, keys: Sequence[int]) -> None:
         if keys:
-            self._decoder.leave(set(keys))
+            self._decoder.remove(set(keys))
             for key in keys:
-                del self._writers[key]
+                del self._parsers[key]
 
 
 def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None) -> None:

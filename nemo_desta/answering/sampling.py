@@ -1,10 +1,9 @@
-"""How one answer is drawn, and the drawing itself.
+"""How one answer is sampled, and the sampler itself.
 
-What is not asked for comes from the LLM's own generation config, as its authors recommend. Letters: B rows, V
-vocabulary.
+Settings that the caller leaves out come from the LLM's own generation config. Letters: B rows, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ from nemo_desta.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessorList
 
-#: Tokens of an answer when nobody says how many, thinking included.
+#: Default limit of new tokens per answer, thinking included.
 DEFAULT_NEW_TOKENS = 512
+#: Random numbers that a row draws from its generator at a time.
+NUMBERS_PER_DRAW = 64
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Sampling:
     """Settings of one answer.
 
     ``max_new_tokens``: thinking included. ``temperature``: 0 takes the likeliest token. ``top_k`` 0, ``top_p`` 1 and
-    ``min_p`` 0 switch each filter off. ``repetition_penalty``: over what was written so far. ``seed``: of this
-    answer's random numbers, whatever else is in the batch; None draws one. ``stop``: texts that end the answer (not
-    the thinking), left out of it. ``max_thinking_tokens``: a longer thought is brought to its end (budget forcing).
+    ``min_p`` 0 switch each filter off. ``repetition_penalty``: over the tokens generated so far. ``seed``: of this
+    answer's random numbers, which do not depend on the batch; None draws a seed. ``stop``: texts that end the answer
+    (not the thinking) and are left out of it. ``max_thinking_tokens``: budget forcing closes a longer thought.
     """
 
     max_new_tokens: int = DEFAULT_NEW_TOKENS
@@ -57,11 +58,23 @@ class Sampling:
         return self.temperature == 0.0
 
 
+def own_sampling(config: "GenerationConfig") -> dict[str, Any]:
+    """Temperature and filters of an LLM's generation config, as fields of `Sampling`; empty if it does not sample.
+
+    Unset values become transformers' own defaults. Its versions differ in when they fill them in.
+    """
+    if not config.do_sample:
+        return {}
+    fallbacks = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": 0.0}
+    own = {name: getattr(config, name) for name in fallbacks}
+    return {name: fallbacks[name] if value is None else value for name, value in own.items()}
+
+
 def resolve_sampling(defaults: "GenerationConfig", **given: Any) -> Sampling:
     """Settings from what the caller gave, completed by the LLM's generation config.
 
     Beside the fields of `Sampling`, ``do_sample=False`` asks for the likeliest tokens; ``stop`` may be one text or a
-    list. ``None`` counts as not given. The config's filters apply only where it samples itself.
+    list. ``None`` counts as not given. The config's filters apply only if the config itself samples.
 
     Raises:
         ConfigError: an unknown name, or a value out of its range.
@@ -69,12 +82,9 @@ def resolve_sampling(defaults: "GenerationConfig", **given: Any) -> Sampling:
     check_keys(given, [*(field.name for field in fields(Sampling)), "do_sample"], "generation")
     given = {name: value for name, value in given.items() if value is not None}
     samples = given.pop("do_sample", None)
-    settings: dict[str, Any] = {}
+    settings = own_sampling(defaults)
     if defaults.repetition_penalty is not None:
         settings["repetition_penalty"] = float(defaults.repetition_penalty)
-    if defaults.do_sample:
-        own = {name: getattr(defaults, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-        settings |= {name: value for name, value in own.items() if value is not None}
     if samples and not settings.get("temperature"):
         settings["temperature"] = 1.0
     settings |= given
@@ -86,39 +96,52 @@ def resolve_sampling(defaults: "GenerationConfig", **given: Any) -> Sampling:
 
 
 class Drawer:
-    """Draws one row's tokens: its filters and its random numbers, which no other row shares."""
+    """One row's filters and random numbers. Equal seeds give equal numbers on every device and in every batch."""
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.processors = _processors(sampling)
-        self.generator: torch.Generator | None = None
-        if not sampling.greedy:
-            self.generator = torch.Generator(device)
-            if sampling.seed is None:
-                self.generator.seed()
-            else:
-                self.generator.manual_seed(sampling.seed)
+        self._generator = torch.Generator()
+        self._numbers: list[float] = []
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(sampling.seed)
 
-    @property
-    def plain(self) -> bool:
-        """Whether the token is the argmax of the logits as they are."""
-        return self.sampling.greedy and not self.processors
-
-    def draw(self, logits: Tensor, written: Sequence[int]) -> Tensor:
-        """logits (V,) float32, the ids ``written`` so far -> the next id (1,)."""
-        scores = self.processors(torch.tensor([list(written)], device=logits.device), logits[None])
-        if self.generator is None:
-            return scores.argmax(dim=-1)
-        return torch.multinomial(scores.softmax(dim=-1), 1, generator=self.generator)[0]
+    def number(self) -> float:
+        """The next uniform number from [0, 1)."""
+        if not self._numbers:
+            numbers = torch.rand(NUMBERS_PER_DRAW, generator=self._generator, dtype=torch.float64)
+            self._numbers = numbers.tolist()[::-1]
+        return self._numbers.pop()
 
 
 def draw(logits: Tensor, drawers: Sequence[Drawer], written: Sequence[Sequence[int]]) -> list[int]:
-    """logits (B, V) of any dtype -> the next id of each row, in one transfer to the CPU."""
-    logits = logits.float()
+    """logits (B, V) of any dtype and the ids ``written`` by each row so far -> the next id of each row.
+
+    Rows with equal filters are drawn together. All ids reach the CPU in one transfer.
+    """
     ids = logits.argmax(dim=-1)
+    groups: dict[Hashable, list[int]] = {}
     for row, drawer in enumerate(drawers):
-        if not drawer.plain:
-            ids[row] = drawer.draw(logits[row], written[row])[0]
+        how = drawer.sampling
+        if drawer.processors or not how.greedy:
+            together = how.repetition_penalty == 1.0  # the penalty depends on the row's own ids
+            key = (how.temperature, how.top_p, how.top_k, how.min_p) if together else row
+            groups.setdefault(key, []).append(row)
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Metal has no float64
+    for rows in groups.values():
+        first = drawers[rows[0]]
+        before = torch.tensor([written[row] for row in rows[:1]], dtype=torch.int64, device=logits.device)
+        scores = first.processors(before, logits[rows].to(exact))
+        if first.sampling.greedy:
+            ids[rows] = scores.argmax(dim=-1)
+            continue
+        cumulative = scores.softmax(dim=-1).cumsum(dim=-1)  # (rows, V)
+        numbers = torch.tensor([[drawers[row].number()] for row in rows], dtype=torch.float64)
+        numbers = numbers.to(logits.device, exact).clamp(max=1 - torch.finfo(exact).eps)
+        chosen = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True)[:, 0]
+        ids[rows] = chosen.clamp(max=logits.shape[-1] - 1)
     return ids.tolist()
 
 

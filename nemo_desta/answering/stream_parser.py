@@ -44,7 +44,7 @@ class StreamParser:
     def thinking(self) -> bool:
         return self._part == "thought"
 
-    def read(self, token: int) -> list[Piece]:
+    def push(self, token: int) -> list[Piece]:
         """The next id; what can be said for sure now. `finish` tells when it was the last one."""
         if self._forced:
             self._forced -= 1
@@ -59,7 +59,7 @@ class StreamParser:
             self.finish = "length"
         return pieces + (self._close() if self.finish == "length" else [])
 
-    def overdue(self) -> Sequence[int]:
+    def forced_ids(self) -> Sequence[int]:
         """Ids that the answer must go on with, since the thought has used up its budget; none otherwise.
 
         A thought in the middle of its closing tag may finish it.

@@ -25,8 +25,8 @@ INSTALL = (
 
 
 @dataclass
-class Row:
-    """One text under way. ``forced``: ids to be handed out before vLLM goes on behind them."""
+class Running:
+    """One row in generation. ``forced``: ids to be emitted before vLLM continues after them."""
 
     prompt: Tensor  # (Z, D)
     sampling: Sampling
@@ -49,7 +49,7 @@ class VLLMDecoder:
         self.engine = engine
         self.embed_tokens = embed_tokens
         self.make_params = make_params
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, Running] = {}
         self._keys = itertools.count()
         self._requests = itertools.count()
         self._by_request: dict[str, int] = {}
@@ -74,16 +74,16 @@ class VLLMDecoder:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def join(self, inputs_embeds: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
-        """Take prompts in, (B, Z, D) left padded with mask (B, Z) bool; returns the rows' keys."""
+    def add(self, prompts: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]:
+        """Add prompts, embeddings (B, Z, D) left-padded with mask (B, Z) bool; returns the rows' keys."""
         keys = []
         try:
-            for embeds, mask, sampling in zip(inputs_embeds, attention_mask, samplings, strict=True):
+            for embeds, mask, sampling in zip(prompts, attention_mask, samplings, strict=True):
                 keys.append(key := next(self._keys))
-                self.rows[key] = Row(embeds[mask].cpu(), sampling, "")
+                self.rows[key] = Running(embeds[mask].cpu(), sampling, "")
                 self._ask(key)
         except Exception:
-            self.leave(keys)
+            self.remove(keys)
             raise
         return keys
 
@@ -111,7 +111,7 @@ class VLLMDecoder:
         self._give_up([key])
         self.rows[key].forced += ids
 
-    def leave(self, keys: Collection[int]) -> None:
+    def remove(self, keys: Collection[int]) -> None:
         """Drop rows."""
         keys = [key for key in keys if key in self.rows]
         self._give_up(keys)
@@ -125,19 +125,11 @@ class VLLMDecoder:
             table = self.embed_tokens
             ids = torch.tensor(row.written, device=table.weight.device)
             prompt = torch.cat([prompt, table(ids).detach().cpu().to(prompt.dtype)])
-        # A seed of its own for what follows a forced stretch: the first numbers would be drawn again otherwise.
+        # A seed of its own for the tokens after a forced stretch: the first random numbers would be drawn again.
         seed = row.sampling.seed
         settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
         row.request_id = str(next(self._requests))
-        params = self.make_params(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k or -1,
-            min_p=settings.min_p,
-            repetition_penalty=settings.repetition_penalty,
-            seed=settings.seed,
-            max_tokens=settings.max_new_tokens,
-        )
+        params = self.make_params(**vllm_sampling(settings))
         self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
         self._by_request[row.request_id] = key
 
@@ -147,6 +139,19 @@ class VLLMDecoder:
             del self._by_request[request_id]
         if requests:
             self.engine.abort_request(requests)
+
+
+def vllm_sampling(sampling: Sampling) -> dict[str, Any]:
+    """The arguments of ``vllm.SamplingParams`` that a `Sampling` stands for."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k or -1,  # all tokens, in old versions and new ones
+        "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+        "max_tokens": sampling.max_new_tokens,
+    }
 
 
 def vllm_chat_engine(

@@ -1,4 +1,4 @@
-"""The tags that reasoning LLMs put around a thought."""
+"""The tags around the thoughts of reasoning LLMs."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class ThinkTags:
             raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
 
 
-#: Tags that `think_format` looks for when it is told none.
+#: Tags that `think_format` looks for by default.
 KNOWN_TAGS = (
     ThinkTags(),
     ThinkTags("<thinking>", "</thinking>"),
@@ -23,3 +23,9 @@ KNOWN_TAGS = (
     ThinkTags("[THINK]", "[/THINK]"),
     ThinkTags("<seed:think>", "</seed:think>"),
 )
+
+
+def without_thought(text: str, tags: ThinkTags = ThinkTags()) -> str:
+    """The text after the last closing tag; without one, the text before an opening tag (a thought that never ends)."""
+    _, closed, rest = text.rpartition(tags.close)
+    return rest if closed else text.partition(tags.open)[0]

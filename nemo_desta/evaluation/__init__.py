@@ -1,4 +1,4 @@
-"""Evaluation: scorers, who is asked and judged, and the controls that figures are read against."""
+"""Evaluation: benchmarks and scorers, the judge, and the controls and baselines that figures are compared with."""
 
 from nemo_desta.evaluation.scores import ItemError, Scores, score
 

@@ -1,4 +1,4 @@
-"""Speech recognition scored: word and character error rates by jiwer, on texts that Whisper's normalisers even out."""
+"""Scores speech recognition: word and character error rates by jiwer, after Whisper's text normalisers."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -13,26 +13,24 @@ NORMALIZERS = ("english", "basic", "none")
 def error_rates(
     references: Sequence[str], hypotheses: Sequence[str], *, normalizer: str = "english"
 ) -> dict[str, Any]:
-    """``wer`` and ``cer`` over all texts together (errors divided by the references' words, characters).
+    """``wer`` and ``cer`` over all texts together: errors divided by the references' words or characters.
 
     Args:
-        references, hypotheses: one each; a hypothesis may be empty, and a reference that the normaliser empties
-            ("[noise]") makes every word heard there an insertion.
+        references, hypotheses: one each; a hypothesis may be empty. If the normaliser empties a reference ("[noise]"),
+            every word of its hypothesis is an insertion.
         normalizer: Whisper's ``english`` (spelling, numbers, contractions) or ``basic`` (any language), or ``none``.
 
     Raises:
-        ImportError: jiwer or whisper_normalizer is missing. ValueError: unequal numbers, or no word to recognise.
+        ImportError: jiwer or whisper_normalizer is missing. ValueError: unequal numbers, or no reference with a word.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references; each needs its own")
     jiwer = _import("jiwer")
-    even = text_normalizer(normalizer)
-    pairs = [(even(r), even(h)) for r, h in zip(references, hypotheses, strict=True)]
+    normalize = text_normalizer(normalizer)
+    pairs = [(normalize(r), normalize(h)) for r, h in zip(references, hypotheses, strict=True)]
     spoken = [(r, h) for r, h in pairs if r]
     if not spoken:
-        raise ValueError(
-            f"none of {len(references)} references has a word left to recognise ({normalizer} normaliser)"
-        )
+        raise ValueError(f"none of {len(references)} references has a word after the {normalizer} normaliser")
     false_alarms = [h for r, h in pairs if not r]
     words = jiwer.process_words([r for r, _ in spoken], [h for _, h in spoken])
     characters = jiwer.process_characters([r for r, _ in spoken], [h for _, h in spoken])
@@ -54,7 +52,7 @@ def error_rates(
 
 @cache
 def text_normalizer(name: str) -> Callable[[str], str]:
-    """One of `NORMALIZERS` as a function; white space is evened out by all of them.
+    """One of `NORMALIZERS` as a function; all of them reduce white space to single spaces.
 
     Raises:
         ImportError: whisper_normalizer is missing. ValueError: an unknown name.
@@ -64,8 +62,8 @@ def text_normalizer(name: str) -> Callable[[str], str]:
     if name == "none":
         return lambda text: " ".join(text.split())
     module = _import(f"whisper_normalizer.{name}")
-    even = module.EnglishTextNormalizer() if name == "english" else module.BasicTextNormalizer()
-    return lambda text: " ".join(even(text).split())
+    normalize = module.EnglishTextNormalizer() if name == "english" else module.BasicTextNormalizer()
+    return lambda text: " ".join(normalize(text).split())
 
 
 def _import(module: str) -> Any:

@@ -1,8 +1,8 @@
-"""Ask and parse: did the model hear the attribute? One closed question per clip, the value read from the answer.
+"""Attribute tasks: one closed question per clip; the value is parsed from the answer and compared with the true one.
 
-An answer counts as right only when it names exactly the right value; what cannot be parsed, or names several values,
-is wrong. Beside each accuracy stand what no hearing at all would reach (the best constant answer on the very test set,
-the same answers dealt out to other clips) and how far chance alone can move it.
+An answer is right only when it names exactly the right value. An answer that names no value or several is wrong. Each
+accuracy is reported with two baselines that need no audio (the best constant answer on the same test set, and the same
+answers assigned to other clips) and with a confidence interval.
 """
 
 import re
@@ -14,18 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nemo_desta.core.think_tags import without_thought
+
 _Z = 1.959964  # two-sided 95 %
 
-#: A value right behind one of these (and perhaps an article) is ruled out, not named: "female, not male".
+#: A value directly after one of these (and perhaps an article) is ruled out, not named: "female, not male".
 _NEGATION = re.compile(r"(?:\b(?:not|no|never|without|rather than|instead of)|n't)(?: (?:a|an|the|any))? $")
 
 
 def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str | None:
-    """The one of ``values`` that ``answer`` names, None when it names none or several.
+    """The one of ``values`` that ``answer`` names; None when it names none or several.
 
-    ``aliases``: value -> further wordings of it. Whole words, whatever their case; hyphens and underscores are spaces;
-    where names overlap the longest wins ("bass clarinet" is no "clarinet"). A value that is directly negated does not
-    count as named. A think block is left out; one that never closes leaves no answer.
+    ``aliases``: value -> further wordings of it. Only whole words match, in any case; hyphens and underscores count as
+    spaces. Where names overlap the longest wins ("bass clarinet" is no "clarinet"). A directly negated value does not
+    count as named. A think block is removed; one that never closes leaves no answer.
     """
     values = list(values)
     pairs = [(value, value) for value in values]
@@ -36,24 +38,16 @@ def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterab
             raise ValueError(f"aliases are given for {value!r}, which is none of the values {', '.join(values)}")
         if names.setdefault(_plain(wording), value) != value:
             raise ValueError(f"{wording!r} stands for both {names[_plain(wording)]!r} and {value!r}")
-    text = _plain(strip_thinking(answer))
+    text = _plain(without_thought(answer))
     ordered = sorted(names, key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
     named = {names[match[0]] for match in pattern.finditer(text) if not _NEGATION.search(text[: match.start()])}
     return named.pop() if len(named) == 1 else None
 
 
-def strip_thinking(answer: str) -> str:
-    """What follows the think block; nothing when the block was opened and never closed."""
-    _, closed, rest = answer.rpartition("</think>")
-    if closed:
-        return rest
-    return answer.partition("<think>")[0]
-
-
 @dataclass(frozen=True)
 class Accuracy:
-    """``correct`` of ``total``; ``unparsed`` of the wrong ones named no value, or several."""
+    """``correct`` of ``total`` answers; ``unparsed`` of the wrong ones named no value or several."""
 
     correct: int
     total: int
@@ -65,12 +59,12 @@ class Accuracy:
 
     @property
     def standard_error(self) -> float:
-        """Binomial: clips count as independent, which those of one speaker are not."""
+        """Binomial. It treats clips as independent, which clips of one speaker are not."""
         return sqrt(self.value * (1 - self.value) / self.total)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which keeps its meaning near 0 and 1."""
+        """Wilson's 95 % interval, which stays valid near 0 and 1."""
         n, p = self.total, self.value
         middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
         half = _Z / (1 + _Z**2 / n) * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
@@ -78,14 +72,14 @@ class Accuracy:
 
 
 def attribute_accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> Accuracy:
-    """Parsed values against true ones, clip by clip; a prediction of None is wrong."""
+    """Compares parsed values with true ones, clip by clip; a prediction of None is wrong."""
     _check(predictions, references)
     correct = sum(p == r for p, r in zip(predictions, references, strict=True))
     return Accuracy(correct, len(references), sum(p is None for p in predictions))
 
 
 def best_constant(references: Sequence[str]) -> tuple[str, float]:
-    """The single answer that would do best on these clips, and its accuracy: (value, share)."""
+    """The single answer with the highest accuracy on these clips: (value, accuracy)."""
     _check(references, references)
     counts = Counter(references)
     value = min(counts, key=lambda name: (-counts[name], name))
@@ -93,7 +87,7 @@ def best_constant(references: Sequence[str]) -> tuple[str, float]:
 
 
 class ShuffledControl(NamedTuple):
-    """Accuracy of the same answers dealt out to other clips: ``mean`` and ``max`` over the permutations."""
+    """Accuracy of the same answers assigned to other clips: ``mean`` and ``max`` over the permutations."""
 
     mean: float
     max: float
@@ -102,9 +96,9 @@ class ShuffledControl(NamedTuple):
 def shuffled_control(
     answers: Sequence[str | None], references: Sequence[str], permutations: int = 200, seed: int = 0
 ) -> ShuffledControl:
-    """What the answers reach when their clips are permuted.
+    """Accuracy of the answers when their clips are permuted.
 
-    With one fixed question for all clips this equals asking about the wrong clips: answers depend on clips alone.
+    With one fixed question this equals asking about the wrong clips, because answers depend on the clips alone.
     """
     _check(answers, references)
     ids = {value: i for i, value in enumerate(dict.fromkeys(references))}
@@ -117,7 +111,7 @@ def shuffled_control(
 
 @dataclass(frozen=True)
 class TaskResult:
-    """All figures of one task: ``constant`` and ``shuffled`` are what `accuracy` must be read against."""
+    """All figures of one task; ``constant`` and ``shuffled`` are the baselines of ``accuracy``."""
 
     task: str
     accuracy: Accuracy
@@ -152,7 +146,7 @@ def render_results(results: Iterable[TaskResult], extra: Mapping[str, Mapping[st
 
 
 def render_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An aligned text table that is Markdown, too; the first column to the left, the others to the right."""
+    """An aligned Markdown table; the first column is left-aligned, the others are right-aligned."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
     padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
@@ -162,7 +156,7 @@ def render_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Case folded; hyphens, underscores and runs of white space as one space; typewriter apostrophes."""
+    """Case folded; hyphens, underscores and runs of white space become one space; apostrophes become ASCII."""
     return re.sub(r"[-_\s]+", " ", text.casefold().replace("\u2019", "'"))
 
 

@@ -1,10 +1,10 @@
-"""Which option does an answer choose? For the strict mode of every multiple-choice benchmark: one option, or none.
+"""The option that an answer chooses: one option or none. The strict mode of every multiple-choice benchmark uses it.
 
 An answer chooses an option when it names that one and no other: by its letter ("(B)", "B. a cat", "the answer is B",
-"\\boxed{B}", "<answer>B</answer>") or by its text, whole words, whatever case and punctuation. Options that are ruled
-out ("not a dog", "a dog is wrong") are not chosen; a final statement ("the answer is ...") outweighs what was weighed
-before it; a letter and a text that disagree choose nothing. No rule looks at where an option stands in the list, so
-the order of the options cannot decide.
+"\\boxed{B}", "<answer>B</answer>") or by its text (whole words; case and punctuation are ignored). Options that are
+ruled out ("not a dog", "a dog is wrong") are not chosen. A final statement ("the answer is ...") overrides the text
+before it. A letter and a text that disagree choose nothing. No rule uses the position of an option in the list, so the
+order of the options cannot change the result.
 """
 
 import re
@@ -12,11 +12,11 @@ import string
 from collections.abc import Sequence
 from functools import lru_cache
 
-from nemo_desta.evaluation.attributes import strip_thinking
+from nemo_desta.core.think_tags import without_thought
 from nemo_desta.evaluation.option_text import named, normal, plain, without_article
 
 _LETTERS = string.ascii_uppercase
-_MAX_CHARS = 20_000  # of an answer; a decode loop that ran away is read from both ends
+_MAX_CHARS = 20_000  # per answer; of a longer one only both ends are parsed
 
 _BOXES = re.compile(
     r"<answer>(.*?)(?:</answer>|$)|\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}", re.DOTALL | re.IGNORECASE
@@ -26,18 +26,18 @@ _CUE = re.compile(
     r"(?: (?:is|was|would be|will be|must be|should be)\b|\s*[:=])|答案(?:是|为|[:：]))[\s:]*",
     re.IGNORECASE,
 )
-_CUE_WORDS = ("answer", "option", "choice", "答案")  # looked for first, which is faster
+_CUE_WORDS = ("answer", "option", "choice", "答案")  # searched first, which is faster
 _SENTENCE_END = re.compile(r"\n|[.!?;。！？](?=\s|$)")
 
 _OPEN, _CLOSE = r"[\s\"'“”‘’«»`*_(\[{<$]*", r"[\s\"'“”‘’«»`*_)\]}>$.,:;!?。，：；！？]*"
 _ALONE = re.compile(rf"^{_OPEN}([A-Za-z]){_CLOSE}$")
-#: A letter set off where a line starts: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
+#: A letter and punctuation at a line start: "B. a cat", "(b) a cat", "**B**: a cat", "B, since ...", "B<tab>a cat".
 _AT_START = re.compile(
     r"^[\s\"'“*_]*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[*_\"']*\)"
     r"|([A-Z])[*_\"'”]*(?:[.。]|[:,](?=\s|$|[^\x00-\x7f])|\t| [-–—] ))(?!\w\.)",
     re.MULTILINE,
 )
-#: Lettered with the word: "option B", "choice (c)".
+#: A letter after such a word: "option B", "choice (c)".
 _BY_WORD = re.compile(
     r"\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)[\s*_\"'“(\[]{1,6}([A-Z]|[b-z](?=[)\]\"'*]))(?![\w'’#♯♭])"
 )
@@ -46,11 +46,11 @@ _BY_VERB = re.compile(
     r"(?:\b(?:is|be|choose|chose|pick|picked|select|selected|say|with|definitely|certainly|probably|clearly)|[:=：])"
     r"[\s*_\"'“]{0,4}([A-Z])(?=[\"'”*_]*(?:\s*$|[.,;:!?。](?!\w)|\s+(?:because|since|as|and|or)\b))"
 )
-#: Set off anywhere: "(B)", "[B]", "**B**", "“B”".
+#: A letter in brackets or quotes anywhere: "(B)", "[B]", "**B**", "“B”".
 _SET_OFF = re.compile(
     r"(?<!\w)(?:\(([A-Za-z])\)|\[([A-Za-z])\]|\*\*\(?([A-Za-z])\)?[.:]?\*\*|[\"“]([A-Z])[\"”])(?!\w)"
 )
-#: A second letter beside one that was found: "C and D", "A or B", "A/B".
+#: A list of letters: "C and D", "A or B", "A/B".
 _LIST = re.compile(r"\b([A-Z])\b[\s\"'*_)\]]*(?:,|/|&|\band\b|\bor\b)[\s,\"'*_(\[]*(?:or |and )?\b([A-Z])\b(?!['’])")
 _RULED_OUT_LETTER = re.compile(
     r"(?:\bnot|n't|\bexcept|\brather than|\binstead of)(?: (?:an?|the|option|choice))*[\s\"'(*]*$"
@@ -61,13 +61,13 @@ _WRITTEN_LABEL = re.compile(r"^\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+(?=
 
 
 def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> int | None:
-    """The index of the one option that ``prediction`` clearly chooses (the first of equal ones), None when it is none
-    or several.
+    """The index of the one option that ``prediction`` clearly chooses (the first of equal ones); None when it chooses
+    none or several.
 
-    ``letters=False``: the model was not shown the options in an order, so a letter says nothing.
+    ``letters=False``: the model did not see the options in an order, so a letter means nothing.
     """
     known = _prepared(tuple(options), letters)
-    text = strip_thinking(prediction)
+    text = without_thought(prediction)
     if len(text) > _MAX_CHARS:
         text = text[: _MAX_CHARS // 2] + "\n" + text[-_MAX_CHARS // 2 :]
     text = normal(text).strip()
@@ -78,15 +78,15 @@ def choose(prediction: str, options: Sequence[str], *, letters: bool = True) -> 
 
 
 class _Options:
-    """The options, ready to be looked for."""
+    """The options, prepared for the search."""
 
     def __init__(self, options: tuple[str, ...], letters: bool) -> None:
         numbers = [_WRITTEN_NUMBER.match(option) for option in options]
-        if options and all(numbers) and len({m[1] for m in numbers}) == len(options):  # "1. a dog": say nothing more
+        if options and all(numbers) and len({m[1] for m in numbers}) == len(options):  # "1. a dog": no number
             options = tuple(option[m.end() :] for option, m in zip(options, numbers, strict=True))
         labels = [_WRITTEN_LABEL.match(option) for option in options]
         written = [(m[1] or m[2]).upper() for m in labels if m]
-        if options and len(set(written)) == len(options):  # "(a) dog": their own letters, not their places
+        if options and len(set(written)) == len(options):  # "(a) dog": their own letters, not their positions
             self.letters = {letter: i for i, letter in enumerate(written)}
             options = tuple(option[m.end() :] for option, m in zip(options, labels, strict=True))
         else:
@@ -96,18 +96,18 @@ class _Options:
         texts = [plain(normal(options[i])) for i in firsts]
         self.exact: dict[str, int | None] = {}
         for i, text in zip(firsts, texts, strict=True):
-            if text:  # an option of nothing but punctuation is not chosen by an empty answer
+            if text:  # an empty answer must not choose an option of punctuation alone
                 self.exact[text] = None if text in self.exact else i
         short = [without_article(text) for text in texts]
         texts = [s if short.count(s) == 1 else t for s, t in zip(short, texts, strict=True)]
-        # Longest first: "not happy" is looked for before "happy". Texts that differ in punctuation only are nobody's.
+        # Longest first: "not happy" is searched before "happy". Texts that differ only in punctuation are left out.
         names = [(t, i) for t, i in zip(texts, firsts, strict=True) if t and texts.count(t) == 1]
         self.names = sorted(names, key=lambda pair: -len(pair[0]))
         if not letters or any(len(text) == 1 and text.isalpha() for text in texts):
             self.letters = {}  # the options are letters themselves
-        #: With "C minor" among the options, "it is C" may be a key; "option C" is a letter still.
+        #: With "C minor" among the options, "it is C" may be a musical key; "option C" is still a letter.
         self.capitals = any(_CAPITAL.search(option) for option in options if not option.islower())
-        self.longest = max(map(len, texts), default=0) + 200  # no longer answer is an option and some punctuation
+        self.longest = max(map(len, texts), default=0) + 200  # a longer answer is not just an option and punctuation
 
 
 @lru_cache(maxsize=4096)
@@ -116,7 +116,7 @@ def _prepared(options: tuple[str, ...], letters: bool) -> _Options:
 
 
 def _read(text: str, options: _Options) -> int | None:
-    """The whole answer, then its final statement, then all that it mentions."""
+    """Tries the whole answer, then its final statement, then all options that it mentions."""
     if len(text) <= options.longest:
         wording = plain(text)
         if wording in options.exact:
@@ -137,7 +137,7 @@ def _read(text: str, options: _Options) -> int | None:
 
 
 def _statement(rest: str, options: _Options) -> int | None:
-    """What follows "the answer is": its first sentence, or all of it."""
+    """The option in the text after "the answer is": tries its first sentence, then all of it."""
     end = _SENTENCE_END.search(rest)
     pieces = [rest[: end.start()], rest] if end and end.start() else [rest]
     for piece in pieces:

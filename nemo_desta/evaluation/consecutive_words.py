@@ -1,4 +1,4 @@
-"""DeSTA2.5-Audio's validation metric: are the label's words in the answer, one right after the other?"""
+"""DeSTA2.5-Audio's validation metric: whether the label's words occur consecutively in the answer."""
 
 import re
 
@@ -6,9 +6,9 @@ _WORD = re.compile(r"\b\w+\b")
 
 
 def has_consecutive_words(prediction: str, label: str) -> bool:
-    """Whether the words of ``label`` stand in ``prediction`` in order and without another between them.
+    """Whether ``prediction`` contains the words of ``label`` in order, without other words between them.
 
-    Case and punctuation do not matter; a label without words is always there.
+    Case and punctuation are ignored; a label without words is always contained.
     """
     given, wanted = _words(prediction), _words(label)
     return any(given[i : i + len(wanted)] == wanted for i in range(len(given) - len(wanted) + 1))

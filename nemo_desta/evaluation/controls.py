@@ -1,7 +1,7 @@
-"""Does the model hear at all? The same questions with silence, and with another item's clip.
+"""Controls that show whether the model uses the audio: the same questions with silence, or with another item's clip.
 
-A model that scores as well without its ears answers from the text. The comparison is paired, item by item, and the
-report's first line says what came out.
+A model that scores as well without the right audio answers from the text alone. The comparison is paired, item by
+item. The report's first line states the result.
 """
 
 import random
@@ -9,18 +9,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nemo_desta.config import nearest
 from nemo_desta.data.audio_io import count_samples
 from nemo_desta.errors import ConfigError
+from nemo_desta.evaluation.files import Item
 from nemo_desta.evaluation.intervals import paired_difference
 from nemo_desta.evaluation.settings import ControlSettings
-
-if TYPE_CHECKING:
-    from nemo_desta.evaluation.files import Item
 
 RATE = 16_000
 CONTROLS = ("silence", "shuffled")
@@ -39,19 +36,22 @@ class Control:
 
     @property
     def hears(self) -> bool:
-        """Whether the right audio helps by more than chance could."""
+        """Whether the gain from the right audio is significant."""
         return self.low > 0
 
 
-def sample(items: Sequence["Item"], count: int, *, seed: int = 0) -> list["Item"]:
+def sample(items: Sequence[Item], count: int, *, seed: int = 0) -> list[Item]:
     """At most ``count`` items with audio, drawn by ``seed``, in their order."""
     heard = [item for item in items if item.audio is not None]
     chosen = set(random.Random(seed).sample(range(len(heard)), min(count, len(heard))))
     return [item for i, item in enumerate(heard) if i in chosen]
 
 
-def silenced(items: Sequence["Item"], folder: str | Path) -> list["Item"]:
-    """The items with silence as long as their clips; files go into ``folder``, one per length in tenths of seconds."""
+def silenced(items: Sequence[Item], folder: str | Path) -> list[Item]:
+    """The items with silence of the length of their clips.
+
+    ``folder`` gets one file per length, in tenths of seconds.
+    """
     import soundfile
 
     folder = Path(folder)
@@ -66,9 +66,9 @@ def silenced(items: Sequence["Item"], folder: str | Path) -> list["Item"]:
     return result
 
 
-def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
-    """The items with each other's clips: nobody keeps its own, and where it can be helped nobody gets a clip of an
-    item with the same answer.
+def shuffled(items: Sequence[Item], *, seed: int = 0) -> list[Item]:
+    """The items with each other's clips: no item keeps its own clip. As few items as possible get the clip of an item
+    with the same answer.
 
     Raises:
         ValueError: fewer than two different clips.
@@ -79,7 +79,7 @@ def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
     rng = random.Random(seed)
     order = list(range(len(items)))
     rng.shuffle(order)
-    order.sort(key=lambda i: items[i].answer)  # a turn by the largest group's size leaves no group in its place
+    order.sort(key=lambda i: items[i].answer)  # a rotation by the largest group's size moves every group
     largest = Counter(item.answer for item in items).most_common(1)[0][1]
     best, fewest = order, len(items) + 1
     for turn in [largest, *range(1, len(items))]:
@@ -91,26 +91,26 @@ def shuffled(items: Sequence["Item"], *, seed: int = 0) -> list["Item"]:
             best, fewest = rotated, same
         if same == 0:
             break
-    if fewest > len(items):  # many items share clips: give each one that is not its own
+    if fewest > len(items):  # many items share clips: draw any other clip for each
         return [replace(item, audio=rng.choice([c for c in clips if c != item.audio])) for item in items]
     given = dict(zip(order, best, strict=True))
     return [replace(item, audio=clips[given[i]]) for i, item in enumerate(items)]
 
 
 def run_controls(
-    items: Sequence["Item"],
+    items: Sequence[Item],
     settings: ControlSettings,
     folder: str | Path,
-    heard: Callable[[Sequence["Item"]], Sequence[bool | None]],
-    ask: Callable[[str, Sequence["Item"]], Sequence[bool | None]],
+    heard: Callable[[Sequence[Item]], Sequence[bool | None]],
+    ask: Callable[[str, Sequence[Item]], Sequence[bool | None]],
     *,
     seed: int = 0,
 ) -> list[Control]:
-    """Ask a sample of ``items`` again without the right audio and compare, item by item.
+    """Asks about a sample of ``items`` again without the right audio and compares, item by item.
 
     Args:
-        folder: where silent clips go. heard: verdicts of items that were asked as they are.
-        ask: verdicts of changed items, by kind of control.
+        folder: for the silent clips. heard: returns the verdicts of items with their own clips.
+        ask: returns the verdicts of changed items, for one kind of control.
 
     Raises:
         ConfigError: an unknown kind.
@@ -132,22 +132,22 @@ def run_controls(
 
 
 def compare(name: str, with_audio: Sequence[bool], without: Sequence[bool], *, seed: int = 0) -> Control:
-    """Verdicts of the same items, heard and not heard."""
+    """Compares verdicts of the same items with and without the right audio."""
     difference, low, high = paired_difference(list(map(float, with_audio)), list(map(float, without)), seed=seed)
     return Control(name, len(without), float(np.mean(without)), difference, low, high)
 
 
 def first_line(controls: Sequence[Control]) -> str:
-    """What a reader must know before the scores."""
+    """The report's first line: whether the scores need the audio."""
     if not controls:
         return "No control was run: whether these scores need the audio is not known."
     deaf = [control for control in controls if not control.hears]
     if not deaf:
         gains = ", ".join(f"{c.difference:+.3f} against {c.name}" for c in controls)
-        return f"The model uses its ears: accuracy {gains} ({controls[0].count} items)."
+        return f"The model uses the audio: accuracy {gains} ({controls[0].count} items)."
     worst = min(deaf, key=lambda control: control.difference)
     return (
         f"WARNING: without the right audio ({worst.name}) the model scores {worst.accuracy:.3f}, a difference of "
         f"{worst.difference:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}] over {worst.count} items: these scores do not "
-        "show that it hears."
+        "show that it uses the audio."
     )

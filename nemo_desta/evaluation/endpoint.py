@@ -1,5 +1,5 @@
-"""Models behind an OpenAI-compatible server: rows go out with their clips as ``input_audio``, answers come back in the
-same file as a local model's.
+"""Evaluates a model behind an OpenAI-compatible server: clips are sent as ``input_audio``, and answers are written to
+the same file format as a local model's.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
-from nemo_desta.recipes.engines.client import Client, Unanswered
+from nemo_desta.recipes.engines.http_client import HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
 
-#: Endings that servers take as ``format``.
+#: File extension -> the request's ``format``.
 FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
 
 
@@ -32,27 +32,20 @@ def answer_rows_at(
     timeout_secs: float = 300.0,
     progress: bool = True,
 ) -> dict[str, int]:
-    """Answer the rows of a JSONL file that ``output`` has no answer to yet; how many were and were not.
+    """Answers the rows of a JSONL file that have no answer in ``output`` yet; returns counts.
 
     Args:
-        rows: ``{"id", "messages"}`` each; audio paths are real ones. tag: stands for an audio in a message.
-        sampling: fields of a chat completion (``temperature``, ``max_tokens``, ...), sent as they are.
+        rows: ``{"id", "messages"}`` each, with paths of audio files. tag: marks the position of an audio in a message.
+        sampling: fields of a chat completion (``temperature``, ``max_tokens``, ...), sent unchanged.
         api_key_env: the environment variable that holds the key.
 
     Raises:
-        EngineError: no server, or it refuses the key. ConfigError: ``output`` holds answers of other settings.
+        EngineError: the server cannot be reached or rejects the key. ConfigError: ``output`` holds answers made with
+            other settings.
     """
-    asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # of bytes: U+2028 ends no line
+    asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # bytes: str splits at U+2028
     file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
-    client = Client(
-        base_url,
-        in_flight=concurrency,
-        timeout_secs=timeout_secs,
-        max_retries=8,
-        api_key_env=api_key_env,
-        first_wait_secs=0.25,
-        longest_wait_secs=60.0,
-    )
+    client = HttpClient(base_url, concurrency=concurrency, timeout_secs=timeout_secs, api_key_env=api_key_env)
     todo = [row for row in asked if row["id"] not in file.done]
     failed = 0
 
@@ -69,7 +62,7 @@ def answer_rows_at(
                     body = json.dumps({"model": model, "messages": messages, **sampling}).encode()
                     try:
                         answer = await client.post("/chat/completions", body, _parse)
-                    except Unanswered as error:
+                    except RequestFailed as error:
                         file.reject(row["id"], str(rows), "unanswered", str(error))
                         failed += 1
                     else:
@@ -89,7 +82,7 @@ def answer_rows_at(
 
 
 def _as_parts(messages: list[Mapping[str, Any]], tag: str) -> list[dict[str, Any]]:
-    """Messages whose locator tags have become parts with the clip's bytes; servers put parts on lines of their own."""
+    """Messages with the clip's bytes in place of each locator tag. Servers put each part on its own line."""
     result = []
     for message in messages:
         audios = iter(message.get("audios") or ())

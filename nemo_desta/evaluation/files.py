@@ -1,9 +1,9 @@
-"""A benchmark's official files as items that can be asked, and files of predictions that can be scored.
+"""Reads a benchmark's official files as items, and files of predictions as rows to score.
 
-Nothing is downloaded: users fetch the files, `layouts` says which and from where.
+Nothing is downloaded: users fetch the files. `benchmark_files` says which files and from where.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_desta.config import nearest
 from nemo_desta.data.audio_io import AudioError, AudioRoots
-from nemo_desta.evaluation.layouts import LAYOUTS, Layout, Part
+from nemo_desta.evaluation.benchmark_files import LAYOUTS, Layout, Part
 from nemo_desta.evaluation.official_rows import Raw
 from nemo_desta.evaluation.scores import SCORERS, ItemError
 from nemo_desta.evaluation.tables import read_table
@@ -19,7 +19,7 @@ from nemo_desta.evaluation.tables import read_table
 
 @dataclass(frozen=True)
 class Item:
-    """One question of a benchmark. ``fields``: the official row, to which the prediction is added for scoring."""
+    """One question of a benchmark. ``fields``: the official row; scoring adds the prediction to it."""
 
     id: str
     audio: Path | None
@@ -30,25 +30,25 @@ class Item:
 
 
 def prediction_key(benchmark: str) -> str:
-    """Where the official file has the model's answer."""
+    """The field of the official file that holds the model's answer."""
     return import_module(SCORERS[_known(benchmark, SCORERS)]).KEY
 
 
 def read_items(benchmark: str, data_root: str | Path) -> list[Item]:
-    """Every item of a benchmark below ``data_root`` (or below a folder in it that is called like the benchmark).
+    """Every item of a benchmark below ``data_root``, or below a folder in it that has the benchmark's name.
 
     Raises:
-        FileNotFoundError: the official files are not there; says which, and where users get them.
-        ItemError: an item without a field, without its audio file, or with the id of another one; named.
+        FileNotFoundError: the official files are missing; the message says which, and where users get them.
+        ItemError: an item lacks a field or its audio file, or has the id of another item.
     """
     layout = LAYOUTS[_known(benchmark, LAYOUTS)]
     folder, found = _find(benchmark, layout, Path(data_root).expanduser())
     roots = AudioRoots({"default": folder, "data_root": data_root})
     items: dict[str, Item] = {}
     for part, file in found:
-        for raw in part.read(_rows(file), file.relative_to(folder)):
+        for raw in part.read(read_table(file), file.relative_to(folder)):
             if raw.id in items:
-                raise ItemError(f"'{raw.id}'", f"comes twice in {file.relative_to(folder)}; ids must be unique")
+                raise ItemError(f"'{raw.id}'", f"occurs twice in {file.relative_to(folder)}; ids must be unique")
             items[raw.id] = Item(raw.id, _audio(raw, roots), raw.question, raw.choices, raw.answer, raw.fields)
     if not items:
         raise ValueError(f"{benchmark}: no row in {', '.join(str(file) for _, file in found)}")
@@ -57,10 +57,10 @@ def read_items(benchmark: str, data_root: str | Path) -> list[Item]:
 
 def read_predictions(benchmark: str, path: str | Path) -> list[dict[str, Any]]:
     """The rows of a file of predictions (the official file with the answers under `prediction_key`), or of all such
-    files in a folder. A VoiceBench file that is named as its authors name them says which set its rows are of.
+    files in a folder. The name of a VoiceBench file, as its authors name them, gives the subset of its rows.
 
     Raises:
-        FileNotFoundError: nothing there. ValueError: no rows, or nobody answered. ItemError: an id comes twice.
+        FileNotFoundError: no such file. ValueError: no row has an answer. ItemError: an id occurs twice.
     """
     key, path = prediction_key(benchmark), Path(path).expanduser()
     files = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
@@ -70,12 +70,14 @@ def read_predictions(benchmark: str, path: str | Path) -> list[dict[str, Any]]:
         )
     rows, seen = [], set()
     for file in files:
-        for row in _rows(file):
+        for row in read_table(file):
             if benchmark == "voicebench":
                 row = {**_subset(file), **row}
             name = tuple(str(row.get(k)) for k in ("id", "uniq_id", "task_name", "dataset_name", "subset", "hop"))
             if row.get("id", row.get("uniq_id")) is not None and (file, name) in seen:
-                raise ItemError(f"'{row.get('id', row.get('uniq_id'))}'", f"comes twice in {file}; ids must be unique")
+                raise ItemError(
+                    f"'{row.get('id', row.get('uniq_id'))}'", f"occurs twice in {file}; ids must be unique"
+                )
             seen.add((file, name))
             rows.append(row)
     if not any(key in row for row in rows):
@@ -90,7 +92,7 @@ def _known(benchmark: str, known: Mapping[str, Any]) -> str:
 
 
 def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[tuple[Part, Path]]]:
-    """The folder of the benchmark, and its files in order; the first folder that has any."""
+    """The first folder that holds files of the benchmark, and these files in order."""
     names = (benchmark, *layout.folders)
     folders = [data_root / name for name in names]
     if not layout.own_folder or data_root.resolve().name in names:
@@ -108,16 +110,12 @@ def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[t
 
 
 def _files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """What the first pattern that matches anything matches."""
+    """The matches of the first pattern that has any."""
     return next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    yield from read_table(file)
-
-
 def _audio(raw: Raw, roots: AudioRoots) -> Path | None:
-    """The first of the places where the clip may be."""
+    """The first existing path of the clip."""
     if not raw.audio:
         return None
     for path in raw.audio:

@@ -1,4 +1,4 @@
-"""How far chance alone can move a score: percentile bootstrap over items."""
+"""Confidence intervals of scores: percentile bootstrap over items."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ RESAMPLES = 2000
 def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % interval of the mean of ``values`` (one per counted item; 0 and 1 for verdicts).
 
-    Items count as independent. Values of one kind, or none, have no interval: both ends are their mean.
+    Items are treated as independent. If all values are equal, both ends are that value.
 
     Raises:
         ValueError: no value.
     """
     if not len(values):
-        raise ValueError("no value, so no interval")
+        raise ValueError("no values: an interval needs at least one")
     numbers = np.asarray(values, dtype=np.float64)
     if (numbers == numbers[0]).all():
         return float(numbers[0]), float(numbers[0])
@@ -33,7 +33,5 @@ def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: 
     """Mean of ``first - second`` item by item, and its 95 % interval."""
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values against {len(second)}; pairs are needed")
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    numbers = np.asarray(differences)
-    low, high = bootstrap_interval(differences, seed=seed)
-    return float(numbers.mean()), low, high
+    differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    return float(differences.mean()), *bootstrap_interval(differences, seed=seed)

@@ -1,8 +1,8 @@
-"""A judge: any engine of the recipes (an OpenAI-compatible server, a local LLM) asked with temperature 0 unless a
-benchmark's rules say otherwise.
+"""A judge: any engine of the recipes (an OpenAI-compatible server, a local LLM), at temperature 0 unless a benchmark's
+rules say otherwise.
 
-Every answer is kept by the hash of what was asked, so a report can be made again, or go on after a kill, for nothing.
-What the judge is, how often it was asked and what that cost go into the report.
+Every reply is cached by the hash of its request. A report can therefore be made again, or a killed run resumed,
+without new requests. The judge's name, the number of requests and the cost go into the report.
 """
 
 import asyncio
@@ -14,15 +14,16 @@ from typing import Any
 
 from tqdm.asyncio import tqdm
 
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import Engine, Request, Sampling, build_engine
 
 
 class Judge:
-    """Asks, remembers, counts.
+    """Sends requests to the judge, caches the replies and counts tokens.
 
     Args:
-        engine: asks the LLM. cache: a JSONL file of answers, made when missing.
+        engine: runs the LLM. cache: a JSONL file of replies, created if missing.
         prices: per million prompt and new tokens, for the cost in the report.
     """
 
@@ -32,15 +33,10 @@ class Judge:
         self.prices = prices
         self.usage = {"asked": 0, "from_cache": 0, "failed": 0, "prompt_tokens": 0, "new_tokens": 0}
         self._known: dict[str, str] = {}
-        if self.cache.is_file():
-            for line in self.cache.read_bytes().splitlines():  # of bytes: U+2028 in an answer ends no line
-                try:
-                    record = json.loads(line)
-                    key, text = record["key"], record["text"]
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue  # a line that a kill left half-written: asked again
-                if isinstance(key, str) and isinstance(text, str):
-                    self._known[key] = text
+        for record in read_shared(self.cache):
+            key, text = record.get("key"), record.get("text")
+            if isinstance(key, str) and isinstance(text, str):
+                self._known[key] = text
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], cache: str | Path) -> "Judge":
@@ -50,7 +46,7 @@ class Judge:
         return cls(engine, cache, prices=tuple(prices) if prices else None)
 
     def ask(self, requests: Sequence[JudgeAsk], *, progress: bool = True) -> list[str | None]:
-        """The judge's texts in order; None where there was none."""
+        """The judge's replies in order; None for a failed request."""
         keys = [self._key(request) for request in requests]
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.usage["from_cache"] += len(requests) - len(todo)
@@ -59,7 +55,7 @@ class Judge:
         return [self._known.get(key) for key in keys]
 
     def about(self) -> dict[str, Any]:
-        """What goes into the report."""
+        """The judge's entry in the report."""
         found: dict[str, Any] = {"model": self.engine.name, "revision": self.engine.revision, **self.usage}
         if self.prices is not None:
             spent = self.usage["prompt_tokens"] * self.prices[0] + self.usage["new_tokens"] * self.prices[1]
@@ -68,33 +64,29 @@ class Judge:
 
     def _key(self, request: JudgeAsk) -> str:
         asked = {"model": self.engine.name, **request._asdict(), "messages": [dict(m) for m in request.messages]}
-        del asked["index"]  # the same question about two items is one question
+        del asked["index"]  # equal requests about two items share one cache entry
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     async def _ask_all(self, todo: Mapping[str, JudgeAsk], progress: bool) -> None:
         free = asyncio.Semaphore(self.engine.concurrency)
         self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with self.cache.open("a", encoding="utf-8") as file:
-            if self.cache.stat().st_size and not self.cache.read_bytes().endswith(b"\n"):
-                file.write("\n")
 
-            async def one(key: str, request: JudgeAsk) -> None:
-                async with free:
-                    sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p)
-                    seed = int(key[:8], 16)
-                    answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
-                self.usage["asked"] += 1
-                self.usage["prompt_tokens"] += answer.prompt_tokens
-                self.usage["new_tokens"] += answer.new_tokens
-                if answer.error is not None:
-                    self.usage["failed"] += 1
-                    return
-                self._known[key] = answer.text
-                file.write(json.dumps({"key": key, "text": answer.text}, ensure_ascii=False) + "\n")
-                file.flush()
+        async def one(key: str, request: JudgeAsk) -> None:
+            async with free:
+                sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p)
+                seed = int(key[:8], 16)
+                answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
+            self.usage["asked"] += 1
+            self.usage["prompt_tokens"] += answer.prompt_tokens
+            self.usage["new_tokens"] += answer.new_tokens
+            if answer.error is not None:
+                self.usage["failed"] += 1
+                return
+            self._known[key] = answer.text
+            append_shared(self.cache, {"key": key, "text": answer.text})
 
-            try:
-                jobs = [one(key, request) for key, request in todo.items()]
-                await tqdm.gather(*jobs, desc="judge", disable=not progress)
-            finally:
-                await self.engine.close()
+        try:
+            jobs = [one(key, request) for key, request in todo.items()]
+            await tqdm.gather(*jobs, desc="judge", disable=not progress)
+        finally:
+            await self.engine.close()

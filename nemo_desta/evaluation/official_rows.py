@@ -1,6 +1,6 @@
-"""How a row of each benchmark's official files becomes an item: its id, where its clip may be, question, options.
+"""Readers of each benchmark's official files: a row becomes an item with id, paths of its clip, question, options.
 
-Readers take a file's rows and its path relative to the benchmark's folder. What a scorer reads stays in the row.
+A reader takes a file's rows and its path relative to the benchmark's folder. A scorer's fields stay in the row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 class Raw(NamedTuple):
-    """An item before its clip is looked for: ``audio`` are the places, relative to the benchmark's folder."""
+    """An item before its clip is located. ``audio``: candidate paths relative to the benchmark's folder."""
 
     id: str
     audio: tuple[str, ...]
@@ -29,19 +29,16 @@ class Raw(NamedTuple):
 Reader = Callable[[Iterable[Row], Path], Iterator[Raw]]
 
 
-def mmau(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
-    yield from _listed(rows, file, "audio_id")
+def listed(audio: str) -> Reader:
+    """MMAU and MMAR; ``audio``: the field of the clip's path."""
 
+    def read(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
+        for i, row in enumerate(rows):
+            choices, answer = listed_choices(row, i)
+            name, question = str(need(row, "id", i, (str, int))), need(row, "question", i)
+            yield Raw(name, _beside(file, need(row, audio, i)), question, tuple(choices), answer, row)
 
-def mmar(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
-    yield from _listed(rows, file, "audio_path")
-
-
-def _listed(rows: Iterable[Row], file: Path, audio: str) -> Iterator[Raw]:
-    for i, row in enumerate(rows):
-        choices, answer = listed_choices(row, i)
-        name, question = str(need(row, "id", i, (str, int))), need(row, "question", i)
-        yield Raw(name, _beside(file, need(row, audio, i)), question, tuple(choices), answer, row)
+    return read
 
 
 def mmsu(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
@@ -78,7 +75,7 @@ def _air_folder(row: Row, position: int) -> str:
 
 
 def sakura(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
-    """Two items per clip: what is heard, and what follows from it."""
+    """Two items per clip: a question about the audio, and one that reasons from it."""
     track = next(track for track in ("Animal", "Emotion", "Gender", "Language") if track in str(file))
     for i, row in enumerate(rows):
         clip = _clip(row, i, "file", "audio")
@@ -107,7 +104,7 @@ def speech_ifeval(part: str) -> Reader:
 
 
 def voicebench(subset: str) -> Reader:
-    """The question is in the audio; what is written of it (``prompt``) is for scorer and judge."""
+    """The question is spoken in the audio; its text (``prompt``) is for the scorer and the judge."""
 
     def read(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
         for i, row in enumerate(rows):
@@ -127,7 +124,7 @@ def dynamic_superb(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
     for i, row in enumerate(rows):
         if row.get("audio2") is not None:
             raise ItemError(
-                f"'{task}/{i}'", "has two clips (audio2); such tasks cannot be asked: move their folder away"
+                f"'{task}/{i}'", "has two clips (audio2); such tasks are not supported: move their folder away"
             )
         label, clip = need(row, "label", i, (str, int, float)), _clip(row, i, "audio", "file")
         fields = {**_lean(row, clip), "id": f"{task}/{i}", "task": task, "label": str(label)}
@@ -135,7 +132,7 @@ def dynamic_superb(rows: Iterable[Row], file: Path) -> Iterator[Raw]:
 
 
 def _clip(row: Row, position: int, *keys: str) -> str:
-    """The row's path of a clip, under the first of ``keys`` that has one."""
+    """The path of the row's clip, from the first of ``keys`` that holds one."""
     for key in keys:
         value = row.get(key)
         if isinstance(value, dict):
@@ -146,7 +143,7 @@ def _clip(row: Row, position: int, *keys: str) -> str:
 
 
 def _beside(file: Path, *paths: str) -> tuple[str, ...]:
-    """Places relative to the folder of ``file``; clips that were inside a parquet file first of all."""
+    """Paths relative to the folder of ``file``; if clips were extracted from a parquet file, only these."""
     inside = [path for path in paths if path.startswith(f"{EXTRACT_TO}/")]
     return tuple((file.parent / path).as_posix() for path in inside or paths)
 

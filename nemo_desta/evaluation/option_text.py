@@ -1,7 +1,4 @@
-"""Where an answer names an option by its text: as whole words, not ruled out.
-
-Part of `choices`, which says what that makes of the answer.
-"""
+"""Finds the options that an answer names by their text: as whole words that are not ruled out. Used by `choices`."""
 
 import re
 import unicodedata
@@ -20,16 +17,16 @@ _REJECTED = re.compile(
     r"|(?:is|are|was|were|seems?|sounds?|looks?|can be|could be|would be|must be) (?:clearly |also )?"
     r"(?:not\b(?! only)|wrong|incorrect|unlikely|ruled out|excluded|out\b|false|impossible))"
 )
-#: Words that sentences are full of: as an option they count only where they stand alone between punctuation.
+#: Words of ordinary sentences: as an option they count only alone between punctuation.
 _COMMON = frozenset("no none not all both other neither either one it he she they i a".split())
 _ARTICLES = ("a ", "an ", "the ")
 
 
 def named(text: str, names: Sequence[tuple[str, int]]) -> set[int]:
-    """Which of the names (spaced text and number, longest first) stand in ``text`` and are not ruled out."""
+    """The numbers of the names (spaced text and number, longest first) that ``text`` holds and does not rule out."""
     text = f" {spaced(text)} "
     found: set[int] = set()
-    taken = bytearray(len(text))  # 1 where a longer option stands already
+    taken = bytearray(len(text))  # 1 where a longer option was found
     for name, i in names:
         start = text.find(name)
         while start >= 0:
@@ -43,7 +40,7 @@ def named(text: str, names: Sequence[tuple[str, int]]) -> set[int]:
 
 
 def _whole(text: str, start: int, end: int, name: str) -> bool:
-    """Not part of a longer word, number or note name ("C" in "C#", "5" in "1.5"); CJK knows no word borders."""
+    """Not part of a longer word, number or note name ("C" in "C#", "5" in "1.5"). CJK has no word boundaries."""
     before, after = text[start - 1], text[end] if end < len(text) else " "
     if not _cjk(name[0]) and (before.isalnum() or before == "_" or (name[0].isdigit() and before in "-−+")):
         return False
@@ -63,17 +60,17 @@ def _ruled_out(text: str, start: int, end: int, name: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """For equality: spaced, without what stands around the words."""
+    """Text for equality: spaced, without punctuation around it."""
     return spaced(text).strip(" \"'“”‘’«»`*_()[]{}<>.,:;!?。，：；！？\\")
 
 
 def spaced(text: str) -> str:
-    """Case folded; hyphens, underscores and runs of white space as one space."""
+    """Case folded; hyphens, underscores and runs of white space become one space."""
     return " ".join(_HYPHEN.sub(" ", text.casefold()).split())
 
 
 def normal(text: str) -> str:
-    """Compatible forms as one ("Ｂ", "B"), nothing that is not seen, typewriter apostrophes."""
+    """NFKC form ("Ｂ" becomes "B") without invisible characters; apostrophes become ASCII."""
     return text if text.isascii() else _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
 
 

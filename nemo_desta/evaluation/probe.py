@@ -1,7 +1,7 @@
 """A control without any neural network: logistic regression on statistics of the log-mel spectrogram.
 
-What it reaches from the same clips says how much of a task lies open in the spectrum; a model's accuracy is reported
-beside it.
+Its accuracy on the same clips shows how much of a task simple spectral statistics solve. It is reported beside the
+model's accuracy.
 
 S samples, T frames, F = 80 mel bands.
 """
@@ -15,7 +15,7 @@ NUM_MELS = 80
 NUM_FEATURES = 6 * NUM_MELS
 
 _RMS = 0.1  # -20 dB full scale
-_RANGE = 6 * log(10)  # 60 dB below a clip's peak: what is below is the recording's own noise, which differs by corpus
+_RANGE = 6 * log(10)  # 60 dB below a clip's peak; the noise floor below differs by corpus
 _SILENCE = 1e-10
 
 
@@ -23,8 +23,8 @@ def probe_features(audio: torch.Tensor, sampling_rate: int = 16_000, *, normaliz
     """(S,) samples in [-1, 1] -> (480,) float32.
 
     Per mel band: mean and standard deviation over time, standard deviation of the change from frame to frame, and
-    the means of the clip's three thirds. ``normalize`` scales the clip to one RMS level first: level is a cue to
-    emotion and in the way of words.
+    the means of the clip's three thirds. ``normalize`` scales the clip to a fixed RMS level first: level is a cue for
+    emotion and a disturbance for words.
     """
     audio = audio.float()
     hop, window = sampling_rate // 100, sampling_rate // 40
@@ -45,9 +45,9 @@ def probe_features(audio: torch.Tensor, sampling_rate: int = 16_000, *, normaliz
 def linear_probe(
     train_features: torch.Tensor, train_labels: Sequence[str], test_features: torch.Tensor, *, strength: float = 1.0
 ) -> list[str]:
-    """Predicted labels of the test clips; features (clips, 480) are standardised by the training clips.
+    """Predicted labels of the test clips; features (clips, 480) are standardised on the training clips.
 
-    ``strength``: inverse of the regularisation, scikit-learn's ``C``.
+    ``strength``: inverse regularisation, scikit-learn's ``C``.
     """
     try:
         from sklearn.linear_model import LogisticRegression

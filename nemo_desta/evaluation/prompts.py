@@ -1,8 +1,8 @@
-"""Named prompts: how an item is asked, and how its answer becomes the prediction that a scorer reads.
+"""Named prompts: how an item becomes messages, and how its answer becomes the prediction that a scorer reads.
 
-Prompt and extraction are part of a result: papers that ask differently report other numbers for one model. Every
-report carries the name of the variant and a hash over prompt, extraction and scorer. The wordings follow what the
-papers describe and are ours.
+Prompt and extraction are part of a result: papers with different prompts report different numbers for one model.
+Every report holds the variant's name and a hash over prompt, extraction and scorer. The wordings are our own and
+follow the papers' descriptions.
 """
 
 import hashlib
@@ -12,13 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
-
-if TYPE_CHECKING:
-    from nemo_desta.evaluation.files import Item
+from nemo_desta.evaluation.files import Item
 
 Message = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -33,12 +31,12 @@ INDEX_RULES = (
 
 @dataclass(frozen=True)
 class Variant:
-    """``ask``: an item and the model's locator tag -> messages without audios. ``extract``: the answer's text (its
-    thinking is gone already) and the item -> the prediction."""
+    """``ask``: an item and the model's locator tag -> messages without audios. ``extract``: the answer's text (without
+    its thought) and the item -> the prediction."""
 
     name: str
-    ask: Callable[["Item", str], list[Message]]
-    extract: Callable[[str, "Item"], str]
+    ask: Callable[[Item, str], list[Message]]
+    extract: Callable[[str, Item], str]
 
 
 def variant(name: str) -> Variant:
@@ -52,7 +50,7 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def messages(item: "Item", chosen: Variant, tag: str) -> list[Message]:
+def messages(item: Item, chosen: Variant, tag: str) -> list[Message]:
     """The variant's messages with the item's clip, if it has one, at the locator."""
     asked = chosen.ask(item, tag if item.audio is not None else "")
     if item.audio is not None:
@@ -62,7 +60,8 @@ def messages(item: "Item", chosen: Variant, tag: str) -> list[Message]:
 
 
 def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
-    """Twelve hex digits over the code of prompts, extraction and scorer, and all of this room that it uses."""
+    """Twelve hex digits of a hash over the source code of prompts, extraction and scorer, and of every module of this
+    package that the scorer uses."""
     sources = [inspect.getsource(part) for one in chosen for part in (one.ask, one.extract)]
     sources += [inspect.getsource(module) for module in _used_by(scorer)]
     names = [one.name for one in chosen]
@@ -70,7 +69,7 @@ def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
 
 
 def _used_by(module: ModuleType) -> list[ModuleType]:
-    """The module and, by name, those of `nemo_desta.evaluation` that it takes anything from, however far."""
+    """The module and all modules of `nemo_desta.evaluation` that it imports from, directly or not, sorted by name."""
     room = __name__.rpartition(".")[0]
     found, waiting = {}, [module]
     while waiting:
@@ -88,26 +87,26 @@ def _used_by(module: ModuleType) -> list[ModuleType]:
 # ---- prompts
 
 
-def _question(item: "Item", tag: str) -> list[Message]:
+def _question(item: Item, tag: str) -> list[Message]:
     return [{"role": "user", "content": f"{tag}\n{item.question}"}]
 
 
-def _letters(item: "Item", tag: str) -> list[Message]:
-    """As AIR-Bench and MMSU ask: lettered lines, one letter wanted."""
+def _letters(item: Item, tag: str) -> list[Message]:
+    """As in AIR-Bench and MMSU: lettered lines, the answer is one letter."""
     lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False))
     last = LETTERS[len(item.choices) - 1]
     text = f"{item.question}\n{lines}\nRespond with one letter from A to {last} and nothing else."
     return [{"role": "user", "content": f"{tag}\n{text}"}]
 
 
-def _quoted(item: "Item", tag: str) -> list[Message]:
-    """DeSTA2.5-Audio's first multiple-choice prompt: quoted options, one of them without explanation."""
+def _quoted(item: Item, tag: str) -> list[Message]:
+    """DeSTA2.5-Audio's first multiple-choice prompt: quoted options, answer without explanation."""
     options = " ".join(f'"{choice}"' for choice in item.choices)
     text = f"{item.question} Choose one of the options without explanation. The answer could be {options}"
     return [{"role": "system", "content": FOCUS}, {"role": "user", "content": f"{tag}\n{text}"}]
 
 
-def _sentence(item: "Item", tag: str) -> list[Message]:
+def _sentence(item: Item, tag: str) -> list[Message]:
     """DeSTA2.5-Audio's second: a fixed sentence, "or" before the last option."""
     *first, last = (f'"{choice}"' for choice in item.choices)
     options = f"{', '.join(first)} or {last}" if first else last
@@ -115,7 +114,7 @@ def _sentence(item: "Item", tag: str) -> list[Message]:
     return [{"role": "system", "content": FOCUS}, {"role": "user", "content": f"{tag}\n{text}"}]
 
 
-def _indices(item: "Item", tag: str) -> list[Message]:
+def _indices(item: Item, tag: str) -> list[Message]:
     """ALARM's: numbered options, an index between answer tags; audio before the text."""
     options = "\n".join(f"({i}) {choice}" for i, choice in enumerate(item.choices))
     text = f"<question>{item.question}</question>\n<options>\n{options}\n</options>"
@@ -125,18 +124,18 @@ def _indices(item: "Item", tag: str) -> list[Message]:
 # ---- extraction
 
 
-def _as_it_is(answer: str, item: "Item") -> str:
+def _as_it_is(answer: str, item: Item) -> str:
     return answer.strip()
 
 
-def _behind_sentence(answer: str, item: "Item") -> str:
-    """What follows the fixed sentence, without quotes; the whole answer where the sentence is missing."""
+def _behind_sentence(answer: str, item: Item) -> str:
+    """The text after the fixed sentence, without quotes; the whole answer if the sentence is missing."""
     _, found, rest = answer.partition(SENTENCE)
     return (rest if found else answer).strip().strip(".").strip("\"'“”").strip()
 
 
-def _by_index(answer: str, item: "Item") -> str:
-    """The option of the index between answer tags; what is no index of an option stays as it was written."""
+def _by_index(answer: str, item: Item) -> str:
+    """The option with the index between answer tags; text that is no valid index stays unchanged."""
     found = re.search(r"<answer>\s*(.*?)\s*</answer>", answer, flags=re.DOTALL)
     inside = found[1] if found else answer.strip()
     index = int(inside) if re.fullmatch(r"[0-9]{1,3}", inside) else -1
@@ -154,7 +153,7 @@ VARIANTS: dict[str, Variant] = {
     )
 }
 
-#: What each benchmark is asked with when nobody says: its authors' way, where they have one.
+#: Default variant of each benchmark: its authors' prompt where they published one.
 DEFAULTS: dict[str, str] = {
     "mmau": "desta25_sentence",
     "mmar": "desta25_sentence",
@@ -168,5 +167,5 @@ DEFAULTS: dict[str, str] = {
 
 
 def default_variant(benchmark: str, choices: Sequence[str]) -> str:
-    """`DEFAULTS`, and the plain question for items without options."""
+    """The benchmark's default; the plain question for items without options."""
     return DEFAULTS.get(benchmark, "question") if choices else "question"

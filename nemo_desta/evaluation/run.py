@@ -1,9 +1,9 @@
-"""The whole evaluation: ask, score in both modes, check that the model hears, let a judge judge, write one folder.
+"""The whole evaluation: prompt the model, score in both modes, run the controls and the judge, write one folder.
 
-<output>/scores.json, report.html      what came out, and how
-<output>/<benchmark>/prompts.jsonl     what was asked; answers.jsonl what was answered (a killed run goes on there);
+<output>/scores.json, report.html      results and settings
+<output>/<benchmark>/prompts.jsonl     the prompts; answers.jsonl the answers (a killed run resumes from it);
                                        scored.jsonl verdicts by item, official and strict
-<output>/judge.jsonl                   the judge's answers, by the hash of what it was asked
+<output>/judge.jsonl                   the judge's replies, by the hash of their requests
 """
 
 import inspect
@@ -14,31 +14,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import check_keys, nearest
-from nemo_desta.errors import ConfigError
-from nemo_desta.evaluation import controls as hearing
+from nemo_desta.config import check_keys
+from nemo_desta.evaluation.controls import Control, first_line, run_controls
 from nemo_desta.evaluation.files import Item, prediction_key, read_items, read_predictions
 from nemo_desta.evaluation.intervals import bootstrap_interval
 from nemo_desta.evaluation.judge import Judge
 from nemo_desta.evaluation.prompts import Variant, default_variant, fingerprint, messages, variant
 from nemo_desta.evaluation.report import write_report
 from nemo_desta.evaluation.scores import MODES, SCORERS, Scores, score
-from nemo_desta.evaluation.settings import BENCHMARKS, EvaluateSettings, check, plain
+from nemo_desta.evaluation.settings import EvaluateSettings, check, plain
 from nemo_desta.evaluation.sources import Source, open_source
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Run everything that the settings ask for; returns what scores.json holds.
+    """Runs everything that the settings ask for; returns the content of scores.json.
 
     Raises:
-        ConfigError: settings that cannot be right. FileNotFoundError: official files that are not there, with where
-        to get them. ItemError: an item that cannot be used, by name.
+        ConfigError: wrong settings. FileNotFoundError: missing official files, with where to get them. ItemError: an
+            item cannot be used; the message names it.
     """
     check(settings)
     names = list(dict.fromkeys([*settings.benchmarks, *settings.predictions]))
-    for name in names:
-        if name not in BENCHMARKS:
-            raise ConfigError(f"unknown benchmark '{name}'.{nearest(name, BENCHMARKS)}")
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     asked = {name: read_items(name, settings.data_root) for name in names if name not in settings.predictions}
@@ -57,7 +53,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             found = _scored(name, rows, [], judge, output / name, options)
         report["benchmarks"][name] = found
     if settings.rows is not None:
-        from nemo_desta.evaluation.on_rows import evaluate_rows
+        from nemo_desta.evaluation.row_eval import evaluate_rows
 
         report["rows"] = evaluate_rows(
             source,
@@ -68,18 +64,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             seed=settings.seed,
         )
     if source is not None and source.model is not None and (settings.text_kept.prompts or settings.text_kept.texts):
-        from nemo_desta.evaluation.text_kept import text_kept
+        from nemo_desta.evaluation.text_parity import text_parity
 
-        report["text_kept"] = text_kept(source.model, settings.text_kept, progress=settings.progress)
+        report["text_kept"] = text_parity(source.model, settings.text_kept, progress=settings.progress)
     if judge is not None:
         report["judge"] = judge.about()
     scored = {**report["benchmarks"], **report.get("rows", {}).get("attributes", {})}
     all_controls = [
-        hearing.Control(**{**control, "name": f"{name}, {control['name']}"})
+        Control(**{**control, "name": f"{name}, {control['name']}"})
         for name, found in scored.items()
         for control in found.get("controls", ())
     ]
-    report["first_line"] = hearing.first_line(all_controls)
+    report["first_line"] = first_line(all_controls)
     (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_report(output / "report.html", report)
     return report
@@ -93,10 +89,10 @@ def _asked(
     folder: Path,
     judge: Judge | None,
 ) -> dict[str, Any]:
-    """Ask, score, and run the controls of one benchmark."""
+    """Prompts the model, scores, and runs the controls of one benchmark."""
     wanted = settings.prompts.get(name)
     if wanted is not None:
-        variant(wanted)  # refused now if it is unknown, and not behind the first question
+        variant(wanted)  # an unknown name fails before the first prompt
 
     def chosen(item: Item) -> Variant:
         return variant(wanted if wanted and item.choices else default_variant(name, item.choices))
@@ -121,10 +117,10 @@ def _asked(
         part = folder / "controls"
 
         def verdicts(some: Sequence[Mapping[str, Any]]) -> list[bool | None]:
-            """Strict, without a judge."""
+            """Strict verdicts, without a judge."""
             return score(name, some, mode="strict", **_of_mode(name, "strict", options)).verdicts
 
-        results = hearing.run_controls(
+        results = run_controls(
             items,
             settings.controls,
             part / "clips",
@@ -144,16 +140,15 @@ def _scored(
     folder: Path,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Both modes, with intervals; the judged parts by the judge, if there is one."""
+    """Scores in both modes, with intervals; the judge, if there is one, judges first."""
     module = import_module(SCORERS[name])
     left_out = []
     if hasattr(module, "judge_requests"):
         asks = module.judge_requests(rows)
         if asks and judge is None:
-            left_out.append(f"{len(asks)} questions to a judge (give judge={{llm: ..., engine: ...}})")
+            left_out.append(f"{len(asks)} requests to a judge (give judge={{llm: ..., engine: ...}})")
         elif asks:
-            texts = judge.ask(asks)
-            rows = module.with_judgements(rows, asks, texts)
+            rows = module.with_judgements(rows, asks, judge.ask(asks))
     found: dict[str, Any] = {
         "items": len(rows),
         "variant": ", ".join(one.name for one in chosen) or "predictions given",
@@ -179,14 +174,10 @@ def _scored(
 
 
 def _figures(scores: Scores) -> dict[str, Any]:
-    """Totals, and for verdicts an interval."""
+    """One mode's entry in the report; an accuracy and its interval if any verdict counts."""
     counted = [float(verdict) for verdict in scores.verdicts if verdict is not None]
-    figures: dict[str, Any] = {
-        "totals": scores.totals,
-        "num_counted": len(counted),
-        "num_unparsed": scores.num_unparsed,
-        "by": scores.by,
-    }
+    figures: dict[str, Any] = {"totals": scores.totals, "num_counted": len(counted)}
+    figures |= {"num_unparsed": scores.num_unparsed, "by": scores.by}
     if counted:
         figures["accuracy"] = sum(counted) / len(counted)
         figures["interval"] = bootstrap_interval(counted)
@@ -194,10 +185,10 @@ def _figures(scores: Scores) -> dict[str, Any]:
 
 
 def _of_mode(name: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that this mode's scorer takes.
+    """The options that this mode's scorer accepts.
 
     Raises:
-        ConfigError: one that neither mode knows.
+        ConfigError: neither mode accepts an option.
     """
     module = import_module(SCORERS[name])
     known = {each: set(inspect.signature(getattr(module, each)).parameters) - {"items"} for each in MODES}

@@ -1,8 +1,8 @@
-"""What a scorer returns, which scorers there are, and `score`, the one way in.
+"""The scorers, what a scorer returns, and `score`, their one entry point.
 
 A scorer is a module with ``official`` (the authors' rules, quirks included), ``strict`` (every item counts, nothing is
-guessed) and ``QUIRKS`` (what the official script does that its figures must be read with). A scorer with a judge also
-has ``judge_requests`` and ``with_judgements``.
+guessed) and ``QUIRKS`` (behaviour of the official script that a reader of its figures must know). A scorer with a
+judge also has ``judge_requests`` and ``with_judgements``, see `scorers.judged`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from nemo_desta.config import nearest
 Item = Mapping[str, Any]
 Verdict = bool | None
 
-#: Benchmark -> module; imported when it is asked for.
+#: Benchmark -> module, imported on first use.
 SCORERS: dict[str, str] = {
     name: f"nemo_desta.evaluation.scorers.{name}"
     for name in ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
@@ -32,7 +32,7 @@ class ItemError(ValueError):
 
 
 class Quirk(NamedTuple):
-    """Something that an official scorer does and a reader of its figures must know; ``reason`` says how it shows."""
+    """Behaviour of an official scorer that a reader of its figures must know; ``reason`` says how it shows."""
 
     name: str
     what: str
@@ -40,7 +40,7 @@ class Quirk(NamedTuple):
 
 
 class JudgeAsk(NamedTuple):
-    """A question to a judge about item ``index``; ``turn`` numbers repeated draws."""
+    """One request to the judge about item ``index``; ``turn`` numbers repeated requests."""
 
     index: int
     messages: Sequence[Mapping[str, Any]]
@@ -54,7 +54,7 @@ class JudgeAsk(NamedTuple):
 class Scores:
     """``verdicts``: one per item in order, None = not counted. ``by``: field -> group -> accuracy and count.
 
-    ``num_unparsed``: counted items (strict: all items) whose answer could not be read.
+    ``num_unparsed``: counted items (strict: all items) whose answer could not be parsed.
     """
 
     verdicts: list[Verdict]
@@ -71,7 +71,7 @@ def score(benchmark: str, items: Sequence[Item], mode: str = "official", **optio
 
     Raises:
         ValueError: an unknown benchmark or mode. ItemError: an item lacks what the rules need.
-        NotImplementedError: a mode that the benchmark has not, with the reason.
+        NotImplementedError: the benchmark does not have this mode; the message gives the reason.
     """
     if benchmark not in SCORERS:
         raise ValueError(f"unknown benchmark '{benchmark}'.{nearest(benchmark, SCORERS)}")
@@ -84,10 +84,10 @@ def score(benchmark: str, items: Sequence[Item], mode: str = "official", **optio
 
 
 def need(item: Item, key: str, position: int, kind: type | tuple[type, ...] = str) -> Any:
-    """A field that the rules cannot do without.
+    """A field that the rules need.
 
     Raises:
-        ItemError: it is missing or of another kind.
+        ItemError: it is missing or has another type.
     """
     if key not in item:
         raise ItemError(name_of(item, position), f"has no field '{key}'")
@@ -113,7 +113,7 @@ def answer_of(item: Item, key: str, position: int) -> str | None:
 
 
 def name_of(item: Item, position: int) -> str:
-    """How errors call an item."""
+    """The item's name in error messages."""
     for key in ("id", "uniq_id", "key"):
         if item.get(key) is not None:
             return f"'{item[key]}'"
@@ -124,16 +124,18 @@ def groups(items: Sequence[Item], verdicts: Sequence[Verdict], fields: Iterable[
     """For each field: group -> accuracy and count over the items that count; a field no item has is left out."""
     by: dict[str, dict[str, Any]] = {}
     for key in fields:
-        tallies: dict[str, list[int]] = {}
-        for item, verdict in zip(items, verdicts, strict=True):
-            if item.get(key) is not None:
-                tally = tallies.setdefault(str(item[key]), [0, 0])
-                if verdict is not None:
-                    tally[0] += verdict
-                    tally[1] += 1
-        if tallies:
-            by[key] = {name: {"accuracy": c / n if n else 0.0, "count": n} for name, (c, n) in tallies.items()}
+        values = ((item.get(key), verdict) for item, verdict in zip(items, verdicts, strict=True))
+        if found := tally((str(value), verdict) for value, verdict in values if value is not None):
+            by[key] = found
     return by
+
+
+def tally(pairs: Iterable[tuple[str, Verdict]]) -> dict[str, dict[str, float]]:
+    """(group, verdict) pairs -> accuracy and count per group; a verdict of None is not counted."""
+    found: dict[str, list[bool]] = {}
+    for name, verdict in pairs:
+        found.setdefault(name, []).extend([] if verdict is None else [verdict])
+    return {name: {"accuracy": sum(v) / len(v) if v else 0.0, "count": len(v)} for name, v in found.items()}
 
 
 def accuracy_totals(verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def accuracy_totals(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def strict_scores(items: Sequence[Item], verdicts: Sequence[Verdict], fields: Iterable[str]) -> Scores:
-    """Scores where every item counts: a verdict of None is an answer that could not be read, and wrong."""
+    """Scores where every item counts: a verdict of None is an unparsed answer, which is wrong."""
     counted = [verdict is True for verdict in verdicts]
     unparsed = sum(verdict is None for verdict in verdicts)
     totals = {**accuracy_totals(counted), "unparsed": unparsed}

@@ -1,18 +1,18 @@
-"""What `examples/desta_evaluate.py` can be told: the fields of conf/use/evaluate.yaml, read and checked."""
+"""Settings of `examples/desta_evaluate.py`: the fields of conf/use/evaluate.yaml and their checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING
+from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
-
-BENCHMARKS = ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
+from nemo_desta.evaluation.scores import SCORERS
+from nemo_desta.models.model_source import ModelSource
 
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """``items``: of each benchmark, asked again without the right audio; 0 switches the controls off."""
+    """``items``: number of items per benchmark that are asked again without the right audio; 0: no controls."""
 
     items: int = 200
     kinds: list[str] = field(default_factory=lambda: ["silence", "shuffled"])
@@ -20,7 +20,7 @@ class ControlSettings:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """``llm`` and ``engine`` as in the recipes; ``prices``: of a million prompt and new tokens."""
+    """``llm`` and ``engine`` as in the recipes; ``prices``: per million prompt and new tokens."""
 
     llm: str = MISSING
     engine: dict[str, Any] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class EndpointSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """The text-only probe: how many IFEval-like prompts and texts the model and its bare LLM are given; 0: none."""
+    """The comparison with the bare LLM on text: numbers of IFEval-like prompts and of texts; 0: none."""
 
     prompts: int = 50
     texts: int = 20
@@ -48,7 +48,7 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class RowsSettings:
-    """Recognition and attributes on a rows folder: ``attributes`` maps a name to its question and values."""
+    """Speech recognition and attributes on the user's rows; ``attributes``: name -> question and values."""
 
     rows: str | list[str] = MISSING
     audio_root: str = MISSING
@@ -58,17 +58,11 @@ class RowsSettings:
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(ModelSource):
     """See conf/use/evaluate.yaml, which explains every field."""
 
     output: str = MISSING
     model: str | None = None
-    llm: str | None = None
-    encoders: dict[str, str] | None = None
-    device: str | None = None
-    check_identity: bool = True
-    trust_remote_code: bool = False
-    allow_targets: list[str] = field(default_factory=list)
     endpoint: EndpointSettings | None = None
     predictions: dict[str, str] = field(default_factory=dict)
     benchmarks: list[str] = field(default_factory=list)
@@ -90,11 +84,14 @@ class EvaluateSettings:
 
 
 def check(settings: EvaluateSettings) -> None:
-    """What no type can say.
+    """Checks the rules between settings.
 
     Raises:
-        ConfigError: named by the key.
+        ConfigError: a rule is broken; the message names the setting.
     """
+    for name in [*settings.benchmarks, *settings.predictions]:
+        if name not in SCORERS:
+            raise ConfigError(f"unknown benchmark '{name}'.{nearest(name, SCORERS)}")
     sources = [name for name in ("model", "endpoint") if getattr(settings, name) is not None]
     if len(sources) > 1:
         raise ConfigError("give 'model' (a folder) or 'endpoint' (a server), not both")
@@ -106,13 +103,13 @@ def check(settings: EvaluateSettings) -> None:
     if asked and settings.data_root is None:
         raise ConfigError("'data_root' must be given: the folder that holds the benchmarks' official files")
     if not (settings.benchmarks or settings.predictions or settings.rows):
-        raise ConfigError(f"nothing asked for: give benchmarks=[...] of {', '.join(BENCHMARKS)}, predictions or rows")
+        raise ConfigError(f"no task: give benchmarks=[...] of {', '.join(SCORERS)}, predictions or rows")
     if settings.rows is not None and settings.model is None:
-        raise ConfigError("'rows' are asked of a model folder: give 'model'")
+        raise ConfigError("'rows' need a model folder: give 'model'")
     if settings.engine not in ("hf", "vllm"):
         raise ConfigError(f"engine is '{settings.engine}'; known: hf, vllm")
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what says nothing about the result."""
+    """The settings that can change the result."""
     return {key: value for key, value in values.items() if key not in ("output", "progress", "device")}

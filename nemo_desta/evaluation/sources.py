@@ -1,4 +1,5 @@
-"""Who answers: a model folder (its own decode loop or vLLM), or a model behind a server. Both go on after a kill."""
+"""The evaluated model: a model folder (own decode loop or vLLM), or a model behind a server. Both resume after a
+kill."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Source:
-    """``model``: when it is here. ``tag``: what stands for an audio in its messages."""
+    """``model``: a model loaded in this process. ``tag``: marks the position of an audio in a message."""
 
     settings: EvaluateSettings
     model: "DestaModel | None" = None
@@ -28,15 +29,15 @@ class Source:
         return listener.audio_locator_tag if listener is not None else "<|AUDIO|>"
 
     def about(self) -> dict[str, Any]:
-        """Who was asked, for the report."""
+        """The model's entry in the report."""
         if self.settings.endpoint is not None:
             return {"model": self.settings.endpoint.model, "endpoint": self.settings.endpoint.base_url}
         return {"folder": "/".join(Path(str(self.settings.model)).parts[-3:]), "engine": self.settings.engine}
 
     def ask(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
-        """Answers by row id; a row that could not be answered is missing (and named in ``answers.rejected.jsonl``).
+        """Answers by row id. A row that could not be answered is missing and named in ``answers.rejected.jsonl``.
 
-        Rows hold absolute audio paths. What ``folder`` has answers to already is not asked again.
+        Rows hold absolute audio paths. Rows with an answer in ``folder`` are not asked again.
         """
         folder.mkdir(parents=True, exist_ok=True)
         prompts, answers = folder / "prompts.jsonl", folder / "answers.jsonl"
@@ -45,7 +46,7 @@ class Source:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         partial = prompts.with_suffix(".part")
         partial.write_text(text, encoding="utf-8")
-        partial.replace(prompts)  # a kill while it is written leaves the old one
+        partial.replace(prompts)  # atomic: a kill leaves the old file
         self._answer(prompts, answers, _roots(rows))
         wanted = {row["id"] for row in rows}
         return {line["id"]: line["answer"] for line in _read(answers) if line["id"] in wanted}
@@ -89,38 +90,32 @@ class Source:
 
 
 def open_source(settings: EvaluateSettings) -> Source:
-    """Load the model, or point at its server."""
+    """Loads the model, or refers to its server."""
     if settings.endpoint is not None:
         return Source(settings)
-    names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
-    where: dict[str, Any] = {name: getattr(settings, name) for name in names}
     if settings.engine == "vllm":
-        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
-
-        return Source(settings, engine=vllm_chat_engine(settings.model, **where, **settings.vllm))
-    from nemo_desta.models.desta import DestaModel
-
-    return Source(settings, model=DestaModel.from_pretrained(settings.model, device=settings.device, **where))
+        return Source(settings, engine=settings.load_with_vllm(**settings.vllm))
+    return Source(settings, model=settings.load())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a text may hold what `str.splitlines` takes for a line end (U+2028)."""
+    """The objects of a JSONL file. Its bytes are split, because str.splitlines would also split at U+2028."""
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Answers belong to what was asked: another prompt under the same id needs another folder."""
+    """Raises ConfigError if the folder holds answers to other prompts of the same ids."""
     before = {row["id"]: row["messages"] for row in _read(prompts)}
     for row in rows:
         if row["id"] in before and before[row["id"]] != json.loads(json.dumps(row["messages"])):
             raise ConfigError(
-                f"{prompts.parent} holds answers to other prompts (item '{row['id']}' was asked otherwise). Give "
+                f"{prompts.parent} holds answers to other prompts (the prompt of item '{row['id']}' differs). Give "
                 "another output, or the same prompts and data_root"
             )
 
 
 def _roots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The folders of the rows' clips, which were resolved inside the data root when the items were read."""
+    """The folders of the rows' clips. The clips were resolved inside the data root when the items were read."""
     clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
     folders = sorted({str(clip.parent) for clip in clips}) or ["."]
     return {"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}}

@@ -1,4 +1,4 @@
-"""Tables of rows as benchmarks publish them: JSON, JSON Lines, CSV, parquet (also with audio inside)."""
+"""Reads tables of rows as benchmarks publish them: JSON, JSON Lines, CSV, parquet (also with embedded audio)."""
 
 import csv
 import json
@@ -11,12 +11,12 @@ EXTRACT_TO = "extracted_audio"
 
 
 def read_table(path: Path) -> list[Row]:
-    """The rows of a file. A JSON object of objects is a table whose keys are the rows' ``file``.
+    """The rows of a file. A JSON object of objects is a table; its keys become the rows' ``file``.
 
     Audio inside a parquet file is written once to ``extracted_audio`` beside it; the column becomes its path.
 
     Raises:
-        ValueError: not such a table; named by file and line.
+        ValueError: the file is no such table; the message names file and line.
     """
     readers = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
     if path.suffix not in readers:
@@ -24,7 +24,7 @@ def read_table(path: Path) -> list[Row]:
     rows = []
     for where, row in readers[path.suffix](path):
         if not isinstance(row, Mapping):
-            raise ValueError(f"{where}: a row must be an object with fields, found {type(row).__name__}")
+            raise ValueError(f"{where}: a row must be an object, found {type(row).__name__}")
         rows.append(dict(row))
     return rows
 

@@ -1,7 +1,7 @@
-"""Recipes on a Ray cluster: Ray Data hands shards to workers, each with an engine of its own; resume is by our files.
+"""Recipes on a Ray cluster: Ray Data assigns shards to workers, and each worker has its own engine.
 
-A worker that dies is started anew by Ray and goes on behind the rows that its journal holds. The output folder must
-be one that all nodes see, with working file locks (local disks, NFSv4, Lustre with flock).
+Ray restarts a worker that dies; the worker resumes after the last row in its journal. All nodes must see the output
+folder, and its file locks must work (local disks, NFSv4, Lustre with flock).
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ShardWorker:
-    """A worker of Ray Data: builds the recipe once, then makes the rows of the shards that it is given."""
+    """A worker of Ray Data. It builds the recipe once, then makes the rows of its shards."""
 
     def __init__(self, plain: Mapping[str, Any]) -> None:
         config = parse_recipe(plain)
@@ -30,7 +30,7 @@ class ShardWorker:
         self.stage = build_stage(config, corpora, roots, build_prompts(config), self.engines)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """``batch["shard"]``: numbers of shards; the same numbers come back when their rows are on the disk."""
+        """``batch["shard"]``: numbers of shards. They are returned when the rows are on the disk."""
         numbers = [int(number) for number in batch["shard"]]
         concurrency = self.engines[0].concurrency
         run_shards(self.folder, self.stage, numbers, concurrency=concurrency, engines=self.engines, progress=False)
@@ -50,8 +50,8 @@ def run_on_ray(
 ) -> None:
     """Make the rows of shards ``numbers`` with ``num_workers`` workers, each of ``num_cpus`` and ``num_gpus``.
 
-    ``address``: of a running cluster, None for the one of the environment or a local one. ``plain``: the recipe's
-    config; every worker builds its parts from it, so paths must be the same on all nodes.
+    ``address``: of a running cluster; None for the environment's cluster or a local one. ``plain``: the recipe's
+    config. Every worker builds its parts from it, so paths must be the same on all nodes.
     """
     try:
         import ray
@@ -65,7 +65,7 @@ def run_on_ray(
         ShardWorker,
         fn_constructor_args=(dict(plain),),
         batch_size=shards_per_task,
-        compute=ray.data.ActorPoolStrategy(size=num_workers),  # restarts workers and repeats their tasks
+        compute=ray.data.ActorPoolStrategy(size=num_workers),  # restarts workers and their tasks
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )

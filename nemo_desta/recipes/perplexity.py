@@ -21,7 +21,7 @@ from tqdm import tqdm
 from nemo_desta.core.prompting import Example, PromptBuilder
 from nemo_desta.data.rows import JsonlIndex
 from nemo_desta.errors import RowError, row_guard
-from nemo_desta.recipes.answer import TEMPLATE, request_messages
+from nemo_desta.recipes.ask import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows
 from nemo_desta.sources import resolve_source

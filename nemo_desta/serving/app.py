@@ -1,6 +1,6 @@
-"""The routes: OpenAI's chat completions and models, health, metrics.
+"""The HTTP routes: OpenAI's chat completions and models, health, metrics.
 
-Nothing of FastAPI's own parsing is used: bodies are read within limits, and every refusal has OpenAI's shape.
+FastAPI's own parsing is not used: bodies are read within limits, and every error has OpenAI's format.
 """
 
 import hmac
@@ -11,43 +11,40 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from nemo_desta.answering.audio_embeddings import ChatModel
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.batching import Engine
-from nemo_desta.serving.connection import ClientGone, Lingering, while_connected
 from nemo_desta.serving.errors import ApiError, forget, log_failure
-from nemo_desta.serving.replies import DONE, Reply, event
+from nemo_desta.serving.http_body import ClientGone, Lingering, while_connected
+from nemo_desta.serving.responses import DONE, ChatResponse, event
 from nemo_desta.serving.service import Call, Service
 from nemo_desta.serving.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from nemo_desta.answering.audio_frontend import AudioFrontend
-    from nemo_desta.models.desta import DestaModel
 
 logger = logging.getLogger(__name__)
 
 API_KEY = "NEMO_DESTA_API_KEY"
-#: The status of a request whose client has gone; nobody reads it, the metrics count it.
+#: The status of a request whose client has disconnected; only the metrics show it.
 GONE = 499
 
 
 def create_app(
-    model: "DestaModel | AudioFrontend",
+    model: ChatModel,
     settings: ServerSettings,
     *,
     name: str = "nemo_desta",
     root: str | None = None,
     make_engine: Callable[[], Engine] | None = None,
 ) -> FastAPI:
-    """The application around a model; ``app.state.service`` is what it runs on.
+    """The application of a model; ``app.state.service`` is its `Service`.
 
     Args:
-        name: what clients call the model, unless the settings say so. root: where it came from, shown in the list.
-        make_engine: for another engine than `ChatEngine` on the model.
+        name: the model's name for clients, unless the settings have one. root: the model's source, shown in the list.
+        make_engine: for an engine other than `ChatEngine`.
 
     Raises:
         ConfigError: the API key in the environment is empty.
@@ -112,15 +109,15 @@ async def _answer(request: Request, service: Service) -> Response:
     status = GONE
     try:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # forms and plain text are what a foreign web page may send without asking
+        if kind != "application/json":  # any web page may send forms and plain text without a CORS preflight
             raise ApiError(415, f"content-type must be application/json, found '{kind:.100}'", code="no_json")
         call = await service.within(arrived, _receive(request, service, arrived))
-        await while_connected(request, call.within(call.begin()))
+        await while_connected(request, service.within(arrived, call.begin()))
         if call.request.stream:
-            status = 200  # of a stream that begins; it closes the call itself
-            return _Stream(request, call, service.name)
-        deltas = await while_connected(request, call.within(_all(call)))
-        whole = Reply(service.name).whole(deltas, call.usage)
+            status = 200  # of the stream's start; the stream closes the call itself
+            return _Stream(request, call, service)
+        deltas = await while_connected(request, service.within(arrived, _all(call)))
+        whole = ChatResponse(service.name).whole(deltas, call.usage)
         status = 200
         call.close(status)
         return JSONResponse(whole)
@@ -135,7 +132,7 @@ async def _answer(request: Request, service: Service) -> Response:
         log_failure(logger, "a request failed", error)
         forget(error)
         status = 500
-        return _refusal(ApiError(500, "internal error; the server's log says more"))
+        return _refusal(ApiError(500, "internal error; see the server's log"))
     finally:
         if call is None:
             service.metrics.requests.labels(str(status)).inc()
@@ -144,7 +141,7 @@ async def _answer(request: Request, service: Service) -> Response:
 
 
 async def _receive(request: Request, service: Service, arrived: float) -> Call:
-    """Read the body; only a whole and good one takes a place."""
+    """Reads the body; only a complete and valid one is queued."""
     service.check_place()
     async with service.receiving.body(request) as body:
         return await service.open(body, arrived)
@@ -155,16 +152,17 @@ async def _all(call: Call) -> list[Any]:
 
 
 class _Stream(Response):
-    """Server-sent events; whatever ends them closes the call."""
+    """Server-sent events. The call is closed however the stream ends."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, request: Request, call: Call, name: str) -> None:
+    def __init__(self, request: Request, call: Call, service: Service) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.request = request
         self.call = call
-        self.reply = Reply(name)
+        self.service = service
+        self.response = ChatResponse(service.name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         status = GONE
@@ -172,12 +170,12 @@ class _Stream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             last = b""
             try:
-                await while_connected(self.request, self.call.within(self._write(send)))
+                await while_connected(self.request, self.service.within(self.call.arrived, self._write(send)))
                 status = 200
             except ApiError as error:
                 status, last = error.status, event(error.body) + DONE
                 forget(error)
-            self.call.close(status)  # before the last words: its place does not wait until the client has read them
+            self.call.close(status)  # first: the next request must not wait until the client has read the rest
             if last:
                 await send({"type": "http.response.body", "body": last, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -193,11 +191,11 @@ class _Stream(Response):
         async def write(data: bytes) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        await write(self.reply.opening(with_usage=with_usage))
+        await write(self.response.opening(with_usage=with_usage))
         async for deltas in self.call.deltas():
-            if data := b"".join(self.reply.piece(delta, with_usage=with_usage) for delta in deltas):
+            if data := b"".join(self.response.piece(delta, with_usage=with_usage) for delta in deltas):
                 await write(data)
-        await write((self.reply.usage(self.call.usage) if with_usage else b"") + DONE)
+        await write((self.response.usage(self.call.usage) if with_usage else b"") + DONE)
 
 
 def _refusal(error: ApiError) -> Response:
@@ -205,7 +203,7 @@ def _refusal(error: ApiError) -> Response:
 
 
 def _check_key(key: str | None) -> Callable[[Request], Any]:
-    """A guard that asks for ``Authorization: Bearer <key>``; None asks for nothing."""
+    """A dependency that requires ``Authorization: Bearer <key>``; a key of None requires nothing."""
     if key is not None and not key.strip():
         raise ConfigError(f"{API_KEY} is set but empty; unset it, or give it a key")
     expected = None if key is None else f"Bearer {key.strip()}".encode()
@@ -219,7 +217,7 @@ def _check_key(key: str | None) -> Callable[[Request], Any]:
 
 
 def _check_host(settings: ServerSettings) -> Callable[[Request], Any]:
-    """A guard for servers of this machine only: web pages cannot reach them under a name of their own."""
+    """A dependency for servers on loopback: it rejects other Host headers, which protects from DNS rebinding."""
     known = {"localhost", "127.0.0.1", "[::1]", settings.host, *settings.allowed_hosts}
 
     async def check(request: Request) -> None:

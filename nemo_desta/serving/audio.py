@@ -1,22 +1,23 @@
-"""Strangers' base64 -> mono samples, without being fooled by a header.
+"""Decodes base64 of untrusted files to mono samples, without trusting their headers.
 
-libsndfile decodes. FFmpeg decodes m4a and webm alone, told by their first bytes and from memory, where torchcodec is
-installed: playlists, which can name other files and hosts, never reach it. Letters: S samples, C channels.
+libsndfile decodes most formats. FFmpeg (by torchcodec, if installed) decodes only m4a and webm, recognised by their
+first bytes, and only from memory. Playlists, which can name other files and hosts, never reach it. Letters: S samples,
+C channels.
 """
 
 import io
 
 import numpy as np
 
+from nemo_desta.data.audio_decoding import UnknownFormat, audio_guard, duration_fault, open_sound
 from nemo_desta.data.audio_io import AudioError, to_clip
-from nemo_desta.data.decoding import UnknownFormat, audio_guard, duration_fault, open_sound
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.serving.errors import ApiError
 
-#: Samples per second over all channels that the audio of a request may have on average: 48 kHz stereo. What is
-#: denser (hundreds of channels, rates of radio) is shorter before it is refused.
+#: Samples per second over all channels: 48 kHz stereo. Denser audio (hundreds of channels, radio sampling rates) gets
+#: a proportionally smaller limit of seconds.
 DENSITY = 96_000
-#: Formats as clients name them (in any case) -> as they are called here.
+#: Format names of clients (in any case) -> names used here.
 FORMATS = {
     **{name: name for name in ("wav", "mp3", "flac", "ogg", "opus", "m4a", "webm")},
     **{"wave": "wav", "mpeg": "mp3", "mpga": "mp3", "oga": "ogg", "mp4": "m4a"},
@@ -24,7 +25,7 @@ FORMATS = {
 
 
 class AudioBudget:
-    """What one request may still bring: ``secs`` of audio."""
+    """The limit of audio in one request. ``secs``: seconds decoded so far."""
 
     def __init__(self, max_secs: float) -> None:
         self.max_secs = max_secs
@@ -37,8 +38,8 @@ class AudioBudget:
             format: one of `FORMATS`, in any case.
 
         Raises:
-            ApiError: 400 no base64, another format, not readable, cut, empty, too loud; 413 too long. ``where`` is its
-                param.
+            ApiError: 400 for invalid base64 and for another format, unreadable, cut, empty or too loud audio; 413 for
+                too long audio. ``where`` is its param.
         """
         try:
             content = from_base64(data, where)
@@ -48,7 +49,7 @@ class AudioBudget:
             raise ApiError(400, f"{where} is empty: it holds no bytes", param=where, code="empty_audio")
         wanted, found = FORMATS[format.lower()], _sniff(content)
         if not (found == wanted or {found, wanted} == {"ogg", "opus"}):
-            what = f"the data is {found}" if found else "the data is none of the formats known here"
+            what = f"the data is {found}" if found else "the data is in no known format"
             raise ApiError(400, f"{where}: format says '{format}', but {what}", param=where, code="invalid_audio")
         try:
             read = self._by_torchcodec if found in ("m4a", "webm") else self._by_libsndfile
@@ -60,7 +61,7 @@ class AudioBudget:
             raise ApiError(400, str(error), param=where, code=code) from error
 
     def _by_libsndfile(self, content: bytes, where: str) -> tuple[np.ndarray, int]:
-        """(S, C) and the rate; a little more than what is allowed is read of a longer file."""
+        """(S, C) and the rate; of a longer file, slightly more than the limit is read."""
         with open_sound(io.BytesIO(content), where) as sound:
             most_secs = self._most_secs(sound.sampling_rate, sound.file.channels)
             blocks = list(sound.blocks(most_secs)) or [np.zeros((0, sound.file.channels), np.float32)]
@@ -85,7 +86,7 @@ class AudioBudget:
             return decoded.data.T.numpy(), decoded.sample_rate
 
     def _most_secs(self, rate: int, num_channels: int) -> float:
-        """Seconds that a file may have."""
+        """The limit of seconds for a file."""
         return max(0.0, self.max_secs - self.secs) / max(1.0, rate * num_channels / DENSITY)
 
     def _count(self, samples: np.ndarray, rate: int, where: str) -> None:
@@ -94,8 +95,8 @@ class AudioBudget:
             what = f"{rate} Hz, {num_channels} channels"
             raise ApiError(
                 413,
-                f"a request may bring {self.max_secs:g} s of audio (at most {DENSITY} samples per second over all "
-                f"channels), and with {where} ({what}) this one has more",
+                f"the limit is {self.max_secs:g} s of audio per request (at {DENSITY} samples per second over all "
+                f"channels); {where} ({what}) exceeds it",
                 param=where,
                 code="audio_too_long",
             )
@@ -103,7 +104,7 @@ class AudioBudget:
 
 
 def _sniff(content: bytes) -> str | None:
-    """The format by a file's first bytes."""
+    """The format, from a file's first bytes."""
     if content[:4] in (b"RIFF", b"RIFX", b"RF64") and content[8:12] == b"WAVE":
         return "wav"
     if content[:4] == b"fLaC":

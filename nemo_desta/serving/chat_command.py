@@ -1,4 +1,4 @@
-"""What `examples/desta_chat.py` runs, by its config: one answer, a conversation, a file of rows, or the page."""
+"""Entry point of `examples/desta_chat.py`: one answer, a conversation, a file of rows or the web page."""
 
 import re
 import sys
@@ -10,21 +10,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import MISSING, nearest, parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.models.model_source import ModelSource
 
-if TYPE_CHECKING:
-    from nemo_desta.answering.audio_frontend import AudioFrontend
+if TYPE_CHECKING:  # imported late, without their log
+    from nemo_desta.answering.audio_embeddings import ChatModel
     from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
 
-#: Settings whose values are text as it stands, not Hydra's grammar of lists, quotes and choices.
+#: Settings with literal text as value, which Hydra's grammar of lists, quotes and choices must not parse.
 TEXTS = ("prompt", "system", "model", "llm", "output", "source")
-PATHS = ("audio", "text", "input")  # text too, unless they are lists
+PATHS = ("audio", "text", "input")  # also literal, unless they are lists
 ENGINES = ("hf", "vllm")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Fields of `Sampling`; null: what the LLM's generation config says."""
+    """Fields of `Sampling`; null: the value of the LLM's generation config."""
 
     max_new_tokens: int | None = None
     temperature: float | None = None
@@ -39,7 +40,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How a file of rows is worked on; see `answer_rows`."""
+    """How a file of rows is answered; see `answer_rows`."""
 
     audio_roots: Any = None  # null: the input's folder
     max_batch_size: int = 32
@@ -53,23 +54,16 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class PageConfig:
-    """Where the page is."""
+    """Address of the web page."""
 
     host: str = "127.0.0.1"
     port: int = 7860
 
 
 @dataclass(frozen=True)
-class ChatConfig:
-    """The knobs of conf/use/chat.yaml, which says what each is for."""
+class ChatConfig(ModelSource):
+    """The settings of conf/use/chat.yaml, which explains each."""
 
-    model: str = MISSING
-    llm: str | None = None
-    encoders: dict[str, str] | None = None
-    check_identity: bool = True
-    trust_remote_code: bool = False
-    allow_targets: list[str] = field(default_factory=list)
-    device: str | None = None
     audio: Any = None
     text: Any = None
     prompt: str | None = None
@@ -85,27 +79,16 @@ class ChatConfig:
 
 
 def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig], "DestaModel"] | None = None) -> Any:
-    """Do what the config asks for; of a file of rows, the summary comes back.
+    """Runs the mode that the config asks for; for a file of rows it returns the summary.
 
     Raises:
-        ConfigError: settings that are wrong or contradict; and what loading the model and its audios raises.
+        ConfigError: wrong or contradicting settings. Errors of loading the model or audio are passed on.
     """
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     config = parse(ChatConfig, plain, where="chat")
     _check(config)
     if config.input is not None and config.batch.engine == "vllm":
-        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
-
-        engine = vllm_chat_engine(
-            config.model,
-            llm=config.llm,
-            encoders=config.encoders,
-            check_identity=config.check_identity,
-            trust_remote_code=config.trust_remote_code,
-            allow_targets=config.allow_targets,
-            max_batch_size=config.batch.max_batch_size,
-            **config.batch.vllm,
-        )
+        engine = config.load_with_vllm(max_batch_size=config.batch.max_batch_size, **config.batch.vllm)
         return _answer_rows(engine.model, config, engine)
     model = (load or load_model)(config)
     if config.input is not None:
@@ -113,44 +96,30 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     if config.web:
         from nemo_desta.serving.web import serve_page
 
-        return serve_page(
-            model,
-            host=config.page.host,
-            port=config.page.port,
-            transcript=config.transcript,
-            system=config.system,
-            sampling=_sampling(config),
-        )
+        conversation = {"transcript": config.transcript, "system": config.system, "sampling": _sampling(config)}
+        return serve_page(model, host=config.page.host, port=config.page.port, **conversation)
     return _talk(model, config)
 
 
 def load_model(config: ChatConfig) -> "DestaModel":
-    from nemo_desta.serving.quiet import quietly
+    from nemo_desta.serving.silence_imports import silence_imports
 
-    with quietly():
-        from nemo_desta.models import DestaModel
-    return DestaModel.from_pretrained(
-        config.model,
-        llm=config.llm,
-        encoders=config.encoders,
-        device=config.device,
-        check_identity=config.check_identity,
-        trust_remote_code=config.trust_remote_code,
-        allow_targets=config.allow_targets,
-    )
+    with silence_imports():
+        import nemo_desta.models.desta  # noqa: F401
+    return config.load()
 
 
 def as_overrides(words: Sequence[str]) -> list[str]:
-    """Words of a command line as Hydra must see them: free text in quotes of its own.
+    """Quotes literal text on a command line for Hydra.
 
-    ``prompt=What's that, a dog?`` would be refused otherwise, and ``prompt=yes,no`` taken for a choice.
+    Without quotes Hydra rejects ``prompt=What's that, a dog?`` and takes ``prompt=yes,no`` for a choice.
     """
     overrides = []
     for word in words:
         key, equals, value = word.partition("=")
         key_is_text = key in TEXTS or (key in PATHS and not value.startswith(("[", "{")))
         if equals and key_is_text and value not in ("", "null", MISSING) and not _is_quoted(value):
-            # A backslash is itself, unless it stands before a quote.
+            # A backslash is literal, except before a quote.
             escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
             word = f"{key}='{escaped}'"
         overrides.append(word)
@@ -164,7 +133,7 @@ def _is_quoted(value: str) -> bool:
 def _check(config: ChatConfig) -> None:
     ways = {"prompt": config.prompt is not None, "input": config.input is not None, "web": config.web}
     if sum(ways.values()) > 1:
-        raise ConfigError(f"{' and '.join(way for way, on in ways.items() if on)}: give one of them")
+        raise ConfigError(f"{' and '.join(way for way, on in ways.items() if on)}: give only one of them")
     if config.batch.engine not in ENGINES:
         raise ConfigError(f"unknown batch.engine '{config.batch.engine}'.{nearest(config.batch.engine, ENGINES)}")
     if config.batch.vllm and config.batch.engine != "vllm":
@@ -174,7 +143,7 @@ def _check(config: ChatConfig) -> None:
     if config.audio is not None and (config.input is not None or config.web):
         raise ConfigError("audio goes with a prompt or a conversation in the terminal")
     if config.text is not None and len(_list(config.text)) != len(_list(config.audio)):
-        raise ConfigError(f"{len(_list(config.text))} texts for {len(_list(config.audio))} audios; one each")
+        raise ConfigError(f"{len(_list(config.text))} texts for {len(_list(config.audio))} audios; each needs one")
 
 
 def _talk(model: "DestaModel", config: ChatConfig) -> None:
@@ -182,7 +151,7 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
     from nemo_desta.serving.terminal import Terminal
 
     session = ChatSession(model, system=config.system, transcript=config.transcript, sampling=_sampling(config))
-    notes = sys.stdout if config.prompt is None else sys.stderr  # one answer: nothing else on standard output
+    notes = sys.stdout if config.prompt is None else sys.stderr  # for one answer, standard output holds nothing else
     terminal = Terminal(session, show_thinking=config.show_thinking, notes=notes)
     terminal.attach(_list(config.audio), texts=_list(config.text))
     if config.prompt is not None:
@@ -191,7 +160,7 @@ def _talk(model: "DestaModel", config: ChatConfig) -> None:
         terminal.run()
 
 
-def _answer_rows(model: "DestaModel | AudioFrontend", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
+def _answer_rows(model: "ChatModel", config: ChatConfig, engine: "ChatEngine | None" = None) -> Any:
     from nemo_desta.answering.offline import answer_rows
     from nemo_desta.data.rows import expand_paths
 

@@ -1,4 +1,4 @@
-"""Refusals and failures as OpenAI's API words them: a status, and a body ``{"error": {...}}`` that names the part."""
+"""Errors in the format of OpenAI's API: a status, and a body ``{"error": {...}}`` that names the part at fault."""
 
 import logging
 import traceback
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """What a client is told instead of an answer.
+    """An error response.
 
-    ``param``: the part of the request that is to blame, such as ``messages[0].content[1].input_audio.data``.
-    ``code``: a word for programs. ``retry_after``: seconds after which another try makes sense.
+    ``param``: the part of the request at fault, such as ``messages[0].content[1].input_audio.data``. ``code``: a label
+    for programs. ``retry_after``: seconds after which the client should retry.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
+        self.message = message.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
         self.param = param and param.encode("utf-8", "replace").decode()
         self.code = code
         self.retry_after = retry_after
@@ -45,9 +45,17 @@ class ApiError(Exception):
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
+def shutting_down() -> ApiError:
+    return ApiError(503, "the server is shutting down", code="shutting_down", retry_after=5)
+
+
+def queue_full(what: str) -> ApiError:
+    return ApiError(429, f"{what}; retry in a moment", code="queue_full", retry_after=1)
+
+
 def forget(error: BaseException | None) -> None:
-    """Let go of an exception's frames and causes, which hold the request, once it was dealt with. `asyncio.wait_for`
-    ties exception, frame and future into a cycle, which only a full garbage collection would free."""
+    """Drops the frames and causes of a handled exception, because they hold the request. `asyncio.wait_for` creates a
+    reference cycle of exception, frame and future, which only a full garbage collection would free."""
     while error is not None:
         error.__traceback__ = None
         cause, error.__cause__ = error.__cause__ or error.__context__, None
@@ -56,6 +64,6 @@ def forget(error: BaseException | None) -> None:
 
 
 def log_failure(logger: logging.Logger, words: str, error: BaseException) -> None:
-    """Log what failed and where. An exception's message may quote the request, so only its type is written."""
+    """Logs a failure with its stack. An exception's message may quote the request, so only its type is logged."""
     stack = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s: %s\n%s", words, type(error).__name__, stack.rstrip())

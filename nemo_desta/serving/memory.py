@@ -1,18 +1,18 @@
-"""Memory that was freed goes back to the system.
+"""Returns freed memory to the system.
 
-glibc keeps what was freed for later: each freed buffer of up to 32 MB raises the size from which it would return
-memory at once, and gaps between live blocks stay in any case.
+glibc keeps freed memory: each freed buffer of up to 32 MB raises the size above which it returns memory at once, and
+gaps between live blocks are never returned by itself.
 """
 
 import asyncio
 import ctypes
 
-#: Free memory is returned so often.
+#: Interval.
 TRIM_SECS = 5.0
 
 
 async def keep_trimmed() -> None:
-    """Return free memory now and then, until cancelled. Without glibc there is nothing to do."""
+    """Returns free memory every `TRIM_SECS` until cancelled; does nothing without glibc."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while trim is not None:
         await asyncio.sleep(TRIM_SECS)

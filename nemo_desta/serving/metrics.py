@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus. Every server has a registry of its own."""
+"""The server's metrics for Prometheus. Every server has its own registry."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,11 +13,11 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 
 
 class Metrics:
-    """Counters that the server moves, and views of numbers that others keep.
+    """Counters that the server increments, and views of numbers that other objects hold.
 
     Args:
-        receiving, waiting, running: how many requests are being read, in line, and being answered.
-        counters: name -> (help, function), read when asked.
+        receiving, waiting, running: numbers of requests that are being read, queued, and answered.
+        counters: name -> (help, function), read at every scrape.
     """
 
     def __init__(
@@ -30,7 +30,10 @@ class Metrics:
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "nemo_desta_requests", "Requests for answers by HTTP status (499: gone)", ["status"], registry=registry
+            "nemo_desta_requests",
+            "Requests for answers by HTTP status (499: client disconnected)",
+            ["status"],
+            registry=registry,
         )
         self.first_token_secs = Histogram(
             "nemo_desta_time_to_first_token_seconds", "Arrival to first token", buckets=_SECONDS, registry=registry
@@ -39,25 +42,25 @@ class Metrics:
             "nemo_desta_request_seconds", "Arrival to end of answer", buckets=_SECONDS, registry=registry
         )
         self.prompt_tokens = Counter(
-            "nemo_desta_prompt_tokens", "Positions of prompts, audio vectors included", registry=registry
+            "nemo_desta_prompt_tokens", "Prompt positions, audio vectors included", registry=registry
         )
-        self.new_tokens = Counter("nemo_desta_new_tokens", "Tokens written, thinking included", registry=registry)
-        self.audio_secs = Counter("nemo_desta_audio_seconds", "Seconds of audio that came in", registry=registry)
+        self.new_tokens = Counter("nemo_desta_new_tokens", "Generated tokens, thinking included", registry=registry)
+        self.audio_secs = Counter("nemo_desta_audio_seconds", "Seconds of audio received", registry=registry)
         for name, text, count in (
             ("receiving", "Requests whose body is being read", receiving),
-            ("waiting", "Requests being prepared or in line", waiting),
+            ("waiting", "Requests being prepared or queued", waiting),
             ("running", "Conversations in the batch", running),
         ):
             Gauge(f"nemo_desta_requests_{name}", text, registry=registry).set_function(count)
         registry.register(_Views(counters))
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class _Views:
-    """Counters that live elsewhere."""
+    """Counters that other objects hold."""
 
     def __init__(self, counters: dict[str, tuple[str, Callable[[], float]]]) -> None:
         self.counters = counters

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions, as far as they go here: what a request may hold, checked field by field.
+"""The supported part of OpenAI's chat completions: the fields of a request, checked one by one.
 
-Everything else is refused by its name: an option that has no effect would be a lie. Our own extensions are
+Every other field is rejected by name, so that no option is ignored silently. Our own extensions are
 ``max_thinking_tokens``, ``top_k``, ``min_p``, ``repetition_penalty``, ``transcript``, and a ``transcript`` beside the
 data of an audio.
 """
@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError("the server needs pydantic: pip install 'nemo_desta[serve]'") from error
 
-#: Fields of OpenAI's that do nothing here, with the values at which they ask for nothing. Null, [] and {} always do.
+#: Unsupported fields of OpenAI's, with the values that are accepted because they request nothing (as null, [], {} do).
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "chat_template_kwargs": (),
@@ -51,18 +51,18 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-#: Below it logits overflow, and an error in drawing would be everybody's.
+#: Below it logits overflow, and an error in sampling would fail all running requests.
 MIN_TEMPERATURE = 0.01
-#: Labels of the caller's own that never change an answer.
+#: The caller's labels, which never change an answer.
 LABELS = ("metadata", "prompt_cache_key", "safety_identifier", "user")
-#: Fields of OpenAI's answers that ours never fill.
+#: Fields of OpenAI's answers that our answers never fill.
 EMPTY_IN_ANSWERS = ("annotations", "audio", "function_call", "refusal", "tool_calls")
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-#: JSON knows one kind of number: 1.0 is 1.
+#: JSON has one type of number: 1.0 is 1.
 Whole = Annotated[int, BeforeValidator(lambda v: int(v) if isinstance(v, float) and v.is_integer() else v)]
 Count = Annotated[Whole, Field(ge=1, lt=2**31)]
-#: OpenAI's rule for the name of who speaks.
+#: OpenAI's rule for ``name``.
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\s<|\\/>]+$")]
 
 
@@ -76,7 +76,7 @@ class _Strict(BaseModel):
 
 
 class InputAudio(_Strict):
-    """``data``: a whole file in base64. ``transcript``: what is said in it, if the caller knows."""
+    """``data``: a complete file in base64. ``transcript``: the spoken words, if the caller knows them."""
 
     data: str
     format: str
@@ -94,7 +94,7 @@ class AudioPart(_Strict):
 
     @property
     def transcript(self) -> str:
-        """What the caller says is said in it; empty if nothing."""
+        """The caller's transcript; empty if there is none."""
         return self.input_audio.transcript or ""
 
 
@@ -106,8 +106,8 @@ Content = Annotated[
 
 
 class ChatMessage(_Strict):
-    """``reasoning_content``: an answer's thought, sent back by clients that repeat whole messages; it is left out of
-    the prompt, as reasoning LLMs expect. ``name``: a label, which chat templates have no place for."""
+    """``reasoning_content``: the thought of an earlier answer, from clients that return whole messages; it is left out
+    of the prompt, as reasoning LLMs expect. ``name``: a label, which is ignored."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -117,7 +117,7 @@ class ChatMessage(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_not_given(cls, value: Any) -> Any:
-        """Clients that repeat whole answers send their empty fields, too."""
+        """Drops the empty fields that clients send when they return whole answers."""
         if not isinstance(value, Mapping):
             return value
         return {k: v for k, v in value.items() if not (k in EMPTY_IN_ANSWERS and v in ("", [], {}))}
@@ -151,34 +151,34 @@ class ChatRequest(_Strict):
 
     @property
     def generation(self) -> dict[str, Any]:
-        """What the caller gave of `nemo_desta.answering.sampling.Sampling`."""
+        """The given fields of `nemo_desta.answering.sampling.Sampling`."""
         names = ("temperature", "top_p", "min_p", "repetition_penalty", "seed", "max_thinking_tokens")
         given = {name: getattr(self, name) for name in names}
-        given["top_k"] = 0 if self.top_k == -1 else self.top_k  # both are in use for "off"
+        given["top_k"] = 0 if self.top_k == -1 else self.top_k  # both mean "off"
         given["max_new_tokens"] = self.max_completion_tokens or self.max_tokens
         given["stop"] = self.stop or None
         return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_request(body: bytes | bytearray) -> ChatRequest:
-    """The request in a body.
+    """Parses a body.
 
     Raises:
-        ApiError: 400 that names the field; its ``param`` says where it is.
+        ApiError: 400 that names the field; ``param`` is its path.
     """
     try:
         data = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\u" in body:  # half a surrogate pair may be escaped in JSON, and no tokenizer takes it
+        if b"\\u" in body:  # a lone surrogate may be escaped in JSON, but no tokenizer accepts it
             json.dumps(data, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is no JSON: {str(error):.200}", code="invalid_json") from error
+        raise ApiError(400, f"the body is not JSON: {str(error):.200}", code="invalid_json") from error
     if not isinstance(data, dict):
         raise ApiError(400, f"the body must be a JSON object, found {type(data).__name__}", code="invalid_json")
     for name, harmless in UNSUPPORTED.items():
         value = data.pop(name, None)
         if not _asks_for_nothing(value, harmless):
             means = " or ".join(json.dumps(known) for known in harmless)
-            hint = f"leave it out{f' or say {means}' if means else ''}"
+            hint = f"leave it out{f' or set it to {means}' if means else ''}"
             raise ApiError(400, f"'{name}' is not supported: {hint}", param=name, code="unsupported_parameter")
     for name in LABELS:
         data.pop(name, None)
@@ -191,16 +191,16 @@ def parse_request(body: bytes | bytearray) -> ChatRequest:
 
 
 def _asks_for_nothing(value: Any, harmless: Sequence[Any]) -> bool:
-    """Whether a field may be ignored; 0.0 and -0.0 are 0, but false is not."""
+    """Whether a field can be ignored; 0.0 and -0.0 are 0, but false is not."""
     if value is None or value in ([], {}):
         return True
     return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in harmless)
 
 
 def _check(request: ChatRequest) -> None:
-    """Rules that tie fields together."""
+    """Checks the rules between fields."""
     if request.stream_options is not None and request.stream_options.include_usage and not request.stream:
-        raise ApiError(400, "'stream_options' goes with stream=true only", param="stream_options")
+        raise ApiError(400, "'stream_options' needs stream=true", param="stream_options")
     if request.temperature and request.temperature < MIN_TEMPERATURE:
         raise ApiError(400, f"'temperature' must be 0 or from {MIN_TEMPERATURE} to 2", param="temperature")
     both = {request.max_tokens, request.max_completion_tokens} - {None}
@@ -211,24 +211,24 @@ def _check(request: ChatRequest) -> None:
     for i, message in enumerate(request.messages):
         if message.reasoning_content is not None and message.role != "assistant":
             where = f"messages[{i}].reasoning_content"
-            raise ApiError(400, f"only an assistant has reasoning_content, not a {message.role}", param=where)
+            raise ApiError(400, f"reasoning_content is only for the role assistant, not {message.role}", param=where)
         for j, part in enumerate(message.parts):
             if not isinstance(part, AudioPart):
                 continue
             where = f"messages[{i}].content[{j}]"
             if message.role != "user":
-                raise ApiError(400, f"audio belongs to a user's message, not to a {message.role}'s", param=where)
+                raise ApiError(400, f"audio is only for the role user, not {message.role}", param=where)
             if (named := part.input_audio.format).lower() not in FORMATS:
                 message = f"unknown format '{named:.40}'.{nearest(named.lower(), FORMATS)}"
                 raise ApiError(400, message, param=f"{where}.input_audio.format", code="unknown_format")
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refusal(error: Mapping[str, Any], data: Mapping[str, Any]) -> ApiError:
-    """Pydantic's first complaint in our words."""
+    """Pydantic's first error as an ApiError."""
     known, kind = error.get("ctx") or {}, error["type"]
     where, found = _place(error["loc"], data, missing=kind == "missing")
     if kind == "extra_forbidden":
@@ -239,15 +239,17 @@ def _refusal(error: Mapping[str, Any], data: Mapping[str, Any]) -> ApiError:
     if kind == "union_tag_invalid":
         message = f"'{where}.type' is {known['tag']!r:.60}; known: {known['expected_tags']}"
         if str(known["tag"]) in ("image_url", "file", "audio_url", "video_url", "input_file"):
-            message += ". Nothing is fetched from elsewhere: send audio as base64 in input_audio"
+            message += ". The server fetches no URLs: send audio as base64 in input_audio"
         return ApiError(400, message, param=f"{where}.type", code="invalid_value")
     shown = f", found {found!r:.60}" if isinstance(found, str | int | float) else ""
     return ApiError(400, f"'{where}': {error['msg']}{shown}", param=where, code="invalid_value")
 
 
 def _place(loc: Sequence[str | int], data: Any, *, missing: bool) -> tuple[str, Any]:
-    """Where it is in the caller's own body (pydantic's path without the names of our union members), and what is
-    there; ``missing``: the last step is not in the body, yet belongs to the path."""
+    """The path in the caller's body (pydantic's path without the names of our union members), and the value there.
+
+    ``missing``: the last step is not in the body but belongs to the path.
+    """
     path = ""
     for i, step in enumerate(loc):
         inside = isinstance(data, list) if isinstance(step, int) else isinstance(data, Mapping) and step in data

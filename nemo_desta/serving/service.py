@@ -1,4 +1,4 @@
-"""One model and everybody who wants answers from it: places, worker threads, the engine, draining. No HTTP in here."""
+"""The service of one model: queue limits, worker threads, the engine, draining. It knows no HTTP."""
 
 import asyncio
 import logging
@@ -6,27 +6,23 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_desta.answering.audio_embeddings import encode_clips
+from nemo_desta.answering.audio_embeddings import ChatModel, encode_clips
 from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.engine import ChatEngine, Delta, prepare
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
-from nemo_desta.serving.connection import Receiving
-from nemo_desta.serving.errors import ApiError, log_failure
-from nemo_desta.serving.intake import Intake
+from nemo_desta.serving.errors import ApiError, log_failure, queue_full, shutting_down
+from nemo_desta.serving.http_body import Receiving
 from nemo_desta.serving.memory import keep_trimmed
 from nemo_desta.serving.metrics import Metrics
 from nemo_desta.serving.protocol import ChatRequest
-from nemo_desta.serving.replies import Usage
+from nemo_desta.serving.request_parsing import RequestParser
+from nemo_desta.serving.responses import Usage
 from nemo_desta.serving.settings import ServerSettings
-
-if TYPE_CHECKING:
-    from nemo_desta.answering.audio_frontend import AudioFrontend
-    from nemo_desta.models.desta import DestaModel
 
 T = TypeVar("T")
 
@@ -34,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class Service:
-    """Answers requests to ``model``, called ``name``. ``make_engine``: other engines than `ChatEngine`."""
+    """Answers requests to ``model``, which clients call ``name``. ``make_engine``: default `ChatEngine`."""
 
     def __init__(
         self,
-        model: "DestaModel | AudioFrontend",
+        model: ChatModel,
         name: str,
         settings: ServerSettings,
         *,
@@ -50,12 +46,12 @@ class Service:
         self.draining = False
         self.calls: set[Call] = set()
         self.receiving = Receiving(settings)
-        self.num_cache_hits = 0  # without those of the engine, which finds every clip in the cache
-        self.intake = Intake(model, name, settings)
-        self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta intake")
+        self.num_cache_hits = 0  # without the engine's own lookups, which always hit
+        self.parser = RequestParser(model, name, settings)
+        self.workers = ThreadPoolExecutor(settings.num_workers, thread_name_prefix="nemo_desta worker")
         self.batcher = Batcher(
             make_engine or partial(ChatEngine, model, max_batch_size=settings.max_batch_size),
-            self._hear,
+            self._encode,
             max_batch_tokens=settings.max_batch_tokens,
             max_prefill_tokens=settings.max_prefill_tokens,
         )
@@ -65,35 +61,32 @@ class Service:
             waiting=lambda: self.num_waiting,
             running=lambda: self.batcher.num_running,
             counters={
-                "decode_steps": (
-                    "Steps of the batch, one token per conversation each",
-                    lambda: self.batcher.num_steps,
-                ),
-                "engine_failures": ("Engines that had to be replaced", lambda: self.batcher.num_failures),
-                "encoded_clips": ("Clips that ran through the encoders", lambda: cache.num_encoded),
-                "audio_cache_hits": ("Clips that were heard before", lambda: self.num_cache_hits),
+                "decode_steps": ("Decode steps, one token per conversation", lambda: self.batcher.num_steps),
+                "engine_failures": ("Engines that were replaced after a failure", lambda: self.batcher.num_failures),
+                "encoded_clips": ("Clips that the encoders processed", lambda: cache.num_encoded),
+                "audio_cache_hits": ("Clips found in the audio cache", lambda: self.num_cache_hits),
             },
         )
 
-    def _hear(self, clips: Sequence[Clip]) -> None:
-        """Encode clips into the model's cache, where the engine finds them."""
+    def _encode(self, clips: Sequence[Clip]) -> None:
+        """Encodes clips into the model's cache, where the engine finds them."""
         before = self.model.audio_cache.num_hits
         encode_clips(self.model, clips)
         self.num_cache_hits += self.model.audio_cache.num_hits - before
 
     @property
     def status(self) -> str:
-        """ready, draining, or failed: then only a new start helps."""
+        """ready, draining, or failed; a failed server must be restarted."""
         return "failed" if self.batcher.dead else "draining" if self.draining else "ready"
 
     @property
     def num_waiting(self) -> int:
-        """Requests that are being prepared, or in line."""
+        """Requests that are being prepared or queued."""
         return max(0, len(self.calls) - self.batcher.num_running)
 
     async def start(self) -> None:
-        """Start the engine and let it answer once: what is broken shows now, and the first client waits no longer
-        than the second."""
+        """Starts the engine and runs one request: a broken engine fails now, and the first client does not pay for the
+        warm-up."""
         self.batcher.start()
         second = np.zeros(self.model.sampling_rate, np.float32)
         messages = [{"role": "user", "content": self.model.audio_locator_tag, "audios": [second]}]
@@ -111,24 +104,23 @@ class Service:
         self.workers.shutdown(wait=False, cancel_futures=True)
 
     def check_place(self) -> None:
-        """Whether one more request would be taken.
+        """Checks that one more request can be queued.
 
         Raises:
-            ApiError: 503 going down, 429 no place.
+            ApiError: 503 while draining, 429 when the queue is full.
         """
         if self.draining:
-            raise ApiError(503, "the server is going down", code="shutting_down", retry_after=5)
+            raise shutting_down()
         if self.num_waiting >= self.settings.max_queue:
-            message = f"{self.num_waiting} requests wait already; try again in a moment"
-            raise ApiError(429, message, code="queue_full", retry_after=1)
+            raise queue_full(f"{self.num_waiting} requests are waiting")
 
     async def open(self, body: bytes | bytearray, arrived: float) -> "Call":
-        """A place for one request that was read, once it is known to be a good one.
+        """Parses a request and, if it is valid, adds it to the queue.
 
         Raises:
-            ApiError: what is wrong with it; 503 going down, 429 no place or no memory.
+            ApiError: the request is invalid; 503 while draining, 429 when the queue or its memory is full.
         """
-        request = await self._work(self.intake.parse, body)
+        request = await self._work(self.parser.parse, body)
         self.check_place()
         call = Call(self, request, arrived)
         call.hold(len(body))
@@ -136,10 +128,10 @@ class Service:
         return call
 
     async def within(self, arrived: float, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, if it comes before the time of a request is over.
+        """The result of ``work``, within the time limit of a request that arrived at ``arrived``.
 
         Raises:
-            ApiError: 504.
+            ApiError: 504 after the limit.
         """
         limit = self.settings.request_timeout_secs
         try:
@@ -152,19 +144,19 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.workers, _guarded, function, argument)
 
     async def drain(self) -> None:
-        """Take nothing new, and wait for what is here, at most ``drain_secs``; then the rest is failed."""
+        """Accepts no new requests and waits at most ``drain_secs`` for the others; the rest then fails."""
         self.draining = True
         until = time.monotonic() + self.settings.drain_secs
-        logger.info("draining: %d requests are still to be answered", len(self.calls))
+        logger.info("draining: %d requests are still unanswered", len(self.calls))
         while self.calls and time.monotonic() < until:
             await asyncio.sleep(0.05)
         if self.calls:
-            logger.warning("%d requests are cut off after %g s", len(self.calls), self.settings.drain_secs)
+            logger.warning("%d requests are stopped after %g s", len(self.calls), self.settings.drain_secs)
             await asyncio.to_thread(self.batcher.stop)
 
 
 class Call:
-    """One request that has a place, to its end; `close` it whatever happens. ``arrived``: when its head came."""
+    """One accepted request. It must be closed in every case. ``arrived``: arrival time of its head."""
 
     def __init__(self, service: Service, request: ChatRequest, arrived: float) -> None:
         self.service = service
@@ -177,40 +169,31 @@ class Call:
         self._closed = False
 
     def hold(self, num_bytes: int) -> None:
-        """Say how much memory the request takes by now.
+        """Sets the memory that the request uses now.
 
         Raises:
-            ApiError: 429, too much for all that wait together.
+            ApiError: 429 when all waiting requests together use too much.
         """
         self.num_bytes = num_bytes
         limit = self.service.settings.max_waiting_mb
         if sum(call.num_bytes for call in self.service.calls | {self}) > limit * 2**20:
-            message = f"the requests that wait fill {limit} MB already; try again in a moment"
-            raise ApiError(429, message, code="queue_full", retry_after=1)
-
-    async def within(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``, if it comes before the request's time is over.
-
-        Raises:
-            ApiError: 504.
-        """
-        return await self.service.within(self.arrived, work)
+            raise queue_full(f"the waiting requests use all {limit} MB")
 
     async def begin(self) -> None:
-        """Prepare the request, wait for a place in the batch, and for the first piece of the answer.
+        """Prepares the request, then waits until it joins the batch and the answer begins.
 
         Raises:
-            ApiError: what is wrong with it, no memory for its clips, or why there is no answer.
+            ApiError: the request is invalid, there is no memory for its clips, or the engine failed.
         """
         service = self.service
-        wanted = await service._work(service.intake.prepare, self.request)
-        self.request = self.request.model_copy(update={"messages": []})  # with all the audio in base64
-        chat = wanted.chat
+        prepared = await service._work(service.parser.prepare, self.request)
+        self.request = self.request.model_copy(update={"messages": []})  # frees the audio in base64
+        chat = prepared.chat
         self.hold(sum(clip.audio.nbytes for clip in chat.clips))
-        self.usage = Usage(chat.num_prompt_tokens, wanted.num_audio_tokens)
-        self._job = service.batcher.submit(chat)  # it has the clips as long as they are needed
-        num_prompt_tokens, audio_secs = chat.num_prompt_tokens, wanted.audio_secs
-        del chat, wanted  # this frame stays while the request waits
+        self.usage = Usage(chat.num_prompt_tokens, prepared.num_audio_tokens)
+        self._job = service.batcher.submit(chat)  # the job now owns the clips
+        num_prompt_tokens, audio_secs = chat.num_prompt_tokens, prepared.audio_secs
+        del chat, prepared  # this frame stays alive while the request waits
         self._first = await self._next()
         self.num_bytes = 0
         service.metrics.first_token_secs.observe(time.monotonic() - self.arrived)
@@ -218,15 +201,14 @@ class Call:
         service.metrics.audio_secs.inc(audio_secs)
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """The pieces of the answer, from the first one on, as many at a time as there are; the last one has
-        ``finish``."""
+        """All pieces of the answer, in groups of those that are ready; the last piece has ``finish`` set."""
         deltas, self._first = self._first, []
         while deltas:
             yield deltas
             deltas = [] if deltas[-1].finish is not None else await self._next()
 
     def close(self, status: int) -> None:
-        """Free the place; an answer under way is stopped."""
+        """Removes the request; a running answer is stopped."""
         if self._closed:
             return
         self._closed = True
@@ -253,7 +235,7 @@ class Call:
 
 
 def _guarded(function: Callable[[Any], T], argument: Any) -> T:
-    """``function(argument)``; what it did not foresee is our fault, and this request's alone."""
+    """``function(argument)``; an unexpected exception fails only this request, with status 500."""
     try:
         return function(argument)
     except ApiError:

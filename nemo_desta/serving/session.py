@@ -1,7 +1,4 @@
-"""One person's conversation with a model: its history, its clips, and answers as they are written.
-
-The terminal and the page are two faces of it.
-"""
+"""One user's conversation with a model: history, clips, and streamed answers. The terminal and the web page use it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +20,7 @@ class ChatSession:
         sampling: fields of `Sampling`, for every answer.
 
     Raises:
-        ConfigError: Whisper's transcripts for a model that reads none.
+        ConfigError: Whisper's transcripts for a model that uses none.
     """
 
     def __init__(
@@ -42,29 +39,29 @@ class ChatSession:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew; clips that wait for a question are forgotten, too."""
+        """Starts a new conversation and drops attached clips."""
         self.messages: list[dict[str, Any]] = []
         self.waiting: list[dict[str, Any]] = []
         if self.system:
             self.messages.append({"role": "system", "content": self.system})
 
     def attach(self, audio: Any, *, name: str = "audio", text: str | None = None) -> float:
-        """Let the next question be about ``audio``, too (anything that `load_clip` takes); returns its seconds.
+        """Attaches ``audio`` (anything that `load_clip` accepts) to the next question; returns its seconds.
 
         Raises:
             AudioError: it cannot be read.
         """
         samples = load_clip(audio, self.model.sampling_rate, name=name).audio
         if self.transcript == "whisper" and text is None:
-            text = self.model.transcriber([samples])[0] or " "  # as DeSTA2.5-Audio has it where nobody speaks
+            text = self.model.transcriber([samples])[0] or " "  # DeSTA2.5-Audio's transcript of audio without speech
         self.waiting.append({"audio": samples, "text": text, "path": name})
         return len(samples) / self.model.sampling_rate
 
     def ask(self, prompt: str) -> Iterator[Delta]:
-        """The answer to ``prompt``, piece by piece. What was said when somebody stops it stays in the history.
+        """The answer to ``prompt``, piece by piece. If the caller stops early, the history keeps the partial answer.
 
         Raises:
-            ValueError: it cannot be asked (tags that do not match the clips, a prompt too long): nothing has changed.
+            ValueError: the prompt is invalid (tags do not match the clips, too long). The session is unchanged.
         """
         tag, audios = self.model.audio_locator_tag, self.waiting
         if audios and tag not in prompt:
@@ -86,7 +83,7 @@ class ChatSession:
                 self.waiting = []
 
     def save(self, path: str | Path) -> None:
-        """Write the conversation as one JSON object; audios by name."""
+        """Writes the conversation as one JSON object; audios are given by name."""
         messages = [
             {
                 **message,
@@ -98,6 +95,6 @@ class ChatSession:
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message of the history as `DestaModel.stream` takes it."""
+    """A message of the history in the form of `DestaModel.stream`."""
     audios = [{"array": audio["audio"], "text": audio["text"]} for audio in message.get("audios", ())]
     return {"role": message["role"], "content": message["content"], "audios": audios}

@@ -1,4 +1,4 @@
-"""What a server is told at its start: where it listens, and how much of everything it takes."""
+"""The server's settings: its address and its limits."""
 
 import dataclasses
 import ipaddress
@@ -11,20 +11,19 @@ from nemo_desta.errors import ConfigError
 class ServerSettings:
     """Settings of `nemo_desta.serving.server.serve`; ``docs/serving.md`` has them as a table.
 
-    ``name``: what clients call the model, null takes the folder's name. ``allowed_hosts``: Host headers that are
-    answered beside this machine's own while the server listens on loopback only. ``max_batch_size``: conversations
-    answered side by side, ``max_batch_tokens``: their number times the longest one's positions (what the LLM's cache
-    must hold), ``max_prefill_tokens``: the same for prompts that are read in one go. ``max_queue``: requests that are
-    being prepared or waiting. ``max_waiting_mb``: memory that bodies and clips of these may take together.
-    ``max_receiving_mb``: memory of bodies that are being read. ``max_connections``: null takes 256 more than
-    conversations and queue need; beyond it, the client that was silent longest is cut off. ``header_timeout_secs``:
-    until a request's head is whole, ``keep_alive_secs``: until the next one begins. ``body_timeout_secs``: for the
-    next byte of a body, and the head start over ``min_body_kb_per_sec``. ``send_timeout_secs``: for a client that
-    takes nothing of its answer.
-    ``max_audio_secs``, ``max_audios``, ``max_text_chars``: of one request. ``max_context``: positions of prompt and
-    answer, null takes the LLM's. ``max_new_tokens``: of an answer whose request does not say. ``drain_secs``: how long
-    running answers may take after SIGTERM. ``num_workers``: threads that decode audio and tokenise. ``transcriber``:
-    whether clients may ask for Whisper's transcripts.
+    ``name``: the model's name for clients; null: the folder's name. ``allowed_hosts``: accepted Host headers besides
+    this machine's own while the server listens on loopback. ``max_batch_size``: running conversations.
+    ``max_batch_tokens``: their number times the longest one's positions (the size of the LLM's cache).
+    ``max_prefill_tokens``: the same for prompts that join together. ``max_queue``: requests that are being prepared or
+    queued. ``max_waiting_mb``: memory of their bodies and clips together. ``max_receiving_mb``: memory of bodies that
+    are being read. ``max_connections``: null: 256 more than batch and queue need; beyond it, the connection whose
+    client was silent longest is aborted. ``header_timeout_secs``: until a request's head is complete;
+    ``keep_alive_secs``: until the next one begins. ``body_timeout_secs``: until the next byte of a body, and the time
+    before ``min_body_kb_per_sec`` applies. ``send_timeout_secs``: for a client that does not read its answer.
+    ``max_audio_secs``, ``max_audios``, ``max_text_chars``: per request. ``max_context``: positions of prompt and
+    answer; null: the LLM's. ``max_new_tokens``: default of an answer. ``drain_secs``: time for running answers after
+    SIGTERM. ``num_workers``: threads that decode audio and tokenise. ``transcriber``: whether clients may request
+    Whisper's transcripts.
     """
 
     name: str | None = None
@@ -76,15 +75,17 @@ class ServerSettings:
 
     @property
     def num_connections(self) -> int:
-        """Connections that are held at a time."""
+        """The limit of open connections."""
         return self.max_batch_size + self.max_queue + 256 if self.max_connections is None else self.max_connections
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

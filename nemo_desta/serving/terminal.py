@@ -1,4 +1,4 @@
-"""A conversation in a terminal: answers as they are written, commands that begin with a slash."""
+"""A conversation in a terminal: streamed answers, and commands that begin with a slash."""
 
 import re
 import shlex
@@ -13,16 +13,16 @@ from nemo_desta.serving.session import ChatSession
 DIM, PLAIN, BACK = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
 
 HELP = """\
-/audio FILE ...   the next question is about these files, too ("quotes" around spaces)
-/reset            begin anew
+/audio FILE ...   attach files to the next question ("quotes" around spaces)
+/reset            start a new conversation
 /save FILE        write the conversation to a JSON file
-/help             this list
+/help             show this list
 /quit             leave (also Ctrl-D); Ctrl-C stops an answer"""
 
 
 class Terminal:
-    """``show_thinking``: print thoughts, dimmed. ``out`` None: standard output. ``notes``: where remarks in brackets
-    go, None: to ``out``. ``colour`` None: where the output is a terminal."""
+    """``show_thinking``: print thoughts, dimmed. ``out``: default standard output. ``notes``: stream for remarks in
+    brackets, default ``out``. ``colour``: default on if ``out`` is a terminal."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Terminal:
         }
 
     def attach(self, paths: Sequence[str], *, texts: Sequence[str] = ()) -> None:
-        """Give the next question its clips, with their transcripts if there are any.
+        """Attaches clips to the next question, with their transcripts if given.
 
         Raises:
             AudioError: one cannot be read.
@@ -60,10 +60,10 @@ class Terminal:
                 self._note(f"transcript: {self.session.waiting[-1]['text']}")
 
     def answer(self, prompt: str) -> None:
-        """Ask and print. Ctrl-C ends the answer, not the program.
+        """Prints the answer to ``prompt``. Ctrl-C stops the answer, not the program.
 
         Raises:
-            ValueError: it cannot be asked.
+            ValueError: the prompt is invalid.
         """
         deltas = self.session.ask(prompt)
         try:
@@ -74,7 +74,7 @@ class Terminal:
             self._note("stopped")
 
     def run(self) -> None:
-        """Questions and commands until /quit or the end of the input."""
+        """Handles questions and commands until /quit or the end of the input."""
         self._note("ask something, or /help")
         while True:
             try:
@@ -115,7 +115,7 @@ class Terminal:
                 if self.show_thinking:
                     self._write(printable(delta.text))
             elif delta.text:
-                if thought:  # it is over
+                if thought:  # the answer begins
                     self._write(BACK * waiting + PLAIN * self.colour + "\n\n" * self.show_thinking)
                     thought = False
                 self._write(printable(delta.text))
@@ -123,7 +123,7 @@ class Terminal:
             self._write(BACK * waiting + PLAIN * self.colour)
         self._write("\n")
         if finish == "length":
-            self._note("it reached its limit of new tokens and ends here (sampling.max_new_tokens)")
+            self._note("the answer reached the limit of new tokens (sampling.max_new_tokens)")
 
     def _audio(self, words: list[str]) -> None:
         if not words:
@@ -154,5 +154,5 @@ class Terminal:
 
 
 def printable(text: str) -> str:
-    """Without control characters: neither an LLM nor a file name may move the cursor or colour the screen."""
+    """Text without control characters, so that no LLM or file name can move the cursor or colour the screen."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "�", text)

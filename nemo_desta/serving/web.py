@@ -1,9 +1,10 @@
-"""The page: upload or record audio, ask, read. Gradio draws it; nothing is fetched from elsewhere, nothing reported.
+"""The web page: upload or record audio and ask about it. It is made with Gradio, without external resources or
+telemetry.
 
-One answer is written at a time; other visitors wait in line.
+The model answers one visitor at a time; other visitors are queued.
 """
 
-import ipaddress
+import html
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_desta.answering.engine import check_transcript
 from nemo_desta.answering.sampling import Sampling, resolve_sampling
+from nemo_desta.serving.settings import is_loopback
 from nemo_desta.serving.web_talk import Talk
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FILE_SIZE = "500mb"
-#: Uploads are looked over so often, and go when they are so old.
+#: Interval of the check for old uploads, and the age at which they are deleted.
 DELETE_SECS = (3600, 24 * 3600)
-#: The browser itself keeps the page from reaching for anything outside; Gradio's own scripts are inline.
+#: The browser blocks all external resources; Gradio's own scripts are inline.
 SECURITY = {
     "Content-Security-Policy": (
         "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -56,10 +58,10 @@ def serve_page(
     system: str | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> None:
-    """Open the page and wait until Ctrl-C."""
+    """Serves the page until Ctrl-C."""
     page = make_page(model, transcript=transcript, system=system, sampling=sampling)
     url = launch(page, host=host, port=port)
-    print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+    print(f"the page is at {url} (Ctrl-C stops it)", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
@@ -67,16 +69,16 @@ def serve_page(
 
 
 def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
-    """Start serving a page in the background; its address.
+    """Serves a page in the background; returns its address.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
     import gradio as gr
     from fastapi.middleware import Middleware
 
-    if not _is_loopback(host):
-        logger.warning("the page listens on %s: whoever reaches this machine can use it, it has no password", host)
+    if not is_loopback(host):
+        logger.warning("the page listens on %s without a password: anyone who reaches this machine can use it", host)
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     try:
         _, url, _ = page.launch(
@@ -105,10 +107,10 @@ def make_page(
     system: str | None = None,
     sampling: Mapping[str, Any] | None = None,
 ) -> "Blocks":
-    """The page, not served yet.
+    """Builds the page without serving it.
 
     Raises:
-        ImportError: Gradio is missing, with the line that installs it. ConfigError: a wrong setting.
+        ImportError: Gradio is missing; the message has the install command. ConfigError: a wrong setting.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
@@ -125,7 +127,7 @@ def make_page(
 
     with gr.Blocks(title="nemo_desta", analytics_enabled=False, delete_cache=DELETE_SECS, fill_width=True) as page:
         state = gr.State(None, time_to_live=DELETE_SECS[1])
-        gr.Markdown("## Talk about what can be heard")
+        gr.Markdown("## Chat about audio")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
                 files = gr.File(
@@ -138,23 +140,23 @@ def make_page(
                 remove = gr.Button("Remove these clips", size="sm", visible=False, elem_id="remove")
                 with gr.Accordion("Settings", open=False, elem_id="settings"):
                     temperature = gr.Slider(
-                        0, 2, defaults.temperature, step=0.05, label="Temperature", info="0: always the likeliest"
+                        0, 2, defaults.temperature, step=0.05, label="Temperature", info="0: greedy"
                     )
                     max_new_tokens = gr.Slider(
                         *(1, max(4096, defaults.max_new_tokens), defaults.max_new_tokens),
                         step=1,
                         precision=0,
-                        label="New tokens, thinking included",
+                        label="Maximum new tokens, thinking included",
                     )
                     max_thinking_tokens = gr.Slider(
                         *(0, 4096, defaults.max_thinking_tokens or 0),
                         step=1,
                         precision=0,
-                        label="Tokens of thinking",
-                        info="0: no limit of its own",
+                        label="Maximum thinking tokens",
+                        info="0: no separate limit",
                     )
                     transcripts = gr.Radio(
-                        [("none", "given"), ("written by Whisper", "whisper")],
+                        [("none", "given"), ("by Whisper", "whisper")],
                         value=transcript if transcript == "whisper" else "given",
                         label="Transcripts of new clips",
                         visible=reads_transcripts,
@@ -168,7 +170,7 @@ def make_page(
                     feedback_options=None,
                     buttons=["copy"],
                     elem_id="chat",
-                    placeholder="Give it some audio and ask about it, or just ask.",
+                    placeholder="Add audio and ask about it, or just ask.",
                 )
                 notice = gr.HTML(elem_id="notice", visible=False)
                 with gr.Row():
@@ -241,30 +243,17 @@ def make_page(
 
 
 def _settings(defaults: Sampling, temperature: float, max_new_tokens: int, max_thinking_tokens: int) -> dict[str, Any]:
-    """The page's settings over those that it was started with."""
-    return {
-        **{name: getattr(defaults, name) for name in Sampling.__dataclass_fields__},
-        "temperature": float(temperature),
-        "max_new_tokens": int(max_new_tokens),
-        "max_thinking_tokens": int(max_thinking_tokens) or None,
-    }
+    """The visitor's settings over the defaults."""
+    own = {"temperature": float(temperature), "max_new_tokens": int(max_new_tokens)}
+    return {**vars(defaults), **own, "max_thinking_tokens": int(max_thinking_tokens) or None}
 
 
 def _notice(error: Exception | None) -> str:
-    import html
-
     return f'<div class="notice" role="alert">{html.escape(str(error))}</div>' if error else ""
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class _Headers:
-    """ASGI middleware: `SECURITY` on every answer."""
+    """ASGI middleware: adds `SECURITY` to every response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""A clip as a picture: its waveform as a small SVG that needs nothing from elsewhere."""
+"""A clip's waveform as a small, self-contained SVG."""
 
 import html
 
@@ -8,11 +8,11 @@ WIDTH, HEIGHT = 320, 48
 
 
 def waveform(audio: np.ndarray, *, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """(S,) in [-1, 1] -> an SVG: per point of ``width``, the range of its samples, scaled to the loudest."""
+    """(S,) in [-1, 1] -> an SVG: per point of ``width`` a line from minimum to maximum, scaled to the peak."""
     bounds = np.linspace(0, len(audio), width + 1).astype(int)[:-1]
     bounds = np.minimum(bounds, max(0, len(audio) - 1))
     low, high = np.minimum.reduceat(audio, bounds), np.maximum.reduceat(audio, bounds)
-    loudest = max(float(np.abs(audio).max()), 1e-4)  # silence stays a line
+    loudest = max(float(np.abs(audio).max()), 1e-4)  # silence becomes a flat line
     middle = height / 2
     top, bottom = (middle - (middle - 1) * values / loudest for values in (high, low))
     lines = "".join(
@@ -26,7 +26,7 @@ def waveform(audio: np.ndarray, *, width: int = WIDTH, height: int = HEIGHT) -> 
 
 def card(name: str, audio: np.ndarray, secs: float, text: str | None = None) -> str:
     """A clip with its name, length, waveform and transcript, as HTML."""
-    said = f"<p>{html.escape(text.strip() or 'nobody speaks')}</p>" if text is not None else ""
+    said = f"<p>{html.escape(text.strip() or 'no speech')}</p>" if text is not None else ""
     return (
         f'<figure class="clip"><figcaption><b>{html.escape(name)}</b> <span>{secs:.1f} s</span></figcaption>'
         f"{waveform(audio)}{said}</figure>"

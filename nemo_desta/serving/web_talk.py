@@ -1,4 +1,4 @@
-"""What the page does when somebody clicks: one visitor's conversation, and what of it is shown."""
+"""One visitor's conversation on the web page, and the messages that the page shows."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,21 +13,21 @@ from nemo_desta.serving.web_picture import card
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
-#: The page is drawn again at most so often while an answer is written.
+#: Minimum interval between two updates of the page during an answer.
 DRAW_SECS = 0.05
 
-#: What is said of an answer, by its finish and whether there is one behind the thought.
+#: Remark on an answer, by its finish and whether there is text after the thought.
 ENDS = {
-    ("length", True): "the limit of new tokens came first",
-    ("length", False): "the limit of new tokens came before an answer",
-    ("stop", False): "it said nothing",
+    ("length", True): "the limit of new tokens was reached",
+    ("length", False): "the limit of new tokens was reached before an answer",
+    ("stop", False): "the answer is empty",
 }
 
 Shown = list[dict[str, Any]]
 
 
 class Talk:
-    """A `ChatSession` and its picture. ``messages``: what the chat shows, in Gradio's form."""
+    """A `ChatSession` and its display. ``messages``: the shown messages, in Gradio's format."""
 
     def __init__(
         self, model: "DestaModel", *, system: str | None, transcript: str, sampling: Mapping[str, Any]
@@ -38,31 +38,31 @@ class Talk:
         self._stop = False
 
     def attach(self, files: Sequence[str]) -> None:
-        """Let the next question be about some files, too.
+        """Attaches files to the next question.
 
         Raises:
-            AudioError: one cannot be read; those before it are attached.
+            AudioError: one cannot be read; the files before it are attached.
         """
         for file in files:
             name = _name(file)
             try:
                 self.session.attach(file, name=name)
-            except AudioError as error:  # where Gradio keeps uploads is nobody's business
+            except AudioError as error:  # do not reveal Gradio's upload folder
                 raise AudioError(error.reason, str(error).replace(file, name)) from error
             self._files.append(file)
 
     def detach(self) -> None:
-        """Forget the files that wait for a question."""
+        """Drops the attached files."""
         self.session.waiting.clear()
         self._files.clear()
 
     def stop(self) -> None:
-        """End the answer that is being written, from another thread."""
+        """Stops the running answer, from another thread."""
         self._stop = True
 
     @property
     def cards(self) -> str:
-        """The clips that wait for a question, as HTML."""
+        """The attached clips as HTML."""
         rate = self.session.model.sampling_rate
         return "".join(
             card(audio["path"], audio["audio"], len(audio["audio"]) / rate, audio["text"])
@@ -70,13 +70,13 @@ class Talk:
         )
 
     def ask(self, prompt: str, sampling: Mapping[str, Any]) -> Iterator[None]:
-        """Answer; yields whenever there is something new to show.
+        """Answers; yields whenever ``messages`` has changed.
 
         Raises:
-            ValueError: it cannot be asked; nothing has changed then.
+            ValueError: the question is invalid; nothing has changed.
         """
         if not prompt.strip():
-            raise ConfigError("the question is empty; write what you want to know")
+            raise ConfigError("the question is empty; please write one")
         self._stop = False
         self.session.sampling = dict(sampling)
         before = list(self.messages)
@@ -94,7 +94,7 @@ class Talk:
                     yield
                     drawn = time.monotonic()
         finally:
-            if not thought and not said:  # an error, or stopped at once: the question may be asked again
+            if not thought and not said:  # an error, or stopped before any text: undo the question
                 self.messages = before
         if remark := "stopped" if self._stop else ENDS.get((finish, bool(said))):
             said = f"{said}\n\n*({remark})*"
@@ -105,13 +105,13 @@ class Talk:
 
 
 def _name(file: str) -> str:
-    """How a file is called; Gradio calls every recording ``audio.wav``."""
+    """The shown name of a file; Gradio names every recording ``audio.wav``."""
     name = Path(file).name
     return "recording" if name == "audio.wav" else name
 
 
 def _answer(thought: str, said: str, *, writing: bool) -> Shown:
-    """The thought as a fold, then the answer."""
+    """The thought as a foldable message, then the answer."""
     shown: Shown = []
     if thought:
         done = bool(said) or not writing
@@ -123,5 +123,5 @@ def _answer(thought: str, said: str, *, writing: bool) -> Shown:
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
-    """A message whose pictures stay links: a model's text may not make the browser fetch anything."""
+    """A message without image syntax: a model's text must not make the browser fetch anything."""
     return {"role": role, "content": text.replace("![", "!\\[")}

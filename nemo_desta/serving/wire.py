@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with bounds: on the number of connections, and on how long one may leave the server waiting.
+"""uvicorn's HTTP protocol with limits on the number of connections and on the time that a client may be silent.
 
-uvicorn itself has no limit for a request's head, keeps a connection that sends a byte now and then for ever, and waits
-without end for a client that does not read its answer. Bodies have their own limits (`connection.Receiving`).
+uvicorn itself has no time limit for a request's head, keeps a connection that sends one byte now and then, and waits
+forever for a client that does not read its answer. Bodies have their own limits (`http_body.Receiving`).
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.settings import ServerSettings
 
-#: Files that a process needs beside its connections: libraries, the model's files, the loop's own.
+#: Open files of the process besides its connections: libraries, the model's files, the event loop's.
 OTHER_FILES = 256
-#: How long a connection that the server has closed may take for what is still to be sent.
+#: Time for a closed connection to send its remaining bytes.
 CLOSE_SECS = 2.0
 
 
 class Wire(H11Protocol):
-    """One connection. ``heard``: the loop's time when the client last sent something. ``gone``: it was cut off."""
+    """One connection. ``heard``: the loop's time of the client's last bytes. ``gone``: it was aborted."""
 
     def __init__(self, *args: Any, settings: ServerSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,7 +38,7 @@ class Wire(H11Protocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client's turn: to send a head, the rest of a body, its next request, or to let go."""
+        """Whether the client must act: send a head, the rest of a body or its next request, or close."""
         between = self.cycle is None or self.cycle.response_complete
         return between or self.cycle.more_body or self.transport.is_closing()
 
@@ -51,7 +51,7 @@ class Wire(H11Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:  # bytes, but no whole head among them
+        if self.cycle is None or self.cycle.response_complete:  # the head is still incomplete
             self._expect_head()
         else:
             self._head_timer = _cancelled(self._head_timer)
@@ -79,7 +79,7 @@ class Wire(H11Protocol):
         super().connection_lost(exc)
 
     def _make_room(self) -> None:
-        """Cut off the connection whose client has been silent longest; refuse this one if none is the client's."""
+        """Aborts the connection whose client has been silent longest; rejects this one if no client must act."""
         others = [c for c in self.connections if c is not self and not c.gone]
         if len(others) < self.settings.num_connections:
             return
@@ -96,8 +96,10 @@ class Wire(H11Protocol):
 
     def _head_is_late(self) -> None:
         secs = self.settings.header_timeout_secs
-        error = ApiError(408, f"no whole request head came within {secs:g} s", code="header_timeout")
-        begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]  # silence is closed in silence
+        error = ApiError(408, f"no complete request head within {secs:g} s", code="header_timeout")
+        begun = (
+            self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        )  # without any bytes, close without a response
         self._end(error if begun else None)
 
     def _expect_reading(self) -> None:
@@ -110,7 +112,7 @@ class Wire(H11Protocol):
             self._cut_off()
 
     def _end(self, error: ApiError | None) -> None:
-        """Close the connection, with a refusal as last words where the client may expect some."""
+        """Closes the connection; sends ``error`` first if there is one."""
         if error is not None and not self.transport.is_closing():
             body = json.dumps(error.body).encode()
             headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
@@ -132,7 +134,7 @@ def _cancelled(timer: asyncio.TimerHandle | None) -> None:
 
 
 def allow_files(num_connections: int) -> None:
-    """Let this process open enough files for its connections.
+    """Raises this process's limit of open files as far as its connections need.
 
     Raises:
         ConfigError: the system does not allow so many.
@@ -143,7 +145,7 @@ def allow_files(num_connections: int) -> None:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
-            f"max_connections is {num_connections}, and with {OTHER_FILES} other files that is more than the {hard} "
-            "that this process may open; lower max_connections or max_queue, or raise the limit (ulimit -n)"
+            f"max_connections is {num_connections}; with {OTHER_FILES} other files that exceeds this process's limit "
+            f"of {hard} open files. Lower max_connections or max_queue, or raise the limit (ulimit -n)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

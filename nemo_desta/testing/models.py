@@ -4,23 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nemo_desta.core.build import embedding_rms
+from nemo_desta.core.model import SpeechLM
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.perception.projector import build_projector
 from nemo_desta.testing.data import tiny_tokenizer
-from nemo_desta.testing.perception import tiny_beats, tiny_whisper
+from nemo_desta.testing.perception import tiny_beats, tiny_encoders, tiny_whisper
 
 
-def tiny_llm(
-    folder: str | Path,
+def build_tiny_llm(
     *,
     kind: str = "qwen3",
     template: str = "chatml",
     pad: str = "own",
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     **changes: Any,
-) -> Path:
-    """Write a two-layer Qwen3, Llama or Gemma2 (whose logits are capped) with a tokenizer; returns the folder.
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A two-layer Qwen3, Llama or Gemma2 (whose logits are capped) and its tokenizer.
 
-    ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the model's config.
+    ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the LLM's config.
     """
     from transformers import (
         Gemma2Config,
@@ -55,9 +60,23 @@ def tiny_llm(
         llm = Gemma2ForCausalLM(Gemma2Config(**{**shape, **capped, **changes}))
     else:
         raise ValueError(f"kind must be qwen3, llama or gemma2, found '{kind}'")
+    return llm, tokenizer
+
+
+def tiny_llm(folder: str | Path, **options: Any) -> Path:
+    """Write `build_tiny_llm`'s LLM and tokenizer; returns the folder."""
+    llm, tokenizer = build_tiny_llm(**options)
     llm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def tiny_speech_lm(projector: str = "window", **knobs: Any) -> SpeechLM:
+    """A `SpeechLM` of ready parts in memory: a tiny LLM, Whisper, BEATs and the projector with its ``knobs``."""
+    llm, tokenizer = build_tiny_llm()
+    encoders = tiny_encoders()
+    built = build_projector(projector, encoders, llm.config.hidden_size, output_rms=embedding_rms(llm), **knobs)
+    return SpeechLM(llm, FusedPerception(encoders, built), PromptBuilder(tokenizer))
 
 
 def tiny_config(folder: str | Path, **llm: Any) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers.models.whisper import modeling_whisper
 
-from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
+from nemo_desta.perception.encoders import Beats, BeatsConfig, BeatsEncoder, FrozenEncoder, WhisperEncoder
 
 WHISPER_FRAMES_PER_SEC = 50
 
@@ -75,6 +76,22 @@ def tiny_beats(
         model = Beats(config, label_dict=names or None)
     model.save_checkpoint(path)
     return str(path)
+
+
+def tiny_encoders() -> dict[str, FrozenEncoder]:
+    """A Whisper of windows of 2 s and a BEATs, in memory."""
+    whisper = WhisperConfig(
+        d_model=32, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=100
+    )
+    beats = BeatsConfig(
+        encoder_layers=2, encoder_embed_dim=48, encoder_ffn_embed_dim=96, encoder_attention_heads=4, embed_dim=32
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return {
+            "whisper": WhisperEncoder(modeling_whisper.WhisperEncoder(whisper), num_layers=3),
+            "beats": BeatsEncoder(Beats(beats)),
+        }
 
 
 def tiny_speaking_whisper(folder: str | Path, *, window_secs: float = 2.0, languages: tuple[str, ...] = ()) -> str:

@@ -51,7 +51,7 @@ def steps(decoder, count):
 def test_ids_are_those_of_generate_in_a_ragged_batch(llm):
     embeds, mask = prompts([3, 17, 9])
     decoder = Decoder(llm)
-    keys = decoder.join(embeds, mask, [Sampling()] * 3)
+    keys = decoder.add(embeds, mask, [Sampling()] * 3)
     written = steps(decoder, 24)
     assert [written[key] for key in keys] == generate(llm, embeds, mask, 24)
     assert len({tuple(ids) for ids in written.values()}) == 3, "rows that all say the same would prove nothing"
@@ -63,7 +63,7 @@ def test_rows_write_the_same_whoever_joins_and_leaves(llm):
     decoder = Decoder(llm)
 
     def join(i):
-        return decoder.join(embeds[i : i + 1][:, mask[i]], mask[i : i + 1][:, mask[i]], [Sampling()])[0]
+        return decoder.add(embeds[i : i + 1][:, mask[i]], mask[i : i + 1][:, mask[i]], [Sampling()])[0]
 
     written = {}
 
@@ -77,9 +77,9 @@ def test_rows_write_the_same_whoever_joins_and_leaves(llm):
     go(2)
     third = join(2)  # longer than what is there
     go(4)
-    decoder.leave({first})  # the first column of the longest goes on
+    decoder.remove({first})  # the first column of the longest goes on
     go(1)
-    decoder.leave({third})  # now many columns are nobody's
+    decoder.remove({third})  # now many columns are nobody's
     fourth = join(3)
     go(6)
     for key, reference in zip((first, second, third, fourth), alone, strict=True):
@@ -90,10 +90,10 @@ def test_rows_write_the_same_whoever_joins_and_leaves(llm):
 def test_columns_that_nobody_uses_are_freed(llm):
     embeds, mask = prompts([40, 4])
     decoder = Decoder(llm)
-    long, _ = decoder.join(embeds, mask, [Sampling()] * 2)
+    long, _ = decoder.add(embeds, mask, [Sampling()] * 2)
     decoder.step()
     assert decoder._cache.layers[0].keys.shape[2] == 40
-    decoder.leave({long})
+    decoder.remove({long})
     assert decoder._cache.layers[0].keys.shape[2] == 4
     assert len(decoder) == 1
 
@@ -101,7 +101,7 @@ def test_columns_that_nobody_uses_are_freed(llm):
 def test_a_forced_row_says_what_it_must_and_goes_on_from_there(llm):
     embeds, mask = prompts([6])
     decoder = Decoder(llm)
-    (key,) = decoder.join(embeds, mask, [Sampling()])
+    (key,) = decoder.add(embeds, mask, [Sampling()])
     first = steps(decoder, 2)[key]
     decoder.force(key, [7, 11, 13])
     then = steps(decoder, 8)[key]
@@ -118,9 +118,9 @@ def test_an_empty_decoder_has_nothing_to_say_and_may_be_used_again(llm):
     assert decoder.step() == []
     runs = []
     for _ in range(2):
-        (key,) = decoder.join(embeds, mask, [Sampling()])
+        (key,) = decoder.add(embeds, mask, [Sampling()])
         runs.append(steps(decoder, 5)[key])
-        decoder.leave({key})
+        decoder.remove({key})
         assert decoder.step() == []
     assert runs[0] == runs[1]
 
@@ -129,21 +129,21 @@ def test_a_seed_fixes_an_answer_whatever_else_is_in_the_batch(llm):
     embeds, mask = prompts([9, 14, 6], seed=5)
     sampling = Sampling(temperature=1.5, top_p=0.95, seed=11)
     alone = Decoder(llm)
-    (key,) = alone.join(embeds[:1][:, mask[0]], mask[:1][:, mask[0]], [sampling])
+    (key,) = alone.add(embeds[:1][:, mask[0]], mask[:1][:, mask[0]], [sampling])
     reference = steps(alone, 15)[key]
     together = Decoder(llm)
-    keys = together.join(embeds, mask, [sampling, Sampling(temperature=2.0), Sampling()])
+    keys = together.add(embeds, mask, [sampling, Sampling(temperature=2.0), Sampling()])
     written = steps(together, 15)
     assert written[keys[0]] == reference
     assert written[keys[2]] == generate(llm, embeds, mask, 15)[2]
     another = Decoder(llm)
-    (key,) = another.join(embeds[:1][:, mask[0]], mask[:1][:, mask[0]], [Sampling(temperature=1.5, seed=12)])
+    (key,) = another.add(embeds[:1][:, mask[0]], mask[:1][:, mask[0]], [Sampling(temperature=1.5, seed=12)])
     assert steps(another, 15)[key] != reference
 
 
 def test_drawn_tokens_have_the_probabilities_that_the_filters_leave():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    drawer = Drawer(Sampling(temperature=2.0, top_k=3, seed=0), torch.device("cpu"))
+    drawer = Drawer(Sampling(temperature=2.0, top_k=3, seed=0))
     counts = torch.zeros(4)
     for _ in range(4000):
         counts[draw(logits, [drawer], [[]])[0]] += 1
@@ -156,7 +156,7 @@ def test_repetition_penalty_counts_what_was_written(llm):
     """By the formula of CTRL (section 4.1), on a whole forward pass for every token."""
     embeds, mask = prompts([8])
     decoder = Decoder(llm)
-    (key,) = decoder.join(embeds, mask, [Sampling(repetition_penalty=1.8)])
+    (key,) = decoder.add(embeds, mask, [Sampling(repetition_penalty=1.8)])
     written = steps(decoder, 20)[key]
     expected: list[int] = []
     for _ in range(20):

@@ -18,16 +18,16 @@ def prompts():
 
 
 def write(prompts, text, *, format=None, end=True, **sampling):
-    """Feed a text's ids; returns the writer, the pieces per step, the ids fed."""
+    """Feed a text's ids; returns the parser, the pieces per step, the ids fed."""
     sampling.setdefault("max_new_tokens", 1000)
-    writer = StreamParser(prompts, Sampling(**sampling), format=format, end_ids=[prompts.end_of_turn_id])
+    parser = StreamParser(prompts, Sampling(**sampling), format=format, end_ids=[prompts.end_of_turn_id])
     ids = prompts.tokenize(text) + ([prompts.end_of_turn_id] if end else [])
     steps = []
     for token in ids:
-        steps.append(writer.read(token))
-        if writer.finish:
+        steps.append(parser.push(token))
+        if parser.finish:
             break
-    return writer, steps, ids
+    return parser, steps, ids
 
 
 def parts(steps):
@@ -47,9 +47,9 @@ def parts(steps):
     ],
 )
 def test_pieces_joined_are_the_text_without_white_space_at_its_ends(prompts, text):
-    writer, steps, _ = write(prompts, text)
+    parser, steps, _ = write(prompts, text)
     assert parts(steps) == ("", text.strip())
-    assert writer.finish == "stop"
+    assert parser.finish == "stop"
     assert all("\ufffd" not in piece.text for step in steps for piece in step)
 
 
@@ -62,11 +62,11 @@ def test_bytes_that_never_become_a_character_are_not_swallowed(prompts):
     whole = prompts.tokenize("🎧")
     if len(whole) < 2:
         pytest.fail("the tokenizer should need several tokens for this character")
-    writer = StreamParser(
+    parser = StreamParser(
         prompts, Sampling(max_new_tokens=len(whole) - 1), format=None, end_ids=[prompts.end_of_turn_id]
     )
-    pieces = [piece for token in whole[:-1] for piece in writer.read(token)]
-    assert writer.finish == "length"
+    pieces = [piece for token in whole[:-1] for piece in parser.push(token)]
+    assert parser.finish == "length"
     assert "".join(piece.text for piece in pieces) == "\ufffd" * len("".join(p.text for p in pieces)) != ""
 
 
@@ -90,9 +90,9 @@ def test_the_thought_is_told_apart(prompts, format, text, thought, answer):
 
 
 def test_a_stop_text_ends_the_answer_and_is_left_out(prompts):
-    writer, steps, ids = write(prompts, "one, two, three, END four", stop=("END", "never"))
+    parser, steps, ids = write(prompts, "one, two, three, END four", stop=("END", "never"))
     assert parts(steps) == ("", "one, two, three,")
-    assert writer.finish == "stop"
+    assert parser.finish == "stop"
     assert len(steps) < len(ids)
 
 
@@ -107,14 +107,14 @@ def test_what_only_looks_like_a_stop_text_is_handed_out(prompts):
 
 
 def test_the_token_limit_is_a_reason_of_its_own(prompts):
-    writer, steps, _ = write(prompts, "one two three four five six", max_new_tokens=5)
-    assert writer.finish == "length"
-    assert writer.num_new_tokens == 5 == len(steps)
+    parser, steps, _ = write(prompts, "one two three four five six", max_new_tokens=5)
+    assert parser.finish == "length"
+    assert parser.num_new_tokens == 5 == len(steps)
     assert "one two three four five six".startswith(parts(steps)[1])
 
 
 def test_a_thought_over_its_budget_is_told_to_end(prompts):
-    writer = StreamParser(
+    parser = StreamParser(
         prompts,
         Sampling(max_new_tokens=100, max_thinking_tokens=6),
         format=OPENED,
@@ -122,42 +122,42 @@ def test_a_thought_over_its_budget_is_told_to_end(prompts):
     )
     said, forced = [], []
     for token in prompts.tokenize("this thought goes on and on and on without any end in sight"):
-        said += writer.read(token)
-        if forced := list(writer.overdue()):
+        said += parser.push(token)
+        if forced := list(parser.forced_ids()):
             break
-    assert writer.num_new_tokens == 6
+    assert parser.num_new_tokens == 6
     for token in forced:
-        said += writer.read(token)
-        assert writer.overdue() == ()
-    assert writer.num_new_tokens == 6, "what it was made to say is not its own"
-    assert not writer.thinking
+        said += parser.push(token)
+        assert parser.forced_ids() == ()
+    assert parser.num_new_tokens == 6, "what it was made to say is not its own"
+    assert not parser.thinking
     for token in prompts.tokenize("\n\nRain.") + [prompts.end_of_turn_id]:
-        said += writer.read(token)
+        said += parser.push(token)
     thought, answer = parts([said])
     assert thought.endswith(f"\n\n{CUT_SENTENCE}") and answer == "Rain."
-    assert writer.finish == "stop"
+    assert parser.finish == "stop"
 
 
 def test_a_thought_within_its_budget_and_an_llm_without_thoughts_are_left_alone(prompts):
     for format, text in ((OPENED, "short</think>and a long answer after it"), (None, "no thought but a long answer")):
-        writer = StreamParser(
+        parser = StreamParser(
             prompts, Sampling(max_thinking_tokens=8), format=format, end_ids=[prompts.end_of_turn_id]
         )
         for token in prompts.tokenize(text):
-            writer.read(token)
-            assert writer.overdue() == ()
+            parser.push(token)
+            assert parser.forced_ids() == ()
 
 
 def test_a_thought_in_the_middle_of_its_closing_tag_may_finish_it(prompts):
     text = "hm</think>Yes."
     ids = prompts.tokenize(text)
     inside = next(n for n in range(1, len(ids)) if prompts.tokenizer.decode(ids[:n]).endswith(("</", "</t", "</th")))
-    writer = StreamParser(
+    parser = StreamParser(
         prompts, Sampling(max_thinking_tokens=inside), format=OPENED, end_ids=[prompts.end_of_turn_id]
     )
     said = []
     for token in ids:
-        said += writer.read(token)
-        assert writer.overdue() == ()
-    said += writer.read(prompts.end_of_turn_id)
+        said += parser.push(token)
+        assert parser.forced_ids() == ()
+    said += parser.push(prompts.end_of_turn_id)
     assert parts([said]) == ("hm", "Yes.")

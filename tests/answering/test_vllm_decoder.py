@@ -139,9 +139,9 @@ def test_rows_leave_before_and_while_they_are_asked(model, ears):
     engine = StandInEngine(model.llm)
     decoder = VLLMDecoder(engine, ears.embed_tokens, SimpleNamespace)
     embeds = torch.randn(2, 5, 32)
-    first, second = decoder.join(embeds, torch.ones(2, 5, dtype=torch.bool), [Sampling()] * 2)
+    first, second = decoder.add(embeds, torch.ones(2, 5, dtype=torch.bool), [Sampling()] * 2)
     decoder.force(first, [5, 6])
-    decoder.leave({first, 99})
+    decoder.remove({first, 99})
     assert len(decoder) == 1 and len(engine.requests) == 1
     assert [key for key, _ in decoder.step()] == [second]
 

@@ -70,7 +70,7 @@ def test_a_deaf_model_is_said_to_be_deaf_in_the_first_line():
     assert controls.first_line([deaf]).startswith("WARNING: without the right audio (silence)")
     hearing = controls.compare("shuffled", [True] * 150 + [False] * 50, guesses)
     assert hearing.hears and hearing.low > 0.1
-    assert "uses its ears" in controls.first_line([hearing])
+    assert "uses the audio" in controls.first_line([hearing])
     assert controls.first_line([hearing, deaf]).startswith("WARNING")
     assert "not known" in controls.first_line([])
 

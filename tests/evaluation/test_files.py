@@ -141,7 +141,7 @@ def test_files_that_are_not_there_are_named_with_where_to_get_them(benchmark, tm
         ({"audio_id": "../../../etc/hostname"}, "item 'a2': its audio cannot be used: .*outside every audio root"),
         ({"question": None}, "item 'a2': field 'question' is NoneType, expected str"),
         ({"choices": "a dog"}, "item 'a2': field 'choices' is str, expected list"),
-        ({"id": "a1"}, "item 'a1': comes twice"),
+        ({"id": "a1"}, "item 'a1': occurs twice"),
         ({"answer": ...}, "item 'a2': has no field 'answer'"),
     ],
 )
@@ -180,7 +180,7 @@ def test_predictions_are_read_from_files_and_folders(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([{"id": "a1", "model_output": "x"}] * 2, ItemError, "item 'a1': comes twice"),
+        ([{"id": "a1", "model_output": "x"}] * 2, ItemError, "item 'a1': occurs twice"),
         ([{"id": "a1"}], ValueError, "no row has 'model_output'"),
         ([], ValueError, "no row has 'model_output'"),
         (["x"], ValueError, "row 0: a row must be an object"),

@@ -71,5 +71,5 @@ def test_answers_come_in_order_and_are_the_models_own(adapter, folder):
 def test_what_is_not_offered_says_so(adapter):
     with pytest.raises(NotImplementedError, match="log-likelihoods"):
         adapter.loglikelihood([])
-    with pytest.raises(NotImplementedError, match="several rounds"):
+    with pytest.raises(NotImplementedError, match="multi-round"):
         adapter.generate_until_multi_round([])

@@ -1,5 +1,6 @@
 """Speech-IFEval: rows, totals and printed report as the official scripts', and what a judge adds."""
 
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -14,9 +15,14 @@ from nemo_desta.evaluation.scores import ItemError, score
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "scorers" / "speech_ifeval.json.gz"
 
 
+@functools.cache
+def fixture():
+    return json.loads(gzip.decompress(FIXTURE.read_bytes()))
+
+
 @pytest.fixture(scope="module")
 def made():
-    return json.loads(gzip.decompress(FIXTURE.read_bytes()))
+    return fixture()
 
 
 def chain(number, **fields):
@@ -96,7 +102,7 @@ def test_unusable_items_are_named(made):
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(st.none() | st.text(), min_size=109, max_size=109), judged=st.text())
 def test_no_answer_breaks_the_scorer_and_strict_counts_every_item(texts, judged):
-    rows = json.loads(gzip.decompress(FIXTURE.read_bytes()))["rows"]
+    rows = fixture()["rows"]
     items = [{**row, "response": text} for row, text in zip(rows, texts, strict=True)]
     items.append(chain(1, response="x", eval_response=judged))
     for mode in ("official", "strict"):

@@ -74,7 +74,7 @@ def test_a_judge_text_without_a_score_is_left_out_and_named():
     assert found.totals["commoneval"]["gpt"] == 3
     assert found.totals["left_out"] == [
         "commoneval: 1 items without a judge's score",
-        "commoneval: 1 items with a judge's text that holds no score",
+        "commoneval: 1 items with a judge's reply that holds no score",
     ]
     assert found.num_unparsed == 1
 
@@ -216,7 +216,7 @@ def test_phrases_are_read_from_the_official_file_without_running_it(tmp_path):
         official_rules(path)
     path.write_text(OFFICIAL_FORM.replace("response == 'a'", "response > 'a'"))
     official_rules.cache_clear()
-    with pytest.raises(ValueError, match="a condition of a form that is not known"):
+    with pytest.raises(ValueError, match="unknown form of a condition"):
         official_rules(path)
 
 

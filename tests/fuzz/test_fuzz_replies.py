@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nemo_desta.evaluation.endpoint import _parse
 from nemo_desta.recipes.engines import OpenAIEngine, Request, Sampling
-from nemo_desta.recipes.engines.client import Unanswered
+from nemo_desta.recipes.engines.http_client import RequestFailed
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_models, read_object
 from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.pipeline.folder import dump_line
@@ -87,7 +87,7 @@ def test_the_parse(engine: OpenAIEngine) -> None:
         for parse in (engine._parse_chat, engine._parse_completion, _parse, read_models):
             try:
                 found = parse(read_object(body))
-            except (MalformedAnswer, Unanswered):
+            except (MalformedAnswer, RequestFailed):
                 outcomes["named"] += 1
                 continue
             outcomes["used"] += 1

@@ -152,7 +152,7 @@ def test_a_config_of_ones_own_needs_no_grant_and_its_folder_says_what_to_pass(ti
 
 def test_registered_names_and_entry_points_need_no_grant(folder, tiny, monkeypatch):
     path = tiny["perception"]["encoders"]["beats"]["path"]
-    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    monkeypatch.setattr(registry.ENCODERS, "factories", dict(registry.ENCODERS.factories))
     registry.register_encoder("my.own.ear")(BeatsEncoder.from_checkpoint)
     with_encoder(folder, {"_target_": "my.own.ear", "path": path})
     model = DestaModel.from_pretrained(folder, device="cpu")
@@ -252,7 +252,7 @@ def test_fingerprints_name_files_of_their_part_only(folder, tmp_path):
 
 def test_python_is_not_fetched_as_weights(tiny):
     config = parse(ModelConfig, {**tiny, "llm": {"path": "someone/llm"}})
-    with pytest.raises(ConfigError, match="its fingerprint names Python.*evil.py"):
+    with pytest.raises(ConfigError, match="its fingerprint names a Python file.*evil.py"):
         fetch({"llm": {"evil.py": "0" * 64}}, config)
 
 
@@ -302,8 +302,7 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         seen.append({name: given[name] for name in granted})
         raise Opened
 
-    for face in ("models.desta", "answering.audio_frontend"):
-        monkeypatch.setattr(f"nemo_desta.{face}.open_model", opening)
+    monkeypatch.setattr("nemo_desta.core.model.open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")

@@ -15,14 +15,9 @@ from nemo_desta.models.desta import DestaModel
 from nemo_desta.serving.session import ChatSession
 from nemo_desta.testing.models import tiny_config
 from nemo_desta.testing.perception import tiny_speaking_whisper
-from tests.serving.serving_tools import noise, tiny_model
+from tests.serving.serving_tools import noise
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

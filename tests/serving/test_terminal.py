@@ -2,20 +2,14 @@
 
 import io
 
-import pytest
 import soundfile
 
 from nemo_desta.answering.engine import Delta
 from nemo_desta.serving.session import ChatSession
 from nemo_desta.serving.terminal import Terminal, printable
-from tests.serving.serving_tools import noise, tiny_model
+from tests.serving.serving_tools import noise
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 def talk(session, *lines, **options):

@@ -13,14 +13,9 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.serving.web import launch, make_page
 from nemo_desta.serving.web_picture import HEIGHT, card, waveform
 from nemo_desta.serving.web_talk import Talk
-from tests.serving.serving_tools import noise, tiny_model
+from tests.serving.serving_tools import noise
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def test_question_clip_and_answer_are_shown_and_the_clip_waits_no_more(model, ta
     assert talk.messages[0]["content"] == {"path": clip} and talk.messages[1]["content"] == "What is this?"
     message = {"role": "user", "content": "<|AUDIO|>\nWhat is this?", "audios": [clip]}
     said = model.chat([message], **SHORT)
-    assert talk.messages[2]["content"] == f"{said}\n\n*(the limit of new tokens came first)*"
+    assert talk.messages[2]["content"] == f"{said}\n\n*(the limit of new tokens was reached)*"
 
 
 def test_an_answer_that_is_stopped_stays_as_far_as_it_came(talk):

@@ -1,7 +1,7 @@
 """Instructions that a rule can check: the 25 kinds of IFEval, as VoiceBench and Speech-IFEval use them.
 
-``variant="base"`` holds to the rules of the original, ``"speech"`` to those of Speech-IFEval, which differ in five
-kinds. ``loose`` forgives a first line, a last line and asterisks.
+``variant="base"`` follows the rules of the original, ``"speech"`` those of Speech-IFEval, which differ in five kinds.
+``loose`` ignores a first line, a last line and asterisks.
 """
 
 import re
@@ -10,10 +10,11 @@ from typing import Any
 
 from nemo_desta.config import nearest
 from nemo_desta.evaluation.ifeval.checks import CHECKS, SPEECH_CHECKS, Tools, arguments
+from nemo_desta.evaluation.scores import Item, ItemError, name_of, need
 
 VARIANTS = ("base", "speech")
 
-__all__ = ["CHECKS", "VARIANTS", "Tools", "check", "follows", "loose_variants"]
+__all__ = ["CHECKS", "VARIANTS", "Tools", "check", "follows", "item_follows", "loose_variants"]
 
 
 def check(
@@ -24,15 +25,15 @@ def check(
     variant: str = "base",
     tools: Tools | None = None,
 ) -> bool:
-    """Does ``response`` obey one instruction? Nothing but white space obeys none.
+    """Whether ``response`` follows one instruction. A response of white space follows none.
 
     Args:
         instruction_id: such as ``keywords:existence``.
         kwargs: its arguments under their official names; None stands for an argument that the kind lacks.
-        tools: how languages are told and texts cut; our own if not given.
+        tools: how languages are detected and texts split; our own if not given.
 
     Raises:
-        ValueError: an unknown kind or variant, or arguments that the kind needs and does not get.
+        ValueError: an unknown kind or variant, or a missing argument.
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant '{variant}'.{nearest(variant, VARIANTS)}")
@@ -54,7 +55,7 @@ def follows(
     loose: bool = False,
     tools: Tools | None = None,
 ) -> list[bool]:
-    """One verdict per instruction of a prompt; ``loose``: one of `loose_variants` obeys."""
+    """One verdict per instruction of a prompt; ``loose``: one of `loose_variants` follows it."""
     if len(instruction_ids) != len(kwargs):
         raise ValueError(f"{len(instruction_ids)} instructions but {len(kwargs)} kwargs; each needs its own")
     texts = loose_variants(response) if loose else [response]
@@ -62,8 +63,21 @@ def follows(
     return [any(check(i, k, text, variant=variant, tools=tools) for text in texts) for i, k in pairs]
 
 
+def item_follows(item: Item, position: int, response: str, **options: Any) -> list[bool]:
+    """`follows` for an item's ``instruction_id_list`` and ``kwargs``.
+
+    Raises:
+        ItemError: a field is missing, or an instruction cannot be checked.
+    """
+    kinds, kwargs = need(item, "instruction_id_list", position, list), need(item, "kwargs", position, list)
+    try:
+        return follows(kinds, kwargs, response, **options)
+    except ValueError as error:
+        raise ItemError(name_of(item, position), str(error)) from None
+
+
 def loose_variants(response: str) -> list[str]:
-    """The response as it is, without its first line, its last, both; and each of the four without asterisks."""
+    """The response unchanged, without its first line, its last, both; each with and without asterisks."""
     lines = response.split("\n")
     cut = [response, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return list(dict.fromkeys([*cut, *(re.sub(r"\*", "", text) for text in cut)]))

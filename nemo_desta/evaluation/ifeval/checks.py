@@ -1,7 +1,7 @@
 """One function per kind of instruction: ``(text, tools, *, <arguments under their official names>) -> bool``.
 
-Written from the behaviour of the original rules, odd corners included: keywords are patterns, a title needs no line of
-its own, only "at least" and "less than" exist.
+The functions reproduce the behaviour of the original rules, edge cases included: keywords are patterns, a title needs
+no line of its own, only "at least" and "less than" exist.
 """
 
 import inspect
@@ -19,14 +19,14 @@ from nemo_desta.evaluation.ifeval.texts import split_sentences, split_words
 
 @dataclass(frozen=True)
 class Tools:
-    """What the rules lean on.
+    """Functions and switches that the rules use.
 
     Attributes:
-        detect: text -> language code, None where there is nothing to tell by.
-        sentences, words: cut a text; the original uses NLTK's Punkt and word tokenizer.
+        detect: text -> language code, None for an undetectable language.
+        sentences, words: split a text; the original uses NLTK's Punkt and word tokenizer.
         keywords_are_patterns: as in the original, where "c++" is no valid keyword; else they are plain text.
-        letters: draws the letter that the original checks in place of a symbol ("!" or "#") that it cannot; without
-            it the symbol itself is counted.
+        letters: draws the letter that the original checks in place of a symbol ("!" or "#"); without it the symbol
+            itself is counted.
     """
 
     detect: Callable[[str], str | None] = tell_language
@@ -40,10 +40,10 @@ Rule = Callable[..., bool]
 
 
 def arguments(instruction_id: str, rule: Rule, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """``kwargs`` without empty ones, checked against what the rule takes.
+    """``kwargs`` without None values, checked against the rule's parameters.
 
     Raises:
-        ValueError: a missing or unknown argument, or a relation that is none of the two.
+        ValueError: a missing or unknown argument, or an unknown relation.
     """
     given = {name: value for name, value in kwargs.items() if value is not None}
     wanted = [name for name, p in inspect.signature(rule).parameters.items() if p.kind is p.KEYWORD_ONLY]
@@ -121,7 +121,7 @@ def nth_paragraph_first_word(
 ) -> bool:
     parts, nth_paragraph = text.split("\n\n"), int(nth_paragraph)
     count = sum(bool(part.strip()) for part in parts)
-    # Counted without the empty paragraphs but looked up among all of them: so does the original.
+    # As in the original: empty paragraphs are not counted, but the index includes them.
     if nth_paragraph > count or not parts[nth_paragraph - 1].strip():
         return False
     word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
@@ -222,17 +222,17 @@ def no_comma(text: str, tools: Tools) -> bool:
 
 
 def speech_number_bullet_lists(text: str, tools: Tools, *, num_bullets: int) -> bool:
-    """The bullet dot and lines that begin with a digit count, too."""
+    """The bullet dot and lines that begin with a digit also count."""
     return _count_bullets(text) + len(re.findall(r"^[^\S\n]*[\u2022\d]", text, flags=re.MULTILINE)) == num_bullets
 
 
 def speech_number_paragraphs(text: str, tools: Tools, *, num_paragraphs: int) -> bool:
-    """Any line break divides paragraphs, too."""
+    """Any line break also separates paragraphs."""
     return _count_parts(re.split(r"\s?\*\*\*\s?|\n+", text)) == num_paragraphs
 
 
 def speech_repeat_prompt(text: str, tools: Tools, *, prompt_to_repeat: str) -> bool:
-    """Quotation marks around are forgiven."""
+    """Quotation marks around the response are ignored."""
     return repeat_prompt(text.strip().strip("\"'"), tools, prompt_to_repeat=prompt_to_repeat)
 
 
@@ -252,7 +252,7 @@ def _count_bullets(text: str) -> int:
 
 
 def _count_parts(parts: Sequence[str]) -> int:
-    """Parts with text; -1 where an inner one is empty, which no number of paragraphs equals."""
+    """Number of parts with text; -1 if an inner part is empty, which equals no wanted number."""
     if any(not part.strip() for part in parts[1:-1]):
         return -1
     return sum(bool(part.strip()) for part in parts)
@@ -268,7 +268,7 @@ def _pattern(keyword: str, tools: Tools, *, whole: bool = False) -> re.Pattern[s
         try:
             return re.compile(f"{edge}{keyword}{edge}", re.IGNORECASE)
         except re.error:
-            pass  # the original stops here; as plain text it can be counted
+            pass  # the original stops here; we count it as plain text
     left = r"(?<!\w)" if whole else ""
     right = r"(?!\w)" if whole else ""
     return re.compile(f"{left}{re.escape(keyword)}{right}", re.IGNORECASE)

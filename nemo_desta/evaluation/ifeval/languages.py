@@ -1,7 +1,7 @@
-"""Which language is a text in? For the three kinds of instruction that ask.
+"""Language detection for the three kinds of instruction that need it.
 
-The original asks langdetect without a seed, so its verdicts on short texts change from run to run. Here py3langid,
-which needs no seed, is asked unless langdetect (with a seed) is wanted.
+The original uses langdetect without a seed, so its verdicts on short texts change from run to run. The default here is
+py3langid, which needs no seed; langdetect with a seed is optional.
 """
 
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from typing import Any
 
 
 def tell_language(text: str) -> str | None:
-    """ISO code by py3langid; None for a text without a letter.
+    """ISO code of the text's language by py3langid; None for a text without a letter.
 
     Raises:
         ImportError: py3langid is not installed.
     """
     if not any(char.isalpha() for char in text):
         return None
-    # A surrogate that stands alone (a broken emoji) cannot be encoded, as the identifier must.
+    # The identifier encodes the text, which fails for a lone surrogate (a broken emoji).
     text = text.encode("utf-8", "replace").decode("utf-8")
     return _identifier().classify(text)[0]
 
 
 def langdetect_detector(seed: int = 0) -> Callable[[str], str | None]:
-    """langdetect as the original asks it, but with a seed; None where it finds nothing to tell by."""
+    """langdetect as in the original, but with a seed; it returns None for a text without features."""
     try:
         from langdetect import DetectorFactory, LangDetectException, detect
     except ImportError as error:
@@ -44,5 +44,5 @@ def _identifier() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
-        raise ImportError("telling languages needs py3langid: pip install 'nemo_desta[recipes]'") from error
+        raise ImportError("language detection needs py3langid: pip install 'nemo_desta[recipes]'") from error
     return LanguageIdentifier.from_model_file(MODEL_FILE)

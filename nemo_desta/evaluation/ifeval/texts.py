@@ -1,8 +1,8 @@
-"""Cut English text into sentences and words, without data files.
+"""Splits English text into sentences and words, without data files.
 
-The original rules use NLTK: Punkt, whose learned abbreviations are a data file, and its word tokenizer. These are our
-own rules for the same purpose. Words of ordinary text come out alike; sentences differ where only a learned list could
-know. Whoever has NLTK and its data gives `nltk_sentences` and `nltk_words` to `Tools`.
+The original uses NLTK: Punkt, whose learned abbreviations are a data file, and its word tokenizer. These are our own
+rules for the same purpose. Words of ordinary text are equal; sentences differ where only the learned list helps. With
+NLTK and its data installed, give `nltk_sentences` and `nltk_words` to `Tools`.
 """
 
 import re
@@ -13,13 +13,13 @@ _TITLES = "mr mrs ms messrs dr prof rev hon gen col sgt capt lt gov sen rep st j
 _SHORT = (
     "vs etc al inc ltd co corp dept est approx e.g i.e cf ca fig figs vol ed eds pp a.m p.m ph.d u.s u.k u.n".split()
 )
-#: Ends nothing even before a capital letter.
+#: Never end a sentence, not even before a capital letter.
 _NEVER = frozenset(_TITLES) | {"vs", "e.g", "i.e", "cf", "fig", "figs"}
 _SPLIT_WORDS = re.compile(r"\b(can)(not)\b|\b(gim|lem)(me)\b|\b(gon|got|wan)(na|ta)\b", re.IGNORECASE)
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences in order, without white space around; marks that close a quotation stay with theirs."""
+    """Sentences in order, stripped; closing quotation marks stay with their sentence."""
     found, start = [], 0
     for end in re.finditer(r"""[.?!]+[)\]}"'\u201d\u2019]*(?=\s+\S)""", text):
         if _ends(text, end):
@@ -29,7 +29,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def split_words(text: str) -> list[str]:
-    """Words and marks: contractions in their parts, hyphenated words whole, marks by themselves."""
+    """Words and marks: contractions are split, hyphenated words stay whole, marks are separate."""
     words = []
     for sentence in split_sentences(text):
         spaced = re.sub(r"(\.)([)\]}>\"'\u201d\u2019]*)\s*$", r" \1 \2", sentence)  # the last full stop only
@@ -44,14 +44,12 @@ def split_words(text: str) -> list[str]:
 
 def nltk_sentences(data: str | Path) -> Callable[[str], Sequence[str]]:
     """NLTK's own splitter with the English ``punkt_tab`` data under the folder ``data``."""
-    tokenize = _nltk(data)
-    return tokenize.sent_tokenize
+    return _nltk(data).sent_tokenize
 
 
 def nltk_words(data: str | Path) -> Callable[[str], Sequence[str]]:
     """NLTK's own word tokenizer, which needs the same data."""
-    tokenize = _nltk(data)
-    return tokenize.word_tokenize
+    return _nltk(data).word_tokenize
 
 
 def _nltk(data: str | Path):
@@ -66,7 +64,7 @@ def _nltk(data: str | Path):
 
 
 def _ends(text: str, end: re.Match[str]) -> bool:
-    """Is this mark the end of a sentence?"""
+    """Whether this mark ends a sentence."""
     after = re.compile(r"\s*(\S)").match(text, end.end())[1]
     if end[0].startswith(".."):
         return not after.islower()

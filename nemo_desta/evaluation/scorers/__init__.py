@@ -1,1 +1,1 @@
-"""One module per benchmark: the authors' rules, and strict ones."""
+"""One scorer module per benchmark, with the authors' rules and strict ones, and their shared parts."""

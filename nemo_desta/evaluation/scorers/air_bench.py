@@ -1,19 +1,17 @@
-"""AIR-Bench: foundation (options A to D, no judge) and chat (a judge compares with a reference); predictions under
-``response``.
+"""AIR-Bench: foundation (options A to D, no judge) and chat (a judge compares with a reference).
 
-A row with ``choice_a`` is foundation, every other one chat. A chat row's judgements are two numbers, the reference's
-and the model's: under ``gpt-score`` with the model as the second assistant, under ``gpt-score-swapped`` as the first
-(the authors keep the second in a file of its own; `air_bench_chat.average` does what their script does with either).
+Predictions are under ``response``. A row with ``choice_a`` is foundation, every other row is chat. A judgement of a
+chat row is two numbers, the reference's and the model's. Under ``gpt-score`` the model is the second assistant, under
+``gpt-score-swapped`` the first. The authors keep the swapped judgements in a separate file; `air_bench_chat.average`
+computes what their script computes on either file.
 """
 
 import random
 from collections.abc import Sequence
 
-from nemo_desta.evaluation.choices import choose
 from nemo_desta.evaluation.scorers import air_bench_chat as chat
 from nemo_desta.evaluation.scorers.air_bench_chat import judge_requests, parse_judgement, with_judgements
-from nemo_desta.evaluation.scorers.letter_rule import letter_of
-from nemo_desta.evaluation.scorers.multiple_choice import lettered_choices, true_option
+from nemo_desta.evaluation.scorers.multiple_choice import letter_of, lettered_choices, strict_verdict
 from nemo_desta.evaluation.scores import (
     Item,
     ItemError,
@@ -21,7 +19,6 @@ from nemo_desta.evaluation.scores import (
     Scores,
     Verdict,
     accuracy_totals,
-    answer_of,
     groups,
     name_of,
     need,
@@ -52,9 +49,10 @@ QUIRKS = (
 
 
 def official(items: Sequence[Item], *, rng: random.Random | None = None, key: str = KEY) -> Scores:
-    """Foundation as the authors' script, chat by the judgements in the items; nothing is drawn, ``rng`` is not used.
+    """Foundation as the authors' script, chat by the judgements in the items. ``rng`` is not used: nothing is drawn.
 
-    A chat verdict says whether the model beat the reference with the model second; None when that cannot be told.
+    A chat verdict says whether the model, as the second assistant, beat the reference; None without a readable
+    judgement.
 
     Raises:
         ItemError: where the official script stops: an answer of null, or a true answer that is none of the options.
@@ -83,29 +81,23 @@ def official(items: Sequence[Item], *, rng: random.Random | None = None, key: st
 
 
 def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
-    """Foundation: every row counts, see `choose`. Chat: won when the model has more points than the reference over
-    both orders; a judged row whose points cannot be read is lost, rows that nobody judged are named as left out."""
+    """Foundation: every row counts, see `choose`. Chat: right when the model has more points than the reference over
+    both orders. A judgement that cannot be parsed is wrong; rows without a judgement are named as left out."""
     items = _named(items)
     verdicts: list[Verdict] = []
     unparsed = unjudged = 0
     for i, item in enumerate(items):
-        if _is_foundation(item):
-            options, truth = lettered_choices(item, i)
-            gold = true_option(options, truth, name_of(item, i))
-            answer = answer_of(item, key, i)
-            chosen = choose(answer, options) if answer is not None else None
-            unparsed += chosen is None
-            verdicts.append(chosen is not None and options[chosen] == options[gold])
-        elif chat.is_judged(item):
-            won = chat.beats_reference(item)
-            unparsed += won is None
-            verdicts.append(won is True)
-        else:
+        foundation = _is_foundation(item)
+        if not foundation and not chat.is_judged(item):
             unjudged += 1
             verdicts.append(None)
+            continue
+        right = strict_verdict(item, i, key, *lettered_choices(item, i)) if foundation else chat.beats_reference(item)
+        unparsed += right is None
+        verdicts.append(right is True)
     totals = {**accuracy_totals(verdicts), "unparsed": unparsed}
     if unjudged:
-        totals["left_out"] = f"{unjudged} chat rows that no judge has seen"
+        totals["left_out"] = f"{unjudged} chat rows without a judgement"
     return Scores(verdicts, totals, len(items), unparsed, groups(items, verdicts, FIELDS))
 
 

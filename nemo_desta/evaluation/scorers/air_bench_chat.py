@@ -1,10 +1,11 @@
-"""AIR-Bench's chat part: what the judge is asked, how its two numbers are read, and the official averages."""
+"""AIR-Bench's chat part: the judge's prompt, how its two numbers are parsed, and the official averages."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Verdict, answer_of, name_of, need
+from nemo_desta.evaluation.scorers.judged import JudgedScorer
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Verdict, name_of, need
 
 STRAIGHT, SWAPPED = "gpt-score", "gpt-score-swapped"
 TASKS = {
@@ -19,17 +20,17 @@ TASKS = {
 }
 QUIRKS = (
     Quirk(
-        "hot judge",
+        "random judge temperature",
         "half of the judge's calls, drawn at random, have temperature 2.0, the others 1.0",
-        "drawn here from a generator with seed 0; the judge's rules are in our own words",
+        "drawn here from a generator with seed 0; our prompt states the judge's rules in our own words",
     ),
     Quirk(
-        "who is in which column",
+        "order of the columns",
         "every row is judged in both orders; the averaging script calls column 1 'gpt4' in both files, so in the "
         "swapped one the model's average is printed as gpt4_avg_score",
     ),
     Quirk(
-        "failures that succeed",
+        "failures counted as successes",
         "two words that are no numbers, or a number above 10, add to fail_num and to success_num",
         "so the printed percentage is not the share of readable judgements",
     ),
@@ -46,39 +47,31 @@ _RULES = (
 )
 
 
-def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
-    """Two questions per chat row, one in each order (``turn`` 0: the model is assistant 2; 1: it is assistant 1).
+def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
+    """Two requests per chat row, one in each order (``turn`` 0: the model is assistant 2; 1: it is assistant 1).
 
-    Raises:
-        ItemError: a chat row without ``meta_info``, the description that the judge reads.
+    The judge reads ``meta_info``, the description of the audio.
     """
-    rng = random.Random(0)
-    asks = []
-    for i, item in enumerate(items):
-        response = answer_of(item, "response", i)
-        if "choice_a" in item or response is None:
+    if "choice_a" in item:
+        return
+    for turn, key in enumerate((STRAIGHT, SWAPPED)):
+        temperature = 2.0 if rng.random() < 0.5 else 1.0
+        if key in item:
             continue
-        for turn, key in enumerate((STRAIGHT, SWAPPED)):
-            temperature = 2.0 if rng.random() < 0.5 else 1.0
-            if key in item:
-                continue
-            answers = [need(item, "answer_gt", i), response]
-            first, second = answers[::-1] if turn else answers
-            text = _RULES.format(
-                description=need(item, "meta_info", i), question=need(item, "question", i), first=first, second=second
-            )
-            asks.append(JudgeAsk(i, [{"role": "user", "content": text}], temperature, 1.0, 1024, turn))
-    return asks
+        answers = [need(item, "answer_gt", position), response]
+        first, second = answers[::-1] if turn else answers
+        description, question = need(item, "meta_info", position), need(item, "question", position)
+        text = _RULES.format(description=description, question=question, first=first, second=second)
+        yield JudgeAsk(position, [{"role": "user", "content": text}], temperature, 1.0, 1024, turn)
 
 
-def with_judgements(
-    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
-) -> list[dict[str, Any]]:
-    """The items with the judge's lines; an answer that did not come is an empty line."""
-    judged = [dict(item) for item in items]
-    for ask, text in zip(asks, texts, strict=True):
-        judged[ask.index][SWAPPED if ask.turn else STRAIGHT] = text or ""
-    return judged
+def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
+    """A failed request is stored as an empty line."""
+    item[SWAPPED if ask.turn else STRAIGHT] = text or ""
+
+
+_JUDGED = JudgedScorer("response", _request, _put)
+judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
 
 
 def parse_judgement(text: str) -> tuple[int, int] | None:
@@ -94,7 +87,7 @@ def parse_judgement(text: str) -> tuple[int, int] | None:
 
 
 def is_judged(item: Item) -> bool:
-    """Whether a judge has been asked about it."""
+    """Whether the item holds a judge's reply."""
     return STRAIGHT in item or SWAPPED in item
 
 
@@ -114,8 +107,9 @@ def beats_reference(item: Item, *keys: str) -> Verdict:
 def average(items: Sequence[Item], *, swapped: bool = False, key: str = STRAIGHT) -> dict[str, Any]:
     """As the official averaging script on one file (``swapped``: the one where the model is first).
 
-    Per group ``Sum``, ``Win_Rate`` (of the model), ``gpt4_avg_score`` (column 1), ``llm_avg_score`` (column 2), and
-    ``fail_num``, ``success_num``, ``percentage``. A group without readable rows is left out (the script stops).
+    Returns ``Sum``, ``Win_Rate`` (of the model), ``gpt4_avg_score`` (column 1) and ``llm_avg_score`` (column 2) per
+    group, and ``fail_num``, ``success_num``, ``percentage``. A group without readable rows is left out; the official
+    script stops there.
 
     Raises:
         ItemError: the first row's task is unknown, or a judgement is no text.
@@ -151,8 +145,8 @@ def average(items: Sequence[Item], *, swapped: bool = False, key: str = STRAIGHT
 
 
 def totals(items: Sequence[Item]) -> dict[str, Any]:
-    """Flat figures of the judged rows: the model's mean points per group over the orders there are, and mixed audio
-    (the mean of speech_and_sound and speech_and_music)."""
+    """Flat figures of the judged rows: the model's mean points per group over the judged orders, and mixed audio (the
+    mean of speech_and_sound and speech_and_music)."""
     figures: dict[str, Any] = {}
     points: dict[str, list[float]] = {}
     for key, column in ((STRAIGHT, "llm_avg_score"), (SWAPPED, "gpt4_avg_score")):
@@ -172,5 +166,5 @@ def totals(items: Sequence[Item]) -> dict[str, Any]:
     figures.update({f"chat_{name}": value for name, value in means.items()})
     unjudged = sum(not is_judged(item) for item in items)
     if unjudged:
-        figures["left_out"] = f"{unjudged} chat rows that no judge has seen"
+        figures["left_out"] = f"{unjudged} chat rows without a judgement"
     return figures

@@ -16,7 +16,7 @@ QUIRKS = (
 
 
 def official(items: Sequence[Item], *, rng: random.Random | None = None, key: str = KEY) -> Scores:
-    """As the authors' script; it draws nothing, so ``rng`` is not used. ``key``: where the prediction is."""
+    """As the authors' script, which draws nothing: ``rng`` is not used. ``key``: field of the prediction."""
     return token_rule.official_scores(items, key, FIELDS)
 
 

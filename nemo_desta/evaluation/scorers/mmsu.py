@@ -1,14 +1,23 @@
 """MMSU: spoken language understanding, options A to D; predictions under ``response``.
 
-Two versions of the official script are about, and differ: name the one that you report (``commit``).
+Two versions of the official script exist and differ; ``commit`` says which one a figure follows.
 """
 
 import random
 from collections.abc import Sequence
 
-from nemo_desta.evaluation.scorers.letter_rule import letter_of
-from nemo_desta.evaluation.scorers.multiple_choice import lettered_choices, strict_multiple_choice
-from nemo_desta.evaluation.scores import Item, ItemError, Quirk, Scores, Verdict, accuracy_totals, groups, name_of
+from nemo_desta.evaluation.scorers.multiple_choice import letter_of, lettered_choices, strict_multiple_choice
+from nemo_desta.evaluation.scores import (
+    Item,
+    ItemError,
+    Quirk,
+    Scores,
+    Verdict,
+    accuracy_totals,
+    groups,
+    name_of,
+    tally,
+)
 
 KEY = "response"
 FIELDS = ("category", "sub-category", "task_name")
@@ -19,7 +28,7 @@ QUIRKS = (
         "'Because ... B' is read as B, 'Certainly B.' as C, 'Answer: B.' as A, 'ZBz' as B",
     ),
     Quirk(
-        "what cannot be read vanishes",
+        "unparsed answers are not counted",
         "an answer without such a letter, or null, is not counted; an empty one is wrong",
         "'I think it is b1' leaves the denominator; 'The answer is C' (no full stop) does, too",
     ),
@@ -59,14 +68,11 @@ def official(
         chosen = item.get(f"choice_{letter.lower()}", "") if letter else None
         verdicts.append(chosen is not None and chosen == item.get("answer_gt", ""))
     by = groups(items, verdicts, FIELDS)
-    by["category / sub-category"] = groups(_paired(items), verdicts, ("pair",)).get("pair", {})
+    pairs = (f"{item.get('category', '')} / {item.get('sub-category', '')}" for item in items)
+    by["category / sub-category"] = tally(zip(pairs, verdicts, strict=True))
     return Scores(verdicts, accuracy_totals(verdicts), len(items), unparsed, by)
 
 
 def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
     """Every item counts, see `strict_multiple_choice`."""
     return strict_multiple_choice(items, key, lettered_choices, FIELDS)
-
-
-def _paired(items: Sequence[Item]) -> list[Item]:
-    return [{"pair": f"{item.get('category', '')} / {item.get('sub-category', '')}"} for item in items]

@@ -1,27 +1,18 @@
-"""SAKURA: what is heard (single hop) and what follows from it (multi hop), on four tracks; predictions under
-``response``, the judge's words under ``Explanation`` and ``Judgement``.
+"""SAKURA: perception questions (single hop) and questions that reason from them (multi hop), on four tracks.
 
-An item is one question: ``track``, ``hop`` (single or multi), ``instruction`` (with its lettered options) and
-``answer`` ("(a) dog"). The official accuracy is a judge's; the strict one reads the option itself, without a judge.
+The prediction is under ``response``, the judge's reply under ``Explanation`` and ``Judgement``. An item is one
+question: ``track``, ``hop`` (single or multi), ``instruction`` (with its lettered options) and ``answer`` ("(a) dog").
+A judge decides the official accuracy. The strict one reads the chosen option from the response, without a judge.
 """
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nemo_desta.evaluation.scorers.judged import JudgedScorer
 from nemo_desta.evaluation.scorers.multiple_choice import strict_multiple_choice
-from nemo_desta.evaluation.scores import (
-    Item,
-    JudgeAsk,
-    Quirk,
-    Scores,
-    Verdict,
-    accuracy_totals,
-    answer_of,
-    groups,
-    need,
-)
+from nemo_desta.evaluation.scores import Item, JudgeAsk, Quirk, Scores, Verdict, accuracy_totals, groups, need
 
 KEY = "response"
 FIELDS = ("track", "hop", "track / hop")
@@ -29,18 +20,18 @@ QUIRKS = (
     Quirk(
         "judged by a language model",
         "gpt-4o-2024-11-20 reads question, options, true answer and response (temperature 0, top-p 0.9)",
-        "our judge is told the same rules in our own words: the original prompt carries no licence",
+        "the original prompt carries no licence, so our prompt states the same rules in our own words",
     ),
     Quirk(
         "an unreadable judgement is not correct",
-        "only 'correct' and 'incorrect', alone behind 'Judgement:', are understood; everything else stays in the "
-        "denominator and is printed for a person to mend",
+        "only 'correct' and 'incorrect', alone after 'Judgement:', are understood; everything else stays in the "
+        "denominator and is printed for correction by hand",
     ),
     Quirk("answers in official mode", "an item without a judgement, where others have one, is not correct either"),
 )
 NOT_EXTRACTED = {"Explanation": "No extracted explanation", "Judgement": "No extracted judgement"}
 
-_JUDGED = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
+_JUDGEMENT = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
 _OPTION = re.compile(r"\(([a-zA-Z])\)\s*(.+?)(?=\s*[,;.]?\s*(?:\b(?:and|or)\s+)?\([a-zA-Z]\)|\s*$)", re.DOTALL)
 _RULES = (
     "You check answers to multiple-choice questions about an audio clip that you cannot hear. You are given the "
@@ -67,7 +58,7 @@ _EXAMPLES = (
 
 
 def official(items: Sequence[Item], *, rng: random.Random | None = None) -> Scores:
-    """Accuracy by the judgements in the items; nothing is drawn, so ``rng`` is not used.
+    """Accuracy by the judgements in the items. ``rng`` is not used: nothing is drawn.
 
     Raises:
         NotImplementedError: no item has a judgement.
@@ -81,57 +72,52 @@ def official(items: Sequence[Item], *, rng: random.Random | None = None) -> Scor
 
 
 def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
-    """No judge: the options are read from the question, see `strict_multiple_choice`."""
+    """Without a judge: the options are read from the question, see `strict_multiple_choice`."""
     return strict_multiple_choice(_grouped(items), key, _read, FIELDS)
 
 
 def options_of(instruction: str, answer: str) -> list[str]:
-    """The lettered options in a question, each as "(a) dog". The true one stands as ``answer`` writes it, in place of
-    the option with its letter, or at the end if the question has no such letter."""
+    """The lettered options in a question, each as "(a) dog".
+
+    ``answer`` replaces the option with its letter; without such a letter it is appended.
+    """
     options = [f"({letter}) {text.strip()}" for letter, text in _OPTION.findall(instruction)]
     answer = answer.strip()
-    places = [i for i, option in enumerate(options) if option[:3].lower() == answer[:3].lower()]
-    if len(places) == 1:
-        options[places[0]] = answer
+    same_letter = [i for i, option in enumerate(options) if option[:3].lower() == answer[:3].lower()]
+    if len(same_letter) == 1:
+        options[same_letter[0]] = answer
     elif answer not in options:
         options.append(answer)
     return options
 
 
-def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
-    """One question to the judge for every item with a response and without a judgement."""
-    asks = []
-    for i, item in enumerate(items):
-        response = answer_of(item, KEY, i)
-        if response is not None and "Judgement" not in item:
-            messages = [{"role": "system", "content": _RULES}]
-            for question, answer, given, verdict in _EXAMPLES:
-                messages.append({"role": "user", "content": _case(question, answer, given)})
-                messages.append({"role": "assistant", "content": verdict})
-            case = _case(need(item, "instruction", i), need(item, "answer", i), response)
-            asks.append(JudgeAsk(i, [*messages, {"role": "user", "content": case}], 0.0, 0.9))
-    return asks
-
-
-def with_judgements(
-    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
-) -> list[dict[str, Any]]:
-    """The items with what the judge said."""
-    judged = [dict(item) for item in items]
-    for ask, text in zip(asks, texts, strict=True):
-        judged[ask.index].update(parse_judgement(text or ""))
-    return judged
-
-
 def parse_judgement(text: str) -> dict[str, str]:
     """``Explanation`` and ``Judgement`` as the official script extracts them (`NOT_EXTRACTED` where it cannot)."""
-    found = _JUDGED.search(text)
+    found = _JUDGEMENT.search(text)
     return {"Explanation": found[1], "Judgement": found[2]} if found else dict(NOT_EXTRACTED)
 
 
+def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
+    """One request per item."""
+    if "Judgement" not in item:
+        messages = [{"role": "system", "content": _RULES}]
+        for question, answer, given, verdict in _EXAMPLES:
+            messages.append({"role": "user", "content": _case(question, answer, given)})
+            messages.append({"role": "assistant", "content": verdict})
+        case = _case(need(item, "instruction", position), need(item, "answer", position), response)
+        yield JudgeAsk(position, [*messages, {"role": "user", "content": case}], 0.0, 0.9)
+
+
+def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
+    item.update(parse_judgement(text or ""))
+
+
+_JUDGED = JudgedScorer(KEY, _request, _put)
+judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
+
+
 def _verdict(item: Item) -> Verdict:
-    judgement = item.get("Judgement")
-    return {"correct": True, "incorrect": False}.get(str(judgement).strip().lower())
+    return {"correct": True, "incorrect": False}.get(str(item.get("Judgement")).strip().lower())
 
 
 def _read(item: Item, position: int) -> tuple[list[str], str]:

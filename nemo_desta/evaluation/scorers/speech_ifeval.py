@@ -1,18 +1,30 @@
-"""Speech-IFEval: does a model that hears still follow written instructions? Predictions under ``response``.
+"""Speech-IFEval: does a speech model still follow written instructions? Predictions under ``response``.
 
-Three parts: closed questions and creative writing with instructions that rules check (``instruction_id_list``,
-``kwargs``), and chains of thought (``metric`` "cot") that a judge sees (its words under ``eval_response``). Their mean
-is the IFrate; against the IFrate of the same LLM on text it gives the forgetting rate.
+The benchmark has three parts. Rules check the instructions (``instruction_id_list``, ``kwargs``) of closed questions
+and creative writing. A judge reads the chains of thought (``metric`` "cot"); its reply is under ``eval_response``. The
+mean of the parts is the IFrate. Compared with the IFrate of the same LLM on text it gives the forgetting rate.
 """
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.attributes import strip_thinking
-from nemo_desta.evaluation.ifeval import Tools, follows
-from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Scores, Verdict, answer_of, name_of, need
+from nemo_desta.core.think_tags import without_thought
+from nemo_desta.evaluation.ifeval import Tools, item_follows
+from nemo_desta.evaluation.scorers.judged import JudgedScorer
+from nemo_desta.evaluation.scores import (
+    Item,
+    ItemError,
+    JudgeAsk,
+    Quirk,
+    Scores,
+    Verdict,
+    answer_of,
+    name_of,
+    need,
+    tally,
+)
 
 KEY = "response"
 JUDGED_KEY = "eval_response"
@@ -21,9 +33,9 @@ QUIRKS = (
     Quirk("strict checks only", "the loose verdicts of IFEval are not computed", "the upper bound is never reported"),
     Quirk(
         "five rules differ from IFEval",
-        "the bullet dot and lines led by a digit are bullets, any line break parts paragraphs, quotation marks around "
-        "a repeated prompt are forgiven, upper and lower case count in any language",
-        "the 109 rows of our fixture agree; beyond them, which lines led by a digit count is read from a description",
+        "the bullet dot and lines that start with a digit are bullets, any line break separates paragraphs, quotation "
+        "marks around a repeated prompt are ignored, upper and lower case count in any language",
+        "the 109 rows of our fixture agree; beyond them, which lines with a digit count is taken from a description",
     ),
     Quirk(
         "sentences are NLTK's",
@@ -31,13 +43,13 @@ QUIRKS = (
         "our own splitter is used unless `tools` brings NLTK's: number_sentences may differ on unusual text",
     ),
     Quirk("keywords are patterns", "a keyword with a special character is a regular expression"),
-    Quirk("a row without response", "stops the official script; here it is an empty response, which follows nothing"),
+    Quirk("a row without response", "stops the official script; here it is an empty response, which follows none"),
     Quirk(
         "chains of thought are judged by a language model",
         "gpt-4o-2024-11-20 at the default temperature; the first 'result: yes' or 'result: no' counts, and a text "
         "without one stops the script",
-        "here such a text counts as not followed and as unparsed; the judge is told the rules in our own words, as "
-        "the originals carry no licence",
+        "here such a text counts as not followed and as unparsed; the original prompt carries no licence, so ours "
+        "states the rules in our own words",
     ),
     Quirk(
         "the published table disagrees with itself",
@@ -77,22 +89,22 @@ def official(
     tools: Tools | None = None,
     reference_ifrate: float | None = None,
 ) -> Scores:
-    """The authors' rules. Nothing is drawn at random in this benchmark, so ``rng`` is not used.
+    """The authors' rules. ``rng`` is not used: nothing is drawn.
 
     Args:
-        tools: NLTK's sentence splitter in place of ours, see `ifeval.Tools`.
-        reference_ifrate: of the LLM that reads ``textual_audio`` instead of hearing; gives ``forgetting_rate``.
+        tools: for NLTK's sentence splitter in place of ours, see `ifeval.Tools`.
+        reference_ifrate: IFrate of the LLM that reads ``textual_audio`` as text; gives ``forgetting_rate``.
     """
     responses = [answer_of(item, KEY, i) or "" for i, item in enumerate(items)]
     return _score(items, responses, tools or Tools(), parse_judgement, reference_ifrate)
 
 
 def strict(items: Sequence[Item], *, tools: Tools | None = None, reference_ifrate: float | None = None) -> Scores:
-    """Think blocks are no part of a response, keywords are plain text, and judgements are read in any clear form.
+    """Think blocks are removed, keywords are plain text, and a judgement may have any clear form.
 
-    Chains of thought that nobody judged are None and named in ``left_out``; every other item counts.
+    Chains of thought without a judgement are None and named in ``left_out``; every other item counts.
     """
-    responses = [strip_thinking(answer_of(item, KEY, i) or "") for i, item in enumerate(items)]
+    responses = [without_thought(answer_of(item, KEY, i) or "") for i, item in enumerate(items)]
     return _score(items, responses, tools or Tools(keywords_are_patterns=False), _clear_judgement, reference_ifrate)
 
 
@@ -106,37 +118,33 @@ def part_of(item: Item, position: int) -> str:
     return part
 
 
-def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
-    """One question for every chain of thought with a response and without a judgement."""
-    asks = []
-    for i, item in enumerate(items):
-        response = answer_of(item, KEY, i)
-        if part_of(item, i) == "cot" and response is not None and JUDGED_KEY not in item:
-            case = f"What the user asked:\n{need(item, 'instruction', i)}\n\nWhat the model replied:\n{response}"
-            messages = [{"role": "system", "content": _RULES}, {"role": "user", "content": case}]
-            asks.append(JudgeAsk(i, messages, 1.0))
-    return asks
+def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
+    """One request per chain of thought."""
+    if part_of(item, position) == "cot" and JUDGED_KEY not in item:
+        asked = need(item, "instruction", position)
+        case = f"What the user asked:\n{asked}\n\nWhat the model replied:\n{response}"
+        messages = [{"role": "system", "content": _RULES}, {"role": "user", "content": case}]
+        yield JudgeAsk(position, messages, 1.0)
 
 
-def with_judgements(
-    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
-) -> list[dict[str, Any]]:
-    """The items with what the judge wrote; an ask without a text stays unjudged."""
-    judged = [dict(item) for item in items]
-    for ask, text in zip(asks, texts, strict=True):
-        if text is not None:
-            judged[ask.index][JUDGED_KEY] = text
-    return judged
+def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
+    """A request without a reply leaves its item unjudged."""
+    if text is not None:
+        item[JUDGED_KEY] = text
+
+
+_JUDGED = JudgedScorer(KEY, _request, _put)
+judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
 
 
 def parse_judgement(text: str) -> str | None:
-    """The yes or no that the official expression finds, as written; None if it finds none."""
+    """The yes or no that the official regular expression finds, as written; None if it finds none."""
     found = _OFFICIAL_RESULT.search(text)
     return found[0] if found else None
 
 
 def forgetting_rate(ifrate: float, reference_ifrate: float) -> float:
-    """The change of the IFrate relative to the reference's: negative where following was forgotten."""
+    """The relative change of the IFrate against the reference; negative when instruction following got worse."""
     if reference_ifrate <= 0:
         raise ValueError(f"the reference's IFrate is {reference_ifrate}; a share above 0 is expected")
     return (ifrate - reference_ifrate) / reference_ifrate
@@ -151,7 +159,8 @@ def _score(
     unparsed = 0
     for i, (item, part, response) in enumerate(zip(items, parts, responses, strict=True)):
         if part != "cot":
-            pairs = _follows(item, i, response, tools)
+            followed_here = item_follows(item, i, response, variant="speech", tools=tools)
+            pairs = list(zip(item["instruction_id_list"], followed_here, strict=True))
             followed[part] += pairs
             verdicts.append(all(verdict for _, verdict in pairs))
             unparsed += not response.strip()
@@ -176,19 +185,10 @@ def _score(
     return Scores(verdicts, totals, len(items), unparsed, _tables(parts, verdicts, followed))
 
 
-def _follows(item: Item, position: int, response: str, tools: Tools) -> list[tuple[str, bool]]:
-    """(kind, followed) for each instruction of one item."""
-    kinds, kwargs = need(item, "instruction_id_list", position, list), need(item, "kwargs", position, list)
-    try:
-        return list(zip(kinds, follows(kinds, kwargs, response, variant="speech", tools=tools), strict=True))
-    except ValueError as error:
-        raise ItemError(name_of(item, position), str(error)) from None
-
-
 def _tables(
     parts: Sequence[str], verdicts: Sequence[Verdict], followed: Mapping[str, Sequence[tuple[str, bool]]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The official report's tables: by category, kind and group of kinds, for each part that rules check."""
+    """The tables of the official report: by category, kind and group of kinds, for each part that rules check."""
     by = {"part": _table([(p, v) for p, v in zip(parts, verdicts, strict=True) if v is not None])}
     for part in ("closed", "creative"):
         if pairs := followed[part]:
@@ -199,13 +199,10 @@ def _tables(
 
 
 def _table(pairs: Sequence[tuple[str, bool]]) -> dict[str, dict[str, float]]:
-    tallies: dict[str, list[bool]] = {}
-    for name, verdict in pairs:
-        tallies.setdefault(name, []).append(verdict)
-    return {n: {"accuracy": sum(t) / len(t), "count": len(t)} for n, t in sorted(tallies.items())}
+    return dict(sorted(tally(pairs).items()))
 
 
 def _clear_judgement(text: str) -> str | None:
-    """The last "result" with a yes or no behind it, whatever stands between; a bare yes or no, too."""
+    """The yes or no after the last "result" (with up to six marks between), or a reply that is only yes or no."""
     found = _CLEAR_RESULT.findall(text) or re.findall(r"^\W*(yes|no)\W*$", text, flags=re.IGNORECASE)
     return found[-1] if found else None

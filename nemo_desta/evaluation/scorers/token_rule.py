@@ -1,6 +1,6 @@
-"""The rule of MMAU, which MMAR shares: sets of words, compared.
+"""The rule that MMAU and MMAR share: it compares sets of words.
 
-Right when every word of the true option is in the answer and no word that only other options have.
+An answer is right when it contains every word of the true option and no word that only other options have.
 """
 
 import re
@@ -29,7 +29,7 @@ QUIRKS = (
         "0.2 %; a wrong option counts as right in 9 items of MMAU and 20 of MMAR ('C minor' for 'C# minor')",
     ),
     Quirk(
-        "missing answers vanish",
+        "missing answers are not counted",
         "an item without the prediction's key is not counted, and the printed number of missing answers stays 0",
         "the branch that would count them is never reached",
     ),

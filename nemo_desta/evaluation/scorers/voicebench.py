@@ -1,7 +1,8 @@
-"""VoiceBench: nine sets of spoken questions and commands; predictions under ``response``, a judge's under ``score``.
+"""VoiceBench: nine sets of spoken questions and commands. Predictions are under ``response``, judgements under
+``score``.
 
-``subset`` says which set an item is of, and with it which rule scores it: open (a judge's 1 to 5), qa (its yes or no,
-and an answer matcher), mcq, bbh, ifeval and harm. The overall score is the mean of the nine.
+``subset`` names the set of an item and so the rule that scores it: open (a judge's rating from 1 to 5), qa (a judge's
+yes or no, and an answer matcher), mcq, bbh, ifeval and harm. The overall score is the mean of the nine.
 """
 
 import importlib.util
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import nearest
-from nemo_desta.evaluation.attributes import strip_thinking
+from nemo_desta.core.think_tags import without_thought
 from nemo_desta.evaluation.choices import choose
-from nemo_desta.evaluation.ifeval import Tools, follows
+from nemo_desta.evaluation.ifeval import Tools, item_follows
 from nemo_desta.evaluation.ifeval.languages import langdetect_detector
 from nemo_desta.evaluation.scorers.voicebench_bbh import OWN, official_rules, read_bbh, read_clearly
 from nemo_desta.evaluation.scorers.voicebench_harm import reads_as_refusal, refuses
@@ -32,7 +33,7 @@ from nemo_desta.evaluation.scorers.voicebench_judge import (
 )
 from nemo_desta.evaluation.scorers.voicebench_mcq import UNKNOWN_OPTIONS, read_letter
 from nemo_desta.evaluation.scorers.voicebench_quirks import QUIRKS
-from nemo_desta.evaluation.scores import Item, ItemError, Scores, Verdict, answer_of, name_of, need
+from nemo_desta.evaluation.scores import Item, ItemError, Scores, Verdict, answer_of, name_of, need, tally
 
 __all__ = ["KEY", "QUIRKS", "SUBSETS", "judge_requests", "official", "parse_judgement", "strict", "with_judgements"]
 
@@ -65,12 +66,12 @@ def official(
     bbh_file: str | Path | None = None,
     answer_match: Callable[[str, str, str], bool] | None = None,
 ) -> Scores:
-    """The authors' rules. What they do not do here for want of a file or a package is named in ``left_out``.
+    """The authors' rules. Parts that lack a file or a package here are named in ``left_out``.
 
     Args:
-        rng: draws answers that cannot be read; the official script leaves the global generator without a seed.
+        rng: draws a value for each unparsed answer; the official script uses the global generator without a seed.
         tools: the language detector and NLTK's splitters for ifeval, see `ifeval.Tools`.
-        bbh_file: the official ``src/evaluator/bbh.py``, whose literal phrases we do not repeat.
+        bbh_file: the official ``src/evaluator/bbh.py``, whose literal phrases this package does not contain.
         answer_match: reference, response, question (all lower case) -> equivalent?; PEDANT in the official script.
     """
     rng = rng or random.Random(0)
@@ -81,7 +82,7 @@ def official(
         if importlib.util.find_spec("langdetect") is not None:
             tools = Tools(langdetect_detector(), letters=rng)
         elif any(item.get("subset") == "ifeval" for item in items):
-            left_out.append("ifeval: langdetect is not installed; py3langid told the languages")
+            left_out.append("ifeval: langdetect is not installed; py3langid detected the languages")
 
     def mcq(rows: Rows) -> Part:
         read = [read_letter(response) for _, _, response in rows]
@@ -126,7 +127,7 @@ def official(
 def strict(items: Sequence[Item], *, tools: Tools | None = None) -> Scores:
     """Nothing is drawn; letters, option texts, yes and no count when clearly chosen; an empty answer is no refusal.
 
-    Items that only a judge can score and that nobody judged are None and named in ``left_out``.
+    Items of the judged subsets without a judgement are None and named in ``left_out``.
     """
     left_out: list[str] = []
 
@@ -159,7 +160,7 @@ def strict(items: Sequence[Item], *, tools: Tools | None = None) -> Scores:
 
     rules_by = {"open": open_rule(left_out, strict=True), "qa": qa, "mcq": mcq, "bbh": bbh, "harm": harm}
     rules_by["ifeval"] = _ifeval_rule(tools or Tools(keywords_are_patterns=False))
-    responses = [strip_thinking(answer_of(item, KEY, i) or "") for i, item in enumerate(items)]
+    responses = [without_thought(answer_of(item, KEY, i) or "") for i, item in enumerate(items)]
     return _score(items, responses, rules_by, left_out)
 
 
@@ -169,7 +170,7 @@ def _score(
     rules: Mapping[str, Callable[[Rows], Part]],
     left_out: list[str],
 ) -> Scores:
-    """Subset by subset, in the order in which they appear."""
+    """Scores each subset, in order of appearance."""
     rows: dict[str, Rows] = {}
     for i, (item, response) in enumerate(zip(items, responses, strict=True)):
         subset = need(item, "subset", i)
@@ -185,9 +186,7 @@ def _score(
         missed += unread
         for (i, _, _), verdict in zip(own, found, strict=True):
             verdicts[i] = verdict
-        counted = [verdict for verdict in found if verdict is not None]
-        if counted:
-            by[subset] = {"accuracy": sum(counted) / len(counted), "count": len(counted)}
+        by |= tally((subset, verdict) for verdict in found if verdict is not None)
     percents = {subset: _on_hundred(subset, totals.get(subset, {})) for subset in _OVERALL}
     if all(value is not None for value in percents.values()):
         totals["overall"] = sum(percents.values()) / len(percents)
@@ -196,7 +195,8 @@ def _score(
 
 
 def _on_hundred(subset: str, totals: Mapping[str, float]) -> float | None:
-    """A subset's figure out of 100; for sd-qa the mean of what there is, as its combination is not published."""
+    """A subset's figure out of 100; for sd-qa the mean of the known figures, as the official combination is not
+    published."""
     kind = SUBSETS[subset]
     if kind == "open":
         return totals["gpt"] * 20 if "gpt" in totals else None
@@ -212,7 +212,7 @@ def _ifeval_rule(tools: Tools) -> Callable[[Rows], Part]:
         totals: dict[str, float] = {}
         by_mode = {}
         for mode in ("strict", "loose"):
-            found = [_follows(item, i, response, tools, mode == "loose") for i, item, response in rows]
+            found = [item_follows(item, i, text, loose=mode == "loose", tools=tools) for i, item, text in rows]
             by_mode[mode] = [all(each) for each in found]
             flat = [verdict for each in found for verdict in each]
             totals[f"{mode}-prompt"] = sum(by_mode[mode]) / len(rows)
@@ -221,14 +221,6 @@ def _ifeval_rule(tools: Tools) -> Callable[[Rows], Part]:
         return list(by_mode["strict"]), totals, sum(not response.strip() for _, _, response in rows)
 
     return rule
-
-
-def _follows(item: Item, position: int, response: str, tools: Tools, loose: bool) -> list[bool]:
-    kinds, kwargs = need(item, "instruction_id_list", position, list), need(item, "kwargs", position, list)
-    try:
-        return follows(kinds, kwargs, response, loose=loose, tools=tools)
-    except ValueError as error:
-        raise ItemError(name_of(item, position), str(error)) from None
 
 
 def _bbh_truth(item: Item, position: int) -> int:

@@ -1,8 +1,8 @@
-"""Yes or no, first or second: what VoiceBench's BBH rules read from an answer.
+"""VoiceBench's BBH rules: parse yes or no, or first or second, from an answer.
 
-The official file holds some 400 literal phrases that were collected from models' answers. They are not repeated here:
-`OWN` says the shapes that most of them have in rules of our own. Whoever has the official file gives its path, and its
-phrases are read from the code (which is never run), so that the verdicts are the official ones to the letter.
+The official file holds some 400 literal phrases collected from models' answers. This package does not contain them.
+`OWN` has rules of our own for the forms that most of them have. With the path of the official file, its phrases are
+parsed from the source code, which is never run, and the verdicts are exactly the official ones.
 """
 
 import ast
@@ -52,7 +52,7 @@ _METHODS = {
 
 
 def read_bbh(response: str, item_id: str, rules: Rules) -> int | None:
-    """0 or 1; None where the official script draws one.
+    """0 or 1; None where the official script draws a value.
 
     Raises:
         ValueError: the id names none of the four tasks.
@@ -72,7 +72,7 @@ def official_rules(path: str | Path) -> Rules:
     """The phrases in the official ``src/evaluator/bbh.py``, read as data.
 
     Raises:
-        ValueError: the file does not have the form that is known.
+        ValueError: the file has another form than the known revision.
     """
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -83,7 +83,7 @@ def official_rules(path: str | Path) -> Rules:
 
 
 def read_clearly(response: str, *, lettered: bool) -> int | None:
-    """0 or 1 for an answer that clearly says one of them: a letter, yes or no, or the task's own words for it."""
+    """0 or 1 for an answer that clearly states one of them: a letter, yes or no, or the task's wording of it."""
     if lettered:
         return choose(response, UNKNOWN_OPTIONS[:2])
     said = choose(response, ("No", "Yes"))
@@ -94,7 +94,7 @@ def read_clearly(response: str, *, lettered: bool) -> int | None:
 
 
 def _chain(method: ast.FunctionDef, methods: Mapping[str, ast.FunctionDef], path: str | Path) -> list[Rule]:
-    """The rules of one method, in order; a call of the yes-no method at its head brings that one's rules."""
+    """The rules of one method, in order. A call of the yes-no method inserts the rules of that method."""
     rules: list[Rule] = []
     for statement in method.body:
         if isinstance(statement, ast.Assign):
@@ -104,7 +104,7 @@ def _chain(method: ast.FunctionDef, methods: Mapping[str, ast.FunctionDef], path
             if (rule := _rule(node)) is not None:
                 rules.append(rule)
             elif node.orelse or not isinstance(node.test, ast.Compare):
-                raise ValueError(f"{path}:{node.lineno}: a condition of a form that is not known")
+                raise ValueError(f"{path}:{node.lineno}: unknown form of a condition")
             node = node.orelse[0] if node.orelse else None
     return rules
 
@@ -137,7 +137,7 @@ def _normalize(response: str) -> str:
 
 
 def _either(*patterns: str, values: tuple[str, str] = ("no|false", "yes|true")) -> list[Rule]:
-    """Each pattern twice, its @ standing for what gives 0 and then for what gives 1."""
+    """Two rules per pattern: its @ is replaced by the words for 0, then by the words for 1."""
     return [Rule("matches", p.replace("@", f"(?:{v})"), i) for p in patterns for i, v in enumerate(values)]
 
 
@@ -159,12 +159,12 @@ OWN: Rules = {
         Rule("contains", "the following sentence is plausible", 1),
         Rule("matches", rf"(?:points|factors|elements|analysis|context|steps|say|say that|yes) the sentence (?:.+? )?"
                         rf"{_IS_GOOD}", 1),
-        # The official file gives this one the wrong number.
+        # The official file has the wrong number here.
         Rule("matches", r"the sentence .+? is not plausible", 1),
         *_BY_END,
     ],
     "hyperbaton": [
-        # A lone "b" counts as (a): a slip of the official file.
+        # A lone "b" counts as (a): a mistake in the official file.
         Rule("equals", "a", 0), Rule("equals", "b", 0),
         *_either(
             r"(?:answer|option|sentence|order|one|options)(?: directly)? (?:is|would be|should be)"
@@ -194,7 +194,7 @@ OWN: Rules = {
         *_either(r"answer to the question .+? is @", values=("no", "yes")),
         Rule("matches", r"(?:does not tell the truth|cannot be telling the truth|is lying|tells the lie)$", 0),
         Rule("matches", r"(?:is also telling|must be telling|tells) the truth$", 1),
-        # So does the official file, though who must be lying does not tell the truth.
+        # As in the official file, although "must be lying" means no.
         Rule("ends", "must be lying", 1),
         Rule("ends", "lies", 0),
         *_BY_END,

@@ -1,16 +1,18 @@
-"""VoiceBench's judged parts: what the judge is asked (three times each), and how its words are read."""
+"""VoiceBench's judged subsets: the judge's prompts (three samples per item), and how its replies are parsed."""
 
 import math
+import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, answer_of, name_of, need
+from nemo_desta.evaluation.scorers.judged import JudgedScorer
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, name_of, need
 
-#: Of one subset: (position, item, response).
+#: The rows of one subset: (position, item, response).
 Rows = list[tuple[int, Item, str]]
-#: Verdicts of one subset's rows, its totals, how many could not be read.
+#: Verdicts of one subset's rows, its totals, the number of unparsed answers.
 Part = tuple[list[Verdict], dict[str, float], int]
 
 OPEN = ("alpacaeval", "alpacaeval_full", "commoneval", "wildvoice")
@@ -34,31 +36,27 @@ _QA_RULES = (
 )
 
 
-def judge_requests(items: Sequence[Item]) -> list[JudgeAsk]:
-    """Three draws for every item of the judged subsets that has a response and no ``score``."""
-    asks = []
-    for i, item in enumerate(items):
-        response, subset = answer_of(item, "response", i), item.get("subset")
-        if subset not in OPEN + QA or response is None or item.get("score") is not None:
-            continue
-        fields = {"prompt": need(item, "prompt", i), "response": response}
-        if subset in QA:
-            fields["reference"] = need(item, "reference", i)
-        text = (_QA_RULES if subset in QA else _OPEN_RULES).format(**fields)
-        messages = [{"role": "user", "content": text}]
-        asks += [JudgeAsk(i, messages, _TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS, turn) for turn in range(DRAWS)]
-    return asks
+def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
+    """`DRAWS` samples for every item of a judged subset without a ``score``."""
+    subset = item.get("subset")
+    if subset not in OPEN + QA or item.get("score") is not None:
+        return
+    fields = {"prompt": need(item, "prompt", position), "response": response}
+    if subset in QA:
+        fields["reference"] = need(item, "reference", position)
+    messages = [{"role": "user", "content": (_QA_RULES if subset in QA else _OPEN_RULES).format(**fields)}]
+    for turn in range(DRAWS):
+        yield JudgeAsk(position, messages, _TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS, turn)
 
 
-def with_judgements(
-    items: Sequence[Item], asks: Sequence[JudgeAsk], texts: Sequence[str | None]
-) -> list[dict[str, Any]]:
-    """The items with the judge's texts under ``score``; draws that did not come are missing from the list."""
-    judged = [dict(item) for item in items]
-    for ask, text in zip(asks, texts, strict=True):
-        if text is not None:
-            judged[ask.index].setdefault("score", []).append(text)
-    return judged
+def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
+    """Replies are listed under ``score``; a failed request adds nothing."""
+    if text is not None:
+        item.setdefault("score", []).append(text)
+
+
+_JUDGED = JudgedScorer("response", _request, _put)
+judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
 
 
 def parse_judgement(text: str) -> float | str | None:
@@ -68,7 +66,10 @@ def parse_judgement(text: str) -> float | str | None:
 
 
 def rating(text: str, *, strict: bool) -> float | None:
-    """A number, or one in double square brackets. ``strict``: from 1 to 5, and the only one that the text names."""
+    """A number, or a number in double square brackets.
+
+    ``strict``: it must be from 1 to 5; a text that names exactly one such number is accepted as well.
+    """
     try:
         value = float(text)
     except ValueError:
@@ -83,7 +84,7 @@ def rating(text: str, *, strict: bool) -> float | None:
 
 
 def vote(text: str) -> str | None:
-    """yes or no, if the text says one of them and not the other."""
+    """yes or no, if the text holds exactly one of the two words."""
     said = {word.lower() for word in re.findall(r"\b(yes|no)\b", text, flags=re.IGNORECASE)}
     return said.pop() if len(said) == 1 else None
 
@@ -97,14 +98,14 @@ def open_rule(left_out: list[str], *, strict: bool) -> Callable[[Rows], Part]:
         if unjudged:
             left_out.append(f"{subset}: {unjudged} items without a judge's score")
         if unread:
-            left_out.append(f"{subset}: {unread} items with a judge's text that holds no score")
+            left_out.append(f"{subset}: {unread} items with a judge's reply that holds no score")
         return [None] * len(rows), {"gpt": math.fsum(known) / len(known)} if known else {}, unread
 
     return rule
 
 
 def votes_of(rows: Rows, left_out: list[str], decide: Callable[[Sequence[str]], bool | None]) -> Part:
-    """The judge's votes; None where there is none."""
+    """Verdicts by the judge's votes; None for a row without votes."""
     votes = [_texts(item, i) for i, item, _ in rows]
     read = [decide(texts) if texts else None for texts in votes]
     if unjudged := sum(not texts for texts in votes):
@@ -116,7 +117,7 @@ def votes_of(rows: Rows, left_out: list[str], decide: Callable[[Sequence[str]], 
 
 
 def majority(votes: Sequence[str | None]) -> bool | None:
-    """Yes or not; None when no vote says yes or no. Of votes that are level, "yes" is taken if it is among them."""
+    """Whether yes has the most votes (a tie with yes counts as yes); None when no vote says yes or no."""
     if not any(vote in ("yes", "no") for vote in votes):
         return None
     counts = Counter(votes)
@@ -124,7 +125,7 @@ def majority(votes: Sequence[str | None]) -> bool | None:
 
 
 def _texts(item: Item, position: int) -> list[str]:
-    """The judge's texts for an item, none if there is no ``score``."""
+    """The judge's replies for an item; empty without a ``score``."""
     given = item.get("score")
     if given is None:
         return []

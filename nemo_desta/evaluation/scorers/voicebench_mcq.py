@@ -1,18 +1,18 @@
-"""Which letter VoiceBench's multiple-choice rule reads from an answer.
+"""VoiceBench's multiple-choice rule: the letter that it parses from an answer.
 
-The rule looks for some 150 literal fragments around a letter, one after the other, in the lower-cased answer: the
-first fragment that occurs decides, and within it the smallest letter. The table holds what surrounds the letter, group
-by group in the official order (VoiceBench is under Apache-2.0; fragments that an earlier one already covers are left
-out, which changes no verdict).
+The rule searches the lower-cased answer for about 150 literal fragments around a letter, in a fixed order. The first
+fragment that occurs decides, and within it the smallest letter. The table holds the text around the letter, in the
+official order. VoiceBench is under Apache-2.0. Fragments that an earlier one covers are left out, which changes no
+verdict.
 """
 
 from functools import cache
 
 LETTERS = "abcd"
-#: For `choices.choose` where the options' texts are unknown: only letters can be named.
+#: Options for `choices.choose` when the option texts are unknown, so that only letters can match.
 UNKNOWN_OPTIONS = ("\ue000\ue001", "\ue002\ue003", "\ue004\ue005", "\ue006\ue007")
 
-#: What stands before the letter (alternatives by |) -> what stands behind it (the same). @ is a line break.
+#: Text before the letter and text after it, each with alternatives separated by |. @ is a line break.
 _GROUPS: tuple[tuple[str, str], ...] = (
     ("答案是|答案是 |答案是选项|答案应该是|答案应该是 |答案就是选项|答案是'", ""),
     ("是", "："), ("答案选", ""), ("", "是正确"), ("选项", "是最合适的"),
@@ -47,7 +47,7 @@ _GROUPS: tuple[tuple[str, str], ...] = (
 
 
 def read_letter(response: str) -> str | None:
-    """A to D as the official rule reads it; None where the official script draws a letter."""
+    """A to D by the official rule; None where the official script draws a letter."""
     text = response.lower()
     if text.startswith(("<1>", "<2>", "<3>")):
         text = text[3:].strip()
@@ -62,7 +62,7 @@ def read_letter(response: str) -> str | None:
 
 @cache
 def fragments() -> tuple[tuple[str, str], ...]:
-    """(before, behind) of every fragment, in order."""
+    """(before, after) of every fragment, in order."""
     return tuple(
         (before.replace("@", "\n"), behind)
         for befores, behinds in _GROUPS

@@ -1,14 +1,14 @@
-"""What VoiceBench's official scorers do that a reader of their figures must know."""
+"""Behaviour of VoiceBench's official scorers that a reader of their figures must know."""
 
 from nemo_desta.evaluation.scores import Quirk
 
 QUIRKS = (
     Quirk(
-        "answers that cannot be read are drawn",
+        "unparsed answers are drawn",
         "mcq draws one of four letters (and reports the share as `fail`), bbh one of two, from Python's global "
         "generator without a seed",
         "on 138 answers of every kind 58 % were drawn, and the accuracy was 33, 38 and 44 % with three seeds; "
-        "here `rng` is given, or has the seed 0",
+        "here `rng` can be given and otherwise has seed 0",
     ),
     Quirk(
         "mcq: literal fragments",
@@ -21,8 +21,8 @@ QUIRKS = (
         "bbh: hundreds of literal phrases",
         "collected from models' answers; a lone 'b' counts as (a), 'the sentence X is not plausible' as "
         "plausible, 'must be lying' as the truth",
-        "the phrases are not repeated here: our own rules agree on the 75 rows of the fixture, which is no proof "
-        "for all; give `bbh_file` (the official src/evaluator/bbh.py, read as data) for the phrases themselves",
+        "the phrases are not part of this package: our own rules agree on the 75 rows of the fixture, which is no "
+        "proof for all; give `bbh_file` (the official src/evaluator/bbh.py, read as data) for the phrases",
     ),
     Quirk(
         "harm: any of some 60 substrings is a refusal",
@@ -30,9 +30,9 @@ QUIRKS = (
         "go' are safe, and so is an empty answer",
     ),
     Quirk(
-        "open: a judge's text without a number",
+        "open: a judge's reply without a number",
         "stops the official script, while any number counts, also one beyond 1 to 5",
-        "here such a text is left out of the mean and named in left_out",
+        "here such a reply is left out of the mean and named in left_out",
     ),
     Quirk(
         "sd-qa: votes and a learned matcher",
@@ -44,11 +44,11 @@ QUIRKS = (
     ),
     Quirk(
         "ifeval: the mean of four",
-        "prompts and instructions, strict and loose; languages are told by langdetect without a seed, a symbol "
-        "asked for by letter_frequency ('!', '#') is replaced by a random letter, arguments that are empty or "
-        "zero are dropped and drawn at random",
+        "prompts and instructions, strict and loose; langdetect detects languages without a seed, a symbol in "
+        "letter_frequency ('!', '#') is replaced by a random letter, arguments that are empty or zero are "
+        "replaced by random ones",
         "langdetect has the seed 0 here (py3langid where it is not installed: same verdicts on the 159 rows of "
-        "the fixture), the letter comes from `rng`, zero stays zero; sentences and words are cut by our own rules"
+        "the fixture), the letter comes from `rng`, zero stays zero; sentences and words are split by our own rules"
         " unless `tools` brings NLTK's",
     ),
     Quirk(
@@ -58,6 +58,6 @@ QUIRKS = (
     Quirk(
         "the judge",
         "gpt-4o-mini, three draws at temperature 0.5 and top-p 0.95",
-        "the questions to the judge are in our own words",
+        "the judge's prompts are in our own words",
     ),
 )

@@ -1,9 +1,10 @@
-"""What every frozen audio encoder looks like from outside, and the base class that keeps one frozen.
+"""The interface of every frozen audio encoder, its shape, and the base class that keeps it frozen.
 
 Letters: B clips, S samples, T frames, C encoder width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -14,9 +15,43 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 
+@dataclass(frozen=True)
+class EncoderShape:
+    """What a projector reads of an encoder, known from the encoder's config: sizes and frame counts, no weights.
+
+    The attributes are those of `AudioEncoder`, so a projector is built from shapes as well as from encoders.
+
+    >>> grid = FrameGrid(sampling_rate=16_000, hop=320)
+    >>> EncoderShape(hidden_size=768, layer_ids=(6, 12), num_layers=12, frame_grid=grid).num_frames(16_000)
+    50
+
+    ``frames_of``: samples of a clip -> its frames, where it is not the grid's rule (`FrameGrid.num_frames`).
+    """
+
+    hidden_size: int
+    layer_ids: tuple[int, ...]
+    num_layers: int
+    frame_grid: FrameGrid
+    frames_of: Callable[[int], int] | None = None
+
+    @property
+    def sampling_rate(self) -> int:
+        """Samples per second that the encoder expects."""
+        return self.frame_grid.sampling_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second, counting every frame of a step."""
+        return self.frame_grid.frame_rate
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a clip of ``num_samples`` samples at ``sampling_rate``."""
+        return (self.frames_of or self.frame_grid.num_frames)(num_samples)
+
+
 @runtime_checkable
 class AudioEncoder(Protocol):
-    """A frozen model that turns waveforms into frames at a few chosen depths.
+    """A frozen model from waveforms to frames, at selected layers.
 
     ``layer_ids`` are 1-based block outputs: id k is what block k returns. ``num_layers`` counts the blocks of the
     checkpoint, used or not. ``frame_rate`` counts every frame of a step (`FrameGrid.frame_rate`).
@@ -39,50 +74,38 @@ class AudioEncoder(Protocol):
 
 
 class FrozenEncoder(nn.Module):
-    """Base of encoders around one torch module: no gradients, eval for good, and the dtype of its own weights.
+    """Base of encoders around one torch module: no gradients, always in eval mode, in the dtype of its own weights.
 
-    Subclasses implement ``num_frames`` and ``encode``; ``encode`` runs without gradients and without autocast.
+    Subclasses implement ``encode``, which runs without gradients and without autocast.
     """
 
-    def __init__(
-        self, model: nn.Module, *, frame_grid: FrameGrid, hidden_size: int, num_layers: int, layer_ids: tuple[int, ...]
-    ):
+    def __init__(self, model: nn.Module, shape: EncoderShape):
         super().__init__()
         self.model = model.requires_grad_(False).eval()
-        self.frame_grid = frame_grid
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.layer_ids = layer_ids
+        self._shape = shape
+        self.hidden_size, self.num_layers = shape.hidden_size, shape.num_layers
+        self.layer_ids, self.frame_grid = shape.layer_ids, shape.frame_grid
+        self.sampling_rate, self.frame_rate = shape.sampling_rate, shape.frame_rate
         super().train(False)
 
     @property
-    def sampling_rate(self) -> int:
-        """Samples per second that the encoder expects."""
-        return self.frame_grid.sampling_rate
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second, counting every frame of a step."""
-        return self.frame_grid.frame_rate
-
-    @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the weights, hence of the layers returned."""
+        """Floating type of the weights and of the returned layers."""
         return next(self.model.parameters()).dtype
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
-        """Stay in eval mode whatever the training loop says."""
+        """Stay in eval mode, whatever ``mode`` is."""
         return super().train(False)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a clip of ``num_samples`` samples."""
-        raise NotImplementedError
+        return self._shape.num_frames(num_samples)
 
     def forward(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
         """Encode a batch. audio: (B, S) in [-1, 1]; audio_lens: (B,) -> layers of (B, T, C) in `dtype`, lens (B,).
 
         Raises:
-            ValueError: a clip is said to be longer than ``audio`` is.
+            ValueError: a length in ``audio_lens`` is larger than ``audio``.
         """
         lengths = audio_lens.tolist()
         if max(lengths) > audio.shape[1]:
@@ -95,12 +118,12 @@ class FrozenEncoder(nn.Module):
             return self.encode(audio.float(), lengths)
 
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
-        """What `forward` does inside its guards; ``lengths``: samples of each clip, on the host."""
+        """Encode a batch, called by `forward`; ``lengths``: samples of each clip, on the host."""
         raise NotImplementedError
 
 
 def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple[int, ...]:
-    """Check chosen blocks; None is every block.
+    """Check selected blocks; None is every block.
 
     Raises:
         ValueError: an id outside 1..num_layers, an id twice, or none at all.
@@ -116,14 +139,16 @@ def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """A dtype from itself or its name ("bfloat16"); None is float32.
+    """A dtype from itself or its name; None is float32, "auto" is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
         ConfigError: not the name of a floating type.
     """
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype or torch.float32
     known = ("float32", "bfloat16", "float16")
     if dtype not in known:
-        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, known)}")
+        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, ('auto', *known))}")
     return getattr(torch, dtype)

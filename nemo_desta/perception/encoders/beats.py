@@ -1,4 +1,4 @@
-"""BEATs as a frozen encoder: waveform in, chosen block outputs out, for audio of any length.
+"""BEATs as a frozen encoder: from waveforms to selected block outputs, for audio of any length.
 
 Letters: B clips, S samples, T fbank frames, N chunks of the whole batch, C width. A step is a patch row of 160 ms.
 """
@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from nemo_desta.perception.encoders import beats_checkpoint
 from nemo_desta.perception.encoders import fbank as kaldi
-from nemo_desta.perception.encoders.base import FrozenEncoder, as_dtype, resolve_layer_ids
-from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats
+from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
+from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
 from nemo_desta.perception.encoders.registry import register_encoder
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 FRAMES_PER_STEP = 16
@@ -26,9 +28,9 @@ class BeatsEncoder(FrozenEncoder):
     """Block outputs of a BEATs checkpoint.
 
     By default a clip's last window and last patch are completed with zeros so that no sample is lost, long clips are
-    cut into equal chunks of whole patches, and padding is masked from the clip's own length on: a clip in any batch
-    equals the clip alone. With ``original_masks`` the original implementation's habits are kept instead: incomplete
-    windows and patches are dropped, padding is rounded in the batch's proportions, and nothing is cut.
+    cut into equal chunks of whole patches, and padding is masked by the clip's own length: a clip in any batch equals
+    the clip alone. With ``original_masks`` it computes as the original implementation: incomplete windows and patches
+    are dropped, the padding mask is rounded in proportion to the batch, and nothing is cut.
     """
 
     def __init__(
@@ -46,13 +48,7 @@ class BeatsEncoder(FrozenEncoder):
         """
         if not HOP / kaldi.SAMPLING_RATE <= chunk_secs <= MAX_CHUNK_SECS:
             raise ValueError(f"chunk_secs {chunk_secs}: must lie between 0.16 (one patch) and {MAX_CHUNK_SECS:g}")
-        super().__init__(
-            model,
-            frame_grid=FrameGrid(kaldi.SAMPLING_RATE, HOP, BANDS_PER_STEP, overlap=True),
-            hidden_size=model.config.encoder_embed_dim,
-            num_layers=model.config.encoder_layers,
-            layer_ids=resolve_layer_ids(layer_ids, model.config.encoder_layers),
-        )
+        super().__init__(model, _shape(model.config, layer_ids, original_masks))
         self.original_masks = original_masks
         self.chunk_steps = int(chunk_secs * kaldi.SAMPLING_RATE / HOP + 1e-6)
         self._fbank = kaldi.KaldiFbank()
@@ -81,26 +77,25 @@ class BeatsEncoder(FrozenEncoder):
         """Class number -> name of a fine-tuned checkpoint."""
         return self.model.label_dict
 
-    def num_frames(self, num_samples: int) -> int:
-        """8 frames for each step of 160 ms that the clip's windows reach, at least one step.
-
-        With ``original_masks``, for a clip alone: 8 for each complete patch, which may be 0.
-        """
-        if self.original_masks:
-            return BANDS_PER_STEP * (kaldi.num_fbank_frames(num_samples) // FRAMES_PER_STEP)
-        return BANDS_PER_STEP * _num_steps(num_samples)
+    @classmethod
+    def shape(
+        cls, path: str | Path, layer_ids: Iterable[int] | None = None, original_masks: bool = False
+    ) -> EncoderShape:
+        """The shape of `from_checkpoint`'s encoder, from the checkpoint's ``cfg``; its tensors stay on disk."""
+        config = BeatsConfig.from_dict(beats_checkpoint.load(path, mmap=True)["cfg"])
+        return _shape(config, layer_ids, original_masks)
 
     def fbank(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """Normalised filter bank of complete windows. audio: (B, S), audio_lens: (B,) -> (B, T, 128) float32.
 
-        T counts the windows of S samples. Windows that are not wholly a clip's own are 0; with ``original_masks`` they
-        hold what the padded waveform gives.
+        T counts the windows of S samples. Windows that reach beyond a clip are 0; with ``original_masks`` they are
+        computed from the padded waveform.
         """
         features = self._normalised_fbank(audio)
         if self.original_masks:
             return features
         own = [kaldi.num_fbank_frames(length) for length in audio_lens.tolist()]
-        return kaldi.zero_beyond(features, torch.tensor(own, device=features.device))
+        return zero_beyond(features, torch.tensor(own, device=features.device))
 
     def classify(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """audio: (B, S), audio_lens: (B,) -> (B, classes) probabilities of a fine-tuned checkpoint's predictor.
@@ -151,14 +146,14 @@ class BeatsEncoder(FrozenEncoder):
         frames = [_num_frames(length) for length in lengths]
         num_samples = kaldi.WINDOW + (max(frames) - 1) * kaldi.HOP
         clips = cut(audio, [Chunk(clip, 0, length) for clip, length in enumerate(lengths)], num_samples)
-        fbank = kaldi.zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
+        fbank = zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
         return F.pad(fbank, (0, 0, 0, num_steps * FRAMES_PER_STEP - fbank.shape[1]))
 
     def _normalised_fbank(self, audio: torch.Tensor) -> torch.Tensor:
         return (self._fbank(audio) - FBANK_MEAN) / (2 * FBANK_STD)
 
 
-@register_encoder("beats")
+@register_encoder("beats", shape=BeatsEncoder.shape)
 def build_beats(
     path: str,
     layer_ids: Iterable[int] | None = None,
@@ -168,6 +163,26 @@ def build_beats(
 ) -> BeatsEncoder:
     """Config entry ``name: beats``; see `BeatsEncoder.from_checkpoint`."""
     return BeatsEncoder.from_checkpoint(path, layer_ids, original_masks, dtype, chunk_secs=chunk_secs)
+
+
+def _shape(config: BeatsConfig, layer_ids: Iterable[int] | None, original_masks: bool) -> EncoderShape:
+    return EncoderShape(
+        hidden_size=config.encoder_embed_dim,
+        layer_ids=resolve_layer_ids(layer_ids, config.encoder_layers),
+        num_layers=config.encoder_layers,
+        frame_grid=FrameGrid(kaldi.SAMPLING_RATE, HOP, BANDS_PER_STEP, overlap=True),
+        frames_of=_frames_like_original if original_masks else _frames,
+    )
+
+
+def _frames(num_samples: int) -> int:
+    """8 frames for each step of 160 ms that the clip's windows reach, at least one step."""
+    return BANDS_PER_STEP * _num_steps(num_samples)
+
+
+def _frames_like_original(num_samples: int) -> int:
+    """For a clip alone: 8 frames for each complete patch, which may be 0."""
+    return BANDS_PER_STEP * (kaldi.num_fbank_frames(num_samples) // FRAMES_PER_STEP)
 
 
 def _num_frames(num_samples: int) -> int:

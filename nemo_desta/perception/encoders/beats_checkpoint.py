@@ -1,9 +1,10 @@
 """Public BEATs checkpoints: reading and writing ``{'cfg', 'model'[, 'label_dict']}``.
 
-Two things differ from `Beats`: the table of relative positions exists once there and under every layer here, and
+Two things differ from `Beats`: a checkpoint has the table of relative positions under every layer, `Beats` once; and
 some checkpoints have the positional convolution in torch's newer weight normalisation, or without one.
 """
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ TABLE = "encoder.relative_attention_bias.weight"
 LAYER_TABLE = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """The checkpoint's dictionary, read with ``weights_only=True``.
+def load(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
+    """The checkpoint's dictionary, read with ``weights_only=True``; with ``mmap`` tensors are read on first use.
 
     Raises:
         FileNotFoundError: no such file.
@@ -30,7 +31,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"no BEATs checkpoint at '{path}'; `python -m nemo_desta.perception.download beats` says where to get one"
         )
-    checkpoint = load_tensors(path)
+    checkpoint = load_tensors(path, mmap=mmap and zipfile.is_zipfile(path))  # torch's old format is no zip file
     if not isinstance(checkpoint, dict) or not {"cfg", "model"} <= checkpoint.keys():
         found = sorted(map(str, checkpoint))[:5] if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise ValueError(f"'{path}' is no BEATs checkpoint: expected the keys 'cfg' and 'model', found {found}")
@@ -48,7 +49,7 @@ def save(
 
 
 def from_official(state: Mapping[str, torch.Tensor], names: Iterable[str], *, where: str) -> dict[str, torch.Tensor]:
-    """Tensors ``names`` of `Beats` out of a checkpoint's ``model``.
+    """Tensors ``names`` of `Beats` from a checkpoint's ``model``.
 
     Raises:
         ValueError: a tensor is missing.

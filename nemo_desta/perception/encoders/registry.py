@@ -1,115 +1,78 @@
-"""Encoders by name, by dotted path or from other installed packages: how a config becomes an encoder.
+"""Encoders by name, by dotted path or from the entry point group ``nemo_desta.encoders`` of other packages."""
 
-Another package adds one by the entry point group ``nemo_desta.encoders`` (name = object), which is imported when asked
-for.
-"""
-
-import importlib
-import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.base import AudioEncoder
+from nemo_desta.perception.encoders.base import AudioEncoder, EncoderShape
+from nemo_desta.perception.registry import Factory, Registry
 
-ENTRY_POINT_GROUP = "nemo_desta.encoders"
-Factory = TypeVar("Factory", bound=Callable[..., Any])
-
-_factories: dict[str, Callable[..., AudioEncoder]] = {}
+ENCODERS = Registry("encoder", "nemo_desta.encoders")
 
 
-def register_encoder(name: str) -> Callable[[Factory], Factory]:
-    """Decorator: make a class or function that returns an `AudioEncoder` known as ``name``.
+def register_encoder(name: str, *, shape: Callable[..., EncoderShape] | None = None) -> Callable[[Factory], Factory]:
+    """Decorator that registers a class or function, which returns an `AudioEncoder`, as ``name``.
+
+    ``shape`` returns the `EncoderShape` for (some of) the same arguments and loads no weights.
 
     Raises:
-        ValueError: another one has that name already.
+        ValueError: another encoder has that name.
     """
 
-    def register(factory: Factory) -> Factory:
-        known = _factories.get(name)
-        if known is not None and known.__qualname__ != factory.__qualname__:
-            raise ValueError(f"encoder '{name}' is registered already, by {known.__module__}.{known.__qualname__}")
-        _factories[name] = factory
-        return factory
+    def add(factory: Factory) -> Factory:
+        if shape is not None:
+            factory.shape = shape
+        return ENCODERS.register(name)(factory)
 
-    return register
+    return add
 
 
 def build_encoder(name_or_config: str | Mapping[str, Any], **knobs: Any) -> AudioEncoder:
     """Build an encoder.
 
-    name_or_config: a registered name, a dotted path, or a mapping with ``name`` or ``_target_`` (a dotted path, e.g.
-    ``my_package.MyEncoder.from_pretrained``; goes before ``name``) and the factory's arguments. ``knobs`` are added to
-    those; the mapping's own win.
+    ``name_or_config``: a registered name, a dotted path, or a mapping with ``name`` or ``_target_`` (a dotted path,
+    e.g. ``my_package.MyEncoder.from_pretrained``; it overrides ``name``) and the factory's arguments. ``knobs`` are
+    defaults for the arguments of the mapping.
 
     Raises:
-        ConfigError: nothing has that name, or the factory does not know an argument (the nearest known is named).
+        ConfigError: no encoder has that name, or the factory has no such argument; the message gives the nearest one.
     """
-    if isinstance(name_or_config, str):
-        name = name_or_config
-    else:
-        knobs = knobs | dict(name_or_config)
-        label = knobs.pop("name", None)
-        name = knobs.pop("_target_", label)
-        if name is None:
-            raise ConfigError(f"an encoder's config needs 'name' or '_target_', found the keys {sorted(knobs)}")
-    factory = _find_factory(name)
-    _check_arguments(name, factory, knobs)
-    return factory(**knobs)
+    name, knobs = _read(name_or_config, knobs)
+    ENCODERS.check_arguments(name, knobs)
+    return ENCODERS[name](**knobs)
+
+
+def encoder_shape(name_or_config: str | Mapping[str, Any], **knobs: Any) -> EncoderShape:
+    """The shape of the encoder that `build_encoder` would build; no weights are loaded.
+
+    Raises:
+        ConfigError: as `build_encoder`, or an encoder that cannot tell its shape without its weights.
+    """
+    name, knobs = _read(name_or_config, knobs)
+    ENCODERS.check_arguments(name, knobs)
+    factory = ENCODERS[name]
+    shape = getattr(factory, "shape", None) or getattr(getattr(factory, "__self__", None), "shape", None)
+    if shape is None:
+        raise ConfigError(
+            f"encoder '{name}' does not tell its shape without its weights: pass shape= to register_encoder, or give "
+            "its class a classmethod 'shape' with the same arguments"
+        )
+    return shape(**{key: value for key, value in knobs.items() if key in inspect.signature(shape).parameters})
 
 
 def encoder_names() -> list[str]:
-    """Names that `build_encoder` knows, other packages' included."""
-    return sorted({*_factories, *(point.name for point in _entry_points())})
+    """Names that `build_encoder` knows, those of other packages included."""
+    return list(ENCODERS)
 
 
-def _find_factory(name: str) -> Callable[..., AudioEncoder]:
-    if name in _factories:
-        return _factories[name]
-    for point in _entry_points():
-        if point.name == name:
-            return point.load()
-    if "." in name:
-        return _locate(name)
-    raise ConfigError(f"unknown encoder '{name}'.{nearest(name, encoder_names())}")
-
-
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    return list(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-
-
-def _locate(path: str) -> Callable[..., AudioEncoder]:
-    """Import the longest prefix that is a module and follow the rest as attributes."""
-    parts = path.split(".")
-    for split in range(len(parts) - 1, 0, -1):
-        module_name = ".".join(parts[:split])
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module_name.startswith(error.name):
-                raise
-            continue
-        for attribute in parts[split:]:
-            if not hasattr(found, attribute):
-                raise ConfigError(f"encoder '{path}': '{attribute}' is not in {module_name}.")
-            found = getattr(found, attribute)
-        return found
-    raise ConfigError(f"encoder '{path}': no module '{parts[0]}' is installed. Known names: {encoder_names()}")
-
-
-def _check_arguments(name: str, factory: Callable[..., AudioEncoder], knobs: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
-    for knob in knobs:
-        if knob not in parameters:
-            raise ConfigError(f"encoder '{name}' has no argument '{knob}'.{nearest(knob, parameters)}")
-    missing = [
-        p.name
-        for p in parameters.values()
-        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and p.name not in knobs
-    ]
-    if missing:
-        raise ConfigError(f"encoder '{name}' needs {', '.join(repr(n) for n in missing)}")
+def _read(name_or_config: str | Mapping[str, Any], knobs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name of the factory, and all its arguments."""
+    if isinstance(name_or_config, str):
+        return name_or_config, knobs
+    knobs = knobs | dict(name_or_config)
+    label = knobs.pop("name", None)
+    name = knobs.pop("_target_", label)
+    if name is None:
+        raise ConfigError(f"an encoder's config needs 'name' or '_target_', found the keys {sorted(knobs)}")
+    return name, knobs

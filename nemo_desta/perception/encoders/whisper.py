@@ -1,4 +1,4 @@
-"""Whisper's encoder of any size, from a hub id or folder; the decoder is never loaded.
+"""Whisper's encoder of any size, from a hub id or folder; its decoder is never loaded.
 
 Letters: B clips, N chunks of the whole batch, T frames, C width.
 """
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
-from nemo_desta.perception.encoders.base import FrozenEncoder, as_dtype, resolve_layer_ids
+from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_fixed
 from nemo_desta.perception.encoders.log_mel import LogMel
 from nemo_desta.perception.encoders.registry import register_encoder
@@ -19,6 +19,7 @@ from nemo_desta.types import EncoderOutput, FrameGrid
 
 SAMPLING_RATE = 16_000
 HOP = 320  # samples per encoder frame: 160 per mel frame, halved in time by the second convolution
+GRID = FrameGrid(SAMPLING_RATE, HOP)
 
 
 class WhisperEncoder(FrozenEncoder):
@@ -41,7 +42,7 @@ class WhisperEncoder(FrozenEncoder):
 
         model: cut after the highest of ``layer_ids`` by this constructor. ``num_layers``: blocks of the checkpoint.
         ``final_norm``: the last block's output passes the encoder's final LayerNorm (the other blocks' do not).
-        ``whole_windows``: hand out the frames of the silence that fills the last chunk, too, as DeSTA2.5 reads them.
+        ``whole_windows``: also return the frames of the silence that fills the last chunk, as DeSTA2.5 reads them.
 
         Raises:
             ValueError: bad ``layer_ids``, or ``final_norm`` without the last block among them.
@@ -52,13 +53,7 @@ class WhisperEncoder(FrozenEncoder):
                 f"final_norm normalises the output of the last block, {num_layers}, which layer_ids {list(layer_ids)} "
                 "leave out"
             )
-        super().__init__(
-            model,
-            frame_grid=FrameGrid(SAMPLING_RATE, HOP),
-            hidden_size=model.config.d_model,
-            num_layers=num_layers,
-            layer_ids=layer_ids,
-        )
+        super().__init__(model, _shape(model.config, num_layers, layer_ids, whole_windows=whole_windows))
         self.final_norm = final_norm
         self.whole_windows = whole_windows
         self.window_frames = model.config.max_source_positions
@@ -98,15 +93,17 @@ class WhisperEncoder(FrozenEncoder):
         options = {"final_norm": final_norm, "whole_windows": whole_windows}
         return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
 
+    @classmethod
+    def shape(cls, path: str, layer_ids: Iterable[int] | None = None, *, whole_windows: bool = False) -> EncoderShape:
+        """The shape of `from_pretrained`'s encoder, from the checkpoint's config alone."""
+        config = WhisperConfig.from_pretrained(path)
+        layer_ids = resolve_layer_ids(layer_ids, config.encoder_layers)
+        return _shape(config, config.encoder_layers, layer_ids, whole_windows=whole_windows)
+
     @property
     def window_secs(self) -> float:
         """Seconds of audio in one chunk."""
         return self.window_frames * HOP / SAMPLING_RATE
-
-    def num_frames(self, num_samples: int) -> int:
-        """One frame per 20 ms begun, at least one; a multiple of the window's with ``whole_windows``."""
-        step = self.window_frames if self.whole_windows else 1
-        return step * max(1, -(-num_samples // (HOP * step)))
 
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
         """See `FrozenEncoder.encode`."""
@@ -140,7 +137,19 @@ class WhisperEncoder(FrozenEncoder):
         return [taps[i] for i in self.layer_ids]
 
 
-@register_encoder("whisper")
+def _shape(config: WhisperConfig, num_layers: int, layer_ids: tuple[int, ...], *, whole_windows: bool) -> EncoderShape:
+    window = config.max_source_positions
+    whole = FrameGrid(SAMPLING_RATE, window * HOP, frames_per_step=window)
+    return EncoderShape(
+        hidden_size=config.d_model,
+        layer_ids=layer_ids,
+        num_layers=num_layers,
+        frame_grid=GRID,
+        frames_of=whole.num_frames if whole_windows else None,
+    )
+
+
+@register_encoder("whisper", shape=WhisperEncoder.shape)
 def build_whisper(
     path: str,
     layer_ids: Iterable[int] | None = None,

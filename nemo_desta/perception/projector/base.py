@@ -1,49 +1,49 @@
-"""What every projector shares: encoder frames in, vectors of the LLM's width out, with norm and markers at the end.
+"""The base of every projector: from encoder frames to vectors of the LLM's width, with norm and markers at the end.
 
 Letters: B clips, P windows of the whole batch, W vectors of the longest clip, D LLM width.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.ops.windows import clip_and_window
+from nemo_desta.perception.encoders.base import AudioEncoder, EncoderShape
 from nemo_desta.perception.projector.markers import Markers
 from nemo_desta.perception.resample import resampled_length
 from nemo_desta.types import EncoderOutput
 
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
+Encoders = Mapping[str, AudioEncoder | EncoderShape]
 
 
 class Projector(nn.Module):
     """Base class: a subclass fuses and compresses in ``project`` and counts in ``num_vectors``.
 
-    Weights are float32 (encoders may speak bfloat16); a clip's vectors depend on that clip alone, never on the padding
-    or the neighbours of its batch.
+    Weights are float32, whatever the encoders' dtype. A clip's vectors depend on that clip alone, never on padding or
+    on other clips of the batch; ``tests/perception/projector/test_any_projector.py`` checks every registered one.
     """
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         markers: bool = False,
         output_norm: bool = False,
         output_rms: float | None = None,
     ):
-        """Keep what is common.
+        """Create the parts that all projectors share.
 
         Args:
-            encoders: by name; a projector reads their ``hidden_size``, ``layer_ids``, ``frame_grid``,
-                ``sampling_rate`` and ``num_frames``, and never owns their weights.
+            encoders: encoders or their shapes by name. A projector reads their ``hidden_size``, ``layer_ids``,
+                ``frame_grid``, ``sampling_rate`` and ``num_frames``, and never owns their weights.
             output_size: D.
             markers: surround each clip with two learned vectors.
-            output_norm: bring every vector to zero mean and one learned level.
-            output_rms: where that level (1 if None) and the markers' begin; the RMS of the LLM's embedding table
-                is what the LLM is used to.
+            output_norm: normalise every vector to zero mean and one learned RMS.
+            output_rms: initial value of that RMS (1 if None) and of the markers' RMS; best the RMS of the LLM's
+                embedding table.
 
         Raises:
             ValueError: no encoder.
@@ -52,7 +52,7 @@ class Projector(nn.Module):
         if not encoders:
             raise ValueError("a projector needs at least one encoder, found none")
         self.output_size = output_size
-        self._encoders = dict(encoders)  # a plain dict: nn.Module does not adopt the encoders' weights
+        self._encoders = dict(encoders)  # a plain dict: so nn.Module does not register the encoders' weights
         self.gain = nn.Parameter(torch.tensor([output_rms or 1.0])) if output_norm else None
         self.markers = Markers(output_size, output_rms) if markers else None
 
@@ -67,7 +67,7 @@ class Projector(nn.Module):
             sampling_rate: of ``audio_lens``; encoders may have got the audio at another one.
 
         Returns:
-            vectors (B, W, D) and lens (B,) int64; vectors beyond a clip's length hold no meaning.
+            vectors (B, W, D) and lens (B,) int64; vectors beyond a clip's length have no meaning.
         """
         vectors, lens = self.project(features, audio_lens, sampling_rate)
         if self.gain is not None:
@@ -89,7 +89,7 @@ class Projector(nn.Module):
         raise NotImplementedError
 
     def num_frames(self, name: str, num_samples: int, sampling_rate: int) -> int:
-        """Frames that an encoder gives for a clip of ``num_samples`` samples at ``sampling_rate``."""
+        """Frames that an encoder returns for a clip of ``num_samples`` samples at ``sampling_rate``."""
         encoder = self._encoders[name]
         return encoder.num_frames(resampled_length(num_samples, sampling_rate, encoder.sampling_rate))
 

@@ -10,7 +10,6 @@ queries, D LLM width.
 """
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,20 +22,19 @@ from nemo_desta.ops.windows import (
     window_index,
     window_table,
 )
-from nemo_desta.perception.projector.base import Projector, pad_packed
+from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import QueryDecoderLayer, default_heads
+from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, FrameGrid, WindowTable
 
-if TYPE_CHECKING:
-    from nemo_desta.perception.encoders import AudioEncoder
 
-
+@register_projector("qformer")
 class QFormerProjector(Projector):
     """``num_queries`` vectors for every ``chunk_secs`` of audio begun."""
 
     def __init__(
         self,
-        encoders: "dict[str, AudioEncoder]",
+        encoders: Encoders,
         output_size: int,
         *,
         num_queries: int = 64,
@@ -59,7 +57,7 @@ class QFormerProjector(Projector):
             feed_forward_size: 3072 in both papers, at any C.
             chunk_secs: seconds of audio that Q vectors stand for; a number, or a fraction as "25/3".
             mask_padding: False is the originals: queries also read the silence that fills an encoder's window. It
-                needs an encoder that hands out whole windows of ``chunk_secs``.
+                needs an encoder that returns whole windows of ``chunk_secs``.
         """
         super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
         self.num_queries = num_queries
@@ -147,7 +145,7 @@ class QFormer(nn.Module):
         return mixed
 
     def read(self, tap: int, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """What the queries of one tap read from its frames (P, K, C) -> (P, Q, C)."""
+        """The queries of one tap attend to its frames (P, K, C) -> (P, Q, C)."""
         state = self.queries[tap].expand(len(frames), -1, -1)
         for layer in self.layers:
             state = layer(state, frames, valid)
@@ -160,7 +158,7 @@ def _whole_chunks(name: str, chunks: torch.Tensor, max_frames: int, width: int, 
     if grid.overlap or longest * width > max_frames:
         raise ValueError(
             f"mask_padding=False reads whole chunks of {width} frames, {longest * width} for the longest clip, but "
-            f"encoder '{name}' hands out {max_frames} (overlapping steps: {grid.overlap}); use mask_padding=True"
+            f"encoder '{name}' returns {max_frames} (overlapping steps: {grid.overlap}); use mask_padding=True"
         )
     clip, chunk = clip_and_window(chunks)
     return WindowTable(clip * max_frames + chunk * width, torch.full_like(clip, width), chunks)

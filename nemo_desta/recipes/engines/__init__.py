@@ -1,7 +1,7 @@
-"""Engines: what turns chat messages into an LLM's raw answers.
+"""Engines turn chat messages into an LLM's raw answers.
 
-`base` is what every engine is. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible
-server) are loaded when they are asked for: their names here, or `build_engine`.
+`base` is their interface. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible server)
+are imported when they are first used, by name or by `build_engine`.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class HFSettings:
 
 @dataclass(frozen=True)
 class VLLMSettings:
-    """Knobs of ``engine.name=vllm``, see `VLLMEngine`; null: vLLM's default; ``engine_args``: the rest."""
+    """Knobs of ``engine.name=vllm``, see `VLLMEngine`. Null: vLLM's default. ``engine_args``: its other arguments."""
 
     name: str = "vllm"
     window: int = 2048
@@ -89,12 +89,12 @@ class OpenAISettings:
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
 
 
-#: Knobs of an engine that change what it writes; the others say where it runs and how fast.
+#: Knobs of an engine that change its answers. The others decide where it runs and how fast.
 _OF_THE_TEXT = ("name", "model", "api", "extra_body", "dtype", "engine_args")
 
 
 def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
-    """What of an engine's ``settings`` the rows follow from: the server, its key and its load may change.
+    """The part of an engine's ``settings`` that decides about the rows. The server, its key and its load may change.
 
     Raises:
         ConfigError: unknown engine or knob, with the nearest known one.
@@ -111,10 +111,10 @@ def build_engine(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> Engine:
-    """The engine that ``settings`` describe: ``name`` (hf, vllm, openai) and its knobs.
+    """Build the engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
 
-    ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine,
-    where the server's name for the LLM is not also the tokenizer's. Loads the LLM, or reaches the server once.
+    ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine, if
+    the server's name for the LLM is not also the tokenizer's.
 
     Raises:
         ConfigError: unknown engine or knob, with the nearest known one. EngineError: no server, or no tokenizer.

@@ -1,6 +1,6 @@
-"""What every engine is: something that turns chat messages into an LLM's raw answer, one request at a time.
+"""The interface of all engines: an engine turns chat messages into an LLM's raw answer, one request at a time.
 
-Rows ask as coroutines; how many requests are under way together, and how they share batches, is the engine's affair.
+Rows send requests as coroutines. The engine decides how many requests run together and how they share batches.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw an answer. The defaults are DeSTA2.5-Audio's.
+    """The sampling settings of a recipe, as rows store them. The defaults are DeSTA2.5-Audio's.
 
-    ``temperature``: 0 takes the likeliest token, None leaves temperature, top-p and top-k to the LLM's own generation
-    config, as reasoning LLMs want it.
+    ``temperature``: 0 takes the likeliest token. None takes temperature, top-p and top-k from the LLM's own generation
+    config, as reasoning LLMs need it.
     """
 
     max_new_tokens: int = 512
@@ -30,11 +30,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is wanted.
+    """A request for one answer.
 
-    ``seed``: of this answer's random numbers; they depend on nothing else, however answers are batched. ``prefix``:
-    raw text behind the generation prompt that the answer goes on from (a thought to be continued); not repeated in
-    the answer.
+    ``seed``: of this answer's random numbers, which do not depend on the batch. ``prefix``: raw text after the
+    generation prompt that the answer continues (a thought, for instance); the answer does not repeat it.
     """
 
     messages: Messages
@@ -44,9 +43,9 @@ class Request:
 
 
 class Generation(NamedTuple):
-    """``text``: the raw continuation of the generation prompt, special tokens such as a closing think tag kept, the
-    end-of-turn token left out. ``truncated``: the token limit came before the end of the turn. ``error``: why there is
-    no text, None when there is. Tokens are 0 where the engine does not count them.
+    """``text``: the raw continuation of the generation prompt. It keeps special tokens such as a closing think tag,
+    but not the end-of-turn token. ``truncated``: the token limit came before the end of the turn. ``error``: why there
+    is no text, None if there is one. Token counts are 0 if the engine does not count tokens.
     """
 
     text: str
@@ -57,8 +56,8 @@ class Generation(NamedTuple):
 
 
 class Engine(Protocol):
-    """An LLM to ask. ``name`` and ``revision`` go into the rows (``llm``, ``llm_revision``); ``concurrency``: how many
-    requests it likes to have under way; ``prompts``: renders by the LLM's chat template, None where a server does.
+    """An LLM to query. ``name`` and ``revision`` are stored in the rows (``llm``, ``llm_revision``). ``concurrency``:
+    how many requests should run together. ``prompts``: renders by the LLM's chat template, None if a server does.
     """
 
     name: str
@@ -67,8 +66,8 @@ class Engine(Protocol):
     prompts: "PromptBuilder | None"
 
     async def generate(self, request: Request) -> Generation:
-        """The answer. What is wrong with this one request comes back as ``error``; what is wrong with the engine
-        itself (no such server, key refused) is raised as `EngineError`."""
+        """The answer. A fault of this one request is returned as ``error``. A fault of the engine itself (no such
+        server, key refused) raises `EngineError`."""
         ...
 
     async def close(self) -> None:
@@ -77,11 +76,11 @@ class Engine(Protocol):
 
 
 class EngineError(RuntimeError):
-    """The engine cannot work at all: the run stops, and what it has written stays."""
+    """The engine cannot work at all. The run stops; rows that are written stay."""
 
 
 def generate_all(engine: Engine, requests: Iterable[Request]) -> list[Generation]:
-    """The answers to all ``requests`` in their order, from code that is not asynchronous."""
+    """The answers to all ``requests`` in their order, for code that is not asynchronous."""
 
     async def ask() -> list[Generation]:
         try:

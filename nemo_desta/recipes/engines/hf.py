@@ -1,36 +1,43 @@
-"""The local engine: a transformers LLM, batched by length; it runs wherever PyTorch does.
+"""The local engine: a transformers LLM on any device that PyTorch supports.
 
-Answers are drawn by each row's own random numbers, so that a row does not depend on the batch it came in.
+It uses the decode loop of `answering`: a row joins the batch when others have ended. Each row has its own random
+numbers, so its answer does not depend on the batch.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from nemo_desta.answering.decoder import Decoder
+from nemo_desta.answering.sampling import own_sampling
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.engines.base import Generation, Sampling
-from nemo_desta.recipes.engines.local import Job, LocalEngine, llm_name, llm_revision
-from nemo_desta.recipes.engines.sampler import Draw, RowSampler
+from nemo_desta.recipes.engines.base import Generation
+from nemo_desta.recipes.engines.local import LocalEngine, llm_name, llm_revision
+from nemo_desta.recipes.engines.scheduler import Job, Result
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-#: Batches are cut from this many at a time, sorted by length, so that little of a batch is padding.
+#: Requests that are sorted by length together, in batches: rows of like length need little padding.
 _BATCHES_SORTED_TOGETHER = 16
+#: Tokens after which `HFEngine.advance` returns at the latest, so that new requests need not wait for a row to end.
+_STEPS = 8
+#: Rows join when this share of the batch is free. Each time, the prompts go through the LLM and the cache is copied.
+_FREE_SHARE = 1 / 4
 
 
 class HFEngine(LocalEngine):
-    """A frozen causal LLM in this process; batches are left-padded and hold requests of one sampling.
+    """A frozen causal LLM in this process.
 
     ``model``: a transformers causal LLM; ``tokenizer``: its tokenizer, with a chat template. ``chat_template_kwargs``
     must be those of the training that will read the answers. A batch that does not fit the GPU's memory is halved
-    and tried again, and later ones are kept smaller.
+    and retried, and later batches are kept smaller.
     """
 
     def __init__(
@@ -49,12 +56,13 @@ class HFEngine(LocalEngine):
             revision=revision,
             end_ids=model.generation_config.eos_token_id,
             context=model.config.get_text_config().max_position_embeddings,
-            window=batch_size * _BATCHES_SORTED_TOGETHER,
+            batch_size=batch_size,
+            concurrency=batch_size * _BATCHES_SORTED_TOGETHER,
             chat_template_kwargs=chat_template_kwargs,
         )
         self.model = model.eval().requires_grad_(False)
-        self.batch_size = batch_size
         self.too_many_tokens: int | None = None  # a batch of so many (rows x longest) once ran out of memory
+        self._reset()
 
     @classmethod
     def from_pretrained(
@@ -82,9 +90,8 @@ class HFEngine(LocalEngine):
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
-        model = model.to(device)
         return cls(
-            model,
+            model.to(device),
             AutoTokenizer.from_pretrained(source, trust_remote_code=False),
             name=llm_name(path),
             revision=llm_revision(path),
@@ -92,77 +99,85 @@ class HFEngine(LocalEngine):
             chat_template_kwargs=chat_template_kwargs,
         )
 
-    def plan(self, jobs: list[Job]) -> list[list[int]]:
-        """One sampling per batch, the longest prompts first: what does not fit the memory shows at once."""
-        groups: dict[Sampling, list[int]] = {}
-        for i, job in enumerate(jobs):
-            groups.setdefault(job.sampling, []).append(i)
-        batches = []
-        for group in groups.values():
-            group.sort(key=lambda i: -len(jobs[i].ids))
-            batches += [group[first : first + self.batch_size] for first in range(0, len(group), self.batch_size)]
-        return batches
+    def own_sampling(self) -> dict[str, Any]:
+        # Without the config's repetition penalty: targets come from the bare LLM.
+        return own_sampling(self.model.generation_config)
 
-    def run(self, jobs: list[Job]) -> list[Sequence[int] | Generation]:
-        """``jobs``: of one sampling, the longest first."""
-        answers: list[Sequence[int] | Generation] = []
-        while len(answers) < len(jobs):
-            tokens = len(jobs[len(answers)].ids) + jobs[0].sampling.max_new_tokens
-            size = len(jobs) - len(answers)
-            if self.too_many_tokens is not None:
-                size = min(size, max(1, (self.too_many_tokens - 1) // tokens))
-            try:
-                answers += self._answer(jobs[len(answers) : len(answers) + size])
-                continue
-            except torch.cuda.OutOfMemoryError as error:
-                problem = str(error).partition(".")[0]
-            # Outside the except block, where the exception's frames no longer hold the batch's tensors.
-            torch.cuda.empty_cache()
-            if size == 1:
-                answers.append(Generation("", False, f"{tokens} tokens do not fit the GPU's memory: {problem}"))
-                continue
-            self.too_many_tokens = tokens * (size // 2) + 1
-            logger.warning(
-                "%d answers of up to %d tokens did not fit the GPU's memory: trying %d (batch_size is too large)",
-                size,
-                tokens,
-                size // 2,
-            )
-        return answers
+    async def close(self) -> None:
+        await super().close()
+        self._reset()
 
-    def _answer(self, jobs: list[Job]) -> list[list[int]]:
-        sampling = jobs[0].sampling
-        draw = own_draw(self.model.generation_config) if sampling.temperature is None else Draw.of(sampling)
+    def advance(self, jobs: list[Job]) -> list[tuple[Job, Result]]:
+        """Generate until a row ends, `_STEPS` tokens at most."""
+        try:
+            self._decoder.remove({key for key, job in self._rows.items() if job not in jobs})
+            self._rows = {key: job for key, job in self._rows.items() if job in jobs}
+            self._add([job for job in jobs if job not in self._rows.values()], max(job.positions for job in jobs))
+            for _ in range(_STEPS):
+                if ended := self._step():
+                    return ended
+            return []
+        except torch.cuda.OutOfMemoryError as error:
+            problem = str(error).partition(".")[0]
+        except Exception:
+            self._reset()
+            raise
+        # Outside the except block, where the exception's frames no longer hold the batch's tensors.
+        return self._make_smaller(problem)
+
+    def _add(self, waiting: list[Job], longest: int) -> None:
+        """Let jobs join if there is enough room: a quarter of the batch, or an empty one."""
+        size = self.batch_size
+        if self.too_many_tokens is not None:
+            size = min(size, max(1, (self.too_many_tokens - 1) // longest))
+        free = size - len(self._rows)
+        if not waiting or self._rows and free < max(1, size * _FREE_SHARE):
+            return
+        jobs = waiting[:free]
         width = max(len(job.ids) for job in jobs)
         pad = self.end_ids[0]  # masked, so that any id does
-        ids = torch.tensor([[pad] * (width - len(job.ids)) + job.ids for job in jobs], device=self.model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(job.ids)) + [1] * len(job.ids) for job in jobs], device=self.model.device
-        )
-        processors = LogitsProcessorList()
-        if draw is not None:
-            processors.append(RowSampler(draw, [job.seed for job in jobs], sampling.max_new_tokens, width))
-        # The LLM's own generation config would add penalties and limits of its own: targets come from the bare LLM.
-        search = GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens, do_sample=False, eos_token_id=self.end_ids, pad_token_id=pad
-        )
-        own, self.model.generation_config = self.model.generation_config, search
-        try:
-            with torch.inference_mode():
-                output = self.model.generate(input_ids=ids, attention_mask=mask, logits_processor=processors)
-        finally:
-            self.model.generation_config = own
-        return output[:, width:].tolist()
+        device = self.model.device
+        ids = torch.tensor([[pad] * (width - len(job.ids)) + job.ids for job in jobs], device=device)
+        lens = torch.tensor([len(job.ids) for job in jobs], device=device)
+        mask = torch.arange(width, device=device) >= width - lens[:, None]
+        for job in jobs:
+            job.new.clear()
+        self._joining = jobs
+        self._rows |= zip(self._decoder.add(ids, mask, [job.sampling for job in jobs]), jobs, strict=True)
+        self._joining = []
 
+    def _step(self) -> list[tuple[Job, Result]]:
+        """One token for every row; the rows that ended with it leave."""
+        ended = []
+        for key, token in self._decoder.step():
+            job = self._rows[key]
+            job.new.append(token)
+            if token in self.end_ids or len(job.new) == job.sampling.max_new_tokens:
+                ended.append(key)
+        self._decoder.remove(set(ended))
+        jobs = [self._rows.pop(key) for key in ended]
+        return [(job, job.new) for job in jobs]
 
-def own_draw(config: GenerationConfig) -> Draw | None:
-    """How the LLM's makers want it sampled, None for the likeliest token (``do_sample`` is off)."""
-    if not config.do_sample:
-        return None
-    # Unset values are those that transformers itself falls back to; its versions differ in when they fill them in.
-    return Draw(
-        temperature=1.0 if config.temperature is None else config.temperature,
-        top_p=1.0 if config.top_p is None else config.top_p,
-        top_k=50 if config.top_k is None else config.top_k,
-        min_p=config.min_p or 0.0,
-    )
+    def _make_smaller(self, problem: str) -> list[tuple[Job, Result]]:
+        """Start all rows again in smaller batches; a row that was alone does not fit at all."""
+        jobs = [*self._rows.values(), *self._joining]
+        self._reset()
+        tokens, size = max(job.positions for job in jobs), len(jobs) // 2
+        if not size:
+            return [(jobs[0], Generation("", False, f"{tokens} tokens do not fit the GPU's memory: {problem}"))]
+        self.too_many_tokens = tokens * size + 1
+        logger.warning(
+            "%d answers of up to %d tokens did not fit the GPU's memory: trying %d (batch_size is too large)",
+            len(jobs),
+            tokens,
+            size,
+        )
+        return []
+
+    def _reset(self) -> None:
+        """Forget all rows and free their cache."""
+        self._rows: dict[int, Job] = {}  # by key of the decoder
+        self._joining: list[Job] = []
+        self._decoder = Decoder(self.model)
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
 """An LLM behind any OpenAI-compatible server, such as ``vllm serve``: many requests in flight over one session.
 
-Prompts are rendered here and sent to ``/completions``, so that chat templates stay ours and a thought can be gone on
-with. ``api="chat"`` is the fallback for servers that offer ``/chat/completions`` only: their template, and no prefix.
-Second tries, keys and errors are `client.Client`'s.
+Prompts are rendered here and sent to ``/completions``, so that the chat template is ours and a thought can be
+continued. ``api="chat"`` is the fallback for servers that offer ``/chat/completions`` only. It uses the server's
+template and accepts no prefix. `http_client.HttpClient` does retries, keys and errors.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from typing import Any
 
 from nemo_desta.config import nearest
 from nemo_desta.core.prompting import PromptBuilder
-from nemo_desta.core.thinking import ThinkFormat, think_format
+from nemo_desta.core.thinking import ThinkFormat, Thought, join, think_format
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.recipes.engines.base import EngineError, Generation, Request
-from nemo_desta.recipes.engines.client import Client, NotServed, Unanswered
+from nemo_desta.recipes.engines.http_client import HttpClient, NotServed, RequestFailed
 from nemo_desta.recipes.engines.replies import MalformedAnswer, Reply, read_chat, read_completion
 from nemo_desta.sources import resolve_source
 
@@ -31,26 +31,23 @@ class OpenAIEngine:
     """See the module.
 
     Args:
-        base_url: where ``/completions`` is, usually ending in ``/v1`` (added to a URL without path).
+        base_url: see `HttpClient`, as for ``connection``.
         model: the name by which the server knows the LLM.
-        tokenizer: hub id, folder or ``package:<path>`` of its tokenizer; ``model`` if None. Over chat it may be left
-            out, and then a thought that the server splits off is written back with its opening tag, which is wrong
-            for a template that opens the thought itself.
+        tokenizer: hub id, folder or ``package:<path>`` of its tokenizer; ``model`` if None. Over chat it is optional.
+            Without it, a thought that the server splits off is written back with its opening tag, which is wrong for a
+            template that opens the thought itself.
         api: one of `APIS`.
-        concurrency: requests in flight. The attribute ``concurrency`` is twice that: while rows are between two
-            requests, or wait before they try again, others have theirs ready and no connection is idle.
-        timeout_secs: for one try.
-        max_retries: tries after the first.
-        api_key_env: the environment variable that holds the key; no key is sent when it is unset.
         chat_template_kwargs: must be those of the training that will read the answers.
-        extra_body: fields added to every request; a null takes a field of ours out, for servers that refuse it.
-        first_wait_secs, longest_wait_secs: bounds of the random waits between tries; they double from the first.
+        extra_body: fields added to every request; a null removes one of our fields, for servers that refuse it.
+        connection: further arguments of `HttpClient` (``concurrency``, ``timeout_secs``, ``max_retries``, ...).
 
-    ``revision`` is what the server calls the ``root`` of its model, known after `connect` or the first answer.
-    ``stats`` counts ``requests`` (tries included), ``answers``, ``errors`` and ``retries`` by cause.
+    The attribute ``concurrency`` is twice the connection's: while some rows are between two requests or wait for a
+    retry, other rows keep the connections busy. ``revision`` is the ``root`` of the server's model, known after
+    `connect` or the first answer. ``stats`` counts ``requests`` (retries included), ``answers``, ``errors`` and
+    ``retries`` by cause.
 
     Raises:
-        ConfigError: unknown ``api``, or a URL that is none or carries a password.
+        ConfigError: unknown ``api``, or ``base_url`` is no URL or carries a password.
     """
 
     def __init__(
@@ -60,29 +57,16 @@ class OpenAIEngine:
         *,
         tokenizer: str | None = None,
         api: str = "completions",
-        concurrency: int = 64,
-        timeout_secs: float = 300.0,
-        max_retries: int = 8,
-        api_key_env: str = "OPENAI_API_KEY",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         extra_body: Mapping[str, Any] | None = None,
-        first_wait_secs: float = 0.25,
-        longest_wait_secs: float = 60.0,
+        **connection: Any,
     ) -> None:
         if api not in APIS:
             raise ConfigError(f"unknown api {api!r} of the openai engine.{nearest(api, APIS)}")
-        self.client = Client(
-            base_url,
-            in_flight=concurrency,
-            timeout_secs=timeout_secs,
-            max_retries=max_retries,
-            api_key_env=api_key_env,
-            first_wait_secs=first_wait_secs,
-            longest_wait_secs=longest_wait_secs,
-        )
+        self.client = HttpClient(base_url, **connection)
         self.name = model
         self.revision: str | None = None
-        self.concurrency = 2 * concurrency
+        self.concurrency = 2 * self.client.concurrency
         self.stats = self.client.stats
         self.stats.update(answers=0, errors=0)
         self.api = api
@@ -100,8 +84,8 @@ class OpenAIEngine:
         self._known = False
 
     async def generate(self, request: Request) -> Generation:
-        """See `Engine`. Raises `EngineError` for a server that is down, a key or model that it refuses, or a
-        ``prefix`` over chat."""
+        """See `Engine`. Raises `EngineError` if the server is down or refuses the key or model, or for a ``prefix``
+        over chat."""
         self.client.open()
         if not self._known:
             await self._meet()
@@ -111,7 +95,7 @@ class OpenAIEngine:
             else:
                 path, body, parse = "/completions", self._completion_body(request), self._parse_completion
             reply, truncated = await self.client.post(path, json.dumps(body).encode(), parse)
-        except (RowError, Unanswered) as error:
+        except (RowError, RequestFailed) as error:
             self.stats["errors"] += 1
             return Generation("", False, str(error))
         except NotServed as error:
@@ -128,8 +112,8 @@ class OpenAIEngine:
         await self.client.close()
 
     def connect(self) -> None:
-        """Reach the server now, so that ``revision`` is known, from code that is not asynchronous. Raises
-        `EngineError` as `generate` does."""
+        """Reach the server now, so that ``revision`` is known; for code that is not asynchronous. Raises `EngineError`
+        as `generate` does."""
 
         async def reach() -> None:
             self.client.open()
@@ -138,15 +122,15 @@ class OpenAIEngine:
             finally:
                 await self.close()
 
-        with ThreadPoolExecutor(1) as thread:  # a thread of its own: the caller's may run an event loop
+        with ThreadPoolExecutor(1) as thread:  # the caller's own thread may run an event loop
             thread.submit(lambda: asyncio.run(reach())).result()
 
     async def _meet(self) -> None:
-        """Ask once which models there are, however many requests come first."""
+        """Ask once which models there are, even if many requests start together."""
         loop = asyncio.get_running_loop()
         if self._first_contact is None or self._first_contact.get_loop() is not loop:
             self._first_contact = loop.create_task(self._look_around())
-        # Shielded: a caller that is cancelled must not take the answer from the others.
+        # Shielded: cancelling one caller must not cancel the task that the others wait for.
         await asyncio.shield(self._first_contact)
 
     async def _look_around(self) -> None:
@@ -158,9 +142,9 @@ class OpenAIEngine:
         if entries and self.name not in names:
             logger.warning("%s serves %s, not %r", self.client.base_url, ", ".join(map(str, names)), self.name)
         for entry in entries:
-            # `created` is the time of asking in most servers and would make equal rows differ.
+            # Not `created`: in most servers it is the time of the request, and equal rows would differ.
             if entry.get("id") == self.name and isinstance(root := entry.get("root"), str):
-                # A folder's place differs from machine to machine; its last part says what it is.
+                # A folder's path differs from machine to machine; its last part names the LLM.
                 self.revision = PurePath(root).name if root.startswith(("/", ".", "~")) else root
         self._known = True
 
@@ -182,14 +166,14 @@ class OpenAIEngine:
             "prompt": self.prompts.text_prompt(request.messages, request.prefix),
             "max_tokens": sampling.max_new_tokens,
             "seed": request.seed,
-            # The template has written its special tokens, and the answer's must be seen (a closing think tag).
+            # The template has written its special tokens. The answer's must be returned (a closing think tag).
             "add_special_tokens": False,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
             "stop_token_ids": [self._end_of_turn_id],
         }
         if sampling.temperature is not None:
-            # vLLM fills what is left out from the LLM's generation config: all of it is said.
+            # vLLM takes missing settings from the LLM's generation config, so all are given.
             body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
             body |= {"min_p": 0.0, "repetition_penalty": 1.0}
         return self._with_extra(body)
@@ -204,7 +188,7 @@ class OpenAIEngine:
             "max_tokens": sampling.max_new_tokens,
             "seed": request.seed,
         }
-        # Only what is in OpenAI's own API, and what was asked for.
+        # Only fields of OpenAI's own API, and settings that were given.
         if self.chat_template_kwargs:
             body["chat_template_kwargs"] = self.chat_template_kwargs
         if sampling.temperature is not None:
@@ -228,10 +212,11 @@ class OpenAIEngine:
         reply = read_chat(data)
         content = reply.text or ""
         if reply.thought:
-            opening = "" if self._think.opened_by_template else f"{self._think.tags.open}\n"
             ended = bool(content) or reply.finish_reason != "length"
-            closing = f"\n{self._think.tags.close}\n\n" if ended else ""
-            content = opening + reply.thought.strip("\n") + closing + content.lstrip("\n")
+            thought = ("" if self._think.opened_by_template else "\n") + reply.thought.strip("\n")
+            answer = "\n\n" + content.lstrip("\n")
+            parts = Thought(f"{thought}\n", answer, True) if ended else Thought(thought, None, False)
+            content = join(parts, self._think)
         elif reply.text is None and reply.finish_reason != "length":
             raise MalformedAnswer("a message without content")
         return self._ended(reply._replace(text=content))
@@ -240,11 +225,11 @@ class OpenAIEngine:
         """The reply without its end-of-turn token, and whether the token limit cut it."""
         text, reason = reply.text or "", reply.finish_reason
         if reason == "length":
-            # A cut inside a character of several bytes leaves a replacement mark that the LLM did not write.
+            # A cut inside a character of several bytes leaves a replacement mark that the LLM did not generate.
             return reply._replace(text=text.rstrip("\ufffd")), True
         if reason == "content_filter":
-            raise Unanswered("the server's content filter kept the answer back")
-        if reason != "stop":  # null or abort: the server gave up on it
+            raise RequestFailed("the server's content filter blocked the answer")
+        if reason != "stop":  # null or abort: the server gave the request up
             raise MalformedAnswer(f"finish_reason is {reason!r}")
         return reply._replace(text=text.removesuffix(self._end_of_turn) if self._end_of_turn else text), False
 

@@ -1,23 +1,23 @@
-"""The one checked reading of a server's JSON answer, for all that ask an OpenAI-compatible server.
+"""Reads and checks the JSON answers of OpenAI-compatible servers.
 
-A server may send anything. An answer that is none is a `MalformedAnswer` of this one request; a count of tokens that
-is none is unknown, and no reason to lose the answer.
+A server may send anything. A faulty answer raises `MalformedAnswer` for this one request. A faulty token count becomes
+None and the answer is kept.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-#: No answer has more tokens; a larger count is a mistake.
+#: Larger token counts are faulty.
 MAX_TOKENS = 1 << 40
 
 
 class MalformedAnswer(Exception):
-    """What is wrong with an answer; the request is tried again."""
+    """A faulty answer; the request is retried."""
 
 
 class Reply(NamedTuple):
-    """``text``: None where the server sends null. ``thought``: what it splits off. Tokens: None where not known."""
+    """``text``: None if the server sends null. ``thought``: if the server splits it off. Tokens: None if unknown."""
 
     text: str | None
     thought: str | None
@@ -33,7 +33,7 @@ def read_object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits; nested too deep
         raise MalformedAnswer(f"{type(error).__name__} in {_start(content)}") from None
     if not isinstance(data, dict):
-        raise MalformedAnswer(f"a {type(data).__name__} in the place of an object: {_start(content)}")
+        raise MalformedAnswer(f"a {type(data).__name__} instead of an object: {_start(content)}")
     return data
 
 
@@ -55,7 +55,7 @@ def read_chat(data: Mapping[str, Any]) -> Reply:
 
 
 def read_models(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of ``/models``: ``id``, and ``root`` where it is a text. Raises `MalformedAnswer`."""
+    """The entries of ``/models``: ``id`` and ``root``, if they are texts. Raises `MalformedAnswer`."""
     entries = data.get("data")
     if not isinstance(entries, list):
         raise MalformedAnswer(f"data is {entries!r:.80}")

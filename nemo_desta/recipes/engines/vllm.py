@@ -1,14 +1,15 @@
-"""The offline vLLM engine, for whoever has a GPU and no server running. An optional extra: pip install vllm.
+"""The offline vLLM engine, for a GPU machine without a server. An optional extra: pip install vllm.
 
-Requests go to ``LLM.generate`` in large windows, which vLLM batches on its own. A window ends with its longest answer;
-``vllm serve`` and the `openai` engine keep the GPU full beyond that.
+Requests go to ``LLM.generate`` in large windows, and vLLM batches them. A window ends with its longest answer, so
+``vllm serve`` with the `openai` engine uses the GPU better.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_desta.recipes.engines.base import Sampling
-from nemo_desta.recipes.engines.local import Job, LocalEngine, llm_name, llm_revision
+from nemo_desta.answering.vllm_decoder import vllm_sampling
+from nemo_desta.recipes.engines.local import LocalEngine, llm_name, llm_revision
+from nemo_desta.recipes.engines.scheduler import Job, Result
 from nemo_desta.sources import resolve_source
 
 INSTALL = "the vllm engine needs vLLM: pip install vllm (a GPU machine; a separate environment is wise, it pins torch)"
@@ -18,9 +19,9 @@ class VLLMEngine(LocalEngine):
     """A frozen LLM in vLLM.
 
     ``llm``: a ``vllm.LLM``. ``end_ids``: further ids that end a turn, beside the tokenizer's and the template's.
-    ``window``: requests handed over at a time; answers reach their rows when all of a window are there. With
-    ``temperature`` None, temperature, top-p, top-k and min-p are those that vLLM reads from the LLM's generation
-    config; it samples even where that config says ``do_sample: false``.
+    ``window``: requests per call; rows get their answers when the whole window is done. With ``temperature`` None,
+    vLLM takes temperature, top-p, top-k and min-p from the LLM's generation config. It samples even if that config
+    says ``do_sample: false``.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class VLLMEngine(LocalEngine):
             revision=revision,
             end_ids=end_ids,
             context=_model_config(llm).max_model_len,
-            window=window,
+            batch_size=window,
+            concurrency=window,
             chat_template_kwargs=chat_template_kwargs,
         )
         self.llm = llm
@@ -76,41 +78,27 @@ class VLLMEngine(LocalEngine):
             chat_template_kwargs=chat_template_kwargs,
         )
 
-    def plan(self, jobs: list[Job]) -> list[list[int]]:
-        """All at once: vLLM batches by itself, also what differs in sampling."""
-        return [list(range(len(jobs)))]
+    def own_sampling(self) -> dict[str, Any]:
+        own = self.llm.get_default_sampling_params()
+        return {"temperature": own.temperature, "top_p": own.top_p, "top_k": max(own.top_k, 0), "min_p": own.min_p}
 
-    def run(self, jobs: list[Job]) -> list[list[int]]:
-        """New ids of each job."""
+    def advance(self, jobs: list[Job]) -> list[tuple[Job, Result]]:
+        """All answers in one call."""
+        from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
         prompts = [TokensPrompt(prompt_token_ids=job.ids) for job in jobs]
-        outputs = self.llm.generate(prompts, [self._params(job) for job in jobs], use_tqdm=False)
-        return [list(output.outputs[0].token_ids) for output in outputs]
-
-    def _params(self, job: Job) -> Any:
-        from vllm import SamplingParams
-
-        return SamplingParams(
-            **self._how(job.sampling),
-            max_tokens=job.sampling.max_new_tokens,
-            seed=job.seed,
-            stop_token_ids=self.end_ids,
-            detokenize=False,  # ids become text as in every other engine
-        )
-
-    def _how(self, sampling: Sampling) -> dict[str, Any]:
-        if sampling.temperature is None:
-            own = self.llm.get_default_sampling_params()
-            return {"temperature": own.temperature, "top_p": own.top_p, "top_k": own.top_k, "min_p": own.min_p}
-        if sampling.temperature == 0:
-            return {"temperature": 0.0}
-        # -1: all tokens, in old versions and new ones.
-        return {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
+        # detokenize: ids become text as in every other engine.
+        params = [
+            SamplingParams(**vllm_sampling(job.sampling), stop_token_ids=self.end_ids, detokenize=False)
+            for job in jobs
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return [(job, list(output.outputs[0].token_ids)) for job, output in zip(jobs, outputs, strict=True)]
 
 
 def _configured_end_ids(source: str) -> list[int]:
-    """Those of the generation config, which an LLM need not have."""
+    """The end ids of the generation config, if the LLM has one."""
     from transformers import GenerationConfig
 
     try:
@@ -121,5 +109,5 @@ def _configured_end_ids(source: str) -> list[int]:
 
 
 def _model_config(llm: Any) -> Any:
-    """Newer versions of vLLM have it at the LLM itself."""
+    """Newer versions of vLLM have it as an attribute of the LLM."""
     return getattr(llm, "model_config", None) or llm.llm_engine.model_config

@@ -5,7 +5,7 @@ import torch
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder, build_encoder, register_encoder
-from nemo_desta.perception.encoders import registry as registry_module
+from nemo_desta.perception.encoders.registry import ENCODERS
 
 
 class Ear:
@@ -21,7 +21,7 @@ class Ear:
 
 @pytest.fixture(autouse=True)
 def names_come_and_go(monkeypatch):
-    monkeypatch.setattr(registry_module, "_factories", dict(registry_module._factories))
+    monkeypatch.setattr(ENCODERS, "factories", dict(ENCODERS.factories))
 
 
 def test_by_name(whisper_folder, beats_path):

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from nemo_desta.answering.sampling import Drawer, draw, own_sampling
+from nemo_desta.answering.sampling import Sampling as Resolved
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines import EngineError, Generation, HFEngine, Request, Sampling, generate_all
-from nemo_desta.recipes.engines.hf import own_draw
-from nemo_desta.recipes.engines.sampler import Draw, RowSampler
 
 CONVERSATIONS = [[{"role": "user", "content": "what is this? " * n}] for n in (1, 5, 2, 9, 3, 4, 1)]
 GREEDY = Sampling(max_new_tokens=12, temperature=0.0)
@@ -92,10 +92,14 @@ def test_mixed_samplings_and_limits_in_one_queue_equal_separate_runs(engine: HFE
 
 
 def test_no_temperature_means_the_llms_own_generation_config() -> None:
-    assert own_draw(GenerationConfig()) is None
-    config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
-    assert own_draw(config) == Draw(0.6, 0.95, 20, 0.1)
-    assert own_draw(GenerationConfig(do_sample=True)) == Draw(1.0, 1.0, 50, 0.0)  # transformers' own fallback
+    def own(**config: Any) -> Resolved:
+        return Resolved(**own_sampling(GenerationConfig(**config)))
+
+    assert own() == Resolved(temperature=0.0)
+    config = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.1}
+    assert own(**config) == Resolved(temperature=0.6, top_p=0.95, top_k=20, min_p=0.1)
+    fallback = Resolved(temperature=1.0, top_p=1.0, top_k=50, min_p=0.0)
+    assert own(do_sample=True) == fallback  # transformers' own
 
 
 def test_own_config_that_does_not_sample_gives_the_likeliest_answer(engine: HFEngine) -> None:
@@ -114,13 +118,13 @@ def test_answers_are_raw_and_say_when_they_were_cut(engine: HFEngine) -> None:
     assert any("</think>" in answer.text for answer in answers)
 
 
-def test_row_sampler_draws_from_the_distribution() -> None:
+def test_rows_are_drawn_from_the_distribution() -> None:
     probs = torch.tensor([0.5, 0.1, 0.3, 0.1])
     rows = 4000
 
     def shares(temperature: float, **options: Any) -> list[float]:
-        sampler = RowSampler(Draw(temperature, **options), range(rows), max_new_tokens=1, prompt_width=3)
-        chosen = sampler(torch.zeros(rows, 3), probs.log().expand(rows, 4)).argmax(-1).tolist()
+        drawers = [Drawer(Resolved(temperature=temperature, seed=seed, **options)) for seed in range(rows)]
+        chosen = draw(probs.log().expand(rows, 4), drawers, [[]] * rows)
         return [Counter(chosen)[i] / rows for i in range(4)]
 
     assert shares(1.0) == pytest.approx([0.5, 0.1, 0.3, 0.1], abs=0.03)
@@ -130,6 +134,41 @@ def test_row_sampler_draws_from_the_distribution() -> None:
     assert shares(1.0, top_k=2) == pytest.approx([0.625, 0, 0.375, 0], abs=0.03)
     assert shares(1.0, top_k=2, top_p=0.6) == [1, 0, 0, 0]  # of the two that top-k leaves, one holds 0.625
     assert shares(1.0, min_p=0.5) == pytest.approx([0.625, 0, 0.375, 0], abs=0.03)
+
+
+def test_rows_join_a_running_batch_and_cancelled_ones_leave_it(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
+    limits = [40, 3, 3, 3, 40, 3, 3]
+    requests = [
+        Request(m, Sampling(limit, temperature=0.0), 0) for m, limit in zip(CONVERSATIONS, limits, strict=True)
+    ]
+    expected = [generate_all(engine, [request])[0] for request in requests]
+    prompts, rows, forward = [], [], engine.model.forward
+
+    def counted(**inputs: Any) -> Any:
+        count, width = inputs["input_ids"].shape
+        (prompts if width > 1 else rows).append(count)
+        return forward(**inputs)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    assert generate_all(engine, requests) == expected
+    assert prompts == [4, 3] and max(rows) == 4
+    assert len(rows) < 50, "two rows of 40 tokens take few more steps than one"
+
+    async def cancelled() -> Generation:
+        tasks = [asyncio.create_task(engine.generate(requests[i])) for i in (0, 4)]
+        while len(rows) < 4:
+            await asyncio.sleep(0.001)
+        tasks[0].cancel()
+        return await tasks[1]
+
+    rows.clear()
+    assert asyncio.run(cancelled()) == expected[4]
+    assert rows[0] == 2 and rows[-1] == 1
+    asyncio.run(engine.close())
+    assert not len(engine._decoder)
 
 
 def test_prompt_longer_than_the_context_is_an_error_of_its_row(engine: HFEngine) -> None:
@@ -152,17 +191,18 @@ def test_one_engine_serves_several_event_loops_one_after_the_other(engine: HFEng
 
 
 class Cramped:
-    """A model whose memory holds ``room`` tokens (rows x longest)."""
+    """A model whose memory holds ``room`` tokens (rows x longest). ``sizes``: rows of each batch of prompts."""
 
     def __init__(self, engine: HFEngine, room: int) -> None:
-        self.generate, self.room, self.sizes = engine.model.generate, room, []
+        self.forward, self.room, self.sizes = engine.model.forward, room, []
 
     def __call__(self, **inputs: Any) -> Any:
         rows, width = inputs["input_ids"].shape
-        self.sizes.append(rows)
-        if rows * (width + 12) > self.room:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
-        return self.generate(**inputs)
+        if width > 1:
+            self.sizes.append(rows)
+            if rows * (width + 12) > self.room:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return self.forward(**inputs)
 
 
 def test_out_of_memory_halves_the_batch_and_says_so(
@@ -173,7 +213,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     expected = ask(engine, GREEDY, range(32), conversations)
     longest = expected[0].prompt_tokens + 12
     cramped = Cramped(engine, room=3 * longest)
-    monkeypatch.setattr(engine.model, "generate", cramped)
+    monkeypatch.setattr(engine.model, "forward", cramped)
     with caplog.at_level(logging.WARNING):
         assert ask(engine, GREEDY, range(32), conversations) == expected
     assert cramped.sizes[:3] == [8, 4, 2] and set(cramped.sizes[3:]) == {2}  # learnt, not tried again
@@ -183,7 +223,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
 def test_row_that_fits_no_memory_is_an_error_of_its_own(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
     conversations = [[{"role": "user", "content": "x" * n}] for n in (200, 3, 3)]
-    monkeypatch.setattr(engine.model, "generate", Cramped(engine, room=150))
+    monkeypatch.setattr(engine.model, "forward", Cramped(engine, room=150))
     answers = ask(engine, GREEDY, [0] * 3, conversations)
     assert "do not fit the GPU's memory: CUDA out of memory" in answers[0].error
     assert [answer.error for answer in answers[1:]] == [None, None]
@@ -195,7 +235,7 @@ def test_exception_in_the_model_reaches_every_caller(llm_folder: Path, monkeypat
     def broken(**inputs: Any) -> None:
         raise RuntimeError("device-side assert triggered")
 
-    monkeypatch.setattr(engine.model, "generate", broken)
+    monkeypatch.setattr(engine.model, "forward", broken)
 
     async def outcomes() -> list[Any]:
         requests = [Request(m, GREEDY, 0) for m in CONVERSATIONS]

@@ -15,7 +15,7 @@ import pytest
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines import EngineError, Generation, OpenAIEngine, Request, Sampling, generate_all
-from nemo_desta.recipes.engines.client import _retry_after_secs
+from nemo_desta.recipes.engines.http_client import _retry_after_secs
 from nemo_desta.testing.openai_server import Call, Faults, Reply, ScriptedServer
 
 QUICK = {"first_wait_secs": 0.001, "longest_wait_secs": 0.01}

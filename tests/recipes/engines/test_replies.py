@@ -7,7 +7,7 @@ import pytest
 
 from nemo_desta.evaluation.endpoint import answer_rows_at
 from nemo_desta.recipes.engines import Generation, OpenAIEngine, Request, Sampling, generate_all
-from nemo_desta.recipes.engines.client import _message, _retry_after_secs
+from nemo_desta.recipes.engines.http_client import _message, _retry_after_secs
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_chat, read_completion, read_models, read_object
 from nemo_desta.testing.openai_server import Call, Reply, ScriptedServer
 
@@ -58,7 +58,7 @@ def test_a_whole_count_is_read_whatever_its_type() -> None:
         (body(usage=1)[:-1] + b', "n": ' + b"1" * 5000 + b"}", "ValueError"),
         (b'{"choices": [{"text": "\xff\xfe"}]}', "UnicodeDecodeError"),
         (b"", "JSONDecodeError"),
-        (b"[1]", "a list in the place of an object"),
+        (b"[1]", "a list instead of an object"),
         (body(choices={"0": CHOICE}), "choices is"),
         (body(choices=[]), "choices is"),
         (body(choices=["text"]), "choices is"),

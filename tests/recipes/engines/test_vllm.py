@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 from nemo_desta.recipes.engines import EngineError, Request, Sampling, VLLMEngine, build_engine, generate_all
 
 CONVERSATIONS = [[{"role": "user", "content": "what is this? " * n}] for n in (1, 5, 2)]
-PARAMS = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "stop_token_ids", "detokenize"}
+FILTERS = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+PARAMS = FILTERS | {"max_tokens", "seed", "stop_token_ids", "detokenize"}
 
 
 class SamplingParams:
@@ -69,7 +70,7 @@ def test_a_window_is_one_call_with_ids_and_seeds_of_each_row(llm_folder: Path) -
     [(prompts, params)] = engine.llm.calls
     rendered = [engine.prompts.render(request.messages) + request.prefix for request in requests]
     assert [p["prompt_token_ids"] for p in prompts] == [engine.prompts.tokenize(text) for text in rendered]
-    common = {"stop_token_ids": engine.end_ids, "detokenize": False}
+    common = {"stop_token_ids": engine.end_ids, "detokenize": False, "repetition_penalty": 1.0}
     assert [vars(p) for p in params] == [
         {"temperature": 0.05, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "max_tokens": 7, "seed": 10, **common},
         {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0.0, "max_tokens": 4, "seed": 11, **common},
@@ -102,6 +103,14 @@ def test_exception_in_vllm_reaches_the_callers(llm_folder: Path, monkeypatch: py
 
     monkeypatch.setattr(engine.llm, "generate", broken)
     with pytest.raises(EngineError, match="EngineCore died"):
+        generate_all(engine, [Request(CONVERSATIONS[0], Sampling(7), 0)])
+
+
+@pytest.mark.usefixtures("vllm")
+def test_answer_that_vllm_loses_reaches_the_callers(llm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VLLMEngine.from_pretrained(str(llm_folder))
+    monkeypatch.setattr(engine.llm, "generate", lambda *args, **options: [])
+    with pytest.raises(EngineError, match="zip"):
         generate_all(engine, [Request(CONVERSATIONS[0], Sampling(7), 0)])
 
 

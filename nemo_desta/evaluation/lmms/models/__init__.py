@@ -1,3 +1,3 @@
-"""What lmms-eval's plugin hook reads: the name of a model's module here -> its class."""
+"""Read by lmms-eval's plugin hook: module name of a model in this package -> class name."""
 
 AVAILABLE_MODELS = {"desta": "Desta"}

@@ -1,9 +1,9 @@
-"""A trained model inside lmms-eval, for those who have that harness already.
+"""A trained model inside lmms-eval, for users of that harness.
 
     LMMS_EVAL_PLUGINS=nemo_desta.evaluation.lmms lmms-eval --model desta --model_args pretrained=<folder> --tasks mmau
 
-It answers by the same decode loop as everywhere else. The harness's prompts, extraction and scorers are its own and
-differ from the official ones; numbers of the two are not comparable.
+The decode loop is that of the rest of the package. The harness has its own prompts, extraction and scorers, which
+differ from the official ones, so its numbers are not comparable with theirs.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from lmms_eval.api.model import lmms
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
-#: Of lmms-eval's generation settings, what a `DestaModel` draws by; the others (num_beams) are not offered here.
+#: lmms-eval's generation settings that a `DestaModel` supports; the others (num_beams) are ignored.
 KNOWN = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample")
 
 
 class Desta(lmms):
-    """lmms-eval's interface. ``pretrained``: model folder or hub id. ``llm``: where the frozen LLM is."""
+    """lmms-eval's interface. ``pretrained``: model folder or hub id. ``llm``: path or hub id of the frozen LLM."""
 
     def __init__(self, pretrained: str, device: str | None = None, batch_size: int | str = 16, llm: str | None = None):
         from nemo_desta.models.desta import DestaModel
@@ -46,21 +46,21 @@ class Desta(lmms):
         return [answers[i] for i in range(len(requests))]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not offered."""
-        raise NotImplementedError("conversations of several rounds are not offered to lmms-eval")
+        """Not supported."""
+        raise NotImplementedError("multi-round conversations are not supported in lmms-eval")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not offered: the benchmarks of audio models are generated."""
-        raise NotImplementedError("log-likelihoods are not offered to lmms-eval")
+        """Not supported: benchmarks of audio models use generated answers."""
+        raise NotImplementedError("log-likelihoods are not supported in lmms-eval")
 
     def _chat(
         self, context: str, settings: dict[str, Any], doc_to_visual: Any, doc_id: Any, task: str, split: str
     ) -> list[dict[str, Any]]:
-        """One user message: the clips in front of the harness's text, as it gives audio to other models."""
+        """One user message: the clips before the harness's text, as it does for other audio models."""
         clips = doc_to_visual(self.task_dict[task][split][doc_id])
         clips = [clip for clip in clips if clip is not None] if isinstance(clips, list | tuple) else [clips]
         tag = self._model.audio_locator_tag
-        text = context.replace(tag, "").strip()  # a tag in the text would be taken for a clip
+        text = context.replace(tag, "").strip()  # a tag in the text would count as a clip
         if not clips:
             return [{"role": "user", "content": text}]
         audios = [{"array": clip["array"], "sampling_rate": clip["sampling_rate"]} for clip in clips]
@@ -68,7 +68,7 @@ class Desta(lmms):
 
 
 def _settings(asked: dict[str, Any]) -> dict[str, Any]:
-    """lmms-eval's settings in ours; a temperature of 0 is greedy."""
+    """lmms-eval's settings as ours; a temperature of 0 is greedy."""
     settings = {name: asked[name] for name in KNOWN if asked.get(name) is not None}
     if settings.get("top_k") == -1:
         settings.pop("top_k")

@@ -1,0 +1,68 @@
+"""Prompts a model with one question per clip or per description, in length-sorted batches."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from nemo_desta.models.desta import DestaModel
+
+
+def ask_about_clips(
+    model: "DestaModel",
+    clips: Sequence[Any],
+    questions: Sequence[str],
+    *,
+    lengths: Sequence[float] | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 64,
+    progress: bool = True,
+) -> list[str]:
+    """Greedy answers to ``questions`` (N), the i-th about ``clips[i]`` (path or array), without transcripts.
+
+    ``lengths``: sort keys, so that a batch holds clips of similar length.
+    """
+    tag = model.audio_locator_tag
+    chats = [
+        [{"role": "user", "content": f"{tag}\n{question}", "audios": [clip]}]
+        for clip, question in zip(clips, questions, strict=True)
+    ]
+    return _ask(model, chats, lengths or [0.0] * len(chats), batch_size, max_new_tokens, progress)
+
+
+def ask_about_descriptions(
+    model: "DestaModel",
+    descriptions: Sequence[str],
+    questions: Sequence[str],
+    *,
+    batch_size: int = 64,
+    max_new_tokens: int = 64,
+    progress: bool = True,
+) -> list[str]:
+    """The text cascade, an upper bound: the same LLM reads the true description instead of the audio."""
+    chats = [
+        [{"role": "user", "content": f"{description}\n{question}"}]
+        for description, question in zip(descriptions, questions, strict=True)
+    ]
+    return _ask(model, chats, [len(d) for d in descriptions], batch_size, max_new_tokens, progress)
+
+
+def _ask(
+    model: "DestaModel",
+    chats: Sequence[Any],
+    lengths: Sequence[float],
+    batch_size: int,
+    max_new_tokens: int,
+    progress: bool,
+) -> list[str]:
+    order = sorted(range(len(chats)), key=lambda i: lengths[i])
+    answers = [""] * len(chats)
+    with tqdm(total=len(chats), desc="answers", disable=not progress, unit="answer") as bar:
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            texts = model.chat([chats[i] for i in chosen], max_new_tokens=max_new_tokens, do_sample=False)
+            for i, text in zip(chosen, texts, strict=True):
+                answers[i] = text
+            bar.update(len(chosen))
+    return answers

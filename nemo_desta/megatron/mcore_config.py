@@ -1,0 +1,232 @@
+"""Hugging Face config -> megatron-core config and layers. A feature that is not covered is refused by name.
+
+Layers are TransformerEngine's where it is installed, otherwise megatron-core's own linear layers with the norm and the
+attention of this file. Letters: S positions, B rows, A query heads, G key-value heads, H head size.
+"""
+
+import importlib
+import importlib.util
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.param_mapping import ARCHITECTURES, head_size
+
+#: Rotary embeddings without an attention factor; megatron-core has no setting for one.
+ROPE_TYPES = ("default", "linear", "llama3")
+
+#: Settings of an LLM's config that change the logits after the head.
+LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+#: Features by config key: the value that means "absent", and a name for the message.
+ABSENT = {
+    "attention_bias": (False, "biases in the attention projections"),
+    "mlp_bias": (False, "biases in the MLP"),
+    "use_sliding_window": (False, "sliding-window attention"),
+    "num_experts": (None, "a mixture of experts"),
+    "num_local_experts": (None, "a mixture of experts"),
+    "quantization_config": (None, "quantised weights"),
+}
+
+
+def check_covered(config: PretrainedConfig) -> None:
+    """Refuse an LLM that megatron-core would not compute exactly.
+
+    Raises:
+        ConfigError: the message names the feature.
+    """
+    if config.model_type not in ARCHITECTURES:
+        raise ConfigError(
+            f"strategy=megatron covers LLMs of type {', '.join(ARCHITECTURES)}, found '{config.model_type}'. "
+            "strategy=ddp and fsdp2 run any causal LLM of Hugging Face"
+        )
+    for key, (absent, what) in ABSENT.items():
+        if getattr(config, key, absent) not in (absent, None):
+            raise ConfigError(f"strategy=megatron does not cover {what} (LLM config: {key}={getattr(config, key)!r})")
+    changes = {name: getattr(config, name, None) for name in LOGIT_TRANSFORMS}
+    if found := {name: value for name, value in changes.items() if value not in (None, 1.0)}:
+        raise ConfigError(f"strategy=megatron does not cover logits that are changed after the head, found {found}")
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds - {"full_attention"}:
+        raise ConfigError(
+            f"strategy=megatron covers full attention in every layer, found layer_types {', '.join(sorted(kinds))}"
+        )
+    if config.hidden_act != "silu":
+        raise ConfigError(f"strategy=megatron covers hidden_act=silu, found '{config.hidden_act}'")
+    rope = rope_settings(config)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_TYPES:
+        raise ConfigError(f"strategy=megatron covers rope types {', '.join(ROPE_TYPES)}, found '{kind}'")
+    partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    if partial not in (None, 1, 1.0):
+        raise ConfigError(f"strategy=megatron covers rotation of whole heads, found partial_rotary_factor={partial}")
+
+
+def rope_settings(config: PretrainedConfig) -> dict:
+    """Rotary settings of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
+    return dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+
+
+def rotary_frequencies(config: PretrainedConfig) -> Tensor:
+    """(H / 2,) float32: the frequencies of the Hugging Face model itself."""
+    kind = config.model_type  # covered, so the class has this name
+    module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    rotary = getattr(module, f"{kind.capitalize()}RotaryEmbedding")(config)
+    if rotary.attention_scaling != 1.0:
+        raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {rotary.attention_scaling}")
+    return rotary.inv_freq.detach().float()
+
+
+def transformer_config(
+    config: PretrainedConfig, layout: Layout, *, dtype: torch.dtype, recompute: bool = False
+) -> TransformerConfig:
+    """megatron-core's config for a covered LLM. It is frozen: no dropout, no initialisation of weights."""
+    check_covered(config)
+    features = ARCHITECTURES[config.model_type]
+    stages = layout.layers_per_stage(config.num_hidden_layers)
+    return TransformerConfig(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.intermediate_size,
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_key_value_heads,
+        kv_channels=head_size(config),
+        normalization="RMSNorm",
+        layernorm_epsilon=config.rms_norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias="qkv_bias" in features,
+        qk_layernorm="qk_norm" in features,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=layout.tensor_parallel_size,
+        pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        pipeline_model_parallel_layout=_stage_layout(stages) if len(set(stages)) > 1 else None,
+        sequence_parallel=layout.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        variable_seq_lengths=True,  # batches are ragged: stages send each other the shape
+        moe_token_dispatcher_type="alltoall",  # checked for dense models, too, when lengths vary
+        perform_initialization=False,  # all values come from the checkpoint
+        recompute_granularity="full" if recompute else None,
+        recompute_method="uniform" if recompute else None,
+        recompute_num_layers=1 if recompute else None,
+    )
+
+
+def block_spec(config: TransformerConfig, num_layers: int) -> TransformerBlockSubmodules:
+    """The layers of one pipeline stage and the final norm."""
+    if has_transformer_engine():
+        from megatron.core.extensions.transformer_engine import TENorm
+
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TENorm)
+    return TransformerBlockSubmodules(layer_specs=[_local_layer(config)] * num_layers, layer_norm=RMSNorm)
+
+
+def has_transformer_engine() -> bool:
+    """Whether TransformerEngine is installed.
+
+    Raises:
+        ImportError: it is installed, but megatron-core cannot use it.
+    """
+    if importlib.util.find_spec("transformer_engine") is None:
+        return False
+    import transformer_engine.pytorch  # noqa: F401  a broken install fails here with its own message
+    from megatron.core.extensions.transformer_engine import HAVE_TE
+
+    if not HAVE_TE:
+        raise ImportError("transformer_engine is installed but megatron-core cannot use it: reinstall or remove it")
+    return True
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in float32, as in the Hugging Face models; works under sequence parallelism."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(
+            torch.ones(hidden_size, dtype=config.params_dtype, device=torch.cuda.current_device())
+        )
+        # megatron-core's mark for weights whose gradients are partial sums on each rank
+        self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+class CausalAttention(MegatronModule):
+    """Causal attention by torch's fused kernel; replaces megatron-core's, which stores the (S, S) scores."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        cp_comm_type: str | None = None,
+        softmax_scale: float | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
+    ):
+        super().__init__(config=config)
+        if attn_mask_type != AttnMaskType.causal or softmax_scale is not None:
+            raise ValueError(f"only plain causal attention, found {attn_mask_type} with scale {softmax_scale}")
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> Tensor:
+        """query: (S, B, A, H); key, value: (S, B, G, H) -> (S, B, A * H). Rows are right padded: no mask is needed."""
+        if any(given is not None for given in (attention_mask, attention_bias, packed_seq_params)):
+            raise ValueError("causal attention here takes no mask, bias or packed sequences")
+        if query.shape[0] != key.shape[0]:
+            raise ValueError(f"{query.shape[0]} queries but {key.shape[0]} keys: only whole sequences, no cache")
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # (S, B, A, H) -> (B, A, S, H)
+        grouped = query.shape[1] != key.shape[1]
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+        return mixed.permute(2, 0, 1, 3).flatten(2)
+
+
+def _local_layer(config: TransformerConfig) -> ModuleSpec:
+    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = CausalAttention
+    if config.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    return layer
+
+
+def _stage_layout(stages: list[int]) -> list[list[str]]:
+    layout = [["decoder"] * count for count in stages]
+    layout[0].insert(0, "embedding")
+    layout[-1].append("loss")
+    return layout

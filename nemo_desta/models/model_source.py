@@ -1,0 +1,40 @@
+"""The settings that name a trained model, and how it is loaded: shared by chat, server and evaluation."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nemo_desta.config import MISSING
+
+if TYPE_CHECKING:
+    from nemo_desta.answering.engine import ChatEngine
+    from nemo_desta.models.desta import DestaModel
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """``model``: a folder or hub id. The other fields are arguments of `DestaModel.from_pretrained`."""
+
+    model: str = MISSING
+    llm: str | None = None
+    encoders: dict[str, str] | None = None
+    device: str | None = None
+    check_identity: bool = True
+    trust_remote_code: bool = False
+    allow_targets: list[str] = field(default_factory=list)
+
+    def load(self) -> "DestaModel":
+        """The model with its LLM in this process."""
+        from nemo_desta.models.desta import DestaModel
+
+        return DestaModel.from_pretrained(self.model, device=self.device, **self._arguments)
+
+    def load_with_vllm(self, **engine_args: Any) -> "ChatEngine":
+        """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
+        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
+
+        return vllm_chat_engine(self.model, **self._arguments, **engine_args)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        names = ("llm", "encoders", "check_identity", "trust_remote_code", "allow_targets")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,68 @@
+"""Prompts the LLM about one description: the wording of the request, the thinking budget, unusable answers."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_desta.core.thinking import ThinkFormat
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, Sampling
+from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.think_budget import generate_with_budget
+
+#: DeSTA2.5-Audio's wording: the description, then the prompt below it.
+TEMPLATE = "{description}\n{prompt}"
+#: An LLM's opinion of a finished row.
+Judge = Callable[..., Awaitable[Verdict | None]]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Prompts the LLM with a description and a prompt.
+
+    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message. ``max_thinking_tokens``: of a
+    reasoning LLM (``think``); a longer thought is closed and the answer is forced (budget forcing in two passes).
+    None: only ``sampling.max_new_tokens`` limits thought and answer.
+    """
+
+    engine: Engine
+    sampling: Sampling
+    template: str = TEMPLATE
+    system: str | None = None
+    max_thinking_tokens: int | None = None
+    think: ThinkFormat | None = None
+
+    async def __call__(self, description: str, prompt: str, *, seed: int) -> Generation:
+        """The raw answer."""
+        messages = request_messages(description, prompt, template=self.template, system=self.system)
+        request = Request(messages, self.sampling, seed)
+        if self.max_thinking_tokens is None or self.think is None:
+            return await self.engine.generate(request)
+        return await generate_with_budget(
+            self.engine,
+            request,
+            max_thinking_tokens=self.max_thinking_tokens,
+            max_new_tokens=self.sampling.max_new_tokens,
+            format=self.think,
+        )
+
+
+def request_messages(
+    description: str, prompt: str, *, template: str = TEMPLATE, system: str | None = None
+) -> list[dict[str, str]]:
+    """The messages that the LLM gets."""
+    values = {"{description}": description, "{prompt}": prompt}
+    content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], template)
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
+
+
+def first_problem(answer: Generation) -> Verdict | None:
+    """Why an answer is unusable before any gate checks the row; None if it is usable."""
+    if answer.error is not None:
+        return Verdict("LLM error", answer.error)
+    return None if answer.text.strip() else Verdict("empty", "the LLM generated no text")
+
+
+def describe_engine(engine: Engine) -> dict[str, Any]:
+    """The fields by which rows name the engine."""
+    return {"llm": engine.name, "llm_revision": engine.revision}
