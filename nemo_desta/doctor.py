@@ -1,6 +1,6 @@
-"""Reports installed and missing packages, with the command that installs them. The list is setup.py's.
+"""Which packages are installed or missing, and the command that installs them; the list is setup.py's.
 
-Of the stack only torch is imported, to find GPUs. So the report takes a second and also works in a broken install.
+Only torch is imported, to find GPUs, so it takes a second and works in a broken install.
 """
 
 import importlib.metadata
@@ -12,26 +12,26 @@ from typing import NamedTuple
 
 from nemo_desta.package_info import EXTRAS, REQUIRES, __python_requires__, __version__
 
-#: Packages whose versions identify the stack, in the order of the report.
+#: Packages whose versions identify the stack, in the order of a report.
 STACK = (
     *("torch", "nemo_toolkit", "transformers", "lightning", "lhotse", "peft", "megatron-core"),
     *("triton", "transformer-engine", "liger-kernel", "vllm"),
 )
-#: In no extra: part of the container, built for one GPU, CUDA or FFmpeg version, or rarely needed.
+#: Packages in no extra: part of the container, built for one GPU, CUDA or FFmpeg version, or rarely needed.
 ACCELERATORS = {
     "transformer-engine": "fused layers for Megatron; part of the NeMo container",
     "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
     "lmms-eval": "the harness that `nemo_desta.evaluation.lmms` plugs into: pip install lmms-eval",
-    "torchcodec": "audio that libsndfile does not decode (m4a, webm); needs FFmpeg: pip install torchcodec",
-    "langdetect": "detects IFEval's languages as the original does: pip install langdetect",
-    "nltk": "splits IFEval's sentences as the original does; needs NLTK's data: pip install nltk",
-    "vllm": "faster self-generation; pins its own torch, so use a separate environment: pip install vllm",
+    "torchcodec": "audio that libsndfile does not read (m4a, webm); needs FFmpeg: pip install torchcodec",
+    "langdetect": "IFEval's languages told as the original tells them: pip install langdetect",
+    "nltk": "IFEval's sentences split as the original splits them; needs NLTK's data: pip install nltk",
+    "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
 }
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt}
 
 
 class Finding(NamedTuple):
-    """One line of the report: ``version`` is None if not installed, ``problem`` is empty if there is none."""
+    """One line of the report: ``version`` is None if absent, ``problem`` is empty if there is none."""
 
     name: str
     version: str | None
@@ -46,7 +46,7 @@ def versions() -> str:
 
 
 def doctor() -> tuple[str, bool]:
-    """Returns the report and whether training can run here (a CPU counts, it is only slow)."""
+    """Returns the report and whether the training job can run here (on a CPU counts: it is only slow)."""
     core = [check_python(), *map(check, REQUIRES + EXTRAS["train"])]
     broken = [finding for finding in core if finding.problem]
     lines = [f"nemo_desta {__version__}", "", "Needed to train", *map(row, core)]
@@ -62,14 +62,14 @@ def doctor() -> tuple[str, bool]:
     if broken:
         lines.append("Training cannot run here:")
         lines += [f"  {finding.name}: {finding.problem}" for finding in broken]
-        lines.append(f"To fix it, in a checkout: {install_line('train')}")
+        lines.append(f"To repair it, in a checkout: {install_line('train')}")
     else:
         lines.append("Training can run here: python examples/speechlm_desta.py --config-name desta25 check=true")
     return "\n".join(lines), not broken
 
 
 def check(requirement: str) -> Finding:
-    """Compares one line of package_info.py with the installed version."""
+    """Compare one requirement of package_info.py with the installed version."""
     name, bounds = parse(requirement)
     version = installed(name)
     if version is None:
@@ -111,7 +111,7 @@ def installed(name: str) -> str | None:
 
 
 def hardware() -> Iterator[str]:
-    """The GPUs that torch finds, or the reason why it finds none."""
+    """GPUs that torch finds, or the reason why it finds none."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -127,7 +127,7 @@ def hardware() -> Iterator[str]:
 
 
 def install_line(extra: str) -> str:
-    """The install command with the constraint file of the installed NeMo: 2.x is the container's series."""
+    """The install command, with the constraint file of the installed NeMo's stack; 2.x is the container's."""
     stack = "container" if release(installed("nemo_toolkit") or "3") < (3,) else "latest"
     return f"pip install -c constraints/{stack}.txt -e '.[{extra}]'"
 

@@ -1,4 +1,4 @@
-"""The tags that reasoning LLMs put around a thought."""
+"""The tags around the thoughts of reasoning LLMs."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class ThinkTags:
             raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
 
 
-#: Tags that `think_format` looks for when it is told none.
+#: Tags that `think_format` looks for by default.
 KNOWN_TAGS = (
     ThinkTags(),
     ThinkTags("<thinking>", "</thinking>"),

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from nemo_desta.config import MISSING, parse
 from nemo_desta.core.prompting import PromptBuilder, place_audios
 from nemo_desta.core.thinking import ThoughtCheck
+from nemo_desta.data.audio_decoding import duration_fault
 from nemo_desta.data.audio_io import AudioRoots
-from nemo_desta.data.decoding import duration_fault
 from nemo_desta.data.row_schema import unknown_keys
 from nemo_desta.data.rows import Row, audio_entries, parse_row
 from nemo_desta.errors import ConfigError, RowError, row_guard

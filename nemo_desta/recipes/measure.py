@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from nemo_desta.data.audio_io import read_audio
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
 
@@ -147,29 +148,20 @@ class _Figures:
             return Measurements(*(None if math.isnan(value) else float(value) for value in self._values[at]))
         one = self._measure(clip)
         if one is not None:
-            line = {"id": clip["id"], **{name: getattr(one, name) for name in self._names}}
-            with self._path.open("ab") as file:  # one write, so that processes do not mix their lines
-                file.write(json.dumps(line).encode() + b"\n")
+            append_shared(self._path, {"id": clip["id"], **{name: getattr(one, name) for name in self._names}})
         return one
 
     def reload(self) -> None:
         """Read what the cache holds by now; lines that a kill left half-written are passed over."""
         self._unreadable.clear()
         keys, values = array("Q"), array("f")
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                line = b"\n"
-                for line in file:
-                    try:
-                        row = json.loads(line)
-                        key, figures = _hash(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
-                    except (ValueError, KeyError):  # KeyError: measured without a name that is wanted now
-                        continue
-                    keys.append(key)
-                    values.extend(math.nan if value is None else value for value in figures)
-            if not line.endswith(b"\n"):
-                with self._path.open("ab") as file:
-                    file.write(b"\n")
+        for row in read_shared(self._path):
+            try:
+                key, figures = _hash(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
+            except KeyError:  # measured without a name that is wanted now
+                continue
+            keys.append(key)
+            values.extend(math.nan if value is None else value for value in figures)
         found = np.array(keys, dtype=np.uint64)
         order = np.argsort(found, kind="stable")
         self._keys = found[order]

@@ -1,7 +1,7 @@
 """Self-rephrasing (ALARM): the LLM rewrites its own answer from "I read a description" to "I hear the audio".
 
-The rewriter sees the first answer R0 and nothing else. Think tags go in under neutral names, so that the LLM does not
-take them for its own, and are named back afterwards; the rewriter's own thinking is thrown away.
+The rewriter sees only the first answer R0. Think tags are replaced by neutral names, so that the LLM does not take
+them for its own, and restored afterwards. The rewriter's own thought is dropped.
 """
 
 import re
@@ -16,10 +16,13 @@ from nemo_desta.recipes.items import Verdict
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
 from nemo_desta.recipes.think_budget import generate_with_budget
 
+#: Characters of tolerance beyond the allowed length ratio; short answers change by more than a ratio.
+LENGTH_SLACK = 60
+
 
 class Rephrased(NamedTuple):
-    """``text``: the rewriting as a raw answer, empty with ``error``. ``truncated``: as R0 was. Tokens are those that
-    the rewriting took, the rewriter's thinking included.
+    """``text``: the rewritten raw answer, empty with ``error``. ``truncated``: as R0 was. Token counts include the
+    rewriter's thought.
     """
 
     text: str
@@ -30,16 +33,15 @@ class Rephrased(NamedTuple):
 
 
 class Rephraser:
-    """Rewrites raw answers of ``engine``'s LLM by the same LLM.
+    """Rewrites raw answers of ``engine``'s LLM with the same LLM.
 
     Args:
         format: the LLM's think block; None finds it in the engine's chat template. Without one (instruct LLMs, or a
             server that renders prompts itself) answers are rewritten as a whole, in one pass without thinking budget.
-        max_thinking_tokens, max_new_tokens: the rewriter's thought is ended by force behind the former; both passes
-            together write no more than the latter.
-        sampling: its ``max_new_tokens`` is not used; the default leaves the rest to the LLM's generation config.
+        max_thinking_tokens: the rewriter's thought is ended by force after so many tokens.
+        max_new_tokens: limit of both passes together; replaces that of ``sampling``.
+        sampling: the default uses the LLM's generation config.
         length_ratio: allowed length of the rewritten thought, and of the rewritten answer, relative to R0's.
-        length_slack: characters that a part may be off beyond that; short answers change by more than a ratio allows.
 
     Reasons of `Rephrased.error`: "LLM error", "rewriter cut", "no answer tags", "think block lost", "think block
     changed", "answer lost", "rewriting too short", "rewriting too long", "nothing to rewrite".
@@ -56,7 +58,6 @@ class Rephraser:
         instructions: RephraseInstructions = INSTRUCTIONS,
         cut_sentence: str = CUT_SENTENCE,
         length_ratio: tuple[float, float] = (0.5, 2.0),
-        length_slack: int = 60,
     ) -> None:
         if not 0 <= length_ratio[0] < length_ratio[1]:
             raise ValueError(f"length_ratio is {length_ratio}; expected a smaller and a larger number, 0 or more")
@@ -68,7 +69,6 @@ class Rephraser:
         self.instructions = instructions
         self.cut_sentence = cut_sentence
         self.length_ratio = length_ratio
-        self.length_slack = length_slack
 
     async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
         """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
@@ -104,7 +104,7 @@ class Rephraser:
     def _as_raw_answer(
         self, rewritten: str, before: Thought, shown: str, tag: str | None
     ) -> tuple[str, Verdict | None]:
-        """The rewriting with R0's tags, R0's white space, and unfinished where R0 was."""
+        """The rewritten text with R0's tags and white space, and unfinished if R0 was."""
         after, error = _parts(rewritten, before, shown, tag)
         if error is not None:
             return "", error
@@ -125,15 +125,15 @@ class Rephraser:
 
     def _length_error(self, what: str, before: str | None, after: str | None) -> Verdict | None:
         old, new = (len((text or "").strip()) for text in (before, after))
-        if new < self.length_ratio[0] * old - self.length_slack:
+        if new < self.length_ratio[0] * old - LENGTH_SLACK:
             return Verdict("rewriting too short", f"{what} of {old} characters became {new}")
-        if new > self.length_ratio[1] * old + self.length_slack:
+        if new > self.length_ratio[1] * old + LENGTH_SLACK:
             return Verdict("rewriting too long", f"{what} of {old} characters became {new}")
         return None
 
 
 def _with_neutral_tags(parts: Thought, format: ThinkFormat, tag: str) -> str:
-    """R0 as the rewriter sees it: both tags there, whoever wrote the first and whether the second was reached."""
+    """R0 as the rewriter sees it: always with both tags, even where R0 itself lacks one."""
     thought = (parts.thought or "").strip("\n")
     if parts.finished:
         text = f"{format.tags.open}\n{thought}\n{format.tags.close}\n\n{(parts.answer or '').strip()}".rstrip()
@@ -155,7 +155,7 @@ def _generation_error(generation: Generation) -> Verdict | None:
 
 
 def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Verdict | None]:
-    """The rewriting in all that the rewriter said: behind the last opening tag of its answer."""
+    """The rewritten text: the part of the rewriter's answer after its last opening tag."""
     answer = split(text, format).answer
     if answer is None:
         return "", Verdict("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
@@ -168,7 +168,7 @@ def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) ->
 
 
 def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Verdict | None]:
-    """Thought and answer of a rewriting that still has its neutral tags."""
+    """Thought and answer of a rewritten text that still has neutral tags."""
     if tag is None:
         lost = None if rewritten else Verdict("answer lost", "the rewriting is empty")
         return Thought(None, rewritten, True), lost
@@ -182,15 +182,15 @@ def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tupl
         return before, Verdict("think block lost", f"the thought is empty in {_start(rewritten)}")
     if rewritten.count(closing) > max(shown.count(closing), 1) or rewritten.count(opening) > shown.count(opening):
         return before, Verdict("think block changed", f"more think tags than before in {_start(rewritten)}")
-    if not before.finished:  # what comes behind the closing tag that we lent is not R0's
+    if not before.finished:  # text after the closing tag that we added is not R0's
         return Thought(thought, None, False), None
     if (before.answer or "").strip() and not answer.strip():
-        return before, Verdict("answer lost", f"nothing behind the thought in {_start(rewritten)}")
+        return before, Verdict("answer lost", f"nothing after the thought in {_start(rewritten)}")
     return Thought(thought, answer, True), None
 
 
 def _free_name(names: Sequence[str], text: str, taken: str | None = None) -> str:
-    """The first of ``names`` that is no tag in ``text``; numbered when all are."""
+    """The first of ``names`` that is no tag in ``text``; with a number appended when all are."""
     numbered = (f"{names[0]}_{number}" for number in range(2, len(text) + 3))
     for name in (*names, *numbered):
         if name != taken and not re.search(rf"</?{name}\s*/?>", text, re.IGNORECASE):

@@ -203,14 +203,14 @@ def test_rephrasing_in_one_go_keeps_the_first_answer_and_gates_see_the_second() 
 
 def test_rephrasing_rows_of_an_earlier_run_changes_only_the_response() -> None:
     (first,) = make(stage(Scripted(), rows=clip_rows(rows_per_clip=1)))
-    second = SelfRephrase(Upper(), lambda row, clip: None, provenance={"llm": "other"})
+    second = SelfRephrase(Upper(), gate=lambda row, clip: None, provenance={"llm": "other"})
     (outcome,) = make(second, first.row)
     changed = {"response", "first_response", "stage", "llm"}
     assert {k: v for k, v in outcome.row.items() if k not in changed} == {
         k: v for k, v in first.row.items() if k not in changed
     }
     assert outcome.row["response"] == first.row["response"].upper() and outcome.row["llm"] == "other"
-    failing = SelfRephrase(Upper(Verdict("no answer tags", "x")), lambda row, clip: None)
+    failing = SelfRephrase(Upper(Verdict("no answer tags", "x")), gate=lambda row, clip: None)
     (outcome,) = make(failing, first.row)
     assert outcome.verdict.reason == "no answer tags"
 

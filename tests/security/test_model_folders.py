@@ -251,7 +251,7 @@ def test_fingerprints_name_files_of_their_part_only(folder, tmp_path):
 
 def test_python_is_not_fetched_as_weights(tiny):
     config = parse(ModelConfig, {**tiny, "llm": {"path": "someone/llm"}})
-    with pytest.raises(ConfigError, match="its fingerprint names Python.*evil.py"):
+    with pytest.raises(ConfigError, match="its fingerprint names a Python file.*evil.py"):
         fetch({"llm": {"evil.py": "0" * 64}}, config)
 
 
