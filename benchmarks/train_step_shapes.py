@@ -29,9 +29,8 @@ WHISPER_LARGE_V3 = {
 
 @dataclass(frozen=True)
 class Shape:
-    """An LLM with its two encoders.
+    """An LLM with its two encoders. ``batch_tokens``: positions of a batch, padding included; a default.
 
-    ``batch_tokens``: positions of a batch, padding included; the command line may override it.
     ``qformer``: settings of DeSTA2.5's connector that do not follow from the encoder's width.
     """
 

@@ -142,10 +142,8 @@ def our_loss(
 
 
 def plain_loss(llm: PreTrainedModel, perception: FusedPerception, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """A plain implementation of DeSTA2.5's recipe.
-
-    It pads every clip to 30 s, reads the silence into 64 vectors, pads batches on the left, and passes labels to the
-    Hugging Face model, whose loss computes logits of all positions.
+    """DeSTA2.5's recipe, implemented plainly: every clip padded to 30 s, 64 vectors that also read the silence, left
+    padding, labels through the Hugging Face model, whose loss makes logits of all positions.
 
     In favour of the original: targets are not cut at 300 tokens, attention is SDPA, frozen weights are half precision.
     """

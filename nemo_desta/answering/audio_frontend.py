@@ -35,7 +35,7 @@ class AudioFrontend(ChatMixin, nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.llm.lora is not None:
-            raise ConfigError("this model has LoRA, and an unmodified LLM elsewhere lacks it; use DestaModel")
+            raise ConfigError("this model trained LoRA, and an unmodified LLM elsewhere lacks it; use DestaModel")
         self.config = config
         self.prompts = build.build_prompts(build.build_tokenizer(config.llm), config.prompt)
         self.llm = LLMElsewhere(config.llm)

@@ -44,13 +44,15 @@ WAV_INSTEAD_OF = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 
 
 class AudioRoots:
-    """Named folders that contain audio: ``{"default": folder, "librispeech": folder, ...}``.
+    """Named folders that contain audio: ``{"default": folder, "librispeech": folder, ...}``. A single
+    folder is ``default``.
 
     A row's path is relative to the root given by ``root``, else to the root named like the row's dataset, else to
     ``default``. The resolved path (after ``..`` and symlinks) must be inside one of the roots.
     """
 
-    def __init__(self, roots: Mapping[str, str | Path]) -> None:
+    def __init__(self, roots: Mapping[str, str | Path] | str | Path) -> None:
+        roots = roots if isinstance(roots, Mapping) else {"default": roots}
         self.roots = {name: Path(os.path.realpath(Path(folder).expanduser())) for name, folder in roots.items()}
         self._said = False
 

@@ -1,7 +1,7 @@
 """Gates of the small language model's training: its abilities, measured on random descriptions."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +29,9 @@ def measure(
     count: int = 240,
     seed: int = 1,
     reasoning: bool = False,
+    groups: Container[str] | None = None,
 ) -> dict[str, Any]:
-    """Shares in [0, 1], each over about ``count`` prompts.
+    """Shares in [0, 1], each over about ``count`` prompts; ``groups``: measure these alone (and ``rephrase``).
 
     ``attributes``: correct value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
     untrained wordings. ``text_cascade``: correct value, plain first wording, rows like those of the public corpora.
@@ -53,6 +54,8 @@ def measure(
     for format in [name for name in FORMATS if not (reasoning and name == "think")]:
         cases[f"formats/{format}"] = [_case(rng, "value", format, None) for _ in range(count // 2)]
 
+    if groups is not None:
+        cases = {name: group for name, group in cases.items() if name.split("/")[0] in groups}
     everything = [case for group in cases.values() for case in group]
     answers = iter(answer(model, tokenizer, [_messages(row, prompt) for row, prompt in everything]))
     result: dict[str, Any] = {"formats": {}}

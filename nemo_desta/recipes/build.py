@@ -18,7 +18,7 @@ from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
 from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
 from nemo_desta.recipes.prompts import PromptPool, prompt_set
@@ -147,7 +147,7 @@ def build_clip_rows(
     """The part of the stage that needs no LLM: from clips to wanted rows."""
     excluded, decode = not_audible(config, corpora), config.audio.check == "decode"
 
-    def check(clip: Mapping[str, Any]) -> tuple[Verdict | None, float | None]:
+    def check(clip: Mapping[str, Any]) -> tuple[Rejection | None, float | None]:
         return check_audio(clip, roots[clip["corpus"]], decode=decode)
 
     return ClipRows(

@@ -113,8 +113,7 @@ def check_rows(
     report = CheckReport(max_examples=max_examples)
     clips = None
     if audio_roots is not None:
-        folders = audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots}
-        clips = _Clips(AudioRoots(folders), decode)
+        clips = _Clips(AudioRoots(audio_roots), decode)
     else:
         report.not_checked.append("audio files (give audio_roots)")
     builder = thoughts = None

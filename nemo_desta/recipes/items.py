@@ -21,7 +21,7 @@ class Item:
     seed: int
 
 
-class Verdict(NamedTuple):
+class Rejection(NamedTuple):
     """Why a row is rejected. ``reason``: a short fixed phrase for counting; ``detail``: what was found in this row."""
 
     reason: str

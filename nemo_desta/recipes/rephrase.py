@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
 from nemo_desta.recipes.think_budget import generate_with_budget
 
@@ -27,7 +27,7 @@ class Rephrased(NamedTuple):
 
     text: str
     truncated: bool
-    error: Verdict | None
+    error: Rejection | None
     prompt_tokens: int
     new_tokens: int
 
@@ -74,7 +74,7 @@ class Rephraser:
         """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
         before = split(response, self.format)
         if not response.strip():
-            return Rephrased("", truncated, Verdict("nothing to rewrite", "the first answer is empty"), 0, 0)
+            return Rephrased("", truncated, Rejection("nothing to rewrite", "the first answer is empty"), 0, 0)
         tag = None if before.thought is None else _free_name(self.instructions.neutral_tags, response)
         wanted = self.instructions.answer_tags
         answer_tag = _free_name(wanted, response, taken=tag) if wanted else None
@@ -103,7 +103,7 @@ class Rephraser:
 
     def _as_raw_answer(
         self, rewritten: str, before: Thought, shown: str, tag: str | None
-    ) -> tuple[str, Verdict | None]:
+    ) -> tuple[str, Rejection | None]:
         """The rewritten text with R0's tags and white space, and unfinished if R0 was."""
         after, error = _parts(rewritten, before, shown, tag)
         if error is not None:
@@ -118,17 +118,19 @@ class Rephraser:
         )
         text = join(after, self.format)
         if split(text, self.format) != after:
-            return "", Verdict("think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}")
+            return "", Rejection(
+                "think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}"
+            )
         return text, self._length_error("thought", before.thought, after.thought) or self._length_error(
             "answer", before.answer, after.answer
         )
 
-    def _length_error(self, what: str, before: str | None, after: str | None) -> Verdict | None:
+    def _length_error(self, what: str, before: str | None, after: str | None) -> Rejection | None:
         old, new = (len((text or "").strip()) for text in (before, after))
         if new < self.length_ratio[0] * old - LENGTH_SLACK:
-            return Verdict("rewriting too short", f"{what} of {old} characters became {new}")
+            return Rejection("rewriting too short", f"{what} of {old} characters became {new}")
         if new > self.length_ratio[1] * old + LENGTH_SLACK:
-            return Verdict("rewriting too long", f"{what} of {old} characters became {new}")
+            return Rejection("rewriting too long", f"{what} of {old} characters became {new}")
         return None
 
 
@@ -146,46 +148,46 @@ def _with_tags(text: str | None, tag: str, tags: ThinkTags) -> str:
     return (text or "").replace(f"<{tag}>", tags.open).replace(f"</{tag}>", tags.close)
 
 
-def _generation_error(generation: Generation) -> Verdict | None:
+def _generation_error(generation: Generation) -> Rejection | None:
     if generation.error is not None:
-        return Verdict("LLM error", generation.error)
+        return Rejection("LLM error", generation.error)
     if generation.truncated:
-        return Verdict("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
+        return Rejection("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
     return None
 
 
-def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Verdict | None]:
+def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Rejection | None]:
     """The rewritten text: the part of the rewriter's answer after its last opening tag."""
     answer = split(text, format).answer
     if answer is None:
-        return "", Verdict("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
+        return "", Rejection("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
     if answer_tag is None:
         return answer.strip(), None
     _, opened, rest = answer.rpartition(f"<{answer_tag}>")
     if not opened:
-        return "", Verdict("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
+        return "", Rejection("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
     return rest.partition(f"</{answer_tag}>")[0].strip(), None
 
 
-def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Verdict | None]:
+def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Rejection | None]:
     """Thought and answer of a rewritten text that still has neutral tags."""
     if tag is None:
-        lost = None if rewritten else Verdict("answer lost", "the rewriting is empty")
+        lost = None if rewritten else Rejection("answer lost", "the rewriting is empty")
         return Thought(None, rewritten, True), lost
     opening, closing = f"<{tag}>", f"</{tag}>"
     had_text = bool((before.thought or "").strip())
     body = rewritten.partition(opening)[2] if opening in rewritten else rewritten
     thought, closed, answer = body.partition(closing)
     if (before.finished and not closed) or (not closed and opening not in rewritten):
-        return before, Verdict("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
+        return before, Rejection("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
     if had_text and not thought.strip():
-        return before, Verdict("think block lost", f"the thought is empty in {_start(rewritten)}")
+        return before, Rejection("think block lost", f"the thought is empty in {_start(rewritten)}")
     if rewritten.count(closing) > max(shown.count(closing), 1) or rewritten.count(opening) > shown.count(opening):
-        return before, Verdict("think block changed", f"more think tags than before in {_start(rewritten)}")
+        return before, Rejection("think block changed", f"more think tags than before in {_start(rewritten)}")
     if not before.finished:  # text after the closing tag that we added is not R0's
         return Thought(thought, None, False), None
     if (before.answer or "").strip() and not answer.strip():
-        return before, Verdict("answer lost", f"nothing after the thought in {_start(rewritten)}")
+        return before, Rejection("answer lost", f"nothing after the thought in {_start(rewritten)}")
     return Thought(thought, answer, True), None
 
 

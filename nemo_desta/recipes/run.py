@@ -71,7 +71,7 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     if config.report and not summary.missing_shards:
         from nemo_desta.recipes.report import write_report
 
-        roots_of_rows = {name: str(root) for name, root in roots.items()} or _roots(config.data_root)
+        roots_of_rows = {name: str(root) for name, root in roots.items()} or config.data_root or {}
         print(f"report: {write_report(folder.path, folder.path, audio_root=roots_of_rows, progress=config.progress)}")
     return summary
 
@@ -150,9 +150,3 @@ def count(
             if len(examples := result.examples.setdefault(reason, [])) < 3:
                 examples.append(f"{wanted.id} ({detail})")
     return result
-
-
-def _roots(data_root: Any) -> dict[str, str]:
-    if data_root is None:
-        return {}
-    return {"default": data_root} if isinstance(data_root, str) else dict(data_root)

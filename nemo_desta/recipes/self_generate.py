@@ -13,19 +13,19 @@ from nemo_desta.errors import RowError, row_guard
 from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
-from nemo_desta.recipes.items import Item, Verdict
+from nemo_desta.recipes.items import Item, Rejection
 from nemo_desta.recipes.pipeline.stage import Outcome, Wanted
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 
 #: Checks a clip's file: why it is unusable or None, and its length in seconds.
-AudioCheck = Callable[[Mapping[str, Any]], tuple[Verdict | None, float | None]]
+AudioCheck = Callable[[Mapping[str, Any]], tuple[Rejection | None, float | None]]
 #: Up to ``count`` prompts for a clip, by seed.
 DrawPrompts = Callable[[Mapping[str, Any], int], Sequence[Prompt]]
 #: (attempt, seed) -> the row as far as it got, and why it is rejected.
-Draft = Callable[[int, int], Awaitable[tuple[dict[str, Any] | None, Verdict | None]]]
+Draft = Callable[[int, int], Awaitable[tuple[dict[str, Any] | None, Rejection | None]]]
 #: Why a finished row is rejected, or None.
-Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Verdict | None]
+Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Rejection | None]
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ClipRows:
 
     draw: DrawPrompts | None
     rows_per_clip: int = 1
-    check_clip: Callable[[Mapping[str, Any]], Verdict | None] | None = None
+    check_clip: Callable[[Mapping[str, Any]], Rejection | None] | None = None
     check_audio: AudioCheck | None = None
     dialect: str = "desta25"
     not_audible: Collection[str] = NOT_AUDIBLE
@@ -52,14 +52,14 @@ class ClipRows:
             with row_guard():
                 return self._wanted(dict(unit), ids)
         except RowError as error:
-            return [Wanted(row_id, None, Verdict("unusable clip", str(error))) for row_id in ids]
+            return [Wanted(row_id, None, Rejection("unusable clip", str(error))) for row_id in ids]
 
     def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
         if problem := self._problem(clip):
             return [Wanted(row_id, None, problem) for row_id in ids]
         description = describe(clip, self.dialect, exclude=self.not_audible)
         prompts = [None] * len(ids) if self.draw is None else self.draw(clip, len(ids))
-        lacking = Verdict("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
+        lacking = Rejection("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
         return [
             Wanted(row_id, Item(row_id, clip, description, prompts[k], row_seed(self.seed, row_id)))
             if k < len(prompts)
@@ -67,7 +67,7 @@ class ClipRows:
             for k, row_id in enumerate(ids)
         ]
 
-    def _problem(self, clip: dict[str, Any]) -> Verdict | None:
+    def _problem(self, clip: dict[str, Any]) -> Rejection | None:
         """Why the clip is rejected, or None. Fills in the clip's length when the corpus does not state it."""
         problem = self.check_clip(clip) if self.check_clip else None
         if problem is None and self.check_audio is not None:
@@ -75,7 +75,7 @@ class ClipRows:
             if clip.get("duration") is None:
                 clip["duration"] = seconds
         if problem is None and clip.get("duration") is None:
-            return Verdict("unknown duration", "neither the corpus nor the audio file's header states it")
+            return Rejection("unknown duration", "neither the corpus nor the audio file's header states it")
         return problem
 
 
@@ -139,10 +139,10 @@ class SelfGenerate(_Attempts):
             used = [proposed.prompt_tokens, proposed.new_tokens]
             if not proposed.prompts:
                 detail = "; ".join(f"{text[:60]!r}: {why}" for text, why in proposed.rejected[:3]) or "none written"
-                return Outcome(None, Verdict("no usable proposal", detail), 0, *used)
+                return Outcome(None, Rejection("no usable proposal", detail), 0, *used)
             prompt = proposed.prompts[0]
 
-        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any] | None, Verdict | None]:
+        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any] | None, Rejection | None]:
             answer = await self.answerer(item.description, prompt.prompt, seed=seed)
             used[:] = used[0] + answer.prompt_tokens, used[1] + answer.new_tokens
             if problem := first_problem(answer):
@@ -191,14 +191,14 @@ class SelfRephrase(_Attempts):
         """The row with its response rewritten."""
         used = [0, 0]
 
-        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any], Verdict | None]:
+        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any], Rejection | None]:
             row = {**item, "attempt": attempt, **self.provenance}
             return row, await _rephrase(row, self.rephraser, seed, used)
 
         return await self._outcome(draft, row_seed(self.seed, item["id"]), {}, used)
 
 
-async def _rephrase(row: dict[str, Any], rephraser: Rephraser, seed: int, used: list[int]) -> Verdict | None:
+async def _rephrase(row: dict[str, Any], rephraser: Rephraser, seed: int, used: list[int]) -> Rejection | None:
     """Rewrite ``row``'s response in place and keep the original as ``first_response``; adds the tokens to ``used``."""
     rewritten = await rephraser(row["response"], truncated=bool(row.get("truncated")), seed=seed)
     used[:] = used[0] + rewritten.prompt_tokens, used[1] + rewritten.new_tokens

@@ -39,8 +39,8 @@ def model_card(
         _metadata(references, record, has_lora=bool(num_lora)),
         f"# {name}\n\n{llm} with ears: a {trained}, trained with "
         f"[NeMo](https://github.com/NVIDIA/NeMo)'s plugin nemo_desta {__version__}, projects the features of frozen "
-        "audio encoders into the LLM's embedding space. This folder holds the trained weights and the tokenizer; LLM and "
-        "encoders are loaded from their own sources. Loading fails if they differ from those of the training.",
+        "audio encoders into the LLM's embedding space. This folder holds the trained weights and the tokenizer; LLM "
+        "and encoders are loaded from their own sources. Loading fails if they differ from those of the training.",
         "## Use\n\n" + _use(name, references),
         "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), _parts(references)),
         "## Training\n\n" + _training(config, record),

@@ -90,7 +90,7 @@ def test_a_file_of_rows_is_answered_from_its_own_folder(model, clip, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=m", "prompt=x", "web=true"], "prompt and web: give one"),
+        (["model=m", "prompt=x", "web=true"], "prompt and web: give only one"),
         (["model=m", "input=rows.jsonl"], "input .* and output .* go together"),
         (["model=m", "batch.engine=vlm"], "unknown batch.engine 'vlm'. Did you mean 'vllm'"),
         (["model=m", "+batch.vllm.max_model_len=9"], "batch.vllm is for batch.engine=vllm"),

@@ -90,7 +90,7 @@ class TestPush:
 
     def test_a_refusal_of_the_hub_is_one_line(self, tmp_path):
         hub = FakeHub(error=RuntimeError("403 Forbidden\n\nyou may not"))
-        with pytest.raises(ConnectionError, match="'me/mine': RuntimeError: 403 Forbidden$"):
+        with pytest.raises(ConnectionError, match="'me/mine' failed: RuntimeError: 403 Forbidden$"):
             push_folder(tmp_path, "me/mine", api=hub)
 
 

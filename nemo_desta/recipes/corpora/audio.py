@@ -1,7 +1,7 @@
 """Check whether a clip's audio can be used and how long it is, from the header and the end of the file.
 
-An unusable clip raises no error: it gets a `Verdict`, which is counted. ``headers.py`` confirms intact WAV files in a
-fraction of libsndfile's time; all other files are opened with libsndfile.
+An unusable clip raises no error: it gets a `Rejection`, which is counted. ``headers.py`` confirms intact WAV files in
+a fraction of libsndfile's time; all other files are opened with libsndfile.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from nemo_desta.data.audio_decoding import AudioError, duration_fault, longest, open_sound, regular_file
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.headers import intact_seconds
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 # Folders and a name in a row, none of them hidden, ".." or Windows: nothing to resolve.
 _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
 
 def check_audio(
     clip: Mapping[str, Any], data_root: str | os.PathLike[str], *, decode: bool = False
-) -> tuple[Verdict | None, float | None]:
+) -> tuple[Rejection | None, float | None]:
     """(why the clip cannot be used or None, its seconds by its header or None where that cannot be read).
 
     Reasons: ``missing audio`` (also a folder, a pipe or a device instead of a file); ``corrupt audio`` (unreadable,
@@ -38,11 +38,11 @@ def check_audio(
         if seconds is None:
             seconds = _seconds(path, name, claimed, decode)
     except AudioError as error:
-        return Verdict("missing audio" if error.reason == "not_found" else "corrupt audio", str(error)), None
+        return Rejection("missing audio" if error.reason == "not_found" else "corrupt audio", str(error)), None
     except OSError as error:
-        return Verdict("corrupt audio", f"{name}: {error}"), None
+        return Rejection("corrupt audio", f"{name}: {error}"), None
     if fault := duration_fault(seconds, claimed, "the metadata"):
-        return Verdict("wrong duration", f"{name}: {fault}"), seconds
+        return Rejection("wrong duration", f"{name}: {fault}"), seconds
     return None, seconds
 
 

@@ -18,7 +18,7 @@ from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.gates.loops import LoopGate
 from nemo_desta.recipes.gates.refusals import RefusalGate
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, LengthGate, Seen, answer_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 __all__ = [
     "Decontamination",
@@ -79,7 +79,7 @@ class RowGates:
         *,
         values: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        gates: list[tuple[bool, Callable[[Seen], Verdict | None] | None]] = [
+        gates: list[tuple[bool, Callable[[Seen], Rejection | None] | None]] = [
             (config.empty, text.empty),
             (config.not_text, text.not_text),
             (config.truncated == "drop", text.truncated),
@@ -96,7 +96,7 @@ class RowGates:
         self._gates = [gate for wanted, gate in gates if wanted and gate is not None]
         self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 
-    def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Verdict | None:
+    def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Rejection | None:
         """Why ``row`` is rejected, or None. ``clip``: its manifest row, if there is one."""
         seen = Seen(row, clip, self._closing_tags)
         for gate in self._gates:

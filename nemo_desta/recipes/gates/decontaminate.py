@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 #: Fields of a clip that are compared with the lists; ``audio`` also as file name and without its file type.
 CLIP_FIELDS = ("id", "audio", "group", "recording_id", "recording", "source_id")
@@ -51,7 +51,7 @@ class Decontamination:
         """Number of names in the lists."""
         return len(self._items)
 
-    def check(self, clip: Mapping[str, Any]) -> Verdict | None:
+    def check(self, clip: Mapping[str, Any]) -> Rejection | None:
         """``benchmark item`` if a list contains the clip."""
         for field in CLIP_FIELDS:
             value = clip.get(field)
@@ -59,7 +59,7 @@ class Decontamination:
                 continue
             for name in _names(str(value), is_path=field == "audio" or _looks_like_path(str(value))):
                 if name in self._items:
-                    return Verdict("benchmark item", f"{field} {value!r} is in {self._items[name]}")
+                    return Rejection("benchmark item", f"{field} {value!r} is in {self._items[name]}")
         return None
 
 

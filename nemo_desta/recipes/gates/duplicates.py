@@ -11,7 +11,7 @@ from zlib import crc32
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, answer_of, words_of
 from nemo_desta.recipes.hashes import HashCounts, HashSet, hash64
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Duplicates:
         self._clip: Any = None
         self._answers: list[frozenset[int]] = []  # five-word runs of the answers about this clip
 
-    def check(self, row: Mapping[str, Any], closing_tags: tuple[str, ...] = CLOSING_TAGS) -> Verdict | None:
+    def check(self, row: Mapping[str, Any], closing_tags: tuple[str, ...] = CLOSING_TAGS) -> Rejection | None:
         """``duplicate row``, ``near duplicate``, ``too many copies``, or None.
 
         Later rows are compared with a row that passes.
@@ -55,18 +55,20 @@ class Duplicates:
         audio = tuple(a.get("audio") for m in row.get("messages") or () for a in m.get("audios") or ())
         question = hash64("\0".join((*map(str, audio), " ".join(plain_words(row.get("prompt") or "")))))
         if config.exact and question in self._questions:
-            return Verdict("duplicate row", f"{'+'.join(map(str, audio))} with {row.get('prompt')!r} came before")
+            return Rejection("duplicate row", f"{'+'.join(map(str, audio))} with {row.get('prompt')!r} came before")
         if audio != self._clip:
             self._clip, self._answers = audio, []
         words = words_of(answer_of(row["response"], closing_tags))
         runs = _runs(words, 5) if config.near and len(words) >= config.min_near_words else None
         if runs is not None and any(_alike(runs, other, config.min_jaccard) for other in self._answers):
-            return Verdict("near duplicate", f"another answer about this clip reads {' '.join(words[:12])!r}")
+            return Rejection("near duplicate", f"another answer about this clip reads {' '.join(words[:12])!r}")
         sketches = ()
         if config.max_copies and len(words) >= config.min_copy_words:
             sketches = _sketches(words)
             if max(map(self._copies.__getitem__, sketches)) >= config.max_copies:
-                return Verdict("too many copies", f"{config.max_copies} rows begin {' '.join(words[:12])!r} or alike")
+                return Rejection(
+                    "too many copies", f"{config.max_copies} rows begin {' '.join(words[:12])!r} or alike"
+                )
         if config.exact:
             self._questions.add(question)
         if runs is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 #: Other words for a value, by attribute; matched as whole words.
 SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -82,7 +82,7 @@ class FactCheck:
             longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
             self._pattern[name] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
         attributes = seen.clip.get("attributes") or {}
         for name in asked:
@@ -92,7 +92,7 @@ class FactCheck:
                 return verdict
         return None
 
-    def _contradiction(self, name: str, true: set[str], text: str) -> Verdict | None:
+    def _contradiction(self, name: str, true: set[str], text: str) -> Rejection | None:
         named: set[str] = set()
         for found in self._pattern[name].finditer(text):
             if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
@@ -100,7 +100,7 @@ class FactCheck:
         wrong = named - true
         if not wrong or named & true or _HEDGED.search(text):
             return None
-        return Verdict("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
+        return Rejection("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
 
 
 def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:

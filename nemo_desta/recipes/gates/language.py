@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from nemo_desta.recipes.gates.text import Seen, words_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
 #: Greek letters are symbols of quantities in any language, so only four in a row count.
@@ -69,7 +69,7 @@ class LanguageGate:
     min_confidence: float = 0.9
     max_foreign_letters: int = 0
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         if not seen.answer.isascii() and (verdict := self._script(seen)):
             return verdict
         words = seen.words
@@ -93,9 +93,11 @@ class LanguageGate:
             return None
         if found != "en" and _share_known(words, seen) >= 0.5:
             return None
-        return Verdict("wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}")
+        return Rejection(
+            "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
+        )
 
-    def _script(self, seen: Seen) -> Verdict | None:
+    def _script(self, seen: Seen) -> Rejection | None:
         if not _ANY_SCRIPT.search(seen.answer):
             return None
         # The answer may quote the speech or the prompt. Kanji are Han letters.
@@ -108,7 +110,7 @@ class LanguageGate:
             if len(found) > self.max_foreign_letters:
                 if _names_language(seen.prompt) or _names_language(seen.answer):
                     return None
-                return Verdict("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
+                return Rejection("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
         return None
 
 

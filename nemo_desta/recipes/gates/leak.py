@@ -13,7 +13,7 @@ from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Engine, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
 _QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')
@@ -73,7 +73,7 @@ class LeakCheck:
                         leaks.append(Leak(match.span(), text[slice(*match.span())], self.rules[number].name))
         return sorted(leaks)
 
-    def check(self, row: Mapping[str, Any]) -> Verdict | None:
+    def check(self, row: Mapping[str, Any]) -> Rejection | None:
         """The first leak in ``row["response"]``, including its thought, with the reason "leak".
 
         ``prompt`` and ``seed_description`` may be missing. A phrase is no leak if the prompt asks for it or the
@@ -86,7 +86,7 @@ class LeakCheck:
             if not spoken and not _asked_for(leak, rules[leak.rule], prompt):
                 start, end = leak.span
                 around = " ".join(text[max(0, start - 30) : end + 30].split())
-                return Verdict("leak", f"{leak.rule}: {around!r}")
+                return Rejection("leak", f"{leak.rule}: {around!r}")
         return _copied_pair(text, prompt, description, rules.get("attribute: value")) if ":" in text else None
 
 
@@ -148,7 +148,7 @@ class LeakJudge:
         self.retries = retries
         self.request = request
 
-    async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Verdict | None:
+    async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Rejection | None:
         """Reason "leak (judge)" with the judge's text, "judge unclear" with its cause, or None for no leak."""
         marks = {"{prompt}": row.get("prompt") or "", "{response}": row["response"]}
         content = re.sub(r"\{prompt\}|\{response\}", lambda mark: marks[mark[0]], self.request)
@@ -159,9 +159,9 @@ class LeakJudge:
             if said.error is None and not said.truncated:
                 leaks = read_verdict(said.text)
                 if leaks is not None:
-                    return Verdict("leak (judge)", _shortened(said.text)) if leaks else None
+                    return Rejection("leak (judge)", _shortened(said.text)) if leaks else None
             why = said.error or ("cut: " if said.truncated else "no YES or NO: ") + _shortened(said.text)
-        return Verdict("judge unclear", why) if self.on_unclear == "drop" else None
+        return Rejection("judge unclear", why) if self.on_unclear == "drop" else None
 
 
 def read_verdict(text: str) -> bool | None:
@@ -212,14 +212,14 @@ def _asked_for(leak: Leak, rule: Rule, prompt: str) -> bool:
     return re.search(wanted, prompt, re.IGNORECASE) is not None
 
 
-def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Verdict | None:
+def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Rejection | None:
     lower = text.lower()
     for pair in _PAIR.findall(description):
         # Only as a field: "she has this accent: Scottish" is a sentence.
         if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{re.escape(pair.lower())}", lower, re.MULTILINE):
             leak = Leak((0, 0), pair, "attribute: value")
             if rule is None or not _asked_for(leak, rule, prompt):
-                return Verdict("leak", f"attribute: value: {pair!r} as in the description")
+                return Rejection("leak", f"attribute: value: {pair!r} as in the description")
     return None
 
 

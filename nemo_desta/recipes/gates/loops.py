@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nemo_desta.recipes.gates.text import Seen, words_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
 #: Longer strings of letters are not words ("hahaha...").
@@ -38,11 +38,11 @@ class LoopGate:
     repeats: int = 3
     min_distinct: float = 0.3
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         words = words_of(seen.response) if seen.thinks else seen.words
         return self._in_words(words) or self._in_characters(seen.response, words)
 
-    def _in_words(self, words: Sequence[str]) -> Verdict | None:
+    def _in_words(self, words: Sequence[str]) -> Rejection | None:
         if len(words) - len(set(words)) < self.words * (1 - 1 / self.repeats):  # fewer than the shortest loop repeats
             return None
         total = len(words) - 3
@@ -53,13 +53,13 @@ class LoopGate:
         codes = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int32)
         if found := _loop(codes, self.words, self.repeats):
             first, period, times = found
-            return Verdict("repetition loop", f"{times} times {' '.join(words[first : first + period])[:100]!r}")
+            return Rejection("repetition loop", f"{times} times {' '.join(words[first : first + period])[:100]!r}")
         if total >= 97 and total - again < self.min_distinct * total:
             share = (total - again) / total
-            return Verdict("repetition loop", f"only {share:.0%} of its four-word runs are different")
+            return Rejection("repetition loop", f"only {share:.0%} of its four-word runs are different")
         return None
 
-    def _in_characters(self, text: str, words: Sequence[str]) -> Verdict | None:
+    def _in_characters(self, text: str, words: Sequence[str]) -> Rejection | None:
         """The same for what words do not show: marks, figures, and scripts without spaces."""
         others = len(text) - sum(map(len, words)) - len(words)
         spaced = not words or (
@@ -76,7 +76,7 @@ class LoopGate:
         if found is None:
             return None
         first, period, times = found
-        return Verdict("repetition loop", f"{times} times {text[first : first + period][:100]!r}")
+        return Rejection("repetition loop", f"{times} times {text[first : first + period][:100]!r}")
 
 
 def _loop(

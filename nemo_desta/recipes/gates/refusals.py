@@ -9,7 +9,7 @@ from functools import cached_property
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 _CANNOT = (
     r"(?:cannot|can not|can't|could not|couldn't|won't|will not|am unable to|'m unable to|am not able to|"
@@ -73,11 +73,11 @@ class RefusalGate:
     def __post_init__(self) -> None:
         self._extra  # noqa: B018 - report an invalid expression when the config is read
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         patterns = [pattern for pattern, hints in _PATTERNS if not hints.isdisjoint(seen.different_words)]
         for pattern in (*patterns, *self._extra):
             if (found := pattern.search(seen.lower)) and not self._by_design(seen):
-                return Verdict("refusal", f"{found[0][:100]!r}")
+                return Rejection("refusal", f"{found[0][:100]!r}")
         return None
 
     @cached_property

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from nemo_desta.core.think_tags import CLOSING_TAGS, split_thought
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 #: Letters only. Without list numbers and punctuation, "1. Rain. 2. Rain." is a repetition.
 _WORD = re.compile(r"[^\W\d_]+")
@@ -73,30 +73,30 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
-def empty(seen: Seen) -> Verdict | None:
+def empty(seen: Seen) -> Rejection | None:
     """Rejects an empty response or answer. A row that was truncated after its think block is kept."""
     if not seen.response.strip():
-        return Verdict("empty", "the response is empty")
+        return Rejection("empty", "the response is empty")
     if not seen.answer and not seen.truncated:
-        return Verdict("empty", "no answer after the think block")
+        return Rejection("empty", "no answer after the think block")
     return None
 
 
-def not_text(seen: Seen) -> Verdict | None:
+def not_text(seen: Seen) -> Rejection | None:
     """Rejects control characters, half surrogates and the like, and special tokens of a chat template."""
     plain = seen.response.replace("\n", "").isprintable() and "\ufffd" not in seen.response  # true for nearly all
     if not plain and (found := _NOT_TEXT.search(seen.response)):
         at = found.start()
-        return Verdict("not text", f"character U+{ord(found[0]):04X} at {at}, after {seen.response[:at][-20:]!r}")
+        return Rejection("not text", f"character U+{ord(found[0]):04X} at {at}, after {seen.response[:at][-20:]!r}")
     if ("<|" in seen.response or "INST]" in seen.response) and (found := _SPECIAL_TOKEN.search(seen.response)):
-        return Verdict("not text", f"special token {found[0]!r}")
+        return Rejection("not text", f"special token {found[0]!r}")
     return None
 
 
-def truncated(seen: Seen) -> Verdict | None:
+def truncated(seen: Seen) -> Rejection | None:
     """Rejects a response that the token limit cut."""
     if seen.truncated:
-        return Verdict("truncated", f"cut off after {seen.response[-40:]!r}")
+        return Rejection("truncated", f"cut off after {seen.response[-40:]!r}")
     return None
 
 
@@ -132,9 +132,9 @@ class LengthGate:
     answer: Limits = Limits(max_characters=20_000)
     response: Limits = Limits(max_characters=100_000)
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         for what, limits, text in (("answer", self.answer, seen.answer), ("response", self.response, seen.response)):
             problem = limits.problem(text)
             if problem and not (problem[0] == "too short" and seen.truncated):
-                return Verdict(problem[0], f"{what}: {problem[1]}")
+                return Rejection(problem[0], f"{what}: {problem[1]}")
         return None

@@ -12,13 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines, write_json
 from nemo_desta.recipes.pipeline.shard import outcome_of
 from nemo_desta.recipes.pipeline.summary import Summary
 
 #: A check across rows: why a row is rejected, given the rows before it, or None.
-Check = Callable[[Mapping[str, Any]], Verdict | None]
+Check = Callable[[Mapping[str, Any]], Rejection | None]
 
 
 def finish(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from nemo_desta.data.jsonl_log import JsonlLog, try_lock
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, write_lines
 from nemo_desta.recipes.pipeline.stage import Outcome
 
@@ -98,6 +98,6 @@ class Shard:
 
 def outcome_of(record: dict) -> Outcome:
     """The outcome in a record of `Shard.append`. Tokens may be null in journals of earlier versions and count as 0."""
-    verdict = Verdict(record["reason"], record["detail"]) if record["reason"] else None
+    verdict = Rejection(record["reason"], record["detail"]) if record["reason"] else None
     tokens = (count if isinstance(count, int) else 0 for count in record["tokens"])
     return Outcome(record["row"], verdict, record["attempts"], *tokens)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 
 class Outcome(NamedTuple):
@@ -13,7 +13,7 @@ class Outcome(NamedTuple):
     """
 
     row: dict[str, Any] | None
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
     attempts: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
@@ -25,7 +25,7 @@ class Wanted(NamedTuple):
 
     id: str
     item: Any
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
 
 
 class Stage(Protocol):

@@ -62,9 +62,7 @@ def write_report(
         see_row=lambda row, line: drawn.add((row, line)),
         see_rejected=lambda record, line: dropped.add(record),
     )
-    roots = None
-    if audio_root is not None:
-        roots = AudioRoots(audio_root if isinstance(audio_root, Mapping) else {"default": audio_root})
+    roots = None if audio_root is None else AudioRoots(audio_root)
     files = f"{found['files']:,} file{'s' if found['files'] != 1 else ''}, {found['bytes'] / 1e6:,.1f} MB"
     corpora = [(name, inside, sum(inside.values())) for name, inside in found["rows"]["by_corpus_and_split"].items()]
     html = render(
