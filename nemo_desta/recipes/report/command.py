@@ -61,7 +61,7 @@ def run_report(plain: Mapping[str, Any]) -> Written:
     scoring = {name: settings.pop(name) for name in _SCORING}
     found = None
     if scoring["llm"] is not None:
-        from nemo_desta.recipes.perplexity import target_perplexity
+        from nemo_desta.recipes.report.perplexity import target_perplexity
 
         found = target_perplexity(rows, seed=settings["seed"], progress=settings["progress"], **scoring)
     perplexity = None if found is None else found.to_json()

@@ -41,7 +41,7 @@ def compute_stats(
     Args:
         rejected, summary: default: those of the folder.
         prices: per million tokens in any currency, ``{"prompt": 0.2, "new": 0.6}``.
-        perplexity: `nemo_desta.recipes.perplexity.Perplexity.to_json`, copied into the result.
+        perplexity: `nemo_desta.recipes.report.perplexity.Perplexity.to_json`, copied into the result.
         max_leak_checks: the leak check reads about so many random rows; None: every row.
 
     Raises:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.errors import RowError
-from nemo_desta.recipes.perplexity import target_perplexity, text_messages
+from nemo_desta.recipes.report.perplexity import target_perplexity, text_messages
 from nemo_desta.sources import resolve_source
 
 DEMO = "package:demo/assets/llm"
