@@ -1,5 +1,5 @@
-# nemo_desta on NVIDIA's NeMo container. The image's torch, NeMo and Megatron stay as they are: what is missing is
-# added under a constraint file made from the image itself, and the build fails where any of its versions has changed.
+# nemo_desta on NVIDIA's NeMo container. The image's torch, NeMo and Megatron are not changed: missing packages are
+# installed under a constraint file made from the image itself, and the build fails if any of its versions has changed.
 #
 #   docker build -t nemo_desta .
 #   docker run --gpus all --ipc=host -v $DATA:/data nemo_desta \
@@ -9,10 +9,10 @@ ARG BASE_IMAGE=nvcr.io/nvidia/nemo:26.02
 FROM ${BASE_IMAGE} AS dependencies
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /opt/nemo_desta
-# Only what names the requirements: a change of code leaves this layer, the slow one, as it is.
+# Copy only the files that define the requirements: a change of other code does not rebuild this slow layer.
 COPY constraints/image.py constraints/image.py
 COPY nemo_desta/__init__.py nemo_desta/package_info.py nemo_desta/doctor.py nemo_desta/
-# `python -m pip`, not `pip`: in this image the two belong to different environments.
+# `python -m pip`, not `pip`: in this image the two use different environments.
 RUN python constraints/image.py record constraints/image.txt \
     && python constraints/image.py missing train megatron recipes eval > constraints/missing.txt \
     && cat constraints/missing.txt \
@@ -29,7 +29,7 @@ COPY conf conf
 COPY examples examples
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation -e . \
     && python constraints/image.py verify constraints/image.txt
-# Smoke check: the doctor finds everything, and the model's own imports work (no GPU is needed for that).
+# Smoke test: the doctor finds every package, and the model's imports work. This needs no GPU.
 RUN python -m nemo_desta doctor \
     && python -c "import nemo_desta.models, nemo_desta.data, nemo_desta.training"
 CMD ["python", "-m", "nemo_desta", "doctor"]

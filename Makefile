@@ -1,47 +1,47 @@
-# Every target makes the environment that it needs, in the checkout: .venv (latest stack) or .venv-container
-# (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... picks the interpreter, ARGS=... adds arguments.
+# Every target builds the environment that it needs in the checkout: .venv (latest stack) or .venv-container
+# (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-container kernels lint constraints clean
 
 ARGS ?=
-# Nothing here may wait for a hub or an account.
+# No target may wait for a hub or an account.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_MODE := offline
-# Packages are installed without byte code, which is twice as fast; what is imported is compiled once, on first use.
+# Packages are installed without byte code, which is twice as fast. Python compiles a module on its first import.
 export PYTHONDONTWRITEBYTECODE :=
-# One thread per process everywhere: on a busy machine more threads wait for each other and slow everything down.
+# One thread per process everywhere: on a busy machine, additional threads wait for each other and slow down all work.
 PYTEST := python -m pytest -q -n 2 --dist loadfile
 
-help:  ## show this list
+help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv/.stamp  ## the whole way on 2 cores: corpus, LLM, self-generation, training, evaluation, a table
+demo: .venv/.stamp  ## the whole pipeline on 2 cores: corpus, LLM, self-generation, training, evaluation, a table
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m nemo_desta.demo $(ARGS)
 
-test: .venv/.stamp  ## the tests, on the latest stack
+test: .venv/.stamp  ## run the tests (without slow ones), on the latest stack
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: .venv/.stamp  ## multi-process, load and browser tests, on the latest stack
+test-slow: .venv/.stamp  ## run the slow tests (multi-process, load, browser), on the latest stack
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m slow $(ARGS)
 
-test-container: .venv-container/.stamp  ## the tests, on the container's stack
+test-container: .venv-container/.stamp  ## run the tests (without slow ones), on the container's stack
 	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
 
-kernels: .venv/.stamp .venv-container/.stamp  ## compile the Triton kernels for GPUs, by both stacks' compilers; needs no GPU
+kernels: .venv/.stamp .venv-container/.stamp  ## compile the Triton kernels for GPUs with both stacks' compilers; needs no GPU
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.kernels.aot $(ARGS)
 	OMP_NUM_THREADS=1 .venv-container/bin/python -m benchmarks.kernels.aot $(ARGS)
 
-lint: .venv/.stamp  ## ruff and the layers
+lint: .venv/.stamp  ## run ruff and check the import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 
-constraints: .venv/.stamp .venv-container/.stamp  ## pin again what the .in files and package_info.py ask for
+constraints: .venv/.stamp .venv-container/.stamp  ## pin the versions for the .in files and package_info.py again
 	.venv/bin/python constraints/update.py latest --keep
 	.venv-container/bin/python constraints/update.py container --keep
 
-clean:  ## remove caches and build output; the environments stay (rm -r .venv .venv-container)
+clean:  ## remove caches and build output; keep the environments (rm -r .venv .venv-container)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -19,7 +19,9 @@ setup(
     license=INFO["__license__"],
     python_requires=INFO["__python_requires__"],
     packages=find_packages(include=["nemo_desta", "nemo_desta.*"]),
-    package_data={"nemo_desta": ["demo/assets/**", "recipes/**/*.yaml"]},
+    package_data={
+        "nemo_desta": ["demo/assets/**", "evaluation/*.jinja", "recipes/**/*.yaml", "recipes/report/templates/*"]
+    },
     install_requires=INFO["REQUIRES"],
     extras_require=INFO["EXTRAS"],
     zip_safe=False,

@@ -1,10 +1,10 @@
-"""The proof on real recordings (conf/real_audio.yaml): digits, sounds and voices heard through the whole pipeline.
+"""Experiment on real recordings (conf/real_audio.yaml): digits, sounds and voices through the whole pipeline.
 
     python benchmarks/real_audio.py --data-root FOLDER [--work-dir runs/real_audio] [--seeds 0 1 2]
 
-Stand-in encoders learn on generated audio and the corpora's training clips; the demo's LLM writes the rows; the
-projector trains once per seed; test splits are asked once per run. Also: random encoders and each encoder alone.
-Every stage is skipped when its output exists. ``--valid`` asks the validation splits instead, for choosing settings.
+Stand-in encoders are trained on generated audio and the corpora's training clips; the demo's LLM generates the rows;
+the projector is trained once per seed and evaluated once on the test splits. Also: random encoders and each encoder
+alone. A stage is skipped if its output exists. ``--valid`` evaluates the validation splits, for choosing settings.
 """
 
 import argparse
@@ -34,7 +34,7 @@ MANIFESTS = [
 ]
 VARIANTS = {
     "fused": [],
-    "random": [],  # encoders that never learnt anything
+    "random": [],  # untrained encoders
     "whisper": ["model.perception.use=[whisper]"],
     "beats": ["model.perception.use=[beats]"],
 }
@@ -63,7 +63,7 @@ def read_rows(data_root: str, corpora: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def make_encoders(work_dir: Path, args: argparse.Namespace) -> None:
-    """Train the shipped stand-in encoders on, with the corpora's training clips; and write untrained ones."""
+    """Continue training the shipped stand-in encoders on the corpora's training clips; also write untrained ones."""
     from nemo_desta.demo.encoders import ASSETS
 
     if (work_dir / "encoders" / "beats.pt").exists() and (work_dir / "encoders_random" / "beats.pt").exists():
@@ -85,7 +85,7 @@ def write_rows(corpora: Any, generated: Path, data_root: str, work_dir: Path) ->
 
 
 def score_run(variant: str, seed: int, rows: Any, args: argparse.Namespace, work_dir: Path) -> None:
-    """Train one projector and ask it; the result is one JSON file, which is never overwritten."""
+    """Train and evaluate one projector; the result is one JSON file, which is never overwritten."""
     from nemo_desta.demo.score import Scores
     from nemo_desta.models.desta import DestaModel
     from nemo_desta.training.fit import fit
@@ -112,7 +112,7 @@ def score_run(variant: str, seed: int, rows: Any, args: argparse.Namespace, work
         DestaModel.from_pretrained(folder, device="cpu") if folder.exists() else fit(compose("real_audio", overrides))
     )
     if model is None:
-        raise SystemExit("stopped; the same command goes on from here")
+        raise SystemExit("stopped; give the same command again to resume")
     trained_secs, before = time.perf_counter() - started, text_answers(model)
     scores = Scores()
     for name, corpora, task, chosen in TESTS:
@@ -141,7 +141,7 @@ def score_run(variant: str, seed: int, rows: Any, args: argparse.Namespace, work
 
 
 def text_answers(model: Any) -> list[list[int]]:
-    """Greedy ids to text-only prompts; the same from a model with ears and from the LLM alone."""
+    """Greedy ids for text-only prompts, from a whole model or from the LLM alone."""
     questions = ["Which digit is spoken?", "What is the sound?", "Describe the audio."]
     ids = []
     for question in questions:
@@ -155,7 +155,7 @@ def text_answers(model: Any) -> list[list[int]]:
 
 
 def untrained_llm() -> Any:
-    """The LLM as it ships, without any of our model around it."""
+    """The shipped LLM without projector and encoders."""
     from types import SimpleNamespace
 
     from nemo_desta.recipes.engines import HFEngine
@@ -165,7 +165,7 @@ def untrained_llm() -> Any:
 
 
 def summary(work_dir: Path, args: argparse.Namespace) -> str:
-    """All runs as one table: means over seeds of the fused model, and the single runs beside it."""
+    """All runs as one table: means over seeds of the fused model, and the single runs."""
     from nemo_desta.evaluation.attributes import render_table
 
     splits = "valid" if args.valid else "test"

@@ -1,10 +1,10 @@
-"""How long scoring takes: 100,000 made-up multiple-choice answers in both modes.
+"""Measures the time of scoring 100,000 synthetic multiple-choice answers in both modes.
 
     python -m benchmarks.scoring [--answers 100000] [--long 0.1]
 
-No two items share their options, so nothing is remembered from item to item. Answers are letters, texts and sentences
-of many forms; ``--long`` of them are reasoning of some 400 words that ends in an answer. One process; seconds
-of the wall, and of the CPU, which is what a shared machine is to be judged by.
+No two items share their options, so no cache helps. Answers are letters, texts and sentences of many forms; a share of
+``--long`` are reasoning of about 400 words that ends in an answer. One process. The report has wall time and CPU time;
+compare CPU time on a shared machine.
 """
 
 import argparse

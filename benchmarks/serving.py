@@ -1,11 +1,11 @@
-"""What side by side is worth: the same server asked one call at a time, and by many clients at once.
+"""Measures the gain from batching: one server is queried by one client, then by many clients at once.
 
     python -m benchmarks.serving [--clients 64] [--secs 60] [--model <folder>] [--json <file>]
 
-A server of its own (`examples/desta_serve.py`, its defaults) runs in a process beside this one, on the same machine,
-with the demo's encoders and LLM and a projector of random weights, or the model given. Every request brings a clip
-that was never heard before (noise of 1 to 8 s) and a question, and takes the likeliest tokens. Streams are read, so
-that the first token is timed. Clients ask again as soon as they have their answer.
+The server (`examples/desta_serve.py` with its defaults) runs in a second process on the same machine, with the given
+model, or with the demo's encoders and LLM and a projector of random weights. Every request has a new clip (noise of 1
+to 8 s) and a question, and uses greedy decoding. Answers are streamed, so that the first token is timed. Each client
+sends its next request when it has its answer.
 """
 
 import argparse
@@ -38,7 +38,7 @@ QUESTIONS = (
 
 
 class Answered(NamedTuple):
-    """Seconds to the first token and to the end, tokens written, seconds of audio sent."""
+    """Seconds to the first token and to the end, generated tokens, seconds of audio sent."""
 
     first_secs: float
     secs: float
@@ -79,7 +79,7 @@ def demo_model(folder: Path) -> str:
 
 
 class Running(NamedTuple):
-    """A server in a process of its own. ``log``: the file with all that it says."""
+    """A server in its own process. ``log``: the file of its output."""
 
     url: str
     pid: int
@@ -90,7 +90,7 @@ class Running(NamedTuple):
 def server(
     model: str, settings: Sequence[str] = (), *, threads: int | None = None, key: str | None = None
 ) -> Iterator[Running]:
-    """Start `examples/desta_serve.py` with ``settings`` (``name=value``) and an API key; ended with the context."""
+    """Runs `examples/desta_serve.py` with ``settings`` (``name=value``) and an API key until the context ends."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -101,7 +101,7 @@ def server(
             [sys.executable, str(ROOT / "examples" / "desta_serve.py"), f"model={model}", "port=0", *settings],
             cwd=folder,
             env=environment,
-            stdout=log,  # a file, not a pipe: that would be full one day, and the server would stand still
+            stdout=log,  # a file, because a full pipe would block the server
             stderr=subprocess.STDOUT,
         )
         try:
@@ -112,7 +112,7 @@ def server(
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Where a server that starts can be reached, as it says in its log."""
+    """The URL that a starting server prints to its log."""
     while process.poll() is None:
         if found := re.search(r" is served at (\S+)\n", log.read_text()):
             return found[1]
@@ -137,7 +137,7 @@ async def measure(url: str, num_clients: int, secs: float, max_tokens: int) -> d
 
 
 class Asker:
-    """Clients of one server. ``errors``: whatever did not end as an answer, by its words."""
+    """Clients of one server. ``errors``: counts of failed requests by message."""
 
     def __init__(self, session: Any, url: str, max_tokens: int) -> None:
         self.session = session
@@ -148,7 +148,7 @@ class Asker:
         self.count = 0
 
     async def run(self, num_clients: int, secs: float) -> dict[str, Any]:
-        """Figures of ``num_clients`` that ask for ``secs``; answers that come later are waited for and counted."""
+        """Figures of ``num_clients`` that send requests for ``secs``; later answers are awaited and counted."""
         begun = time.perf_counter()
 
         async def client() -> list[Answered]:
@@ -166,7 +166,7 @@ class Asker:
         return summary(answers, time.perf_counter() - begun)
 
     async def ask(self, number: int) -> Answered:
-        """One request; its content follows from ``number``."""
+        """Sends one request; ``number`` determines its content."""
         data, audio_secs = await asyncio.to_thread(clip, number)
         text = {"type": "text", "text": QUESTIONS[number % len(QUESTIONS)]}
         audio = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
@@ -225,7 +225,7 @@ def summary(answers: list[Answered], secs: float) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For people."""
+    """The result as a text table."""
     lines = [f"{'':>24}{'one by one':>14}{str(result['clients']) + ' clients':>14}"]
     for name in result["together"]:
         lines.append(f"{name:>24}{result['alone'].get(name, '-'):>14}{result['together'][name]:>14}")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_step --shape qwen3-4b --json benchmarks/results/<gpu>_qwen3-4b.json
 
-Measures our step, a plain reading of DeSTA2.5's recipe, and our step with each measure switched off, on the same rows
-in one run; what counts is the ratio. Needs torch and transformers, neither NeMo nor any download.
+Measures our step, a plain implementation of DeSTA2.5's recipe, and our step with each optimisation switched off, on
+the same rows in one run; the ratio is the result. Needs torch and transformers, neither NeMo nor any download.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Model FLOPs of a step: what the mathematics needs, whatever an implementation wastes, and peaks of known GPUs.
+"""Model FLOPs of a step (the necessary operations, without those that an implementation adds) and GPU peaks.
 
-A linear layer with n weights costs 2 n per position forward, as much again for the gradient of its input and, only
-where it is trained, as much again for the gradient of its weights. So the frozen LLM and its head cost 4 n, the
+A linear layer with n weights costs 2 n per position forward, 2 n for the gradient of its input and, if it is trained,
+2 n for the gradient of its weights. So the frozen LLM and its head cost 4 n, the
 projector 6 n, the encoders 2 n. Attention costs 4 C per pair of positions forward (half of the pairs where causal) and
 twice that backward. Not counted: padding of text, logits that no target needs, recomputed activations, norms,
-softmaxes, filter banks. Counted: Whisper's whole 30 s window, since that is how Whisper reads.
+softmaxes, filter banks. Counted: Whisper's whole 30 s window, because Whisper always encodes it.
 
 MFU = model FLOPs / (time * peak), peak = dense bfloat16 as the vendor states it, whatever dtype the variant runs in.
 """
@@ -30,7 +30,7 @@ PEAKS = {
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak of this device, None where the table has none (every CPU)."""
+    """Peak of this device; None if the table has none (every CPU)."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

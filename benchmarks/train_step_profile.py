@@ -1,4 +1,4 @@
-"""Where a step's time goes: marks on one timeline, forward and backward, without touching the measured code.
+"""Time per part of a step: marks on one timeline, forward and backward, without changing the measured code.
 
 Time between two marks belongs to the later mark's name. On a GPU marks are CUDA events on the step's stream, so a
 share is time on the device's timeline, idle gaps included; on a CPU they are clock readings. Backward is split where
@@ -27,7 +27,7 @@ class Timeline:
         self._marks: list[tuple[str | None, Any]] = []
 
     def start(self) -> None:
-        """Time before this belongs to nobody."""
+        """Start: time before this is not counted."""
         self._add(None)
 
     def mark(self, part: str) -> None:
@@ -56,9 +56,9 @@ class Timeline:
 
 @contextmanager
 def watched(timeline: Timeline, perception: nn.Module, llm: nn.Module) -> Iterator[None]:
-    """Marks around encoders, projector and LLM, and where the gradients pass them, while the context lasts.
+    """In this context, marks around the forward and backward passes of encoders, projector and LLM.
 
-    What comes after the LLM's forward is marked by the caller as "loss", what comes after the backward as "projector".
+    The caller marks the end of the loss as "loss" and the end of the backward as "projector".
     """
     handles = []
     for part, modules in (("encoder", perception.encoders.values()), ("projector", [perception.projector])):
@@ -92,7 +92,7 @@ def _marking(timeline: Timeline, part: str) -> Callable[[torch.Tensor], None]:
 
 @contextmanager
 def counted_waits(device: torch.device, waits: Counter[str]) -> Iterator[None]:
-    """Counts into ``waits``, by file and line, where the host waited for the GPU; nothing to count on a CPU."""
+    """Count in ``waits``, by file and line, each wait of the host for the GPU; does nothing on a CPU."""
     if device.type != "cuda":
         yield
         return

@@ -1,4 +1,4 @@
-"""Rows like ALARM's corpus, and how they become batches; lengths only, the sound itself is noise.
+"""Rows with the lengths of ALARM's corpus, and batches of them; the audio is noise.
 
 Letters: B rows, L text positions, A clips (one per row), S samples.
 """
@@ -27,7 +27,7 @@ class BenchRow(NamedTuple):
     target_tokens: int
 
     def positions(self, tokens_per_second: float) -> int:
-        """What the row takes in the LLM when a second of audio takes so many vectors."""
+        """Positions of the row in the LLM at a number of vectors per second of audio."""
         audio = math.ceil(self.num_samples / SAMPLING_RATE * tokens_per_second)
         return audio + self.prompt_tokens + self.target_tokens
 
@@ -43,7 +43,7 @@ def make_rows(count: int, seed: int) -> list[BenchRow]:
 
 
 def bucketed(rows: list[BenchRow], batch_tokens: int, tokens_per_second: float) -> list[list[BenchRow]]:
-    """Batches of like length, as the data layer cuts them: rows times longest row within ``batch_tokens``."""
+    """Batches of similar length, as in the data layer: rows times longest row within ``batch_tokens``."""
     return cut(sorted(rows, key=lambda row: row.positions(tokens_per_second)), batch_tokens, tokens_per_second)
 
 

@@ -1,4 +1,4 @@
-"""Real model shapes with random weights, made on the device itself: no checkpoint and no host memory is needed."""
+"""Real model shapes with random weights, created on the device: no checkpoint and no host memory is needed."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,9 @@ WHISPER_LARGE_V3 = {
 
 @dataclass(frozen=True)
 class Shape:
-    """An LLM with its two encoders. ``batch_tokens``: positions of a batch, padding included, unless asked otherwise.
+    """An LLM with its two encoders. ``batch_tokens``: positions of a batch, padding included; a default.
 
-    ``qformer``: knobs of DeSTA2.5's connector that the encoder's width does not give.
+    ``qformer``: settings of DeSTA2.5's connector that do not follow from the encoder's width.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Our training step and DeSTA2.5's as plain functions of a batch, and what each variant changes.
+"""Our training step and DeSTA2.5's as plain functions of a batch, and their variants.
 
 `our_loss` is `DestaModel.loss` without NeMo (a test compares the two). Letters: B rows, A clips, S samples, Z spliced
 length, V vocabulary.
@@ -26,7 +26,7 @@ WINDOW = int(MAX_SECS * SAMPLING_RATE)
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to take a step; the defaults are ours.
+    """A variant of the step; the defaults are ours.
 
     ``recipe``: "ours" or "plain". ``proposal``: faster than ours on paper, but not what `DestaModel` does today.
     """
@@ -46,7 +46,7 @@ class Variant:
 
 
 def variants(dtype: torch.dtype) -> dict[str, Variant]:
-    """All variants by the name that the command line knows. ``dtype``: of the frozen parts in all but one."""
+    """All variants by their name on the command line. ``dtype``: of the frozen parts in all but one."""
     ours = Variant("ours", dtype=dtype)
     off = {
         "plain": {"name": "plain DeSTA2.5", "recipe": "plain", "bucketing": False},
@@ -64,7 +64,7 @@ def variants(dtype: torch.dtype) -> dict[str, Variant]:
 
 
 def why_not(variant: Variant, ours: Variant) -> str | None:
-    """Why a variant says nothing on this machine; None when it does."""
+    """The reason why a variant cannot be measured on this machine; None if it can."""
     if variant.cross_entropy == "torch" and choose_cross_entropy(ours.cross_entropy) == "torch":
         return "ours runs without it here: liger-kernel needs a GPU and pip install liger-kernel"
     if variant.name == "without half precision" and ours.dtype == torch.float32:
@@ -100,7 +100,7 @@ class Parts(nn.Module):
 
 
 def make_loss(parts: Parts, variant: Variant) -> Callable[[Mapping[str, Tensor]], tuple[Tensor, int]]:
-    """A variant's loss of a batch on the device: summed over targets, and how many there are."""
+    """A variant's loss of a batch on the device: the sum over targets, and their number."""
     if variant.recipe == "plain":
         return lambda batch: plain_loss(parts.llm, parts.perception, batch)
     implementation = choose_cross_entropy(variant.cross_entropy)
@@ -125,8 +125,8 @@ def our_loss(
 ) -> tuple[Tensor, int]:
     """Hidden states are gathered at the targets before lm_head.
 
-    ``padding_mask`` False: right padding behind a causal LLM is seen by no target, so nothing needs to mask it, and
-    SDPA may choose its kernels for plainly causal attention.
+    ``padding_mask`` False: in a causal LLM no target attends to right padding, so it needs no mask, and SDPA may
+    choose its kernels for causal attention.
     """
     inputs = _embed(llm, perception, batch)
     kwargs: dict[str, Any] = {"inputs_embeds": inputs.inputs_embeds, "use_cache": False}
@@ -142,10 +142,10 @@ def our_loss(
 
 
 def plain_loss(llm: PreTrainedModel, perception: FusedPerception, batch: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-    """DeSTA2.5 as one reads its recipe: every clip padded to 30 s, 64 vectors that also read the silence, left
+    """DeSTA2.5's recipe, implemented plainly: every clip padded to 30 s, 64 vectors that also read the silence, left
     padding, labels through the Hugging Face model, whose loss makes logits of all positions.
 
-    Kinder than the original: targets are not cut at 300 tokens, attention is SDPA, frozen weights are half precision.
+    In favour of the original: targets are not cut at 300 tokens, attention is SDPA, frozen weights are half precision.
     """
     audio = nn.functional.pad(batch["audio"], (0, WINDOW - batch["audio"].shape[1]))
     full = {**batch, "audio": audio, "audio_lens": torch.full_like(batch["audio_lens"], WINDOW)}
@@ -169,7 +169,7 @@ def _embed(
 
 
 class PaddedEncoder(nn.Module):
-    """An encoder that always works on 30 s, though only a clip's own frames are read afterwards."""
+    """An encoder that always encodes 30 s, although only the clip's own frames are used."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

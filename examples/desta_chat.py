@@ -1,7 +1,8 @@
 """Talk to a trained model: ``python examples/desta_chat.py model=<folder> audio=x.wav prompt="Who is speaking?"``.
 
-A conversation without ``prompt``, a file of rows with ``input=... output=...``, a page with ``web=true``; settings are
-in conf/use/chat.yaml (``--help`` lists them). For programs: examples/desta_serve.py, an OpenAI-compatible server.
+Without ``prompt`` it opens a conversation in the terminal, ``input=... output=...`` answers a file of rows, and
+``web=true`` opens a web page. Settings: conf/use/chat.yaml (``--help`` lists them). An OpenAI-compatible server for
+programs: examples/desta_serve.py.
 """
 
 import sys
@@ -20,10 +21,10 @@ def main(cfg: DictConfig) -> None:
     log_to_stderr()
     try:
         result = run_chat(cfg)
-    except (ValueError, OSError, ImportError) as error:  # the user's to mend: the message, without our stack
+    except (ValueError, OSError, ImportError) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; answers that were written stay, and the same command goes on behind them")
+        sys.exit("stopped; finished answers are saved, and the same command resumes after them")
     if result is not None:
         print(result)
         sys.exit(not result.ok)

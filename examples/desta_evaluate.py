@@ -1,6 +1,6 @@
 """Score a model: ``python examples/desta_evaluate.py model=<folder> benchmarks=[mmau] data_root=<dir> output=<dir>``.
 
-Settings are in conf/use/evaluate.yaml (``--help`` lists them). The same command goes on where a killed run stopped.
+Settings are in conf/use/evaluate.yaml (``--help`` lists them). The same command resumes a killed run.
 """
 
 import sys
@@ -24,10 +24,10 @@ def main(cfg: DictConfig) -> None:
     try:
         settings = parse(EvaluateSettings, OmegaConf.to_container(cfg, resolve=True), "evaluate")
         report = evaluate(settings)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:  # the user's to mend, without our stack
+    except (ValueError, OSError, ImportError, RuntimeError) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; answers that were written stay, and the same command goes on behind them")
+        sys.exit("stopped; finished answers are saved, and the same command resumes after them")
     print(render(report))
     print(f"\n{settings.output}/report.html")
 

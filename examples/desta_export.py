@@ -1,7 +1,7 @@
-"""Write a trained model as one folder for others: ``python examples/desta_export.py model=runs/x output=my_model``.
+"""Export a trained model as one folder to share: ``python examples/desta_export.py model=runs/x output=my_model``.
 
-``import=desta25 source=<folder> output=<folder>`` turns released weights into a nemo_desta model instead. Settings are
-in conf/use/export.yaml (``--help`` lists them); docs/export.md says what is in the folder.
+``import=desta25 source=<folder> output=<folder>`` imports released weights instead. Settings are in
+conf/use/export.yaml (``--help`` lists them); docs/export.md describes the folder.
 """
 
 import sys
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     log_to_stderr()
     try:
         print(run_export(cfg))
-    except (ValueError, OSError, ImportError) as error:  # the user's to mend: the message, without our stack
+    except (ValueError, OSError, ImportError) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 

@@ -1,8 +1,8 @@
 """Make training rows from a labelled corpus: `python examples/desta_generate_data.py corpus=... llm=... output=...`.
 
-Configs are in conf/recipes/: --config-name self_generate (default), self_rephrase, report, check. They have a folder
-of their own: the training configs' group llm/ would hide the setting `llm`. A run that was killed goes on when the
-same command is given again.
+Configs are in conf/recipes/: --config-name self_generate (default), self_rephrase, report, check. They have their own
+folder because the training configs' group llm/ would hide the setting `llm`. To resume a killed run, give the same
+command again.
 """
 
 import sys
@@ -16,15 +16,15 @@ from nemo_desta.recipes.corpora import CorpusError
 from nemo_desta.recipes.engines import EngineError
 from nemo_desta.recipes.pipeline import RecipeMismatch
 
-#: Errors that are shown without a stack: their messages say what to do.
-USERS_TO_MEND = (ConfigError, RecipeMismatch, CorpusError, RowError, EngineError, FileNotFoundError, ImportError)
+#: User errors: shown without a stack trace, because their messages say what to do.
+USER_ERRORS = (ConfigError, RecipeMismatch, CorpusError, RowError, EngineError, FileNotFoundError, ImportError)
 
 
 @hydra_runner(config_path="../conf/recipes", config_name="self_generate")
 def main(cfg: DictConfig) -> None:
     try:
         result = run_command(cfg)
-    except USERS_TO_MEND as error:
+    except USER_ERRORS as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(result)
     if failed(result):

@@ -1,7 +1,7 @@
 """Serve a trained model over OpenAI's chat API: `python examples/desta_serve.py model=<folder> [port=8000 ...]`.
 
-The config is conf/use/serve.yaml; it has a folder of its own: the training configs' group llm/ would hide the setting
-`llm`. An API key comes from the environment variable NEMO_DESTA_API_KEY.
+The config is conf/use/serve.yaml, in its own folder because the training configs' group llm/ would hide the setting
+`llm`. The API key is read from the environment variable NEMO_DESTA_API_KEY.
 """
 
 import logging
@@ -19,11 +19,7 @@ def main(cfg: DictConfig) -> None:
         from nemo_desta.serving.server import run_serve
 
         run_serve(cfg)
-    except (
-        ConfigError,
-        FileNotFoundError,
-        ImportError,
-    ) as error:  # the user's to mend: the message, without our stack
+    except (ConfigError, FileNotFoundError, ImportError) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {error}")
 
 

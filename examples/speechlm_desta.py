@@ -1,7 +1,7 @@
 """Train a DeSTA model: ``python examples/speechlm_desta.py --config-name desta25 [key=value ...]``.
 
 Configs live in ``conf/``; ``--config-dir <folder>`` adds your own. ``check=true`` validates and stops. The same
-command goes on where a killed run stopped.
+command resumes a killed run.
 """
 
 import logging
@@ -19,7 +19,7 @@ from nemo_desta.training.preflight import MissingParts
 def main(cfg: DictConfig) -> None:
     try:
         fit(cfg)
-    except (ConfigError, MissingParts) as error:  # the user's to mend: the message, without our stack
+    except (ConfigError, MissingParts) as error:  # user errors: the message without a stack trace
         sys.exit(f"{type(error).__name__}: {error}")
 
 

@@ -1,4 +1,4 @@
-"""The versions of the stack, and what is missing in it: ``python -m nemo_desta``. Works in a broken install."""
+"""``python -m nemo_desta``: versions of the stack, and missing packages. Works in a broken install."""
 
 import argparse
 import sys

@@ -1,7 +1,7 @@
-"""Every knob a model has, as dataclasses; `parse` refuses unknown keys by name with the nearest known one.
+"""All settings of a model as dataclasses; `parse` refuses unknown keys and suggests the nearest known one.
 
-Encoders and projectors are open sets (registries), so their knobs stay mappings here and are checked by the
-constructor that takes them. The data section has its own schema in `nemo_desta.data`.
+Encoders and projectors are open sets (registries), so their settings stay mappings here and are checked by their
+constructors. The data section has its own schema in `nemo_desta.data`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ MISSING = "???"
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters on the LLM. Off by default: with them the text LLM is no longer untouched."""
+    """Low-rank adapters on the LLM. Off by default, since they change the answers to text too."""
 
     r: int = 16
     alpha: int = 16
@@ -43,11 +43,11 @@ class LLMConfig:
 
 @dataclass(frozen=True)
 class PerceptionConfig:
-    """Encoders (name -> knobs of a registered encoder), the projector, and what they hear.
+    """Encoders (name -> settings of a registered encoder), the projector, and their audio input.
 
     ``use``: the encoders to build, all of them when null. ``dtype`` as in `LLMConfig`. ``normalize_dbfs``: every clip
-    is scaled to this RMS level (dB full scale) before the encoders, null leaves the level alone. ``init_from``: a
-    saved model folder or projector file whose tensors start this projector (stage-wise training).
+    is scaled to this RMS level (dB full scale) before the encoders, null leaves the level unchanged. ``init_from``: a
+    saved model folder or projector file whose tensors initialise this projector (stage-wise training).
     """
 
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class PerceptionConfig:
 class TranscriptConfig:
     """The transcript channel: the row's transcript as text tokens right after the audio vectors (DeSTA2.5).
 
-    ``max_tokens``: where a training row's transcript is cut. In a chat it is read whole.
+    ``max_tokens``: the limit of a training row's transcript, which is cut there. In a chat it is not cut.
     """
 
     enabled: bool = False
@@ -76,10 +76,10 @@ class TranscriptConfig:
 class PromptConfig:
     """How messages become text; the template itself is the tokenizer's own.
 
-    ``audio_tags``: text before and after every audio that does not stand there already (DeSTA2.5: ``<start_audio>``,
-    ``<end_audio>``). ``audio_role``: audios become messages of their own, of this role, in front of the message that
-    brought them (DeSTA2: ``audio``). ``system_role``: a system message is kept, folded into the next user text, or
-    dropped; auto asks the template and folds where it refuses or loses one. All but keep also merge consecutive turns
+    ``audio_tags``: text before and after every audio, added where it is missing (DeSTA2.5: ``<start_audio>``,
+    ``<end_audio>``). ``audio_role``: each audio becomes a message of this role before the message that contained it
+    (DeSTA2: ``audio``). ``system_role``: a system message is kept, folded into the next user text, or dropped; "auto"
+    probes the template and folds where the template refuses or omits it. All but "keep" also merge consecutive turns
     of one role for a template that refuses them.
     """
 
@@ -106,7 +106,7 @@ class ModelConfig:
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint for an unknown name: `` Did you mean 'x'?`` or nothing, and the list of what is known."""
+    """A hint for an unknown name: `` Did you mean 'x'?`` if one is close, and the list of known names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""

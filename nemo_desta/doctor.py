@@ -1,6 +1,6 @@
-"""What is installed, what is missing, and the line that installs it; the same list that setup.py installs.
+"""Which packages are installed or missing, and the command that installs them; the list is setup.py's.
 
-Nothing of the stack is imported except torch, to ask for GPUs: it answers in a second, and in a broken install too.
+Only torch is imported, to find GPUs, so it takes a second and works in a broken install.
 """
 
 import importlib.metadata
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from nemo_desta.package_info import EXTRAS, REQUIRES, __python_requires__, __version__
 
-#: Packages whose versions say which stack this is, in the order of a report.
+#: Packages whose versions identify the stack, in the order of a report.
 STACK = (
     *("torch", "nemo_toolkit", "transformers", "lightning", "lhotse", "peft", "megatron-core"),
     *("triton", "transformer-engine", "liger-kernel", "vllm"),
 )
-#: What no extra installs: part of the container, built for one GPU, CUDA or FFmpeg version, or a rare wish.
+#: Packages in no extra: part of the container, built for one GPU, CUDA or FFmpeg version, or rarely needed.
 ACCELERATORS = {
     "transformer-engine": "fused layers for Megatron; part of the NeMo container",
     "liger-kernel": "fused cross-entropy on a GPU: pip install liger-kernel",
@@ -31,7 +31,7 @@ COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operato
 
 
 class Finding(NamedTuple):
-    """One line of the report: ``version`` is None when absent, ``problem`` is empty when all is well."""
+    """One line of the report: ``version`` is None if absent, ``problem`` is empty if there is none."""
 
     name: str
     version: str | None
@@ -62,14 +62,14 @@ def doctor() -> tuple[str, bool]:
     if broken:
         lines.append("Training cannot run here:")
         lines += [f"  {finding.name}: {finding.problem}" for finding in broken]
-        lines.append(f"To mend it, in a checkout: {install_line('train')}")
+        lines.append(f"To repair it, in a checkout: {install_line('train')}")
     else:
         lines.append("Training can run here: python examples/speechlm_desta.py --config-name desta25 check=true")
     return "\n".join(lines), not broken
 
 
 def check(requirement: str) -> Finding:
-    """Compares one line of package_info.py with what is installed."""
+    """Compare one requirement of package_info.py with the installed version."""
     name, bounds = parse(requirement)
     version = installed(name)
     if version is None:
@@ -111,11 +111,11 @@ def installed(name: str) -> str | None:
 
 
 def hardware() -> Iterator[str]:
-    """GPUs as torch sees them, or the reason why it sees none."""
+    """GPUs that torch finds, or the reason why it finds none."""
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield f"torch cannot be imported, so no GPU can be asked for: {error}"
+        yield f"torch cannot be imported, so GPUs cannot be listed: {error}"
         return
     if not torch.cuda.is_available():
         reason = "built for CPU only" if torch.version.cuda is None else f"built for CUDA {torch.version.cuda}"
@@ -127,7 +127,7 @@ def hardware() -> Iterator[str]:
 
 
 def install_line(extra: str) -> str:
-    """With the constraint file that fits the NeMo that is here: its 2.x series is the container's."""
+    """The install command, with the constraint file of the installed NeMo's stack; 2.x is the container's."""
     stack = "container" if release(installed("nemo_toolkit") or "3") < (3,) else "latest"
     return f"pip install -c constraints/{stack}.txt -e '.[{extra}]'"
 

@@ -1,15 +1,15 @@
-"""The two errors that every room raises: a config that cannot be right, and a row that cannot be used."""
+"""The two errors of all packages: an invalid config, and a row that cannot be used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class ConfigError(ValueError):
-    """A config that cannot be right; the message names the key, what was found and what is known."""
+    """An invalid config; the message names the key, the value found and the known values."""
 
 
 class RowError(ValueError):
-    """A row that cannot be used. ``reason``: a short fixed word to count by; the message says what to repair."""
+    """A row that cannot be used. ``reason``: a fixed label for counting; the message says what to repair."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -18,10 +18,10 @@ class RowError(ValueError):
 
 @contextmanager
 def row_guard(where: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong with one row into a `RowError`, so that no row can end a run.
+    """Turn any exception about one row into a `RowError`, so that no row can end a run.
 
-    A `RowError` passes unchanged; any other exception (a MemoryError too) becomes one of reason ``unexpected``, which
-    names its type, and ``where`` the row stands.
+    A `RowError` passes unchanged; any other exception (a MemoryError too) becomes one of reason ``unexpected``, whose
+    message has the exception's type and ``where`` the row is.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Name, version and requirements of the package: the one list that setup.py installs and ``doctor`` checks.
+"""Name, version and requirements of the package. setup.py installs this list and ``doctor`` checks it.
 
-Read by setup.py as a plain file, before anything is installed: it must not import anything.
+setup.py reads this file before any package is installed, so it must not import anything.
 """
 
 __package_name__ = "nemo_desta"
@@ -11,7 +11,7 @@ __description__ = (
 __license__ = "Apache-2.0"
 __python_requires__ = ">=3.10,<3.13"
 
-#: What `ops` and `perception` need: enough for a bare GPU machine without NeMo.
+#: Needed by `ops` and `perception`: enough for a GPU machine without NeMo.
 REQUIRES = [
     "huggingface_hub>=0.30",
     "numpy>=1.26",
@@ -22,7 +22,7 @@ REQUIRES = [
     "transformers>=4.57,<6",
 ]
 
-#: One list per job; `pip install 'nemo_desta[train]'`. Exact versions of two tested stacks are in constraints/.
+#: One list per task, e.g. `pip install 'nemo_desta[train]'`. constraints/ pins the versions of two tested stacks.
 EXTRAS = {
     "train": [
         "nemo_toolkit[core,common-only,asr-only]>=2.7.0,<3.1",
@@ -45,7 +45,7 @@ EXTRAS = {
         "jinja2>=3.1",
         "omegaconf>=2.3",
         "orjson>=3.9",
-        "py3langid>=0.4",  # its language models are inside
+        "py3langid>=0.4",  # contains its language models
         "pyarrow>=14",
         "pyyaml>=6",
         "scipy>=1.11",
@@ -53,14 +53,14 @@ EXTRAS = {
         "soxr>=0.4",
         "zstandard>=0.22",
     ],
-    "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # the former is GPLv3: an extra of its own
+    "measure": ["praat-parselmouth>=0.4.5", "pyloudnorm>=0.1.1"],  # parselmouth is GPLv3: a separate extra
     "cluster": ["ray[data]>=2.40"],
     "serve": ["fastapi>=0.115", "h11>=0.14", "prometheus_client>=0.20", "pydantic>=2.7", "uvicorn>=0.30"],
-    "transcript": ["silero-vad>=6.2"],  # its model is inside; torchaudio is not needed
+    "transcript": ["silero-vad>=6.2"],  # contains its model; torchaudio is not needed
     "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
-    "eval": ["jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
+    "eval": ["jinja2>=3.1", "jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
     "demo": [
-        "espeakng-loader>=0.2.4",  # carries the espeak-ng library and its voices
+        "espeakng-loader>=0.2.4",  # contains the espeak-ng library and its voices
         "matplotlib>=3.8",
         "scikit-learn>=1.4",  # the linear probe of the results table
         "scipy>=1.11",
@@ -71,10 +71,10 @@ EXTRAS = {
         "hypothesis>=6.100",
         "import-linter>=2.1",
         "openai>=1.60",  # the official client, for tests of the server
-        "playwright>=1.45",  # drives the system's Chromium in tests of the page; its own is never downloaded
+        "playwright>=1.45",  # drives the system's Chromium in tests of the web page; never downloads its own
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
-        "triton>=3.2; platform_system == 'Linux'",  # kernels run in Triton's interpreter on a CPU
+        "triton>=3.2; platform_system == 'Linux'",  # runs the kernels in its interpreter on a CPU
     ],
 }

@@ -1,8 +1,10 @@
-"""Where weights and tokenizers come from: a folder, a hub id, or ``package:<path>`` for what nemo_desta ships."""
+"""Sources of weights and tokenizers: a folder, a hub id, or ``package:<path>`` for files that nemo_desta ships."""
 
+import hashlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from nemo_desta.errors import ConfigError
 
@@ -12,7 +14,7 @@ NUM_BLOCKS = 16
 
 
 def resolve_source(path: str) -> str:
-    """Turn ``package:<path>`` into a folder or file of the installed package; everything else stays as it is.
+    """Turn ``package:<path>`` into a folder or file of the installed package; other sources are returned unchanged.
 
     Raises:
         FileNotFoundError: the package does not ship that path.
@@ -26,12 +28,12 @@ def resolve_source(path: str) -> str:
 
 
 def is_local(path: str) -> bool:
-    """Whether a source is meant as a path on this machine rather than a hub id ``owner/name``."""
+    """Whether a source is a path on this machine rather than a hub id ``owner/name``."""
     return path.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or Path(resolve_source(path)).exists()
 
 
 def local_folder(path: str) -> Path | None:
-    """The folder that holds a source's files: itself, or the hub's cached snapshot; None when not on this machine."""
+    """The folder that holds a source's files: itself, or the hub's cached snapshot; None if there is none."""
     if is_local(path):
         folder = Path(resolve_source(path)).expanduser()
         return folder if folder.exists() else None
@@ -40,16 +42,16 @@ def local_folder(path: str) -> Path | None:
 
     try:
         cached = try_to_load_from_cache(path, "config.json")
-    except HFValidationError:  # a path that is no hub id either
+    except HFValidationError:  # neither a path nor a hub id
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def fetch_folder(source: str, patterns: list[str]) -> Path:
-    """The folder of a source; the files of a hub id that match ``patterns`` are fetched where they are not here.
+    """The folder of a source; missing files of a hub id that match ``patterns`` are downloaded.
 
     Raises:
-        FileNotFoundError: there is no such folder, and the hub gives none of this name.
+        FileNotFoundError: there is no such folder, and the hub has no model of this name.
     """
     if is_local(source):
         if (folder := local_folder(source)) is None:
@@ -65,23 +67,32 @@ def fetch_folder(source: str, patterns: list[str]) -> Path:
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise FileNotFoundError(
-            f"no folder '{source}', and the hub gives no model of this name ({type(error).__name__}: {reason})"
+            f"no folder '{source}', and the hub has no model of this name ({type(error).__name__}: {reason})"
         ) from error
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file that another file names as its neighbour: an entry of ``folder`` and nothing else.
+    """The path of ``name``, which an untrusted file gives, as an entry of ``folder``.
 
     Raises:
-        ConfigError: a name that leads elsewhere, such as ``../x``, or a pattern.
+        ConfigError: a name that leads outside the folder, such as ``../x``, or a pattern.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\*?[\0"):
         raise ConfigError(f"'{folder}' names a file outside its folder: {name!r}; a plain file name is expected")
     return folder / name
 
 
+def file_digest(file: Path, digest: Any = None) -> str:
+    """Hexadecimal digest of a whole file: SHA-256, or the hash object ``digest`` continued."""
+    digest = digest or hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def sampled_blocks(file: Path) -> Iterator[bytes]:
-    """Blocks spread over a file from its first byte to its last: what tells weights of any size apart in no time."""
+    """Blocks spread evenly over a file, from which weights of any size can be told apart quickly."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         for i in range(NUM_BLOCKS):

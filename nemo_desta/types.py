@@ -1,4 +1,4 @@
-"""The few tensors-with-lengths that cross a border between rooms.
+"""Tensors with lengths that are passed between packages.
 
 Letters: B clips, S samples, T frames of one encoder, N chosen layers, C encoder width, P windows of the whole batch.
 """
@@ -13,10 +13,10 @@ AUDIO_SLOT = -1
 
 
 class EncoderOutput(NamedTuple):
-    """What a frozen encoder says about a batch of clips.
+    """The output of a frozen encoder for a batch of clips.
 
     ``layers``: N tensors (B, T, C), one per ``layer_id``, in the order of the ids. ``lens``: (B,) int64, valid frames
-    of each clip. Frames beyond ``lens`` hold unspecified values: readers mask them.
+    of each clip. Frames beyond ``lens`` have unspecified values and must be masked.
     """
 
     layers: tuple[torch.Tensor, ...]
@@ -25,7 +25,7 @@ class EncoderOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Where an encoder's frames lie in time; exact, in samples at the encoder's own sampling rate.
+    """The time positions of an encoder's frames, in samples at the encoder's sampling rate.
 
     Step ``i`` covers samples ``[i * hop, (i + 1) * hop)`` and owns the ``frames_per_step`` frames
     ``i * frames_per_step ...``. A Whisper step is one frame of 20 ms; a BEATs step is 160 ms and owns 8 frames, one
@@ -49,7 +49,7 @@ class FrameGrid:
 
 
 class WindowTable(NamedTuple):
-    """Which frames each output window reads, packed over the batch: no row is spent on padding.
+    """The frames that each output window reads, packed over the batch without padding.
 
     ``starts``: (P,) int64, flat index into the (B * T) frames; ``counts``: (P,) int64, at least 1; ``lens``: (B,)
     int64, windows of each clip, summing to P. Windows of one clip are consecutive and may overlap.

@@ -1,9 +1,71 @@
+"""What holds for every test: no network, one thread for torch, fixed seeds."""
+
+import gc
+import ipaddress
+import os
+import random
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from nemo_desta.testing.models import tiny_config
+# Before torch and huggingface_hub are imported, and for the processes that tests start.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+class NetworkError(RuntimeError):
+    """A test tried to reach another machine. Not an OSError: a library would take that for a bad connection."""
+
+
+def _local_only(connect: Callable) -> Callable:
+    def guarded(sock: socket.socket, address: Any) -> Any:
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+            raise NetworkError(f"tests must not use the network, found a connection to {address[0]}:{address[1]}")
+        return connect(sock, address)
+
+    return guarded
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # another name
+        return False
+
+
+socket.socket.connect = _local_only(socket.socket.connect)
+socket.socket.connect_ex = _local_only(socket.socket.connect_ex)
+
+
+def pytest_configure() -> None:
+    gc.disable()  # imports make millions of objects that stay; looking for garbage among them takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is imported by now is never garbage: each later collection looks at the tests' objects only
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same random numbers for each test, whatever ran before; nothing is imported for it."""
+    if item.get_closest_marker("gpu") and not pytest.importorskip("torch").cuda.is_available():
+        pytest.skip("needs a GPU")
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """NeMo's model section over tiny parts on disk."""
+    from nemo_desta.testing.models import tiny_config  # late: it imports torch and transformers
+
     return tiny_config(tmp_path_factory.mktemp("tiny"))

@@ -4,21 +4,13 @@ answers.jsonl            {"id", "answer", "thinking", "finish", counts, "setting
 answers.rejected.jsonl   rows without an answer, with the reason; rewritten by every run
 """
 
-import fcntl
 import json
-import logging
-import os
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.data.jsonl_log import JsonlLog, json_line
 from nemo_desta.errors import ConfigError
-
-logger = logging.getLogger(__name__)
-
-#: Seconds until an answer is on the disk, at most.
-SYNC_SECS = 2.0
 
 
 class AnswerFile:
@@ -36,67 +28,47 @@ class AnswerFile:
         self.settings = json.loads(json.dumps(settings))
         self.done: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._log = JsonlLog(self.path, lock=True)
         except BlockingIOError:
-            self._file.close()
             raise ConfigError(f"another process writes {self.path}; give this one another output") from None
         self._read(kept)
         self._rejects = self.rejected.open("wb", buffering=0)
-        self._synced = time.monotonic()
 
     def answer(self, row_id: str, answer: Mapping[str, Any]) -> None:
         """Append one answer."""
-        self._file.write(_line({"id": row_id, **answer, "settings": self.settings}))
+        self._log.append(json_line({"id": row_id, **answer, "settings": self.settings}))
         self.done.add(row_id)
-        if time.monotonic() - self._synced > SYNC_SECS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
 
     def reject(self, row_id: str | None, where: str, reason: str, detail: str) -> None:
         """Name a row without an answer."""
-        self._rejects.write(_line({"id": row_id, "where": where, "reason": reason, "detail": detail}))
+        self._rejects.write(json_line({"id": row_id, "where": where, "reason": reason, "detail": detail}))
 
     def close(self) -> None:
         """Close the files; an empty file of rejected rows is deleted."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self._log.close()
         is_empty = self._rejects.tell() == 0
         self._rejects.close()
         if is_empty:
             self.rejected.unlink()
 
     def _read(self, kept: Collection[str]) -> None:
-        """Read the answers in the file, and cut off a line that a kill left half-written."""
-        self._file.seek(0)
-        whole = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    logger.warning("%s: cut off %d bytes of a half-written answer", self.path, len(line))
-                    self._file.truncate(whole)
-                    break
-                whole += len(line)
-                try:
-                    record = json.loads(line)
-                    row_id, settings = record["id"], dict(record["settings"])
-                except (ValueError, TypeError, KeyError):
-                    raise ConfigError(f"{self.path}:{number} is no answer; give another output") from None
-                if number == 1:
-                    decided = {key: settings[key] for key in kept if key in settings}
-                    self.settings = {key: value for key, value in self.settings.items() if key not in kept} | decided
-                if settings != self.settings:
-                    raise ConfigError(
-                        f"{self.path} holds answers of other settings: {_difference(settings, self.settings)}. Give "
-                        "the same settings to resume, or another output"
-                    )
-                self.done.add(row_id)
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    """One JSON line; half a surrogate pair, which UTF-8 cannot hold, becomes a question mark."""
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        """Read the answers that are there and check that they follow from the same settings."""
+        for number, line in enumerate(self._log.lines(), start=1):
+            try:
+                record = json.loads(line)
+                row_id, settings = record["id"], dict(record["settings"])
+            except (ValueError, TypeError, KeyError):
+                raise ConfigError(f"{self.path}:{number} is no answer; give another output") from None
+            if number == 1:
+                decided = {key: settings[key] for key in kept if key in settings}
+                self.settings = {key: value for key, value in self.settings.items() if key not in kept} | decided
+            if settings != self.settings:
+                raise ConfigError(
+                    f"{self.path} holds answers of other settings: {_difference(settings, self.settings)}. Give "
+                    "the same settings to resume, or another output"
+                )
+            self.done.add(row_id)
 
 
 def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:

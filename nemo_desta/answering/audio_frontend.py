@@ -14,6 +14,7 @@ from nemo_desta.config import LLMConfig, ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.model import ChatMixin
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 
@@ -53,7 +54,7 @@ class LLMElsewhere(nn.Module):
             self.generation_config = GenerationConfig.from_pretrained(source)
         except OSError:  # the folder has none
             self.generation_config = GenerationConfig.from_model_config(self.config)
-        self.embed_tokens = _embedding_table(self.config, source, build.resolve_dtype(llm.dtype), trust)
+        self.embed_tokens = _embedding_table(self.config, source, as_dtype(llm.dtype), trust)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens

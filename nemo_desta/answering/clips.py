@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from nemo_desta.config import check_keys
+from nemo_desta.data.audio_decoding import audio_guard, check_rate, duration_fault
 from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
-from nemo_desta.data.decoding import audio_guard, check_rate, duration_fault
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.errors import ConfigError
 

@@ -126,7 +126,7 @@ def answer_rows(
     """
     check_transcript(model, transcript)
     drawn = resolve_sampling(model.generation_config, **(sampling or {}))
-    roots = AudioRoots(audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots})
+    roots = AudioRoots(audio_roots)
     index = JsonlIndex(rows)
     settings = {"model": name, "system": system, "transcript": transcript, **asdict(drawn)}
     own_date = model.prompts.date

@@ -1,4 +1,4 @@
-"""Config -> parts. The only place that looks at both; every module below receives what it needs ready made."""
+"""Build the parts of a model from its config. The modules themselves receive ready parts and read no config."""
 
 import logging
 import math
@@ -9,35 +9,25 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig, nearest
+from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig
 from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.trust import UntrustedConfig, code_named
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders import build_encoder
+from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.fused import FusedPerception
-from nemo_desta.perception.projector import build_projector
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU and float32 on a CPU (design decision 9)."""
-    if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype '{name}'.{nearest(name, ['auto', *DTYPES])}")
-    return DTYPES[name]
 
 
 def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
     """The LLM's own tokenizer.
 
     Raises:
-        ConfigError: no tokenizer at the source, or one without a chat template; `UntrustedConfig`: it is code.
+        ConfigError: no tokenizer at the source, or one without a chat template.
+        UntrustedConfig: loading it would run code.
     """
     source = config.tokenizer or config.path
     try:
@@ -62,7 +52,7 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
 
 
 def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> PromptBuilder:
-    """What renders this model's prompts."""
+    """The prompt builder of the config."""
     return PromptBuilder(
         tokenizer,
         audio_locator_tag=config.audio_locator_tag,
@@ -75,11 +65,11 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
 
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:
-    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config asks for them."""
+    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config has them."""
     with code_named(config.path):
         llm = AutoModelForCausalLM.from_pretrained(
             resolve_source(config.path),
-            dtype=resolve_dtype(config.dtype),
+            dtype=as_dtype(config.dtype),
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
         )
@@ -120,46 +110,20 @@ def check_reads_embeddings(llm: nn.Module) -> None:
         )
 
 
-def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
-    """The chosen encoders by name, in the order of the config."""
-    names = list(config.encoders) if config.use is None else list(config.use)
-    if not names:
-        raise ConfigError("'model.perception.encoders' is empty: at least one encoder is needed")
-    for name in names:
-        if name not in config.encoders:
-            raise ConfigError(f"model.perception.use names '{name}'.{nearest(name, config.encoders)}")
-    encoders = {}
-    for name in names:
-        knobs: dict[str, Any] = {"name": name, **config.encoders[name]}
-        if isinstance(knobs.get("path"), str):
-            knobs["path"] = resolve_source(knobs["path"])
-        encoders[name] = build_encoder(knobs, dtype=resolve_dtype(config.dtype))
-    return encoders
-
-
 def build_perception(config: PerceptionConfig, output_size: int, output_rms: float) -> FusedPerception:
-    """Encoders and projector. ``output_rms``: RMS of the LLM's embedding table, where the projector's gain starts."""
+    """Encoders and projector. ``output_rms``: RMS of the LLM's embedding table, the projector's initial gain."""
     encoders = build_encoders(config)
     projector = build_projector_for(config, encoders, output_size, output_rms=output_rms)
     if config.init_from is not None:
         loaded = load_projector(config.init_from, projector)
-        logger.info("projector: %d tensors started from %s", loaded, config.init_from)
+        logger.info("projector: %d tensors initialised from %s", loaded, config.init_from)
     return FusedPerception(
         encoders, projector, sampling_rate=config.sampling_rate, normalize_dbfs=config.normalize_dbfs
     )
 
 
-def build_projector_for(
-    config: PerceptionConfig, encoders: dict[str, nn.Module], output_size: int, *, output_rms: float
-) -> nn.Module:
-    """The projector that the config names, for these encoders."""
-    knobs = dict(config.projector)
-    name = knobs.pop("name", "window")
-    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
-
-
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """The whole Whisper, decoder included, whose encoder the model listens with.
+    """The whole Whisper, decoder included, whose encoder the model uses.
 
     Raises:
         ConfigError: no Whisper among the encoders.
@@ -178,9 +142,9 @@ def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: 
 
 @torch.no_grad()
 def embedding_rms(llm: PreTrainedModel) -> float:
-    """Root mean square of the LLM's input embeddings: the level at which audio vectors should arrive.
+    """Root mean square of the LLM's input embeddings, the level that audio vectors should have.
 
-    Of what the embedding module gives, which may be more than its table (Gemma 3 scales it).
+    It is taken from the output of the embedding module, which may differ from its table (Gemma 3 scales it).
     """
     embed = llm.get_input_embeddings()
     if type(embed) is nn.Embedding:
@@ -191,10 +155,10 @@ def embedding_rms(llm: PreTrainedModel) -> float:
 
 
 def freeze_by_pattern(parameters: dict[str, nn.Parameter], patterns: list[str]) -> None:
-    """Freeze the parameters that a pattern (regular expression, searched) names.
+    """Freeze the parameters whose name contains a match of one of the ``patterns`` (regular expressions).
 
     Raises:
-        ConfigError: a pattern that names nothing, or nothing left to train.
+        ConfigError: a pattern that matches nothing, or nothing left to train.
     """
     for pattern in patterns:
         names = [name for name in parameters if re.search(pattern, name)]

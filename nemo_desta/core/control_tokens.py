@@ -1,9 +1,9 @@
-"""Control tokens in data: text that spells a token of the template is text, and never becomes that token.
+"""Control tokens in data: text that spells a control token is tokenised as text and never becomes that token.
 
-A control token is matched by its whole spelling, so a text is cut behind the first character of every spelling and the
-pieces are tokenised one by one. That needs nothing of the tokenizer: ``split_special_tokens`` of transformers leaves
-tokens that are added but not special (``<think>`` and ``<tool_call>`` of Qwen3) as they are. A tokenizer that begins
-every text with a space (Llama 2) puts one into the spelling.
+A tokenizer matches a control token by its whole spelling, so a text is cut after the first character of every spelling
+and the pieces are tokenised one by one. transformers' ``split_special_tokens`` does not do this for tokens that are
+added but not special (``<think>`` and ``<tool_call>`` of Qwen3). A tokenizer that begins every text with a space
+(Llama 2) inserts one into the spelling.
 """
 
 import re
@@ -20,7 +20,7 @@ class ControlTokens:
     """The control tokens of a tokenizer: special tokens, added tokens that its chat template writes, and added tokens
     of the form ``<|...|>``. Other added tokens (Gemma has white space and HTML tags among them) are ordinary text.
 
-    ``thoughts`` in the methods: think tags count as text that may stay, as in what an assistant has said.
+    ``thoughts`` in the methods: think tags may stay, as in an assistant's messages.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -38,7 +38,7 @@ class ControlTokens:
         return found[0] if found else None
 
     def split(self, text: str, *, thoughts: bool = False) -> list[str]:
-        """Pieces that give ``text`` when joined, none of which spells a control token of two characters or more."""
+        """Pieces whose concatenation is ``text``; none spells a control token of two characters or more."""
         pieces, start = [], 0
         while found := self._patterns[thoughts].search(text, start):
             pieces.append(text[start : found.start() + 1])
@@ -46,7 +46,7 @@ class ControlTokens:
         return [*pieces, text[start:]]
 
     def among(self, ids: Collection[int], *, thoughts: bool = False) -> str | None:
-        """A control token whose id is among ``ids``: one that no cut could prevent."""
+        """A control token whose id is among ``ids``, which cutting could not prevent."""
         if self._id_sets[thoughts].isdisjoint(ids):
             return None
         return next(text for text, number in self._ids.items() if number in self._id_sets[thoughts] and number in ids)

@@ -1,7 +1,7 @@
-"""What a frozen part is: a short, quick fingerprint kept in checkpoints, so that a projector meets the LLM it knows.
+"""The fingerprint of a frozen part, stored in checkpoints, so that a projector is used with the LLM of its training.
 
-The fingerprint covers config, tokenizer, the header of every safetensors file and sampled blocks of its data: seconds
-for a 16 GB LLM. Generation settings, cards and further files do not change what the weights are.
+It covers config, tokenizer, the header of every safetensors file and sampled blocks of its data, which takes seconds
+for a 16 GB LLM. Generation settings, model cards and other files are left out: they do not change the weights.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.sources import inside, sampled_blocks
+from nemo_desta.sources import file_digest, inside, sampled_blocks
 
 #: Hashed whole when present.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
@@ -34,7 +34,7 @@ class IdentityMismatch(ConfigError):
 
 
 class Difference(NamedTuple):
-    """A file that is not what it was. ``found``: None where it is not there any more."""
+    """A changed file. ``found``: None where the file is missing."""
 
     file: str
     expected: str
@@ -54,21 +54,21 @@ def fingerprint(path: str | Path, *, full: bool = False) -> dict[str, str]:
     path = Path(path)
     weights = [path] if path.is_file() else _weight_files(path)
     small = [path / name for name in SMALL_FILES if (path / name).is_file()]
-    hashes = {file.name: _whole(file) if full else _sampled(file) for file in weights}
-    hashes |= {file.name: _whole(file) for file in small}
+    hashes = {file.name: file_digest(file) if full else _sampled(file) for file in weights}
+    hashes |= {file.name: file_digest(file) for file in small}
     if not hashes:
         raise FileNotFoundError(f"no config, tokenizer or weights at '{path}'")
     return dict(sorted(hashes.items()))
 
 
 def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
-    """What has changed in ``path`` since its fingerprint was ``saved``.
+    """Files of ``path`` that have changed since its fingerprint was ``saved``.
 
-    Config and weights that are gone count, further files do not; nor does a tokenizer that is gone, since a model
-    folder has its own. A part that is one file may have got another name.
+    A missing config or weight file counts. Additional files do not count, nor does a missing tokenizer, since a model
+    folder has its own. A part that is a single file may have been renamed.
 
     Raises:
-        ConfigError: a fingerprint that names files elsewhere.
+        ConfigError: a fingerprint that names files outside the part.
     """
     path = Path(path)
     changed = []
@@ -78,7 +78,7 @@ def differences(saved: Mapping[str, str], path: str | Path) -> list[Difference]:
         if not file.is_file():
             found = None
         else:
-            found = _sampled(file) if expected.startswith(SAMPLED) else _whole(file)
+            found = _sampled(file) if expected.startswith(SAMPLED) else file_digest(file)
         if found != expected and not (found is None and name in TOKENIZER_FILES):
             changed.append(Difference(name, expected, found))
     return changed
@@ -101,7 +101,7 @@ def short_fingerprint(folder: Path) -> str:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Those that loaders read: hubs often keep the same weights in further forms beside them."""
+    """The weight files that loaders read; hub repositories often hold the same weights in other formats too."""
     index = folder / "model.safetensors.index.json"
     if (single := folder / "model.safetensors").is_file():
         return [single]
@@ -109,14 +109,6 @@ def _weight_files(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         return [file for name in names if (file := inside(folder, name)).is_file()]
     return sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pt")])
-
-
-def _whole(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sampled(file: Path) -> str:

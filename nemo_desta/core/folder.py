@@ -1,8 +1,8 @@
-"""What was trained, on disk: safetensors and plain JSON, plus who the frozen parts were.
+"""Model folders: the trained tensors as safetensors, and a JSON config that identifies the frozen parts.
 
 A model folder holds ``config.json`` (model config, format, fingerprints), ``projector.safetensors`` (the projector
-and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders stay where they are. `export` writes the same
-kind of folder for others, with LoRA in a folder of its own.
+and, if any, LoRA tensors) and the tokenizer. The frozen LLM and encoders are not copied. `export` writes the same kind
+of folder for publishing, with LoRA in a subfolder.
 """
 
 import json
@@ -36,7 +36,7 @@ PROJECTOR_PREFIX = "perception.projector."
 
 
 def is_trained_name(name: str) -> bool:
-    """Whether a state-dict entry belongs into a checkpoint: the projector with its buffers, and LoRA."""
+    """Whether a state-dict entry belongs in a checkpoint: the projector with its buffers, and LoRA."""
     return name.startswith(PROJECTOR_PREFIX) or ".lora_" in name
 
 
@@ -53,12 +53,12 @@ def check_trained_names(own: Iterable[str], found: Iterable[str]) -> None:
 
 
 def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torch.Tensor], tokenizer: Any) -> Path:
-    """Write a model folder; every file is complete before it gets its name."""
+    """Write a model folder; each file is renamed to its final name when it is complete."""
     return write_folder(Path(folder), describe(config, identify(config)), tensors, tokenizer)
 
 
 def describe(config: ModelConfig, fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """What a model folder's config.json says."""
+    """The content of a model folder's config.json."""
     return {
         "format": FORMAT,
         "nemo_desta": __version__,
@@ -73,12 +73,12 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder was written by `export`, whose description refers to the frozen parts by name."""
+    """Whether a folder was written by `export`, which refers to the frozen parts by name."""
     return "references" in _description(folder)
 
 
 def _description(folder: Path) -> Mapping[str, Any]:
-    """What the folder's config.json holds, nothing where there is none."""
+    """The content of the folder's config.json; empty where there is none."""
     try:
         found = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def load_folder(
     Raises:
         FileNotFoundError: not a model folder; the message says which file is missing.
         ValueError: a folder of a newer format.
-        UntrustedConfig: its config.json asks for more than ``grant`` allows.
+        UntrustedConfig: its config.json needs more than ``grant`` allows.
     """
     folder = Path(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -136,15 +136,15 @@ def open_model(
     trust_remote_code: bool = False,
     allow_targets: Sequence[str] = (),
 ) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Config, its frozen parts found on this machine, and trained tensors of a model folder or hub id.
+    """Config, with the frozen parts found on this machine, and trained tensors of a model folder or hub id.
 
-    ``trust_remote_code``, ``allow_targets``: what its files may ask for, see `Grant`.
+    ``trust_remote_code``, ``allow_targets``: what its config may use, see `Grant`.
 
     Raises:
-        UntrustedConfig: its config.json asks for more than that.
-        IdentityMismatch: a frozen part that is not the one that was trained with; with ``check_identity=False`` only
+        UntrustedConfig: its config.json needs more than that.
+        IdentityMismatch: a frozen part that differs from the one of the training; with ``check_identity=False`` only
             an LLM of another width.
-        FileNotFoundError: no model folder, or a part that is not where the model says.
+        FileNotFoundError: no model folder, or a part that is not where the config says.
     """
     folder = local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
     saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
@@ -157,13 +157,13 @@ def open_model(
 
 
 def load_projector(source: str | Path, projector: nn.Module) -> int:
-    """Start a projector from a model folder or a safetensors file (stage-wise training); returns the tensor count.
+    """Initialise a projector from a model folder or a safetensors file (stage-wise training); returns the count.
 
-    Every tensor of the source must find its home; parameters of the projector that the source lacks keep their
-    initial values and are named in the log.
+    The projector must have every tensor of the source. Its further parameters keep their initial values and are named
+    in the log.
 
     Raises:
-        ValueError: a tensor without a home or of another shape.
+        ValueError: a tensor that the projector does not have, or of another shape.
     """
     path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     own = projector.state_dict()
@@ -179,7 +179,7 @@ def load_projector(source: str | Path, projector: nn.Module) -> int:
             raise ValueError(f"'{path}': '{name}' is {shapes}")
     projector.load_state_dict(tensors, strict=False)
     if missing := sorted(set(own) - set(tensors)):
-        logger.info("projector tensors that start fresh: %s", ", ".join(missing))
+        logger.info("projector tensors with initial values: %s", ", ".join(missing))
     return len(tensors)
 
 
@@ -189,8 +189,8 @@ def relocate(
     """A saved config with the frozen parts where they are on this machine; the tokenizer is the folder's own.
 
     Raises:
-        FileNotFoundError: a part that was trained from a local path is not there any more, or was exported by a name
-            that no hub knows.
+        FileNotFoundError: a local path of the training does not exist any more, or a name in an export is not on the
+            hub.
     """
     named = dict(config.perception.encoders)
     for name, path in (encoders or {}).items():
@@ -211,11 +211,11 @@ def relocate(
 
 
 def _make_portable(file: Path) -> None:
-    """Let transformers 4 read what transformers 5 writes, and leave out where the tokenizer was on this machine."""
+    """Make transformers 5's file readable for transformers 4, and remove the tokenizer's path on this machine."""
     settings = json.loads(file.read_text(encoding="utf-8"))
     for key in ("name_or_path", "is_local", "local_files_only"):
         settings.pop(key, None)
-    if settings.get("tokenizer_class") == "TokenizersBackend":  # the name that transformers 5 has for it
+    if settings.get("tokenizer_class") == "TokenizersBackend":  # its name in transformers 5
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(further := settings.get("extra_special_tokens"), list):
         settings["additional_special_tokens"] = further

@@ -1,7 +1,7 @@
-"""The frozen parts of a model: which they are, and whether those on this machine are the ones it was trained with.
+"""The frozen parts of a model: find them on this machine and check that they are the ones it was trained with.
 
-A projector speaks one LLM's language and reads one encoder's layers. With others it gives answers that look like
-answers; so another part is refused by name, unless the caller says that it shall be used regardless.
+A projector fits one LLM's embeddings and one encoder's layers. With a different LLM or encoder the output looks fluent
+but is wrong. Loading therefore fails and names the part; ``check_identity=False`` loads it anyway.
 """
 
 import re
@@ -26,14 +26,14 @@ Fingerprints = Mapping[str, Mapping[str, str]]
 
 
 def frozen_sources(config: ModelConfig) -> dict[str, str]:
-    """Source of every frozen part by the name it has in a checkpoint."""
+    """Source of every frozen part by its name in a checkpoint."""
     used = config.perception.use or list(config.perception.encoders)
     encoders = {f"encoders.{name}": config.perception.encoders[name].get("path") for name in used}
     return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
 
 
 def keyword_of(part: str) -> str:
-    """How `from_pretrained` is told where a part is."""
+    """The argument of `from_pretrained` that says where a part is."""
     return "llm='...'" if part == "llm" else f"encoders={{'{part.removeprefix('encoders.')}': '...'}}"
 
 
@@ -50,14 +50,14 @@ def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, 
 def check_identity(
     saved: Fingerprints, config: ModelConfig, *, trained: Mapping[str, str] | None = None, repair: str | None = None
 ) -> None:
-    """Compare the frozen parts that are on this machine with the fingerprints of those that were trained with.
+    """Compare the frozen parts on this machine with the fingerprints of the parts used in training.
 
     Args:
-        trained: the sources that were trained with, for the message. repair: what to do, if not what
-            `from_pretrained` can be told.
+        trained: the sources used in training, for the message.
+        repair: what the message advises; by default, arguments of `from_pretrained`.
 
     Raises:
-        IdentityMismatch: names each part and file that is not the same, what was expected and what was found.
+        IdentityMismatch: the message names each part and file that differs, with what was expected and found.
     """
     wrong, keywords = [], []
     for part, source in frozen_sources(config).items():
@@ -72,17 +72,17 @@ def check_identity(
             keywords.append(keyword_of(part))
     if wrong:
         repair = repair or (
-            f"Say where the right one is: from_pretrained(..., {', '.join(keywords)}); or go on regardless, with "
+            f"Say where the right one is: from_pretrained(..., {', '.join(keywords)}); or load it anyway, with "
             "answers that may be wrong: check_identity=False"
         )
         raise IdentityMismatch(f"{'; '.join(wrong)}. {repair}")
 
 
 def fetch(saved: Fingerprints, config: ModelConfig) -> None:
-    """Bring the files of parts from the hub that are to be compared, and then loaded, onto this machine.
+    """Download the files of hub parts that will be compared and then loaded.
 
     Raises:
-        FileNotFoundError: the hub does not give them. ConfigError: a fingerprint that names files elsewhere.
+        FileNotFoundError: the hub does not have them. ConfigError: a fingerprint that names files outside the part.
     """
     from huggingface_hub import snapshot_download
 
@@ -92,7 +92,7 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
         folder = local_folder(source)
         needed = [inside(Path(source), name).name for name in saved[part] if name not in TOKENIZER_FILES]
         if code := [name for name in needed if name.endswith(".py")]:
-            raise ConfigError(f"{part}: its fingerprint names Python, which is no weights: {code[0]}")
+            raise ConfigError(f"{part}: its fingerprint names a Python file, which is not weights: {code[0]}")
         if absent := [name for name in needed if folder is None or not (folder / name).is_file()]:
             try:
                 snapshot_download(source, allow_patterns=absent)
@@ -104,12 +104,12 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
 
 
 def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_vocabulary: bool) -> None:
-    """Whether an LLM can be what the projector was trained for: its width and, without a fingerprint, its vocabulary.
+    """Check that the projector can have been trained for an LLM: its width and, without a fingerprint, its vocabulary.
 
-    ``compare_vocabulary``: the tokenizer of ``config``, which came with the projector, against the LLM's own.
+    ``compare_vocabulary``: compare the tokenizer of ``config``, which came with the projector, with the LLM's own.
 
     Raises:
-        IdentityMismatch: it cannot.
+        IdentityMismatch: another width or vocabulary.
     """
     source, trust = resolve_source(config.llm.path), config.llm.trust_remote_code
     with code_named(config.llm.path):
@@ -137,8 +137,8 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
     if changed := [token for token, i in own.items() if theirs.get(token) != i]:
         raise IdentityMismatch(
             f"llm: the vocabulary of '{config.llm.path}' is not that of the tokenizer that came with this projector: "
-            f"{len(changed)} of {len(own)} tokens have another id or none, such as {changed[0]!r}. {repair}; or go on "
-            "regardless: check_identity=False"
+            f"{len(changed)} of {len(own)} tokens have another id or none, such as {changed[0]!r}. {repair}; or load "
+            "it anyway: check_identity=False"
         )
 
 

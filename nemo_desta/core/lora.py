@@ -1,4 +1,4 @@
-"""Trained LoRA in PEFT's own form: a folder that ``peft.PeftModel.from_pretrained(llm, folder)`` opens by itself."""
+"""Trained LoRA in PEFT's format: a folder that ``peft.PeftModel.from_pretrained(llm, folder)`` opens."""
 
 import re
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ _PEFTS = re.compile(r"base_model\.model\.(?P<module>.+\.lora_[AB])\.weight")
 
 
 def split_lora(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Trained tensors -> those of the projector, those of LoRA."""
+    """Split trained tensors into the projector's and LoRA's."""
     lora = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     return {name: tensor for name, tensor in tensors.items() if name not in lora}, lora
 
 
 def save_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], *, base_model: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors. ``base_model``: what PEFT shall call the LLM."""
+    """Write adapter_config.json and adapter_model.safetensors. ``base_model``: the LLM's name in PEFT's config."""
     from peft import LoraConfig as PeftConfig
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,12 +40,12 @@ def save_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], *
 
 
 def load_lora(folder: Path) -> dict[str, Tensor]:
-    """The tensors of `save_lora` by the names that they have in this package's model."""
+    """Read `save_lora`'s tensors under the names of this package's model."""
     tensors = load_file(folder / WEIGHTS_FILE)
     return {_rename(name, _PEFTS, "llm.{}.default.weight"): tensor for name, tensor in tensors.items()}
 
 
 def _rename(name: str, rule: re.Pattern, form: str) -> str:
     if (match := rule.fullmatch(name)) is None:
-        raise ValueError(f"'{name}' is no tensor of LoRA: only lora_A and lora_B weights are known")
+        raise ValueError(f"'{name}' is not a LoRA tensor: only lora_A and lora_B weights are known")
     return form.format(match["module"])

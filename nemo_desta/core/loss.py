@@ -12,12 +12,12 @@ from torch import nn
 
 
 def liger_available() -> bool:
-    """Whether liger-kernel's fused linear cross-entropy can be used here."""
+    """Whether liger-kernel's fused linear cross-entropy can run on this machine."""
     return torch.cuda.is_available() and importlib.util.find_spec("liger_kernel") is not None
 
 
 def choose_cross_entropy(setting: str) -> str:
-    """Resolve ``auto | liger | torch``; asking for liger where it cannot run is an error, not a fallback."""
+    """Resolve ``auto | liger | torch``; "liger" where it cannot run is an error, not a fallback."""
     if setting not in ("auto", "liger", "torch"):
         raise ValueError(f"model.cross_entropy must be auto, liger or torch, found '{setting}'")
     if setting == "liger" and not liger_available():
@@ -28,7 +28,7 @@ def choose_cross_entropy(setting: str) -> str:
 def summed_cross_entropy(
     hidden: torch.Tensor, lm_head: nn.Module, target_ids: torch.Tensor, *, implementation: str = "torch"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss summed over tokens, and how many of them the model would have written itself (argmax).
+    """Loss summed over tokens, and how many of them the argmax gets right.
 
     Args:
         hidden: (N, D), hidden states that predict ``target_ids`` (N,).
@@ -50,7 +50,7 @@ def summed_cross_entropy(
 
 
 def decoder_of(llm: nn.Module) -> nn.Module:
-    """The part of a causal LLM that ends before its head; transformers 4 names it for text-only classes alone."""
+    """A causal LLM without its head. In transformers 4 only text-only classes name it in ``base_model``."""
     return llm.base_model if llm.base_model is not llm else llm.model
 
 
@@ -58,8 +58,8 @@ def decoder_of(llm: nn.Module) -> nn.Module:
 def has_plain_head(llm: nn.Module) -> bool:
     """Whether the LLM's logits are ``lm_head(last hidden state)`` and nothing more.
 
-    The LLM is asked, with a few tokens: its config may call a change of logits (soft caps, scales) anything, and hide
-    it in a part of its own.
+    The LLM is probed with a few tokens, because its config does not tell: settings that change logits (soft caps,
+    scales) have many names and may be nested.
     """
     seen: dict[str, torch.Tensor] = {}
     hooks = [

@@ -1,8 +1,8 @@
 """Messages and response to token ids, by the LLM's own chat template (design decision 5).
 
-The rendered prompt is split where the audios go and the pieces are tokenised; each audio is one `AUDIO_SLOT` in the
-ids. Only locator tags of messages that carry audios are slots: the tag in an answer, a transcript or the template is
-text. Likewise only the template writes control tokens: where data spell one, it is text.
+The rendered prompt is split at the audios and the pieces are tokenised; each audio becomes one `AUDIO_SLOT` in the
+ids. Only locator tags of messages that have audios are slots; the tag in an answer, a transcript or the template is
+text. Likewise only the template writes control tokens; a control token that data spell is text.
 """
 
 import logging
@@ -42,7 +42,7 @@ class Example(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What decides the random part of one row: equal draws give equal prompts in any worker."""
+    """The seed of a row's random part: equal draws give equal prompts in any worker."""
 
     seed: int
     epoch: int
@@ -101,12 +101,12 @@ class PromptBuilder:
         check_audios: bool = True,
         max_transcript_tokens: int | None = None,
     ) -> Prompt:
-        """The ids up to where the LLM starts to answer.
+        """The ids of a prompt, up to the position where the LLM starts to answer.
 
         Args:
-            messages: an item of ``audios`` is a mapping with ``audio`` and ``text``, or whatever stands for a clip.
-            draw: switches transcript dropout and noise on (training).
-            max_transcript_tokens: where transcripts are cut, as `example` does for training; None reads them whole.
+            messages: an item of ``audios`` is a mapping with ``audio`` and ``text``, or any other object for a clip.
+            draw: turns transcript dropout and noise on (training).
+            max_transcript_tokens: where transcripts are cut, as `example` does for training; None keeps them whole.
             check_audios: False when the clips come separately: then every tag of a message without audios is a slot.
 
         Raises:
@@ -123,7 +123,7 @@ class PromptBuilder:
         pieces = re.split(f"{mark}([0-9]+){mark}", self.render(marked))
         texts, slots = pieces[0::2], [int(number) for number in pieces[1::2]]
         if sorted(slots) != list(range(len(audios))):
-            raise RowError("template", f"the chat template kept {len(slots)} of {len(audios)} audio places")
+            raise RowError("template", f"the chat template kept {len(slots)} of {len(audios)} audio positions")
         ids = self._pieces_ids(texts[0].split(cut))
         for order, (slot, text) in enumerate(zip(slots, texts[1:], strict=True)):
             transcript = self._transcript_ids(audios[slot], order, draw)[:max_transcript_tokens]
@@ -131,8 +131,8 @@ class PromptBuilder:
         return Prompt(ids, [audios[slot] for slot in slots if audios[slot] is not None])
 
     def text_prompt(self, messages: Sequence[Message], prefix: str = "") -> str | list[int]:
-        """The prompt of a chat without audio, and the beginning of its answer, as text; as ids where that text would
-        not be read as it was meant, because a message or ``prefix`` spells a control token.
+        """The prompt of a chat without audio plus the beginning of its answer, as text. If a message or ``prefix``
+        spells a control token, that text would be tokenised wrongly: then the prompt is returned as ids.
 
         Raises:
             RowError: the template refuses the messages, or leaves one out.
@@ -160,7 +160,7 @@ class PromptBuilder:
         return Example(ids + target, len(ids), audios)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The chat template's text for the messages, ready for the assistant to go on.
+        """The chat template's text for the messages, ending with the generation prompt.
 
         Raises:
             RowError: the template refuses them, or leaves one out.
@@ -168,12 +168,12 @@ class PromptBuilder:
         return self._apply(self._roles.fit(messages))
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids of a piece of text as the template's own: what spells a control token is one. Nothing is added."""
+        """Ids of a piece of the template's own text, in which a spelt control token is one. Nothing is added."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
 
     @cached_property
     def end_of_turn_id(self) -> int:
-        """The special token that the template puts behind an assistant's content; the tokenizer's eos if none."""
+        """The special token that the template puts after an assistant's content; the tokenizer's eos if none."""
         word = "answer"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": word}]
         rendered = self._apply(turns, add_generation_prompt=False)
@@ -183,14 +183,16 @@ class PromptBuilder:
                 return token
         if self.tokenizer.eos_token_id is None:
             raise ValueError(
-                f"the tokenizer '{self.tokenizer.name_or_path}' marks no end of turn: its template puts no special "
-                "token behind an answer, and it has no eos_token"
+                f"the tokenizer '{self.tokenizer.name_or_path}' has no end of turn: its template puts no special "
+                "token after an answer, and it has no eos_token"
             )
         return self.tokenizer.eos_token_id
 
     def end_ids(self, configured: int | Sequence[int] | None = None) -> list[int]:
-        """Every id that ends a turn: by the chat template, the tokenizer, and the LLM's generation config
-        (``configured``: its ``eos_token_id``)."""
+        """Every id that ends a turn, by the chat template, the tokenizer and the LLM's generation config.
+
+        ``configured``: ``eos_token_id`` of the generation config.
+        """
         listed = configured if isinstance(configured, Sequence) else [configured]
         ids = (self.end_of_turn_id, self.tokenizer.eos_token_id, *listed)
         return list(dict.fromkeys(i for i in ids if i is not None))
@@ -201,13 +203,13 @@ class PromptBuilder:
         return reads_clock(self.tokenizer.get_chat_template())
 
     def freeze_date(self, date: datetime) -> None:
-        """Let the template write ``date`` from now on, so that a run that is continued later has the same prompts."""
+        """Let the template write ``date`` from now on, so that a resumed run has the same prompts."""
         self.date = date
         if self.reads_clock:
             logger.info("the chat template writes the date: %s in the whole run", date.date())
 
     def control_token(self, row: Mapping[str, Any]) -> str | None:
-        """The first control token that a row's messages, transcripts or response spell; it is read as text."""
+        """The first control token that a row's messages, transcripts or response spell; it is tokenised as text."""
         spelt = [self._control.find(row["response"], thoughts=True)]
         for message in row["messages"]:
             spelt.append(self._control.find(message["content"], thoughts=message["role"] == "assistant"))
@@ -235,8 +237,11 @@ class PromptBuilder:
     def _cut_control(
         self, messages: Sequence[Message], mark: str, prefix: str = ""
     ) -> tuple[list[dict[str, Any]], str]:
-        """Messages with a character behind the first one of every control token that they spell, and this character,
-        which occurs nowhere else. It comes through the template, since `TemplateRoles` found that a like one does."""
+        """Mark the control tokens that messages spell.
+
+        A mark is inserted after the first character of each one. Returns the messages and the mark, a character that
+        occurs nowhere else. Templates keep it: `TemplateRoles` probed them with a similar one.
+        """
         for message in messages:
             if found := self._control.find(message["role"]):
                 raise RowError("control_tokens", f"the role {message['role']!r:.100} spells {found}, a control token")
@@ -251,8 +256,8 @@ class PromptBuilder:
         return [token for piece in pieces for token in self.tokenize(piece)]
 
     def _text_ids(self, text: str, *, thoughts: bool = False) -> list[int]:
-        """Ids of text that comes from data: what spells a control token (``thoughts``: other than a think tag) does
-        not become one."""
+        """Ids of text from data, in which a spelt control token does not become one; with ``thoughts`` think tags
+        do."""
         pieces = self._control.split(text, thoughts=thoughts)
         ids = self._pieces_ids(pieces)
         if found := self._control.among(ids, thoughts=thoughts):
@@ -260,16 +265,16 @@ class PromptBuilder:
         if thoughts and len(pieces) > 1 and not self._told_control:
             self._told_control = True
             found = self._control.find(text, thoughts=True)
-            logger.warning("a response spells %s, a control token: it is learnt as text (said once)", found)
+            logger.warning("a response spells %s, a control token: it is learnt as text (logged once)", found)
         return ids
 
     def _unwrap(self, content: str, mark: str) -> str:
-        """``content`` without the ``audio_tags`` that stand around marked places already."""
+        """``content`` without the ``audio_tags`` that already surround marked positions."""
         before, after = map(re.escape, self.audio_tags)
         return re.sub(f"{before}({mark}[0-9]+{mark}){after}", r"\1", content)
 
     def _wrap(self, content: str, mark: str) -> str:
-        """``audio_tags`` around every marked place."""
+        """Put ``audio_tags`` around every marked position."""
         before, after = self.audio_tags
         return re.sub(f"({mark}[0-9]+{mark})", lambda match: before + match[1] + after, content)
 
@@ -288,7 +293,7 @@ class PromptBuilder:
 def place_audios(
     messages: Sequence[Message], tag: str, *, check_audios: bool = True
 ) -> tuple[list[Message], list[Any], str]:
-    """Find the place of every audio.
+    """Find the position of every audio.
 
     Returns:
         The messages with ``<mark><number><mark>`` where an audio goes, the audios by number, and the mark, a character
@@ -323,7 +328,9 @@ def place_audios(
     if untagged:
         last_user = next((m for m in reversed(marked) if m["role"] == "user"), None)
         if last_user is None:
-            raise RowError("tags", f"audios without a {tag} tag go before the last user text, but no user speaks")
+            raise RowError(
+                "tags", f"audios without a {tag} tag go before the last user text; there is no user message"
+            )
         last_user["content"] = untagged + last_user["content"]
     return marked, audios, mark
 
@@ -332,12 +339,12 @@ def _free_mark(texts: str) -> str:
     """A character of the private use area that ``texts`` do not contain."""
     mark = next((chr(code) for code in range(0xE000, 0xF900) if chr(code) not in texts), None)
     if mark is None:
-        raise RowError("tags", "the messages hold all 6,400 private-use characters; two must be left to mark places")
+        raise RowError("tags", "the messages hold all 6,400 private-use characters; two must be left as marks")
     return mark
 
 
 def _apart(messages: list[Message], mark: str, role: str) -> list[Message]:
-    """Every marked place becomes a message of ``role`` in front of the one that held it."""
+    """Move every marked position into a message of ``role`` before the message that held it."""
     result: list[Message] = []
     for message in messages:
         *texts, last = re.split(f"({mark}[0-9]+{mark})", message["content"])

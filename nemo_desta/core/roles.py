@@ -1,7 +1,7 @@
-"""Which roles a chat template takes, found by asking it, and how messages are put so that it takes them.
+"""Fit messages to the roles that a chat template accepts, found by probing the template.
 
-A template may refuse a system message (Gemma 2, Mistral 7B v0.1), leave it out, or refuse two turns of one role in a
-row. Of what was said nothing may get lost: every message's content must come out of the template.
+A template may refuse a system message (Gemma 2, Mistral 7B v0.1), leave it out, or refuse two consecutive turns of one
+role. No content may get lost: every message's content must appear in the rendered text.
 """
 
 import logging
@@ -15,7 +15,7 @@ from nemo_desta.errors import ConfigError, RowError
 logger = logging.getLogger(__name__)
 
 Messages = list[dict[str, Any]]
-#: What is tried, in this order, for each `PromptConfig.system_role`; merging only after the template has refused.
+#: Changes to try, in this order, for each `PromptConfig.system_role`; merging only after the template has refused.
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "auto": ((), ("fold",), ("merge",), ("fold", "merge")),
     "keep": ((),),
@@ -27,13 +27,13 @@ _SAID = {
     "drop": "system messages are left out",
     "merge": "consecutive turns of one role become one, with a blank line between them",
 }
-#: Answers of the template that are remembered, one per sequence of roles.
+#: Probe results that are cached, one per sequence of roles.
 _MAX_KNOWN = 4096
 _MARK = "\ue000"
 
 
 class TemplateRoles:
-    """Puts messages in the form that a chat template takes.
+    """Changes messages to a form that a chat template accepts.
 
     Args:
         apply: renders messages by the template; raises `RowError` where it refuses them.
@@ -52,7 +52,7 @@ class TemplateRoles:
         self._told: set[tuple[str, ...]] = set()
 
     def fit(self, messages: Sequence[Mapping[str, Any]]) -> Messages:
-        """``messages`` (role, content), changed only as far as the template and ``system_role`` demand.
+        """``messages`` (role, content) with no more changes than the template and ``system_role`` need.
 
         Raises:
             RowError: the template refuses them, or leaves the content of one out.
@@ -84,7 +84,7 @@ class TemplateRoles:
                 self._tell(steps, problem, changed != asked)
                 return steps
             problem = problem or (
-                f"the chat template leaves out the content of {', '.join(missing)}: it has no place for such a message"
+                f"the chat template leaves out the content of {', '.join(missing)}: it does not render such a message"
             )
         return problem or "no user message that the system text could be put into (prompt.system_role=fold)"
 
@@ -96,7 +96,7 @@ class TemplateRoles:
 
 
 def _change(messages: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> Messages | None:
-    """The messages after ``steps``; None if a system text has no user text to go into, or nothing is left."""
+    """The messages after ``steps``; None if a system text has no user text after it, or no message is left."""
     result: Messages = []
     folded: list[str] = []
     for message in map(dict, messages):

@@ -1,7 +1,7 @@
-"""Put audio vectors where the text has a slot, and know which positions are supervised.
+"""Put audio vectors into the slots of the text, and find the supervised positions.
 
 Letters: B rows, L text positions (slots count as one), A clips, W vectors per clip, D LLM width, Z spliced length.
-Everything is computed from lengths; no id is ever compared with a pad id (Llama 3.1 has none, others share it with
+Masks are computed from lengths; no id is ever compared with a pad id (Llama 3.1 has none, other LLMs share it with
 eos).
 """
 
@@ -14,13 +14,13 @@ from nemo_desta.types import AUDIO_SLOT
 
 
 class Places(NamedTuple):
-    """Where everything stands: all that can be said without a single vector.
+    """Positions, masks and targets, which depend on ids and lengths alone.
 
     ``attention_mask`` (B, Z) bool, ``position_ids`` (B, Z).
     ``target_rows``, ``target_positions``, ``target_ids``: (N,) int64 each. Token ``target_ids[i]`` of row
-    ``target_rows[i]`` stands at ``target_positions[i]``; the hidden state one position earlier predicts it.
-    ``text_mask``, ``slot_mask`` (B, L) bool; ``text_to``, ``slot_to``: (number of them,) place in the flat (B * Z) of
-    each text token and of each clip's first vector, in reading order.
+    ``target_rows[i]`` is at ``target_positions[i]``; the hidden state one position earlier predicts it.
+    ``text_mask``, ``slot_mask`` (B, L) bool; ``text_to``, ``slot_to``: (number of them,) position in the flat (B * Z)
+    of each text token and of each clip's first vector, in reading order.
     """
 
     attention_mask: torch.Tensor
@@ -35,7 +35,7 @@ class Places(NamedTuple):
 
 
 class Spliced(NamedTuple):
-    """What the LLM reads: ``inputs_embeds`` (B, Z, D), and the first five of `Places`."""
+    """The LLM's input: ``inputs_embeds`` (B, Z, D), and the first five of `Places`."""
 
     inputs_embeds: torch.Tensor
     attention_mask: torch.Tensor
@@ -58,7 +58,7 @@ def splice(
     """Replace every `AUDIO_SLOT` by its clip's vectors, clips in reading order.
 
     Args:
-        text_embeds: (B, L, D), embeddings of ``input_ids``; what stands at slots and padding is not read.
+        text_embeds: (B, L, D), embeddings of ``input_ids``; values at slots and padding are not read.
         input_ids: (B, L) int64, right padded. input_lens: (B,) prompt + target. prompt_lens: (B,) prompt alone.
         vectors: (A, W, D). vector_lens: (A,).
         padding_side: "right" for training, "left" for generation; the loss does not depend on it.

@@ -1,7 +1,7 @@
-"""A chat template that writes today's date (``strftime_now``) with a date that is given: the same prompt on any day.
+"""Render a chat template that writes today's date (``strftime_now``) with a given date: the same prompt on any day.
 
-transformers lets a template call its own clock and passes no function into it. A macro of the same name in front of
-the template reads the date from plain values instead.
+A template calls transformers' own clock, and no other function can be passed to it. So a macro of the same name is put
+before the template; it reads the date from plain values.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 NAME = "strftime_now"
 _VALUES = "nemo_desta_dates"
-#: Jinja removes the one newline behind a block, so the template itself begins on a line of its own, as before.
+#: Jinja removes the newline after a block, so the macro adds nothing to the rendered text.
 _MACRO = (
     f"{{% macro {NAME}(format) %}}{{{{ {_VALUES}[format] if format in {_VALUES} else raise_exception("
     f"'no literal date format: ' ~ format) }}}}{{% endmacro %}}\n"
@@ -19,14 +19,14 @@ _LITERAL = re.compile(r"'([^'\n]*%[^'\n]*)'|\"([^\"\n]*%[^\"\n]*)\"")
 
 
 def reads_clock(template: str) -> bool:
-    """Whether a chat template can ask for today's date."""
+    """Whether a chat template can write today's date."""
     return NAME in template
 
 
 def with_date(template: str, date: datetime) -> dict[str, Any]:
-    """Arguments of ``apply_chat_template`` that make ``template`` write ``date``; none if it reads no clock.
+    """Arguments of ``apply_chat_template`` that make ``template`` write ``date``; empty if it writes no date.
 
-    A format must stand in the template as a literal; the template refuses to render with any other.
+    A format must be a literal in the template; with any other, rendering fails.
     """
     if not reads_clock(template):
         return {}

@@ -1,9 +1,9 @@
-"""Chat templates come with tokenizers of strangers: rendered in transformers' sandbox, with limits of work and memory.
+"""Render untrusted chat templates in transformers' sandbox, with limits on work and memory.
 
-The sandbox keeps a template away from Python; it does not keep it from looping for hours or from allocating all
-memory. Here every block of a template that is entered and every value that it makes is charged to a budget, so that
-such a template ends in `TemplateLimit` after a second or two, in any thread and any process. Nothing depends on the
-clock: what is refused on one machine is refused on all. Filters, functions and variables are transformers' own.
+The sandbox keeps a template from running Python, but not from looping for hours or allocating all memory. Here every
+block that a template enters and every value that it creates is charged to a budget, so such a template ends with
+`TemplateLimit` after a second or two, in any thread and process. The budget counts work, not time: a template that is
+refused on one machine is refused on all. Filters, functions and variables are transformers' own.
 """
 
 import functools
@@ -20,17 +20,17 @@ from jinja2.utils import Namespace
 
 from nemo_desta.errors import ConfigError
 
-#: Characters of a template (the longest ones of today's LLMs have 30,000); nodes of it that one rendering may work
-#: through; characters and items of one value; of all values together.
+#: Limits: characters of a template (the longest published ones have 30,000); template nodes that one rendering may
+#: execute; characters and items of one value; the same of all values together.
 MAX_TEMPLATE = 1 << 18
 MAX_STEPS = 2_000_000
 MAX_SIZE = 1 << 23
 MAX_TOTAL = 1 << 27
-#: What looking at an item of a list costs, in nodes.
+#: The cost of visiting one item of a list, in nodes.
 ITEM = 2
-#: Scanning a text (``in``, ``.strip()``) costs this share of making one.
+#: Scanning a text (``in``, ``.strip()``) costs one part in so many of creating it.
 SCAN = 4
-#: Of numbers that say how long something shall be, and of the input of filters whose time grows with its square.
+#: Limits: numbers that set a length or width; input of filters whose time is quadratic in it.
 MAX_NUMBER = 100_000
 MAX_SLOW = 1 << 16
 
@@ -39,7 +39,7 @@ SLOW_FILTERS = {"pprint", "striptags", "urlize", "wordwrap", "xmlattr"}
 LIGHT_FILTERS = {"count", "d", "default", "first", "last", "length"}
 COMPARING_TESTS = {"eq", "==", "equalto", "ne", "!=", "gt", ">", "greaterthan", "ge", ">=", "lt", "<", "lessthan"}
 COMPARING_TESTS |= {"le", "<=", "in"}
-#: Methods of texts that look for one text in another from its end, or for each character in another text.
+#: Text methods whose time is the product of two lengths: searches from the end, and sets of characters.
 PRODUCT_METHODS = {"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"}
 _CONTAINERS = (list, tuple, set, frozenset, Mapping, KeysView, ValuesView, ItemsView)
 _SCALARS = (int, float, bool, type(None))
@@ -48,14 +48,14 @@ _NUMBER = re.compile(r"\d+")
 
 
 class TemplateLimit(ConfigError, TemplateError):
-    """A chat template that loops or allocates beyond any use."""
+    """A chat template that exceeds a limit of work or memory."""
 
 
 def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str:
     """``tokenizer.apply_chat_template(messages, tokenize=False, **variables)``, with limits.
 
     Raises:
-        TemplateLimit: the template works or allocates beyond the limits; the message names the tokenizer.
+        TemplateLimit: the template exceeds a limit; the message names the tokenizer.
         jinja2.TemplateError: the template refuses the messages, or is broken.
     """
     from transformers import PreTrainedTokenizerBase
@@ -71,10 +71,10 @@ def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **variabl
     except (TemplateLimit, MemoryError, RecursionError, SyntaxError) as error:
         reason = error if isinstance(error, TemplateLimit) else type(error).__name__
         raise TemplateLimit(
-            f"{name} is stopped: {reason}. A template that puts messages together needs a small part of that; use "
-            "the one that its authors publish"
+            f"{name} is stopped: {reason}. A template that formats messages needs a small part of that; use "
+            "the template that the LLM's authors publish"
         ) from error
-    except TemplateError as error:  # whose words may be the template's, of any length
+    except TemplateError as error:  # its message may come from the template and have any length
         if len(str(error)) < 1000:
             raise
         raise TemplateError(f"{error!s:.1000}...") from error
@@ -97,14 +97,14 @@ _left = _Budget()
 
 
 def tick(count: int) -> None:
-    """Charge work: nodes of the template."""
+    """Charge work, in nodes of the template."""
     _left.steps -= count
     if _left.steps < 0:
         raise TemplateLimit(f"it works through more than {MAX_STEPS:,} nodes")
 
 
 def weigh(value: Any) -> int:
-    """Charge a value: its characters and items, those inside it included; returns their number."""
+    """Charge the characters and items of a value, nested ones included; returns their number."""
     size = len(value) if type(value) is str else 1 if value is None or type(value) is bool else _deep(value)
     _check(size)
     _left.size -= size
@@ -114,7 +114,7 @@ def weigh(value: Any) -> int:
 
 
 def _deep(value: Any) -> int:
-    """Characters and items of a nested value; what is there twice counts twice, as it would when it is written."""
+    """Characters and items of a nested value. A repeated object counts each time, as it does when rendered."""
     size, open_values = 0, [value]
     while open_values:
         item = open_values.pop()
@@ -144,7 +144,7 @@ def _check(size: float) -> None:
 
 
 def _scan(text: Any) -> Any:
-    """Charge that a text is looked through."""
+    """Charge a scan of a text."""
     if isinstance(text, str):
         _left.size -= len(text) // SCAN
         if _left.size < 0:
@@ -162,7 +162,7 @@ def _joined(values: Iterable[Any]) -> str:
 
 
 class _Generator(CodeGenerator):
-    """Compiles templates that charge: blocks when they are entered, values when they are made."""
+    """Compiles templates so that entering a block and creating a value is charged."""
 
     def blockvisit(self, body: Any, frame: Frame) -> None:
         body = list(body)
@@ -250,7 +250,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _check_method(name: str, text: Any, args: Sequence[Any], kwargs: Mapping[str, Any], sizes: Sequence[int]) -> None:
-    """Whether a call can make far more than it is given, or take far longer."""
+    """Check calls whose output or time can be far larger than their input."""
     if name == "strftime_now":  # a format's fields may be padded
         _check(256 * sum(sizes))
     if not isinstance(text, str | bytes):
@@ -288,7 +288,7 @@ def _widths(numbers: Iterable[str]) -> float:
 
 
 def _whole(value: Any) -> Any:
-    """What a filter would yield later, now: its size is known only then."""
+    """The items of an iterator as a list, because its size must be known before it is used."""
     return list(value) if isinstance(value, Iterator) else value
 
 
@@ -337,7 +337,7 @@ def _test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=1)
 def _environment() -> _Environment:
-    """transformers' own sandbox - options, extensions, filters, functions - with our budget."""
+    """transformers' sandbox (options, extensions, filters, functions) with our budget."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     theirs = _compile_jinja_template("").environment

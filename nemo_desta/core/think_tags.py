@@ -1,6 +1,8 @@
-"""The tags that reasoning LLMs put around a thought."""
+"""The tags around the thoughts of reasoning LLMs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class ThinkTags:
             raise ValueError(f"think tags must be two different texts, found {self.open!r} and {self.close!r}")
 
 
-#: Tags that `think_format` looks for when it is told none.
+#: Tags that `think_format` looks for by default.
 KNOWN_TAGS = (
     ThinkTags(),
     ThinkTags("<thinking>", "</thinking>"),
@@ -23,6 +25,34 @@ KNOWN_TAGS = (
     ThinkTags("[THINK]", "[/THINK]"),
     ThinkTags("<seed:think>", "</seed:think>"),
 )
+CLOSING_TAGS = tuple(tags.close for tags in KNOWN_TAGS)
+
+
+class Parts(NamedTuple):
+    """``thought`` is None in a response without a closing think tag."""
+
+    thought: str | None
+    answer: str
+
+
+def split_thought(response: str, closing_tags: Sequence[str] = CLOSING_TAGS) -> Parts:
+    """Split a raw response at its last closing think tag, without its LLM's chat template; white space is stripped.
+
+    The opening tag may belong to the generation prompt, so the thought begins with or without it.
+    """
+    end, close = max((response.rfind(tag), tag) for tag in closing_tags)
+    if end < 0:
+        return Parts(None, response.strip())
+    thought = response[:end].strip()
+    for tags in KNOWN_TAGS:
+        if tags.close == close:
+            thought = thought.removeprefix(tags.open).strip()
+    return Parts(thought, response[end + len(close) :].strip())
+
+
+def starts_thought(response: str) -> bool:
+    """Whether the response itself opens a think block."""
+    return response.lstrip().startswith(tuple(tags.open for tags in KNOWN_TAGS))
 
 
 def without_thought(text: str, tags: ThinkTags = ThinkTags()) -> str:

@@ -1,7 +1,7 @@
-"""Think blocks: who opens them, and a raw answer taken apart and put together again.
+"""Think blocks: where they begin, and how a raw answer is split into thought and answer and joined again.
 
-A raw answer is what continues the generation prompt. Reasoning LLMs differ in who writes the opening tag: the template
-(then the answer begins inside the thought) or the LLM.
+A raw answer is the text that continues the generation prompt. The opening tag is written by the template (then the raw
+answer begins inside the thought) or by the LLM, depending on the LLM.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,16 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.think_tags import KNOWN_TAGS, ThinkTags
 from nemo_desta.errors import RowError
 
-#: What a thought that ran out of its budget is made to end with.
+#: The end that is forced on a thought that exceeds its budget.
 CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
 
 
 @dataclass(frozen=True)
 class ThinkFormat:
-    """Where an LLM's think block begins. ``opening``: what the generation prompt ends with from the opening tag on
-    (``<think>\\n``), empty when the LLM writes the tag itself - or leaves the block out.
+    """Where an LLM's think block begins.
+
+    ``opening``: the end of the generation prompt from the opening tag on (``<think>\\n``); empty when the LLM writes
+    the tag itself or leaves the block out.
     """
 
     tags: ThinkTags = ThinkTags()
@@ -31,7 +33,7 @@ class ThinkFormat:
 
 
 class Thought(NamedTuple):
-    """A raw answer in its parts, whitespace included.
+    """The parts of a raw answer, white space included.
 
     ``thought`` None: there is no think block. ``answer`` None: the thought never ended. ``finished``: the thought, if
     any, was closed. ``lead``: white space before an opening tag that the LLM wrote.
@@ -44,11 +46,11 @@ class Thought(NamedTuple):
 
 
 def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
-    """How this LLM thinks, found by rendering a question; None for one that does not (or was told not to, by
-    ``enable_thinking=False`` for instance).
+    """How this LLM marks thoughts, found by rendering a question; None if it does not think, for instance because of
+    ``enable_thinking=False``.
 
-    ``tags``: those of the LLM; None looks for `KNOWN_TAGS` in the chat template. An LLM whose template never mentions
-    its tags must be given them.
+    ``tags``: the LLM's tags; None looks for `KNOWN_TAGS` in the chat template. They must be given for an LLM whose
+    template does not contain them.
     """
     rendered = prompts.render([{"role": "user", "content": "question"}])
     template = prompts.tokenizer.chat_template
@@ -65,10 +67,10 @@ def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> Think
 
 
 class ThoughtCheck:
-    """Whether targets fit the think block that the generation prompt ends with; the template is asked once.
+    """Checks that targets fit the think block at the end of the generation prompt; the template is rendered once.
 
-    The prompt may open the block, and then the first thing that is learnt is a thought; or close an empty one
-    (``enable_thinking=False``), and then no thought follows.
+    If the prompt opens the block, the target must begin with a thought. If it closes an empty block
+    (``enable_thinking=False``), the target must have no thought.
     """
 
     def __init__(self, prompts: PromptBuilder) -> None:
@@ -77,7 +79,7 @@ class ThoughtCheck:
         self.closed = next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)
 
     def problem(self, row: Mapping[str, Any]) -> RowError | None:
-        """What is wrong with the target of a row, and which settings help."""
+        """The error of a row's target, with the settings that help; None if it fits."""
         response = row["response"]
         if self.opened and self.opened.close not in response and not row.get("truncated"):
             return RowError(
@@ -96,7 +98,7 @@ class ThoughtCheck:
 
 
 def split(text: str, format: ThinkFormat | None) -> Thought:
-    """The parts of a raw answer; ``join`` gives ``text`` again. The first closing tag ends the thought."""
+    """The parts of a raw answer; ``join`` returns ``text`` again. The first closing tag ends the thought."""
     lead, inside = "", text
     if format is None or not format.opened_by_template:
         stripped = text.lstrip()
@@ -108,7 +110,7 @@ def split(text: str, format: ThinkFormat | None) -> Thought:
 
 
 def join(parts: Thought, format: ThinkFormat | None) -> str:
-    """The raw answer that ``split`` takes apart. Raises ``ValueError`` for parts that no answer of this format has."""
+    """The inverse of ``split``. Raises ``ValueError`` for parts that no answer of this format has."""
     if parts.thought is None:
         if parts.answer is None or (format is not None and format.opened_by_template):
             raise ValueError(f"an answer needs a thought where the template opens one, or else a text; found {parts}")
@@ -122,7 +124,7 @@ def join(parts: Thought, format: ThinkFormat | None) -> str:
 
 
 def without_partial(text: str, tag: str) -> str:
-    """``text`` without a tag at its end that was cut in the middle."""
+    """``text`` without an incomplete tag at its end."""
     for length in range(len(tag) - 1, 1, -1):
         if text.endswith(tag[:length]):
             return text[:-length]

@@ -1,8 +1,9 @@
-"""What a file of someone else may ask for: the one check of every loader of model folders, hub ids and checkpoints.
+"""Which settings an untrusted config may hold: the one check of every loader of model folders and checkpoints.
 
-A model's config can hold settings with power: ``trust_remote_code`` runs Python files of the LLM's folder, a dotted
-name imports and calls anything that is installed. In the user's own training config they are the user's decision. In
-a config that came with weights they are refused by name, unless the caller grants them. docs/security.md is the page.
+Some settings of a model's config can run code: ``trust_remote_code`` runs Python files of the LLM's folder, and a
+dotted name imports and calls anything that is installed. In the user's own training config they are the user's
+decision. In a config that came with weights they are refused by name, unless the caller grants them
+(docs/security.md).
 """
 
 import importlib
@@ -14,6 +15,7 @@ from typing import Any
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders.registry import encoder_names
+from nemo_desta.perception.projector.registry import projector_names
 
 #: Where the classes of optimisers and learning rate schedules that need no grant are defined, and their base class.
 OPTIMIZERS = ("torch.optim.", "nemo.core.optim.", "transformers.optimization.")
@@ -24,12 +26,12 @@ BASES = {
 
 
 class UntrustedConfig(ConfigError):
-    """A file of someone else asks for what only the caller may decide; the message says what to pass."""
+    """An untrusted file holds a setting that only the caller may decide; the message says what to pass."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What the caller allows: Python files of the LLM's folder, and dotted names that may be imported and called."""
+    """What the caller allows: to run Python files of the LLM's folder, and to import and call these dotted names."""
 
     trust_remote_code: bool = False
     allow_targets: Sequence[str] = ()
@@ -43,12 +45,12 @@ NOTHING = Grant()
 
 
 def check_model(model: Any, source: Any, grant: Grant) -> dict[str, Any]:
-    """The ``model`` section of a stranger's file with what was granted and nothing more; ``source`` names the file.
+    """Check the ``model`` section of an untrusted file, named ``source``; returns it as a plain dict.
 
-    ``llm.trust_remote_code`` of the result is the caller's word.
+    ``llm.trust_remote_code`` of the result is the one of ``grant``.
 
     Raises:
-        UntrustedConfig: all settings with power that were not granted, each by its key and value.
+        UntrustedConfig: settings that can run code and were not granted, each by its key and value.
     """
     if not isinstance(model, Mapping):
         raise ConfigError(f"'{source}': 'model' must be a mapping, found {type(model).__name__}")
@@ -63,16 +65,16 @@ def check_model(model: Any, source: Any, grant: Grant) -> dict[str, Any]:
             found.append(f"the key {path} (an interpolation, which no grant allows)")
         elif key == "attn_implementation" and "/" in str(value) and not grant.trust_remote_code:
             found.append(f"{path}={value!r} (runs a kernel from the hub: pass trust_remote_code=True)")
-        elif key == "_target_" and not (_is_encoder(path, value) or _is_optimizer(path, value)):
+        elif key == "_target_" and not (_is_registered(path, value) or _is_optimizer(path, value)):
             if value not in grant.allow_targets:
                 found.append(f"{path}={value!r} (imported and called: pass allow_targets=[{value!r}])")
-    for path, name in _encoder_names(model):
-        if "." in name and name not in encoder_names() and name not in grant.allow_targets:
+    for path, name, known in _factory_names(model):
+        if "." in name and name not in known and name not in grant.allow_targets:
             found.append(f"{path}={name!r} (imported and called: pass allow_targets=[{name!r}])")
     if found:
         raise UntrustedConfig(
-            f"'{source}' asks for what its files must not decide: {'; '.join(found)}. Whoever made it can run any "
-            "program on this machine by that, so grant it only if you trust them (docs/security.md)"
+            f"'{source}' holds settings that only you may decide: {'; '.join(found)}. With them its authors can run "
+            "any program on this machine, so grant them only if you trust the authors (docs/security.md)"
         )
     llm = model.get("llm")
     if not isinstance(llm, Mapping):
@@ -82,7 +84,7 @@ def check_model(model: Any, source: Any, grant: Grant) -> dict[str, Any]:
 
 @contextmanager
 def code_named(source: str) -> Iterator[None]:
-    """Around transformers' loaders: an LLM or tokenizer that is Python files of its folder is refused by name.
+    """Around transformers' loaders: refuse an LLM or tokenizer that needs Python files of its folder.
 
     Raises:
         UntrustedConfig: transformers would have to run code of ``source``.
@@ -93,14 +95,14 @@ def code_named(source: str) -> Iterator[None]:
         if "trust_remote_code" not in str(error):
             raise
         raise UntrustedConfig(
-            f"'{source}' can only be loaded by running Python files that came with it. If you trust whoever made "
-            "them: trust_remote_code=True (from_pretrained), trust_remote_code=true (commands), "
+            f"'{source}' can only be loaded by running Python files that came with it. If you trust their "
+            "authors: trust_remote_code=True (from_pretrained), trust_remote_code=true (commands), "
             "model.llm.trust_remote_code=true (a training config)"
         ) from error
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every entry below a plain value with its path, iteratively: a file's nesting is not ours to trust."""
+    """Every entry below a plain value with its path. Iterative, since an untrusted file may be nested deeply."""
     open_values = [(path, value)]
     while open_values:
         path, value = open_values.pop()
@@ -114,25 +116,36 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         open_values += reversed(entries)
 
 
-def _encoder_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What each encoder is built by, where no ``_target_`` says so: its ``name``, or the name of its section."""
+def _factory_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    """Key, value and registered names of whatever selects an encoder or the projector, where ``_target_`` does not.
+
+    For an encoder that is its ``name`` or the key of its section.
+    """
     perception = model.get("perception")
-    encoders = perception.get("encoders") if isinstance(perception, Mapping) else None
+    perception = perception if isinstance(perception, Mapping) else {}
+    encoders = perception.get("encoders")
     for label, knobs in (encoders if isinstance(encoders, Mapping) else {}).items():
         if isinstance(knobs, Mapping) and "_target_" not in knobs:
             path = f"model.perception.encoders.{label}"
-            yield (f"{path}.name", str(knobs["name"])) if "name" in knobs else (f"the key {path}", str(label))
+            key, name = (f"{path}.name", knobs["name"]) if "name" in knobs else (f"the key {path}", label)
+            yield key, str(name), encoder_names()
+    projector = perception.get("projector")
+    if isinstance(projector, Mapping) and "_target_" not in projector and "name" in projector:
+        yield "model.perception.projector.name", str(projector["name"]), projector_names()
 
 
-def _is_encoder(path: str, value: Any) -> bool:
-    """A registered name may stand in an encoder's ``_target_``."""
+def _is_registered(path: str, value: Any) -> bool:
+    """Whether this is the ``_target_`` of an encoder or of the projector, and a registered name."""
+    if path == "model.perception.projector._target_":
+        return value in projector_names()
     return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in encoder_names()
 
 
 def _is_optimizer(path: str, value: Any) -> bool:
     """Whether this is the class of an optimiser or schedule of torch, NeMo or transformers.
 
-    The module must be importable by itself and the class its own: ``torch.optim.adam.torch.load`` begins rightly, too.
+    The prefix alone does not tell (``torch.optim.adam.torch.load`` has it): the module must be importable by itself,
+    and the class must be defined in one of these packages.
     """
     section = path.removeprefix("model.").removesuffix("._target_")
     if section not in BASES or not isinstance(value, str) or not value.startswith(OPTIMIZERS):

@@ -1,6 +1,6 @@
-"""Audio files: where a row's path may lead, and how a file becomes a waveform.
+"""Audio files: resolving the paths in rows, and reading a file as a waveform.
 
-A manifest is data from elsewhere: its paths are resolved inside the audio roots of the config and nowhere else.
+A manifest is untrusted: its paths are resolved only inside the audio roots of the config.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from nemo_desta.data.decoding import (
+from nemo_desta.data.audio_decoding import (
     AudioError,
     AudioFile,
     TarSlice,
@@ -39,27 +39,28 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-#: Where a file with one of these endings is missing, the ``.wav`` of the same name is taken, as DeSTA2.5 does.
+#: If a file with one of these endings is missing, the ``.wav`` of the same name is used, as in DeSTA2.5.
 WAV_INSTEAD_OF = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 
 
 class AudioRoots:
-    """Named folders in which audio may lie: ``{"default": folder, "librispeech": folder, ...}``.
+    """Named folders that contain audio: ``{"default": folder, "librispeech": folder, ...}``. A single
+    folder is ``default``.
 
-    A path that a row gives is looked up in the root of that name when one is asked for, else in the root called like
-    the row's dataset, else in ``default``. Where it leads in the end (after ``..`` and symlinks) must be inside one
-    of the roots.
+    A row's path is relative to the root given by ``root``, else to the root named like the row's dataset, else to
+    ``default``. The resolved path (after ``..`` and symlinks) must be inside one of the roots.
     """
 
-    def __init__(self, roots: Mapping[str, str | Path]) -> None:
+    def __init__(self, roots: Mapping[str, str | Path] | str | Path) -> None:
+        roots = roots if isinstance(roots, Mapping) else {"default": roots}
         self.roots = {name: Path(os.path.realpath(Path(folder).expanduser())) for name, folder in roots.items()}
         self._said = False
 
     def resolve(self, path: str, *, root: str | None = None, dataset: str | None = None) -> Path:
-        """The real file behind a row's ``path``.
+        """The real file of a row's ``path``.
 
         Raises:
-            AudioError: outside every root, or no such file. See `WAV_INSTEAD_OF`; the log says once that it was used.
+            AudioError: outside every root, or no such file. Using `WAV_INSTEAD_OF` is logged once.
         """
         name = root or (dataset if dataset in self.roots else "default")
         if name not in self.roots:
@@ -81,7 +82,7 @@ class AudioRoots:
             if os.path.isfile(real):
                 if candidate is not wanted and not self._said:
                     self._said = True
-                    logger.warning("'%s' is missing, %s is used instead; so for other files of its ending", path, real)
+                    logger.warning("'%s' is missing, %s is used instead; the same applies to other files", path, real)
                 return real
         raise AudioError("not_found", f"no file '{path}' under audio root '{name}' ({self.roots[name]})")
 
@@ -99,11 +100,11 @@ def load_audio(
 ) -> np.ndarray:
     """Read a file as mono float32 (S,) in [-1, 1] at ``sampling_rate``.
 
-    What is done to levels, channels and rates: see `to_clip`. ``normalize_dbfs`` sets the RMS level, see
-    `normalize_level`. ``name`` and ``duration`` as for `read_audio`.
+    Levels, channels and rates are converted by `to_clip`. ``normalize_dbfs`` sets the RMS level, see
+    `normalize_level`. ``name`` and ``duration``: see `read_audio`.
 
     Raises:
-        AudioError: cannot be read, is cut, has another duration, or is no clip (see `to_clip`).
+        AudioError: unreadable, truncated, another duration, or rejected by `to_clip`.
     """
     name = name or str(file)
     samples, rate = read_audio(file, name=name, duration=duration)
@@ -117,14 +118,14 @@ def read_audio(
 ) -> tuple[np.ndarray, int]:
     """All samples of a file, (S, channels) float32 in [-1, 1], and their rate.
 
-    What libsndfile does not know (m4a, webm, video) is read by torchcodec where it is installed.
+    Formats that libsndfile does not support (m4a, webm, video) are read by torchcodec if it is installed.
 
     Args:
-        name: how errors call the file, its path if None.
-        duration: seconds that the file is said to have. A longer one is not decoded to its end.
+        name: the file's name in errors, its path if None.
+        duration: expected seconds. A longer file is not decoded to its end.
 
     Raises:
-        AudioError: cannot be read, is cut, or has another duration than ``duration`` (`DURATION_TOLERANCE`).
+        AudioError: unreadable, truncated, or of another length than ``duration`` (`DURATION_TOLERANCE`).
     """
     name = name or str(file)
     most_secs = longest(duration)
@@ -143,10 +144,10 @@ def read_audio(
 def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
     """(S, channels) of any number type at ``rate`` -> mono (S,) float32 at ``sampling_rate``.
 
-    Levels are checked as `in_range` says, channels become one as `mixed` says, then it is resampled (soxr HQ).
+    Levels are checked by `in_range`, channels mixed by `mixed`, then the clip is resampled (soxr HQ).
 
     Raises:
-        AudioError: no sample, a rate that is none, or samples that are none; ``name`` says whose.
+        AudioError: no samples, an invalid rate, or invalid samples; the message starts with ``name``.
     """
     check_rate(rate, name)
     audio = mixed(in_range(samples, name), name)
@@ -158,10 +159,10 @@ def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> 
 
 
 def count_samples(file: AudioFile, sampling_rate: int = 16_000) -> int:
-    """Length of a file at ``sampling_rate``, from its header; decoded only where the header does not say it.
+    """Length of a file at ``sampling_rate``, from its header; decoded only if the header does not state it.
 
     Raises:
-        AudioError: cannot be read, is cut, or empty.
+        AudioError: unreadable, truncated, or empty.
     """
     with open_sound(file, str(file)) as sound:
         num_frames = sound.num_frames
@@ -173,7 +174,7 @@ def count_samples(file: AudioFile, sampling_rate: int = 16_000) -> int:
 
 
 def normalize_level(audio: np.ndarray, dbfs: float) -> np.ndarray:
-    """Scale (S,) to an RMS of ``dbfs``, or as near as a peak of 1.0 allows. Silence stays silence."""
+    """Scale (S,) to an RMS of ``dbfs``, or as close as a peak of 1.0 allows. Silence is unchanged."""
     peak = float(np.abs(audio).max())
     if peak == 0.0:
         return audio
@@ -182,7 +183,7 @@ def normalize_level(audio: np.ndarray, dbfs: float) -> np.ndarray:
 
 
 def _read_by_torchcodec(file: AudioFile | BinaryIO, name: str, error: AudioError) -> tuple[np.ndarray, int]:
-    """(S, channels) float32 and the rate of a file that libsndfile refused with ``error``."""
+    """(S, channels) float32 and the rate of a file that libsndfile rejected with ``error``."""
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, OSError, RuntimeError):  # not installed, or no FFmpeg for it

@@ -1,11 +1,12 @@
-"""Keeps the account of rows that could not be used: each is named once, counted by reason, and written to a file."""
+"""The log of rows that could not be used: each is logged once, counted by reason, and written to a file."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 
 logger = logging.getLogger(__name__)
 
@@ -15,12 +16,12 @@ class TooManyBadRows(RuntimeError):
 
 
 class BadRowLog:
-    """Lives in the main process of one rank and is fed with batches that were really consumed.
+    """Runs in the main process of one rank and receives the batches that a step consumed.
 
     Args:
-        path: JSON lines file that bad rows are appended to; what it holds is not named again. None: log only.
+        path: JSON lines file of bad rows; rows already in it are not logged again. None: log only.
         max_share: bad rows / rows seen above which the run stops, once at least ``min_bad_rows`` were bad.
-        quiet: only count: another process that is given the same batches says it.
+        quiet: only count, because another process with the same batches logs them.
     """
 
     def __init__(
@@ -35,29 +36,33 @@ class BadRowLog:
         self.quiet = quiet
         self.max_share = max_share
         self.min_bad_rows = min_bad_rows
-        self.num_rows = 0  # rows seen, good and bad, every epoch anew
+        self.num_rows = 0  # rows seen, good and bad, in all epochs
         self.num_bad = 0
         self.reasons: Counter[str] = Counter()  # of different rows
         self._named: set[tuple[str, str]] = set()
-        if self.path is not None and self.path.exists():
-            self._read()
+        for row in read_shared(self.path) if self.path is not None else ():
+            key = (row.get("where"), row.get("reason"))
+            if all(isinstance(part, str) for part in key) and key not in self._named:
+                self._count(row)
 
     def update(self, num_good: int, bad_rows: Sequence[Mapping[str, Any]]) -> None:
         """Account for one consumed batch.
 
         Raises:
-            TooManyBadRows: the limit is passed.
+            TooManyBadRows: the limit is exceeded.
         """
         self.num_rows += num_good + len(bad_rows)
         self.num_bad += len(bad_rows)
         new = [row for row in bad_rows if (row["where"], row["reason"]) not in self._named]
+        if new and not self.quiet and self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         for row in new:
-            self._named.add((row["where"], row["reason"]))
-            self.reasons[row["reason"]] += 1
+            self._count(row)
             if not self.quiet:
                 logger.warning("bad row '%s' (%s), %s: %s", row["id"], row["where"], row["reason"], row["detail"])
+                if self.path is not None:
+                    append_shared(self.path, row)
         if new and not self.quiet:
-            self._append(new)
             logger.warning("%s", self.summary())
         if self.num_bad >= self.min_bad_rows and self.num_bad > self.max_share * self.num_rows:
             raise TooManyBadRows(
@@ -65,6 +70,10 @@ class BadRowLog:
                 f"limit is {self.max_share:.1%}, data.bad_rows.max_share). {self.summary()}. The last one: "
                 f"{bad_rows[-1]['id']}: {bad_rows[-1]['detail']}"
             )
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        self._named.add((row["where"], row["reason"]))
+        self.reasons[row["reason"]] += 1
 
     def summary(self) -> str:
         """Counts by reason, most frequent first."""
@@ -77,25 +86,3 @@ class BadRowLog:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         self.num_rows, self.num_bad = state["num_rows"], state["num_bad"]
-
-    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
-
-    def _read(self) -> None:
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        if text and not text.endswith("\n"):
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n")
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                key = (row["where"], row["reason"])
-            except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a killed run; its row will be named again
-            if key not in self._named:
-                self._named.add(key)
-                self.reasons[key[1]] += 1

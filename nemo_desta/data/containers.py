@@ -1,13 +1,13 @@
-"""How many bytes of samples a file's header promises, against those that are there.
+"""Compares the bytes of samples that a file's header declares with those in the file.
 
-libsndfile reads on as if nothing were amiss where a file ends too early. Known here: WAV (RIFF, RIFX, RF64, BW64),
+libsndfile reads a truncated file without an error. Supported here: WAV (RIFF, RIFX, RF64, BW64),
 W64, AIFF and AIFF-C, IFF, AU, CAF and NIST SPHERE; of Ogg (RFC 3533, section 6) the last page.
 """
 
 from struct import unpack_from
 from typing import BinaryIO, NamedTuple
 
-#: Sizes that programs write which do not know the length yet; 0x7FFFF000 and 0x80000000 are sox's and arecord's.
+#: Sizes that programs write when the length is unknown; 0x7FFFF000 and 0x80000000 are sox's and arecord's.
 UNKNOWN_SIZES = frozenset((0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF))
 
 _MOST_CHUNKS = 1000  # before the samples
@@ -15,14 +15,14 @@ _LONGEST_PAGE = 27 + 255 + 255 * 255
 
 
 class Promise(NamedTuple):
-    """Bytes of samples that the header promises, and bytes that the file holds from their start."""
+    """Bytes of samples that the header declares, and bytes in the file from their start."""
 
     promised: int
     there: int
 
 
 def promise_of(file: BinaryIO, size: int) -> Promise | None:
-    """What the header of an open file of ``size`` bytes promises; None where it says nothing that is known here."""
+    """The promise in the header of an open file of ``size`` bytes. None: an unsupported format or an unknown size."""
     head = _at(file, 0, 1024)
     found = None
     if head[8:12] == b"WAVE" and head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64"):
@@ -46,7 +46,7 @@ def promise_of(file: BinaryIO, size: int) -> Promise | None:
 
 
 def broken_page(file: BinaryIO, size: int) -> bool:
-    """Whether an open file of ``size`` bytes is an Ogg file whose last page is not whole."""
+    """Whether an open file of ``size`` bytes is an Ogg file whose last page is truncated."""
     if _at(file, 0, 4) != b"OggS":
         return False
     first = max(0, size - 2 * _LONGEST_PAGE)

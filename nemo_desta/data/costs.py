@@ -1,4 +1,4 @@
-"""What a row costs the LLM: text tokens plus audio tokens, known before any audio is decoded."""
+"""Tokens that a row takes in the LLM: text plus audio tokens, computed before any audio is decoded."""
 
 import logging
 import math
@@ -14,12 +14,13 @@ from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, audio_entries
 from nemo_desta.errors import RowError, row_guard
 
-#: Rows of each source that the estimate of characters per token is taken from, evenly spread.
+#: Rows per source, evenly spread, from which characters per token are estimated.
 CALIBRATION_ROWS = 256
 
+#: With ``text_tokens: auto``, tokens are estimated from this number of rows.
 ESTIMATE_FROM = 200_000
 
-#: A source of so many rows without durations is worth a warning: all ranks open all of its audio files.
+#: A source with at least this many rows but no durations is warned about: every rank opens all its audio files.
 WARN_HEADERS_FROM = 10_000
 
 logger = logging.getLogger(__name__)
@@ -33,13 +34,13 @@ class RowRef(NamedTuple):
 
 
 class RowCosts:
-    """Tokens of a row, remembered once computed (4 bytes per row).
+    """Tokens of a row, cached after the first computation (4 bytes per row).
 
     Args:
-        num_audio_tokens: vectors that a clip of so many samples becomes.
-        max_row_tokens: a longer row is bad (it fits into no batch). max_target_tokens: likewise for the target alone.
-        text_tokens: "exact" tokenises every row once; "estimate" divides its characters by a cautious ratio measured
-            on rows of each source; "auto" estimates from `ESTIMATE_FROM` rows on: every rank plans all batches.
+        num_audio_tokens: number of samples of a clip -> number of its audio vectors.
+        max_row_tokens: a longer row is bad (no batch can hold it). max_target_tokens: the same for the target alone.
+        text_tokens: "exact" tokenises every row once; "estimate" divides its characters by a conservative ratio
+            measured on rows of each source; "auto" estimates from `ESTIMATE_FROM` rows (every rank plans all batches).
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RowCosts:
         self._asked = [0] * len(sources)
 
     def tokens(self, ref: RowRef) -> int:
-        """Positions that the row takes in the LLM.
+        """Number of LLM positions of the row.
 
         Raises:
             RowError: the row cannot be used.
@@ -120,7 +121,7 @@ class RowCosts:
         return overhead + math.ceil(chars / self._chars_per_token)
 
     def _calibrate(self) -> float:
-        """Characters per token that nine of ten sampled rows exceed: estimates err towards too many tokens."""
+        """The 10 % quantile of characters per token, so that estimates tend to be too high."""
         ratios = []
         spread = [(s, i) for s in self.sources for i in range(0, len(s), max(1, len(s) // CALIBRATION_ROWS))]
         for source, index in spread:
@@ -146,7 +147,7 @@ def check_target(example: Example, max_target_tokens: int | None) -> None:
 
 
 def _text_size(row: Row) -> tuple[int, int]:
-    """Characters of a row, and tokens that the template adds around its messages (about five each)."""
+    """Characters of a row, and the tokens that the template adds around its messages (about five each)."""
     transcripts = sum(len(entry.get("text") or "") for entry in audio_entries(row))
     chars = len(row["response"]) + transcripts + sum(len(message["content"]) for message in row["messages"])
     return chars, 5 * (len(row["messages"]) + 1)

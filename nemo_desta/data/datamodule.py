@@ -1,4 +1,4 @@
-"""The Lightning side of the data: loaders from the config section ``data``, and a position that resumes exactly."""
+"""The Lightning data module: loaders from the config section ``data``, and a position that resumes exactly."""
 
 import logging
 import warnings
@@ -30,10 +30,10 @@ class DestaDataModule(LightningDataModule):
     Args:
         cfg: the ``data`` section (see `nemo_desta.data.settings`).
         tokenizer: the LLM's; only needed without ``prompts``.
-        num_audio_tokens: vectors that a clip of so many samples becomes (``model.num_audio_tokens``).
-        prompts: how rows become ids (``model.prompts``).
+        num_audio_tokens: number of samples of a clip -> number of its audio vectors (``model.num_audio_tokens``).
+        prompts: turns rows into ids (``model.prompts``).
         log_dir: where ``bad_rows.jsonl`` is written; without it bad rows are only logged.
-        accumulate_grad_batches: batches per optimiser step, where the Trainer does not know (manual optimisation).
+        accumulate_grad_batches: batches per optimiser step, if the Trainer does not know (manual optimisation).
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class DestaDataModule(LightningDataModule):
         self.sampling_rate = sampling_rate
         self.log_dir = Path(log_dir) if log_dir is not None else None
         self.accumulate_grad_batches = accumulate_grad_batches
-        self._next = (0, 0)  # epoch and number of the first batch that no step has taken
-        self._in_step: tuple[int, int, bool] | None = None  # position of the batch that a step took last
+        self._next = (0, 0)  # epoch and number of the first batch that no step has consumed
+        self._in_step: tuple[int, int, bool] | None = None  # position of the batch that a step consumed last
         self._saved_plan: dict[str, Any] | None = None
-        self._begun: list[dict[str, Any]] = []  # what earlier plans gave of this epoch, see `Begun`
+        self._begun: list[dict[str, Any]] = []  # parts of this epoch that earlier plans covered, see `Begun`
         self._saved_bad_rows: dict[str, int] | None = None
         self._plan: BatchPlan | None = None
         self._bad_rows: BadRowLog | None = None
@@ -73,12 +73,12 @@ class DestaDataModule(LightningDataModule):
 
     @property
     def train_sources(self) -> list[RowSource]:
-        """Where the training rows come from; none before training."""
+        """The sources of the training rows; empty before training."""
         return [] if self._plan is None else [weighted.source for weighted in self._plan.sources]
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, batches of it that are done): where training goes on."""
+        """(epoch, batches of it that are done): where training resumes."""
         return _after(self._in_step) if self._in_step is not None and self._step_is_done() else self._next
 
     def train_dataloader(self) -> PlanLoader:
@@ -112,13 +112,13 @@ class DestaDataModule(LightningDataModule):
         return loaders
 
     def num_train_batches(self, epoch: int = 0) -> int:
-        """Steps that one epoch takes; looks at every row once."""
+        """Steps of one epoch; reads every row once."""
         if self.settings.train is None:
             raise ConfigError("data.train_ds is not given")
         return self._open(self.settings.train, seed=None)[0].num_batches(epoch)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Called by Lightning right before a step takes the batch: here, and nowhere earlier, it counts."""
+        """Called by Lightning right before a step consumes the batch; only here the batch counts as consumed."""
         if self.trainer.training:
             if self._in_step is not None:
                 self._next = _after(self._in_step)
@@ -130,7 +130,7 @@ class DestaDataModule(LightningDataModule):
 
     @property
     def bad_rows(self) -> BadRowLog:
-        """The account of rows that could not be used, one per rank; only ranks that read data write it down."""
+        """The log of rows that could not be used, one per rank; only ranks that read data write it to disk."""
         if self._bad_rows is None:
             settings, rank = self.settings.bad_rows, self._rank_and_size()[0]
             path = Path(settings.path) if settings.path else self.log_dir and self.log_dir / "bad_rows.jsonl"
@@ -186,7 +186,7 @@ class DestaDataModule(LightningDataModule):
         return plan, dataset
 
     def _rank_and_size(self) -> tuple[int, int]:
-        """This process among the data-parallel ones (tensor-parallel ranks of one group read the same data)."""
+        """Data-parallel rank and size (tensor-parallel ranks of one group read the same data)."""
         found = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         return (found["rank"], found["num_replicas"]) if found else (0, 1)
 
@@ -195,14 +195,14 @@ class DestaDataModule(LightningDataModule):
         return progress.processed == progress.ready
 
     def _adopt_position(self, plan: BatchPlan) -> None:
-        """Take over the loaded position; where it belongs to another plan, plan the rest of its epoch anew."""
+        """Apply the loaded position. If it belongs to another plan, plan the rest of its epoch again."""
         saved, self._saved_plan = self._saved_plan, None
         epoch, batches = self._next
         if saved is not None and saved != (current := _fingerprint(plan)):
             changes = [
                 f"{key} was {saved.get(key)}, is {value}" for key, value in current.items() if saved.get(key) != value
             ]
-            drawn = any(share is not None for _, _, share in current["rows"])  # which rows an epoch has follows from:
+            drawn = any(share is not None for _, _, share in current["rows"])  # an epoch's rows then depend on:
             draw = ("seed", "shuffle", "rows_per_epoch") if drawn else ()
             same_rows = [row[1:] for row in saved["rows"]] == [row[1:] for row in current["rows"]]
             if same_rows and all(saved.get(key) == current[key] for key in draw):
@@ -210,7 +210,7 @@ class DestaDataModule(LightningDataModule):
                     self._begun.append({"epoch": epoch, "steps": batches, "plan": saved})
                     self._next = (epoch, 0)
                 logger.warning(
-                    "this resume has another plan of batches (%s): what is left of epoch %d is planned anew; no row "
+                    "this resume has another plan of batches (%s): the rest of epoch %d is planned again; no row "
                     "of it is skipped or repeated",
                     "; ".join(changes),
                     epoch,
@@ -219,8 +219,8 @@ class DestaDataModule(LightningDataModule):
                 self._begun = []
                 self._next = (epoch, batches * saved["num_ranks"] // current["num_ranks"])
                 logger.warning(
-                    "this resume is not exact (%s): going on at batch %d of epoch %d of the new plan, so some rows of "
-                    "that epoch may come twice or not at all",
+                    "this resume is not exact (%s): resuming at batch %d of epoch %d of the new plan, so some "
+                    "rows of that epoch may come twice or not at all",
                     "; ".join(changes),
                     self._next[1],
                     epoch,
@@ -240,7 +240,7 @@ def _begun(item: Mapping[str, Any]) -> Begun:
 
 
 def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
-    """What a plan depends on, as plain values."""
+    """The inputs of a plan, as plain values."""
     return {
         **vars(plan.settings),
         "num_ranks": plan.num_ranks,
@@ -251,10 +251,10 @@ def _fingerprint(plan: BatchPlan) -> dict[str, Any]:
 def _repair_progress(trainer: Any, window: int, *, epoch_is_over: bool) -> int:
     """Make Lightning 2.4 restart where its checkpoint was saved; returns how many batches must be trained again.
 
-    It saves in ``on_train_batch_end``, before it counts that batch as completed, and so restarts one batch too low:
-    gradient accumulation would close its windows one batch late. After the last batch of an epoch it trains another
-    one unless a validation has run, which with ``val_check_interval`` may not be due. And it forgets the gradients of
-    an accumulation window that was under way: those batches are the ones to train again.
+    Lightning saves in ``on_train_batch_end``, before it counts that batch as completed. It therefore restarts one
+    batch too low, and gradient accumulation would close its windows one batch late. After the last batch of an epoch
+    it trains another one unless a validation has run, which with ``val_check_interval`` may not be due. It also loses
+    the gradients of an unfinished accumulation window: those batches must be trained again.
     """
     loop = trainer.fit_loop.epoch_loop
     progress = loop.batch_progress
@@ -263,14 +263,14 @@ def _repair_progress(trainer: Any, window: int, *, epoch_is_over: bool) -> int:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")  # it is, through the data module
     progress.is_last_batch |= epoch_is_over
     interval, limit = trainer.val_check_interval, trainer.limit_train_batches
-    limited = isinstance(limit, int)  # else it is a share: 1.0 is no limit
+    limited = isinstance(limit, int)  # a float is a share; 1.0 means no limit
     if progress.is_last_batch or (limited and progress.current.ready == limit):
         again = 0
         if limited and isinstance(interval, float):
             interval = max(1, int(limit * interval))
         batches = (progress.total if trainer.check_val_every_n_epoch is None else progress.current).ready
         if isinstance(interval, int) and batches % interval != 0:
-            loop.val_loop._has_run = True  # as if: none is due
+            loop.val_loop._has_run = True  # pretend, as none is due
             trainer.callbacks.append(_NoValidationHasRun())
     else:
         again = progress.current.ready % window
@@ -280,9 +280,9 @@ def _repair_progress(trainer: Any, window: int, *, epoch_is_over: bool) -> int:
 
 
 class _NoValidationHasRun(Callback):
-    """Takes back what `_repair_progress` pretends, once the epoch is over and before a `ModelCheckpoint` looks at it.
+    """Undoes the flag that `_repair_progress` sets, after the epoch and before a `ModelCheckpoint` reads it.
 
-    That one believes it: with a validation that has run, a monitored metric that is not logged is an error.
+    After a validation, `ModelCheckpoint` treats a monitored metric that is not logged as an error.
     """
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -1,4 +1,4 @@
-"""A planned batch to tensors: reads rows, renders prompts, loads audio. Runs in the loader's workers.
+"""Turns a planned batch into tensors: reads rows, renders prompts, loads audio. Runs in the loader's workers.
 
 Letters: B rows, L text positions, A clips of all rows, S samples.
 """
@@ -20,7 +20,7 @@ from nemo_desta.errors import RowError, row_guard
 
 Batch = dict[str, Any]
 
-#: Row id of the stand-in of a batch without usable rows.
+#: Row id of the filler in a batch without usable rows.
 FILLER_ID = "<filler>"
 
 
@@ -37,12 +37,12 @@ class LoadedRow(NamedTuple):
 class RowDataset(Dataset[Batch]):
     """Maps a `PlannedBatch` to a batch.
 
-    A row that cannot be used is left out and said in ``batch["bad_rows"]``. A batch without a usable row holds one
-    filler: a prompt with half a second of silence and no target, so that every parameter and every rank takes part in
-    the step, and nothing is learnt from it.
+    A row that cannot be used is excluded and listed in ``batch["bad_rows"]``. A batch without a usable row holds one
+    filler: a prompt with half a second of silence and no target. Every parameter and every rank then takes part in
+    the step, and nothing is learned from it.
 
     Args:
-        seed: of transcript dropout and noise in training; None for validation (transcripts as they are).
+        seed: for transcript dropout and noise in training; None for validation (transcripts unchanged).
     """
 
     def __init__(
@@ -93,10 +93,10 @@ class RowDataset(Dataset[Batch]):
 
 
 def collate(rows: Sequence[LoadedRow]) -> Batch:
-    """Rows to a batch (see the package's documentation of a batch).
+    """Collate rows to a batch (documented in the package's docstring).
 
-    ``audio`` (A, S) float32 and ``input_ids`` (B, L) int64 are right padded with zeros; ``audio_lens`` (A,),
-    ``input_lens`` (B,) and ``prompt_lens`` (B,) say what is real and where the supervised target begins.
+    ``audio`` (A, S) float32 and ``input_ids`` (B, L) int64 are zero-padded on the right; ``audio_lens`` (A,) and
+    ``input_lens`` (B,) give their lengths without padding, ``prompt_lens`` (B,) the start of the supervised target.
     """
     audio, audio_lens = pad([clip for row in rows for clip in row.clips], torch.float32)
     input_ids, input_lens = pad([row.ids for row in rows], torch.int64)
@@ -113,7 +113,7 @@ def collate(rows: Sequence[LoadedRow]) -> Batch:
 
 
 def pad(rows: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sequences of different length to (N, longest), zeros on the right, and their lengths (N,)."""
+    """Pad sequences to (N, longest) with zeros on the right; also returns their lengths (N,)."""
     lens = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     padded = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=dtype)
     for i, row in enumerate(rows):

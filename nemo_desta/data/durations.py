@@ -1,8 +1,8 @@
-"""Write each audio's duration into rows that lack it, so that training can plan its batches without opening files.
+"""Write each audio's duration into rows that lack it, so that training plans its batches without opening files.
 
     python -m nemo_desta.data.durations rows.jsonl rows_with_durations.jsonl --audio-root default=<folder>
 
-A row that cannot be used is copied as it is; training will name it.
+A row that cannot be used is copied unchanged; training reports it.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from nemo_desta.data.rows import audio_entries
 from nemo_desta.data.sources import JsonlSource
 from nemo_desta.errors import RowError, row_guard
 
-#: Durations are exact to a sample at this rate.
+#: Durations are rounded to a sample at this rate.
 CLOCK_HZ = 48_000
 
 

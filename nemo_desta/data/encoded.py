@@ -1,15 +1,15 @@
-"""Base64 as programs send it -> the bytes of a file."""
+"""Decodes base64 in all the variants that programs send."""
 
 import base64
 import binascii
 
-from nemo_desta.data.decoding import AudioError
+from nemo_desta.data.audio_decoding import AudioError
 
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")  # the url-safe alphabet
 
 
 def from_base64(text: str, name: str) -> bytes:
-    """The bytes behind ``text``: base64 of either alphabet, with or without line breaks and padding, alone or as a
+    """The bytes encoded in ``text``: base64 of either alphabet, with or without line breaks and padding, alone or as a
     data URI (``data:audio/wav;base64,...``).
 
     Raises:

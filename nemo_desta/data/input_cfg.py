@@ -1,7 +1,7 @@
-"""NeMo's side of DeSTA rows: importing this module makes ``type: desta`` known to NeMo's own ``input_cfg`` parsing.
+"""DeSTA rows in NeMo: importing this module registers ``type: desta`` in NeMo's own ``input_cfg`` parser.
 
-Our loader opens the same entries itself (`nemo_desta.data.sources`), because it needs rows by number. This is for
-everything in NeMo that reads conversations from an ``input_cfg``: stock SALM, its data module, its tools.
+Our loader opens the same entries itself (`nemo_desta.data.sources`), because it needs rows by number. This module is
+for NeMo code that reads conversations from an ``input_cfg``: stock SALM, its data module, its tools.
 """
 
 import logging
@@ -47,7 +47,7 @@ def read_desta(config: DictConfig) -> tuple[CutSet, bool]:
 
 
 class DestaConversations:
-    """Rows as conversations, the row itself under ``custom["row"]``. A bad row is named in the log and left out.
+    """Rows as conversations, the row itself under ``custom["row"]``. A bad row is logged and skipped.
 
     Args:
         seed: as NeMo's ``shard_seed``: a number, "trng" or "randomized"; read when an iteration starts, in the worker.

@@ -1,6 +1,6 @@
 """Samples of any number type, level and number of channels -> mono float32 in [-1, 1].
 
-What is clear is put right, and the log names the clip; what is not is refused. Letters: S samples, C channels.
+Unambiguous problems are corrected and logged with the clip's name; others are errors. Letters: S samples, C channels.
 """
 
 import logging
@@ -8,13 +8,13 @@ import math
 
 import numpy as np
 
-from nemo_desta.data.decoding import AudioError
+from nemo_desta.data.audio_decoding import AudioError
 
-#: Decoders of lossy formats overshoot: up to here a peak is left alone.
+#: Decoders of lossy formats overshoot; a peak up to this value is not changed.
 PEAK = 1.05
-#: Float samples up to here are scaled to a peak of 1.0; what is louder is no audio, or not scaled.
+#: Float samples with a peak up to this value are scaled to a peak of 1.0; a higher peak is an error.
 LOUDEST = 4.0
-#: A mix of the channels that has lost more than this against the loudest of them is none, in dB.
+#: If the mix of the channels is quieter than the loudest channel by more than this (dB), that channel is used.
 MIX_LOSS_DB = 20.0
 
 _MOST_SAID = 1000
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 def in_range(samples: np.ndarray, name: str) -> np.ndarray:
     """(S, C) of any number type -> float32 in [-1, 1].
 
-    Integers are divided by the range of their type. Two kinds are told apart by their values: 16-bit samples in wider
-    integers, and in floats. Floats up to `LOUDEST` are scaled to a peak of 1.0. Each of these is logged.
+    Integers are divided by the range of their type. 16-bit samples stored in wider integers or in floats are detected
+    by their values. Floats up to `LOUDEST` are scaled to a peak of 1.0. Each of these is logged.
 
     Raises:
-        AudioError: ``empty``; ``corrupt`` for NaN, infinity and what is no number; ``level`` for anything louder.
+        AudioError: ``empty``; ``corrupt`` for NaN, infinity or non-numeric samples; ``level`` for a higher peak.
     """
     if samples.size == 0:
         raise AudioError("empty", f"{name} holds no samples")
@@ -91,10 +91,10 @@ def _from_integers(samples: np.ndarray, name: str) -> np.ndarray:
 
 
 def _say(message: str) -> None:
-    """Log it, once, for the first clips."""
+    """Log a message once, for a limited number of clips."""
     if message in _said or len(_said) == _MOST_SAID:
         return
     _said.add(message)
     logger.warning(message)
     if len(_said) == _MOST_SAID:
-        logger.warning("%d clips with wrong levels were named; further ones are put right unnamed", _MOST_SAID)
+        logger.warning("%d clips with wrong levels were named; further ones are corrected silently", _MOST_SAID)

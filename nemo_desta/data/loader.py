@@ -1,4 +1,4 @@
-"""The loader: plan -> workers -> batches, from any position on. Lightning sees a plain iterable."""
+"""The loader: plan -> workers -> batches, starting at any position. For Lightning it is a plain iterable."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ from nemo_desta.data.sampler import BatchPlan
 
 
 class PlanLoader:
-    """Batches of one epoch per ``iter()``; where it starts is asked anew each time.
+    """Batches of one epoch per ``iter()``, which calls ``position`` for its start.
 
-    It has no length (that would need a look at every row) and no state of its own: the position counts batches that
+    It has no length (computing one would read every row) and no state of its own: the position counts batches that
     were trained on, not batches that workers have prefetched.
 
     Args:
-        position: gives (epoch, first batch) when an iteration starts.
+        position: returns (epoch, first batch) when an iteration starts.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PlanLoader:
         self._iterator: Iterator[Batch] | None = None  # Lightning shuts down the workers of an attribute of this name
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the position on; nothing is read before the first: Lightning calls ``iter`` to try it out."""
+        """Batches from the position. Nothing is read before the first, since Lightning calls ``iter`` as a test."""
         if self.num_workers > 0:
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked tokenizers must not start threads
         self._iterator = iter(
@@ -50,21 +50,21 @@ class PlanLoader:
                 prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator().manual_seed(0),  # else a resumed run would draw from the global one
+                generator=torch.Generator().manual_seed(0),  # otherwise a resumed run draws from the global one
             )
         )
         yield from self._iterator
 
 
 class SizedPlanLoader(PlanLoader):
-    """A loader of the first epoch only, with a length: for validation sets, which are read whole anyway."""
+    """A loader of the first epoch only, with a length: for validation sets, which are read completely anyway."""
 
     def __init__(self, plan: BatchPlan, dataset: RowDataset, **kwargs: Any) -> None:
         super().__init__(plan, dataset, position=lambda: (0, 0), **kwargs)
         self._length: int | None = None
 
     def __len__(self) -> int:
-        if self._length is None:  # looks at every row: only where somebody asks
+        if self._length is None:  # reads every row, so only on request
             self._length = self.plan.num_batches()
         return self._length
 

@@ -1,7 +1,7 @@
 """The frames of an MPEG audio stream (mp3), counted from their headers.
 
-libsndfile guesses the length of an mp3 without a Xing tag from its first frame, and reads no further than its guess:
-a variable bit rate then loses most of the clip. Frame headers: ISO 11172-3, section 2.4.1.3, and ISO 13818-3.
+For an mp3 without a Xing tag libsndfile estimates the length from the first frame and reads only so far. With a
+variable bit rate most of the clip is lost. Frame headers: ISO 11172-3, section 2.4.1.3, and ISO 13818-3.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 
 
 class Frame(NamedTuple):
-    """What a frame header says: bytes of the frame, samples in it, where the tag of a first frame lies."""
+    """A frame header: bytes of the frame, samples in it, offset of the tag in a first frame."""
 
     length: int
     samples: int
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """``num_frames`` whole frames with sound from byte ``start`` on. ``whole``: the last one is not cut."""
+    """``num_frames`` complete audio frames from byte ``start`` on. ``whole``: the last frame is not truncated."""
 
     num_frames: int
     samples_per_frame: int
@@ -36,7 +36,7 @@ class Stream(NamedTuple):
 
 
 def is_tagged(head: bytes) -> bool:
-    """Whether the first bytes of a file hold a Xing or Info tag that says the number of frames."""
+    """Whether the first bytes of a file hold a Xing or Info tag with the number of frames."""
     at = _next(head, _after_id3(head))
     if at is None:
         return False
@@ -45,7 +45,7 @@ def is_tagged(head: bytes) -> bool:
 
 
 def read_stream(data: bytes) -> Stream | None:
-    """The stream in the bytes of a file, every frame counted; None where no two frames follow each other."""
+    """The stream in the bytes of a file, with every frame counted. None: no two consecutive frames."""
     at = _next(data, _after_id3(data))
     if at is None:
         return None
@@ -59,18 +59,18 @@ def read_stream(data: bytes) -> Stream | None:
         if head not in lengths:
             if (frame := _frame(data, at)) is None:
                 if (following := _next(data, at)) is None:
-                    break  # what follows are tags of another kind
+                    break  # other tags follow
                 at = following
                 continue
             lengths[head] = frame.length
         at += lengths[head]
         num_frames += 1
-    whole = at <= end and (at + 4 <= end or data[at : at + 1] != b"\xff")  # nor do 1 to 3 bytes of another one follow
+    whole = at <= end and (at + 4 <= end or data[at : at + 1] != b"\xff")  # and no 1 to 3 bytes of a further frame
     return Stream(num_frames - (not whole), first.samples, start, whole)
 
 
 def with_length(data: bytes, stream: Stream) -> bytes:
-    """The bytes of a file, its stream behind a tag that says the number of frames. Layers 1 and 2 have no such tag."""
+    """The bytes of a file with a tag before its stream that gives the number of frames. Not for layers 1 and 2."""
     head = bytearray(data[stream.start : stream.start + 4])
     if (head[1] >> 1 & 3) != 1:
         return data
@@ -104,7 +104,7 @@ def _frame(data: bytes, at: int) -> Frame | None:
 
 
 def _next(data: bytes, at: int) -> int | None:
-    """The first place from ``at`` on where a frame is followed by another or ends the file."""
+    """The first position from ``at`` where a frame is followed by another frame or the end of the file."""
     while (at := data.find(b"\xff", at)) >= 0:
         frame = _frame(data, at)
         if frame is not None:

@@ -1,7 +1,7 @@
-"""Files of rows as they are, or packed by gzip or zstd: either way a plain file that can be read at any place.
+"""Opens plain, gzip or zstd files of rows as a plain file with random access.
 
-What a file is, its first bytes say and not its name. A packed one is unpacked once, into a temporary file without a
-name that ends with the process.
+The first bytes of a file decide, not its name. A packed file is unpacked once, into an unnamed temporary file that is
+deleted when the process ends.
 """
 
 import gzip
@@ -13,22 +13,23 @@ from typing import BinaryIO
 
 from nemo_desta.errors import ConfigError
 
-#: A file may grow to so many times its size, and any file to so many bytes; more is a bomb. Rows grow 3 to 30 times.
+#: Limit of the unpacked size: this multiple of the packed size, or this many bytes if that is more. Larger is taken
+#: for a decompression bomb; rows grow 3 to 30 times.
 MAX_RATIO = 200
 MAX_UNPACKED_BYTES = 1 << 30
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # behind a first byte of 0x50 to 0x5f; pzstd begins with such a frame
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a first byte of 0x50 to 0x5f; pzstd begins with such a frame
 _BLOCK = 1 << 20
-_ZSTD_BLOCK = 1 << 12  # what four bytes say may be 128 kB: more at once would not be bounded
+_ZSTD_BLOCK = 1 << 12  # four packed bytes can expand to 128 kB, so a larger block would not bound the memory
 
 
 def open_plain(path: Path) -> BinaryIO:
     """The file's bytes, unpacked, from their start; safe for positioned reads in forked workers.
 
     Raises:
-        ConfigError: a packed file that is cut or damaged, or grows beyond the limits; zstandard is not installed.
+        ConfigError: a packed file is truncated, damaged or larger than the limits; zstandard is not installed.
     """
     file = open(path, "rb")
     start = file.read(4)
@@ -52,8 +53,8 @@ def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
             size += len(block)
             if size > limit:
                 raise ConfigError(
-                    f"{path} unpacks to more than {limit:,} bytes, over {MAX_RATIO} times its size: rows do not. "
-                    "Unpack it yourself if it is right"
+                    f"{path} unpacks to more than {limit:,} bytes, over {MAX_RATIO} times its size, as rows never do. "
+                    "Unpack it yourself if the file is right"
                 )
             spool.write(block)
         spool.flush()
@@ -67,7 +68,7 @@ def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
 
 
 class Damaged(ValueError):
-    """A packed file that is none, or is cut."""
+    """A file that is not zstd data, or is truncated."""
 
 
 def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
@@ -80,7 +81,7 @@ def zstd_blocks(file: BinaryIO) -> Iterator[bytes]:
     """The content of a zstd file of any number of frames.
 
     Raises:
-        Damaged: it is none, or is cut. ConfigError: zstandard is not installed.
+        Damaged: not zstd data, or truncated. ConfigError: zstandard is not installed.
     """
     try:
         import zstandard

@@ -1,8 +1,8 @@
-"""What a row must be: its keys, their types, and the error of a row that cannot be used.
+"""Checks rows: their keys and types. Raises a `RowError` for a row that cannot be used.
 
-A row that is misread trains something else without a word, so a key that nothing reads is never passed over: in a
-message or an audio it makes the row bad, at top level it is named once per file (`KeyTally`) unless it looks like a
-misspelt key of the format, which makes the row bad as well.
+An ignored key would silently change what is trained. An unknown key in a message or an audio therefore makes the row
+bad. At top level it is logged once per file (`KeyTally`), unless it looks like a misspelt key of the format, which
+also makes the row bad.
 """
 
 import difflib
@@ -18,9 +18,9 @@ from nemo_desta.errors import RowError
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
-#: Top-level keys that decide what is trained.
+#: Top-level keys that determine what is trained.
 READ_KEYS = ("id", "dataset", "messages", "response", "truncated")
-#: Top-level keys that are carried: those of DeSTA-AQA5M, and what the recipes write about where a row comes from.
+#: Top-level keys that are kept but not read: those of DeSTA-AQA5M, and the provenance written by the recipes.
 CARRIED_KEYS = frozenset(
     "seed_description prompt stage prompt_id prompt_kind prompt_requires constraint tasks seed attempt language split "
     "group corpus corpus_version llm llm_revision sampling first_response".split()
@@ -28,9 +28,9 @@ CARRIED_KEYS = frozenset(
 KNOWN_KEYS = CARRIED_KEYS.union(READ_KEYS)
 MESSAGE_KEYS = ("role", "content", "audios")
 AUDIO_KEYS = ("audio", "text", "duration")
-#: No clip is longer, whatever a row says or a file of a few kilobytes unfolds to.
+#: Limit of a clip's length, whatever a row states or a small compressed file decodes to.
 LONGEST_SECS = 24 * 3600
-#: What other formats call things, where spelling alone does not tell.
+#: Names in other formats whose spelling is not close to ours.
 _MEANT = {
     **{"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "from": "role"},
     **{"value": "content", "transcript": "text", "transcription": "text", "audio_filepath": "audio", "path": "audio"},
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RowRules:
-    """What is allowed beside the format.
+    """What is allowed in addition to the format.
 
-    ``strict_keys``: what an unknown key at top level does. None: it is named once per file and kept, and makes the
-    row bad if it is a misspelt or misplaced key of the format. True: it makes the row bad. False: it is kept without
-    a word, for rows with fields of one's own. ``audio_role``: one more role (`PromptConfig`). ``read``: top-level
-    keys that decide what becomes of the row.
+    ``strict_keys``: how an unknown key at top level is handled. None: it is logged once per file and kept, and makes
+    the row bad if it is a misspelt or misplaced key of the format. True: it makes the row bad. False: it is kept
+    silently, for rows with the user's own fields. ``audio_role``: one more role (`PromptConfig`). ``read``: top-level
+    keys that are read.
     """
 
     strict_keys: bool | None = None
@@ -67,7 +67,7 @@ def check_row(row: Any, rules: RowRules = TRAINING) -> Row:
     """The row, its ``id`` as text.
 
     Raises:
-        RowError: not the fields of a row (``schema``), or a key that nothing reads (``unknown_key``).
+        RowError: wrong fields (``schema``), or a key that is not read (``unknown_key``).
     """
     if not isinstance(row, Mapping):
         raise _wrong("a row is a JSON object", row)
@@ -98,7 +98,7 @@ def check_row(row: Any, rules: RowRules = TRAINING) -> Row:
 
 
 def row_id(row: Mapping[str, Any]) -> str:
-    """The row's id as text; whole numbers count."""
+    """The row's id as text; whole numbers are accepted."""
     found = row.get("id")
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)
@@ -108,7 +108,7 @@ def row_id(row: Mapping[str, Any]) -> str:
 
 
 def check_keys(row: Mapping[str, Any], rules: RowRules, name: str) -> None:
-    """Raise `RowError` for the top-level keys that ``rules`` do not let pass."""
+    """Raise `RowError` for top-level keys that ``rules`` do not allow."""
     if rules.strict_keys is False:
         return
     for key in unknown_keys(row, rules):
@@ -126,19 +126,19 @@ def check_keys(row: Mapping[str, Any], rules: RowRules, name: str) -> None:
 
 
 def unknown_keys(row: Mapping[str, Any], rules: RowRules = TRAINING) -> list[str]:
-    """Top-level keys of a row that the format does not have."""
+    """Top-level keys of a row that are not in the format."""
     return [key for key in row if key not in KNOWN_KEYS and key not in rules.read]
 
 
 class KeyTally:
-    """Names each unknown top-level key once per file, and counts the rows that hold it."""
+    """Logs each unknown top-level key once per file, and counts the rows that have it."""
 
     def __init__(self, rules: RowRules) -> None:
         self.rules = rules
         self.counts: Counter[tuple[str, str]] = Counter()  # (file, key)
 
     def add(self, row: Mapping[str, Any], where: str) -> None:
-        """Take in a row that was checked; ``where``: its ``file:line``."""
+        """Add a checked row; ``where``: its ``file:line``."""
         if self.rules.strict_keys is not None:
             return
         for key in unknown_keys(row, self.rules):
@@ -191,7 +191,7 @@ def _check_audio(entry: Any, where: str) -> None:
 
 
 def _check_misplaced(row: Mapping[str, Any], rules: RowRules, name: str) -> None:
-    """Refuse what stands beside the messages and belongs into them."""
+    """Reject top-level keys that belong inside the messages."""
     for key in ("audio", "audios"):
         if row.get(key) and not any(message.get("audios") for message in row["messages"]):
             raise RowError(
@@ -211,14 +211,14 @@ def _refuse_unknown(found: Mapping[str, Any], known: Iterable[str], where: str) 
 
 
 def _meant(name: str, known: Collection[str]) -> str | None:
-    """The known name that ``name`` most likely stands for."""
+    """The known name that ``name`` most likely means."""
     if (meant := _MEANT.get(name.lower())) in known:
         return meant
     return next(iter(difflib.get_close_matches(name.lower()[:60], known, n=1, cutoff=0.8)), None)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """What was probably meant, and what is known."""
+    """A suggestion, and the known names."""
     meant = _meant(name, known := tuple(known))
     return nearest(name[:60], known) if meant is None else f" Did you mean '{meant}'? Known: {', '.join(known)}."
 
@@ -228,7 +228,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _wrong(rule: str, found: Any, key: str | None = None) -> RowError:
-    """The error of a broken rule: what was found, as a whole or under ``key``."""
+    """A `RowError` with the rule and the value found (the whole, or under ``key``)."""
     if key is None:
         return RowError("schema", f"{rule}, found {type(found).__name__}")
     return RowError("schema", f"{rule}, " + (f"found {found[key]!r:.80}" if key in found else "but it is missing"))

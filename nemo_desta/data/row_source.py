@@ -1,4 +1,4 @@
-"""What a source of rows is: random access to checked rows and to the audio files behind them."""
+"""The interface of a row source: random access to checked rows and to their audio files."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from nemo_desta.data.rows import Row
 
 
 class RowSource(Protocol):
-    """Rows by number; usable in forked and spawned workers. ``rules``: what its rows were checked by."""
+    """Rows by number; usable in forked and spawned workers. ``rules``: the rules that its rows are checked by."""
 
     name: str
     rules: RowRules
@@ -20,7 +20,7 @@ class RowSource(Protocol):
         ...
 
     def where(self, i: int) -> str:
-        """Where row ``i`` stands, for a person."""
+        """The location of row ``i``, for messages."""
         ...
 
     def audio_files(self, i: int, row: Row) -> list[AudioFile]:
@@ -29,7 +29,7 @@ class RowSource(Protocol):
 
 
 class WeightedSource(NamedTuple):
-    """A source and its share of the mix; None: every row once per epoch."""
+    """A source and its share of the mix. None: every row once per epoch."""
 
     source: RowSource
     share: float | None

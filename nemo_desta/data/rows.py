@@ -1,11 +1,11 @@
-"""The row: what one training example is on disk (DeSTA-AQA's format), and how it is read.
+"""The row: one training example on disk (DeSTA-AQA's format), and reading it.
 
     {"id", "dataset", "seed_description", "prompt", "response",
      "messages": [{"role", "content", "audios": [{"audio": path, "text": transcript or null, "duration": seconds}]}]}
 
-``duration`` (optional) spares a look into every audio file before training. ``truncated: true`` says that the response
-was cut by a length limit. Provenance (``llm``, ``prompt_id``, ``seed``, ``stage``, ...) is carried, never read. What a
-row must hold is in `nemo_desta.data.row_schema`.
+With ``duration`` (optional) training need not open every audio file to plan its batches. ``truncated: true``: the
+response was cut by a length limit. Provenance (``llm``, ``prompt_id``, ``seed``, ``stage``, ...) is kept but never
+read. `nemo_desta.data.row_schema` checks rows.
 """
 
 import glob
@@ -21,7 +21,7 @@ from nemo_desta.data.packed import open_plain
 from nemo_desta.data.row_schema import TRAINING, Row, RowRules, check_row
 from nemo_desta.errors import ConfigError, RowError, row_guard
 
-#: No row is longer; a file without line ends is one such line.
+#: Limit of a row's length; a file without line ends would be one line.
 MAX_ROW_BYTES = 64 << 20
 
 
@@ -50,7 +50,7 @@ def parse_row(line: bytes | str, where: str, rules: RowRules = TRAINING) -> Row:
 
 
 def load_object(line: bytes | str) -> Row:
-    """The JSON object of a line; all of its text can be written as UTF-8.
+    """The JSON object of a line, checked to be encodable as UTF-8.
 
     Raises:
         RowError: ``not_json``, ``schema`` (another kind of JSON), or ``too_big``.
@@ -94,11 +94,11 @@ def duplicate_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def expand_paths(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Files behind paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order.
+    """The files of paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order.
 
     Raises:
-        FileNotFoundError: a pattern that names no file. ConfigError: it names a folder, or a pipe or a device, whose
-        end would be waited for.
+        FileNotFoundError: a pattern without files. ConfigError: it names a folder, or a pipe or device, on which
+        reading could block.
     """
     paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
@@ -116,7 +116,7 @@ def expand_paths(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
 class JsonlIndex:
     """Random access to the lines of JSONL files through their byte offsets (12 bytes of memory per row).
 
-    Files packed by gzip or zstd are unpacked into temporary files, which end with the index (`open_plain`).
+    Gzip and zstd files are unpacked into temporary files, which are deleted with the index (`open_plain`).
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path], rules: RowRules = TRAINING) -> None:
@@ -169,7 +169,7 @@ class JsonlIndex:
         return low
 
     def _scan(self, file: int) -> None:
-        """Find the lines, a megabyte at a time: a file without line ends is no reason to hold all of it."""
+        """Find the lines, at most a megabyte at a time, so that a file without line ends does not fill the memory."""
         stream = open_plain(self.paths[file])
         offset, number, begins = 0, 1, True
         while piece := stream.readline(1 << 20):

@@ -1,8 +1,8 @@
-"""Which rows make which batch: planned from metadata alone, a pure function of (sources, settings, epoch).
+"""The plan of batches, computed from metadata only: a pure function of (sources, settings, epoch).
 
-A plan is replayed to any position, so a resume needs two numbers: epoch and batches done. There is no clock, no thread
-and no filter in it, and every data-parallel rank computes the same plan and takes its own column. Where a resume has
-other ranks or settings, the rest of its epoch is planned anew, without the rows that have come.
+A plan can be replayed to any position, so a resume needs two numbers: epoch and batches done. The plan has no clock,
+thread or filter. Every data-parallel rank computes the same plan and takes its own column. When a resume has another
+number of ranks or other settings, the rest of the epoch is planned again, without the rows that were already used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,9 @@ _ORDER, _POOL, _PASS = range(3)  # independent random streams
 class PlanSettings:
     """How rows become batches.
 
-    ``batch_tokens``: upper bound of rows times longest row, in LLM positions. ``bucket_buffer_size``: rows that are
-    looked at together; batches of like length are cut from them, then shuffled. Without ``shuffle`` rows keep the
-    order of the files. ``rows_per_epoch``: only with weights; by default as many as the sources hold together.
+    ``batch_tokens``: upper bound of rows times longest row, in LLM positions. ``bucket_buffer_size``: rows per
+    pool; a pool is sorted by length and divided into batches, which are then shuffled. Without ``shuffle`` rows keep
+    the order of the files. ``rows_per_epoch``: only with weights; by default the number of rows of all sources.
     """
 
     batch_tokens: int
@@ -39,8 +39,8 @@ class PlanSettings:
 class PlannedBatch(NamedTuple):
     """One rank's part of step ``index``.
 
-    ``rows`` may be empty: the rank got nothing in the last step of an epoch, and takes part so that all ranks make
-    equally many steps. ``bad_rows``: rows that the plan met and cannot use; each goes to one rank, once per epoch.
+    ``rows`` may be empty in the last step of an epoch; the rank still takes part, so that all ranks make the same
+    number of steps. ``bad_rows``: unusable rows that the plan met; each goes to one rank, once per epoch.
     """
 
     epoch: int
@@ -51,7 +51,7 @@ class PlannedBatch(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What an epoch has got from an earlier plan of it: the first ``steps`` steps."""
+    """The part of an epoch that an earlier plan covered: its first ``steps`` steps."""
 
     settings: PlanSettings
     num_ranks: int
@@ -100,11 +100,11 @@ class BatchPlan:
                 yield PlannedBatch(epoch, number, is_last, rows, named[self.rank :: self.num_ranks])
 
     def num_batches(self, epoch: int = 0) -> int:
-        """Steps in an epoch: plans all of it, which reads every row once."""
+        """Steps in an epoch. Plans the whole epoch, which reads every row once."""
         return sum(1 for _ in self.batches(epoch))
 
     def order(self, epoch: int) -> np.ndarray:
-        """Row numbers of an epoch (counted over all sources) in the order they are looked at."""
+        """Row numbers of an epoch (counted over all sources) in the order in which they are planned."""
         if self.sources[0].share is None:
             order = np.arange(self._starts[-1])
         else:
@@ -112,7 +112,7 @@ class BatchPlan:
         return self._rng(_ORDER, epoch).permutation(order) if self.settings.shuffle else order
 
     def _rest(self, epoch: int) -> np.ndarray:
-        """`order` without the rows that earlier plans of the epoch have given, each as often as it has come."""
+        """`order` without the rows of earlier plans of the epoch, each removed as often as it was used."""
         order = self.order(epoch)
         if epoch != self.begun[0] or not self.begun[1]:
             return order
@@ -131,7 +131,7 @@ class BatchPlan:
         return order[kept]
 
     def _steps(self, epoch: int) -> Iterator[tuple[list[list[RowRef]], list[dict[str, Any]], bool]]:
-        """Batches of all ranks per step, the bad rows met on the way there, and whether it is the epoch's last."""
+        """Per step: batches of all ranks, bad rows met since the last one, whether it is the epoch's last step."""
         order, size = self._rest(epoch), self.settings.bucket_buffer_size
         waiting: list[tuple[int, RowRef]] = []
         bad_rows: list[dict[str, Any]] = []
@@ -163,7 +163,7 @@ class BatchPlan:
     def _cut(
         self, rows: list[tuple[int, RowRef]], is_last_pool: bool
     ) -> tuple[list[list[list[RowRef]]], list[tuple[int, RowRef]]]:
-        """Rows, sorted by length, to steps of ``num_ranks`` batches; what fills no step waits for the next pool."""
+        """Group rows by length into steps of ``num_ranks`` batches. The remainder is returned for the next pool."""
         if self.settings.shuffle:
             rows = sorted(rows, key=lambda item: item[0])  # stable: equal lengths keep the epoch's order
         batches: list[list[tuple[int, RowRef]]] = []
@@ -175,14 +175,14 @@ class BatchPlan:
                 batches.append([])
                 longest = tokens
             batches[-1].append((tokens, ref))
-        # The last batch of a pool may still grow, and ranks must not run dry before the end of the epoch.
+        # The last batch of a pool may still grow, and all ranks need a batch until the end of the epoch.
         whole = len(batches) if is_last_pool else (len(batches) - 1) // self.num_ranks * self.num_ranks
         kept = [[ref for _, ref in batch] for batch in batches[:whole]]
         steps = [kept[i : i + self.num_ranks] for i in range(0, len(kept), self.num_ranks)]
         return steps, [item for batch in batches[whole:] for item in batch]
 
     def _draw(self, number: int, epoch: int) -> np.ndarray:
-        """The epoch's rows of one weighted source: a window that moves on over endless reshuffled passes."""
+        """The epoch's rows of one weighted source: the next window of endless reshuffled passes."""
         size = len(self.sources[number].source)
         quota = self._quota(number)
         positions = np.arange(epoch * quota, (epoch + 1) * quota)
@@ -211,7 +211,7 @@ class BatchPlan:
 
 
 def bad_row(source: Any, index: int, error: RowError) -> dict[str, Any]:
-    """What is said about a row that cannot be used: id, dataset, where it stands, reason, detail."""
+    """The record of a row that cannot be used: id, dataset, location, reason, detail."""
     try:
         with row_guard():
             row = source.row(index)

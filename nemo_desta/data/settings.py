@@ -1,7 +1,7 @@
-"""The config section ``data``: what may be set, with its defaults. Unknown keys are refused by `nemo_desta.config`."""
+"""The config section ``data`` with its defaults. `nemo_desta.config` rejects unknown keys."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nemo_desta.config import check_keys, parse
@@ -32,19 +32,12 @@ class LoaderSettings:
     prefetch_factor: int = 2
 
     def plan(self) -> PlanSettings:
-        return PlanSettings(
-            batch_tokens=self.batch_tokens,
-            max_batch_size=self.max_batch_size,
-            bucket_buffer_size=self.bucket_buffer_size,
-            shuffle=self.shuffle,
-            seed=self.seed,
-            rows_per_epoch=self.rows_per_epoch,
-        )
+        return PlanSettings(**{item.name: getattr(self, item.name) for item in fields(PlanSettings)})
 
 
 @dataclass(frozen=True)
 class BadRowSettings:
-    """``max_share`` of bad rows stops the run, once ``min_bad_rows`` were bad. ``path``: null is the run's folder."""
+    """More than ``max_share`` bad rows, and at least ``min_bad_rows``, stop the run. ``path`` null: run folder."""
 
     max_share: float = 0.05
     min_bad_rows: int = 20
@@ -64,10 +57,10 @@ class DataSettings:
 def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
     """NeMo's ``data`` section: ``audio_roots``, ``train_ds``, ``validation_ds: {datasets: {name: {...}}, ...}``.
 
-    Everything beside ``datasets`` in ``validation_ds`` is a default of its sets.
+    All keys of ``validation_ds`` other than ``datasets`` are defaults of its sets.
 
     Raises:
-        ConfigError: unknown key (the nearest known one is named) or wrong type.
+        ConfigError: unknown key (with the nearest known one) or wrong type.
     """
     check_keys(cfg, ("audio_roots", "train_ds", "validation_ds", "bad_rows"), "data")
     train = cfg.get("train_ds")

@@ -1,7 +1,7 @@
-"""DeSTA rows in lhotse's shar format: large corpora as a few big files instead of millions of small ones.
+"""DeSTA rows in lhotse's shar format: large corpora as a few large files instead of millions of small ones.
 
 A cut holds the row in its custom field ``row``; the first audio is the cut's ``recording``, the k-th further one its
-field ``audio_k``. Any lhotse tool can read the folder; we read rows and audio by position, and compare the ids.
+field ``audio_k``. Any lhotse tool can read the folder. We read rows and audio by position and compare the ids.
 """
 
 import gzip
@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from nemo_desta.data.audio_decoding import audio_guard
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
-from nemo_desta.data.decoding import audio_guard
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, load_object
@@ -26,12 +26,12 @@ from nemo_desta.errors import RowError
 
 logger = logging.getLogger(__name__)
 
-#: Lies in a folder while `write_shar` writes it.
+#: Marker file in a folder while `write_shar` writes it.
 UNFINISHED = ".unfinished"
 
 
 class Member(NamedTuple):
-    """A cut's place in an archive: the id that the archive gives it, and its audio, None for a placeholder."""
+    """An archive member: the id of its cut, and its audio, None for a placeholder."""
 
     cut_id: str
     audio: TarSlice | None
@@ -41,8 +41,8 @@ class SharSource:
     """Rows of a shar folder. Only text is kept in memory; audio is read from the tars by offset.
 
     Raises:
-        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, a file that
-            is cut or damaged, by its name, or a folder whose writing did not come to its end.
+        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, a truncated
+            or damaged file (named), or an incomplete folder.
     """
 
     def __init__(self, folder: str | Path, name: str | None = None, rules: RowRules = TRAINING) -> None:
@@ -104,7 +104,7 @@ class SharSource:
                 raise RowError(
                     "mispaired",
                     f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{members[i].cut_id}'; cuts and archives "
-                    "must be in the same order: write the folder anew",
+                    "must be in the same order: write the folder again",
                 )
 
 
@@ -118,12 +118,12 @@ def write_shar(
 ) -> Path:
     """Write every row of ``source`` with its audio into a new shar folder.
 
-    Audio is written as training hears it: mono (`to_clip`), at the file's own rate, in 16 bits. A folder whose writing
-    was stopped is begun anew; until then nothing reads it.
+    Audio is written as training reads it: mono (`to_clip`), at the file's own rate, in 16 bits. An interrupted folder
+    is written again from the start; until then `SharSource` refuses it.
 
     Raises:
-        RowError: the first row that cannot be used, by file, line and id. FileExistsError: the folder holds something
-            already.
+        RowError: the first row that cannot be used, by file, line and id. FileExistsError: the folder is not
+            empty.
     """
     from lhotse import MonoCut
     from lhotse.shar import AudioTarWriter, SharWriter
@@ -139,7 +139,7 @@ def write_shar(
     most = max((len(audio_entries(source.row(i))) for i in range(len(source))), default=0)
     with ExitStack() as stack:
         cuts = stack.enter_context(SharWriter(folder, fields={"recording": audio_format}, shard_size=shard_size))
-        # Not fields of the cut for lhotse's writer: it would cut further clips to the length of the first.
+        # Written separately: lhotse's writer would truncate fields of the cut to the length of the first clip.
         further = [
             stack.enter_context(AudioTarWriter(f"{folder}/audio_{k}.%06d.tar", shard_size, audio_format))
             for k in range(1, most)
@@ -165,7 +165,7 @@ def write_shar(
 
 
 def _recording(file: AudioFile, duration: float | None, name: str) -> Any:
-    """A lhotse recording of what training hears of ``file``: mono, at the file's own rate."""
+    """A lhotse recording of ``file`` as training reads it: mono, at the file's own rate."""
     from lhotse import Recording
 
     samples, rate = read_audio(file, duration=duration)
@@ -173,7 +173,7 @@ def _recording(file: AudioFile, duration: float | None, name: str) -> Any:
         audio = to_clip(samples, rate, rate, str(file))
         if (peak := float(np.abs(audio).max())) > 1.0:
             logger.warning(
-                "%s has a peak of %.3f: a shar folder holds 16 bits, samples beyond 1.0 are cut off", file, peak
+                "%s has a peak of %.3f: a shar folder holds 16 bits, so samples beyond 1.0 are clipped", file, peak
             )
         wav = io.BytesIO()
         soundfile.write(wav, audio, rate, format="WAV", subtype="FLOAT")
@@ -190,7 +190,7 @@ def _read_lines(path: Path) -> list[bytes]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             return [line for line in file if line.strip()]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder anew") from error
+        raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder again") from error
 
 
 def _read_members(archive: Path) -> list[Member]:
@@ -204,5 +204,5 @@ def _read_members(archive: Path) -> list[Member]:
                     audio = None if name.suffix == ".nodata" else TarSlice(archive, info.offset_data, info.size)
                     members.append(Member(str(name.parent / name.stem), audio))
     except tarfile.TarError as error:
-        raise ValueError(f"{archive} is cut or damaged ({error}); copy it again or write the folder anew") from error
+        raise ValueError(f"{archive} is cut or damaged ({error}); copy it again or write the folder again") from error
     return members

@@ -14,14 +14,14 @@ from nemo_desta.data.shar import SharSource
 from nemo_desta.errors import ConfigError
 
 #: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
-#: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root that its paths start from;
+#: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root of its paths;
 #: ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
 SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
 GROUP_KEYS = ("type", "input_cfg", "weight")
 
 
 class JsonlSource:
-    """Rows of JSONL files; audio paths start from the audio roots."""
+    """Rows of JSONL files; audio paths are relative to the audio roots."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ def open_source(
 ) -> RowSource:
     """The source of one ``type: desta`` entry: JSONL files, or a lhotse shar folder written by `write_shar`.
 
-    ``audio_role``: a role that the rows may have beside the usual ones (`PromptConfig`).
+    ``audio_role``: one more allowed role (`PromptConfig`).
 
     Raises:
         ConfigError: no rows given. FileNotFoundError: nothing there.
@@ -93,8 +93,8 @@ def open_input_cfg(
 ) -> list[WeightedSource]:
     """All sources of NeMo's ``input_cfg`` grammar, with their shares.
 
-    A list has weights on every entry or on none. A group's share is divided among its entries by their weights, or by
-    their number of rows where they have none. Without any weight every row comes once per epoch. ``audio_role`` as in
+    In a list either every entry has a weight or none. A group's share is divided among its entries by their weights,
+    or without weights by their number of rows. Without any weight every row occurs once per epoch. ``audio_role``: see
     `open_source`.
 
     Raises:

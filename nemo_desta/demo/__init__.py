@@ -1,6 +1,6 @@
-"""The embedded default: a small closed world in which every part of the real pipeline runs on a laptop.
+"""The demo: a small closed world in which every part of the real pipeline runs on a laptop.
 
-``world`` (what there is to hear) and ``prompts`` (how it is asked and answered) are read by everything else:
+All modules use ``world`` (tasks and values) and ``prompts`` (questions and answers):
 ``corpus`` (clips from ``speech`` and ``sounds``), ``llm`` (the small language model) and ``encoders`` (stand-ins of
 Whisper and BEATs).
 """

@@ -1,10 +1,10 @@
-"""The demo's labelled corpus, made on the spot: speech by espeak-ng, sounds and music by numpy; about 1,500 clips.
+"""Generates the demo's labelled corpus: speech by espeak-ng, sounds and music by numpy; about 1,500 clips.
 
     python -m nemo_desta.demo.corpus --out FOLDER [--seed 0] [--clips 1500]
 
 Writes ``audio/*.flac`` (16 kHz) and ``manifest.jsonl``. The same seed gives the same corpus; a second call reuses it.
-Splits never share a speaker (a voice variant of espeak-ng) or a recording (every sound and melody has random
-parameters of its own).
+Splits never share a speaker (a voice variant of espeak-ng) or a recording (a sound or melody with its own random
+parameters).
 """
 
 import argparse
@@ -29,7 +29,7 @@ DIGIT_SHARE, COMMAND_SHARE, SENTENCE_SHARE, SOUND_SHARE = 0.30, 0.10, 0.20, 0.22
 SPLITS = ("train", "valid", "test")
 SPLIT_WEIGHTS = (7, 1, 2)
 
-#: espeak-ng language -> (language, accent) as they are described.
+#: espeak-ng language -> (language, accent) in descriptions.
 LANGUAGES = {
     "en-us": ("English", "American English"),
     "en": ("English", "British English"),
@@ -50,16 +50,17 @@ LEVEL_DBFS = (-38.0, -14.0)
 
 
 def build_corpus(out: Path, *, seed: int = 0, clips: int = 1500) -> Path:
-    """Makes the corpus below ``out`` unless it is there already; returns the manifest's path.
+    """Generate the corpus in ``out`` unless it exists; returns the manifest's path.
 
-    Raises ``ValueError`` when ``out`` holds a corpus of another seed or size.
+    Raises:
+        ValueError: ``out`` holds a corpus of another seed or size.
     """
     manifest, recipe = out / MANIFEST, {"seed": seed, "clips": clips}
     stamp = out / "recipe.json"
     if manifest.exists() and stamp.exists():
         found = json.loads(stamp.read_text())
         if found != recipe:
-            raise ValueError(f"{out} holds a corpus made with {found}, asked for {recipe}; choose another folder")
+            raise ValueError(f"{out} holds a corpus made with {found}, requested {recipe}; choose another folder")
         return manifest
     (out / "audio").mkdir(parents=True, exist_ok=True)
     rows = []
@@ -89,12 +90,12 @@ def generate(seed: int, clips: int) -> Iterator[tuple[dict[str, Any], np.ndarray
 
 
 def split_of(group: str) -> str:
-    """The split of a group, from its name alone: 7/1/2 for numbered recordings."""
+    """The split of a group, derived from its name: train, valid and test in the ratio 7/1/2."""
     return random.Random(f"split/{group}").choices(SPLITS, SPLIT_WEIGHTS)[0]
 
 
 def speakers(gender: str) -> dict[str, str]:
-    """Voice variant -> split: of ten speakers seven for train, one for valid, two for test."""
+    """Voice variant -> split: of ten speakers seven train, one valid, two test."""
     variants = speech.MALE_VARIANTS if gender == "male" else speech.FEMALE_VARIANTS
     pattern = ("train",) * 3 + ("test",) + ("train",) * 2 + ("valid", "test") + ("train",) * 2
     return {variant: pattern[i % len(pattern)] for i, variant in enumerate(variants)}
@@ -151,7 +152,7 @@ def _row(domain: str, attributes: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def _recorded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The clip at a random level with a little noise: the level tells nothing about the content."""
+    """The clip at a random level with a little noise, so that the level carries no information."""
     noise = rng.standard_normal(len(audio)) * 10 ** (-rng.uniform(30, 60) / 20)
     audio = audio / np.sqrt(np.mean(audio**2)) + noise
     audio = audio * 10 ** (rng.uniform(*LEVEL_DBFS) / 20)

@@ -1,4 +1,4 @@
-"""Clips, augmentation and batches for the pre-training of the demo's stand-in encoders.
+"""Clips, augmentation and batches for pre-training the demo's stand-in encoders.
 
 Letters: B clips, S samples.
 """
@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import scipy.fft
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from nemo_desta.data.audio_io import load_audio, normalize_level
 from nemo_desta.demo.world import SENTENCES, TASKS, gold
 from nemo_desta.recipes.corpora import load_corpus
 
 SAMPLING_RATE = 16000
-LEVEL_DBFS = -25.0  # the level to which the pipeline brings every clip
+LEVEL_DBFS = -25.0  # the pipeline normalises every clip to this level
 WORD_SECS = 0.96  # words are cut to this
 
-#: What the encoders learn to tell: head -> classes. "sentence" is the transcript out of the world's sentences.
+#: Classification heads -> classes. "sentence" is the transcript, if it is one of the world's sentences.
 HEADS: dict[str, tuple[str, ...]] = {
     name: TASKS[name].values
     for name in ("word", "gender", "emotion", "language", "speaking_speed", "pitch", "sound_class", "instrument")
@@ -32,7 +33,7 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip in memory: int16 (S,) at 16 kHz, and class numbers by head (-1: not known)."""
+    """One clip in memory: int16 (S,) at 16 kHz, and class numbers by head (-1: unknown)."""
 
     audio: np.ndarray
     labels: tuple[int, ...]
@@ -75,10 +76,10 @@ def labels_of(row: dict[str, Any]) -> tuple[int, ...]:
 
 
 def training_batches(clips: Sequence[Clip], seed: int, *, words: int = 64, others: int = 24) -> Iterator[Batch]:
-    """Endless augmented batches, in turn of words and of other clips (a random crop of 2.5 s, at times 5 s).
+    """Endless augmented batches, alternately of words and of other clips (a random crop of 2.5 s or, rarely, 5 s).
 
-    Sources are drawn by the square root of their size, so that a small corpus is seen more often than its share, and
-    clips that were not made on the spot twice as often.
+    The weight of a source is the square root of its size, so that small corpora are over-sampled; recordings have
+    twice the weight of generated clips.
     """
     rng = np.random.default_rng([seed, 7])
     groups = {True: _by_source(c for c in clips if c.is_word), False: _by_source(c for c in clips if not c.is_word)}
@@ -96,24 +97,21 @@ def training_batches(clips: Sequence[Clip], seed: int, *, words: int = 64, other
 
 
 def plain_batches(clips: Sequence[Clip], size: int = 32) -> Iterator[Batch]:
-    """Every clip once, as the pipeline hears it, at most 5 s of it."""
+    """Every clip once, without augmentation, at most 5 s of it."""
     for start in range(0, len(clips), size):
         part = clips[start : start + size]
         yield collate([(clip.audio[: 5 * SAMPLING_RATE] / 32768.0, clip.labels) for clip in part])
 
 
 def collate(items: Sequence[tuple[np.ndarray, tuple[int, ...]]]) -> Batch:
-    """Levels and pads clips."""
-    audios = [normalize_level(audio.astype(np.float32), LEVEL_DBFS) for audio, _ in items]
-    padded = np.zeros((len(audios), max(map(len, audios))), dtype=np.float32)
-    for i, audio in enumerate(audios):
-        padded[i, : len(audio)] = audio
+    """Normalise levels and pad with zeros."""
+    audios = [torch.from_numpy(normalize_level(audio.astype(np.float32), LEVEL_DBFS)) for audio, _ in items]
     lens = torch.tensor([len(audio) for audio in audios])
-    return Batch(torch.from_numpy(padded), lens, torch.tensor([labels for _, labels in items]))
+    return Batch(pad_sequence(audios, batch_first=True), lens, torch.tensor([labels for _, labels in items]))
 
 
 def augment(clip: Clip, rng: np.random.Generator, max_secs: float) -> np.ndarray:
-    """A new take of a clip: other speed, crop, silence around it, colour, band, room and noise; float32 (S',)."""
+    """Augment a clip: speed, crop, silence, frequency response, telephone band, room, noise; float32 (S',)."""
     audio = clip.audio.astype(np.float32)
     spread = 0.18 if clip.is_word else 0.05
     speed = np.exp(rng.uniform(-spread, spread))

@@ -1,10 +1,10 @@
 """Trains the demo's stand-in encoders: small Whisper and BEATs models in their real classes and checkpoint forms.
 
     python -m nemo_desta.demo.encoders --out FOLDER --corpus FOLDER/manifest.jsonl [--minutes 10]
-        [--extra MANIFEST ... --data-root FOLDER] [--init FOLDER to train on from there]
+        [--extra MANIFEST ... --data-root FOLDER] [--init FOLDER to continue from its weights]
 
-They learn to tell the attributes of labelled clips (training splits only), each with heads of its own that are thrown
-away; the last block's frames are asked one window of 160 ms at a time and all together, as a projector reads them.
+They are trained to classify the attributes of labelled clips (training splits only) with linear heads, which are
+dropped afterwards. The heads read the last block's frames averaged over windows of 160 ms and over the whole clip.
 Writes ``whisper/`` (Hugging Face form), ``beats.pt`` (public form) and ``training.json``.
 
 Letters: B clips, T frames, W windows, C width.
@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent / "assets" / "encoders"
 WIDTH, LAYERS, ATTENTION_HEADS = 128, 3, 4
 WINDOW_FRAMES = 250  # Whisper's window of 5 s
-SHORT_WINDOWS = (48, 128)  # training on words and crops need not pay for 5 s
+SHORT_WINDOWS = (48, 128)  # words and crops need no window of 5 s
 WHISPER_HOP = 320
-LONG_WINDOW_SHARE = 0.15  # of short batches that see the silence of the whole window all the same
+LONG_WINDOW_SHARE = 0.15  # of short batches that are padded to the whole window
 POOL = 8  # frames of one window of 160 ms
 HEAD_WEIGHTS = {"word": 3.0, "sound_class": 2.0}
 
@@ -113,7 +113,7 @@ class WhisperStudent(nn.Module):
         return encoder
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
-        """Loss of one batch, mostly in the shortest window that holds it."""
+        """Loss of one batch, mostly in the shortest window that fits."""
         lens = -(-batch.audio_lens // WHISPER_HOP)
         frames = min(size for size in self._windows if size >= lens.max())
         if rng.random() < LONG_WINDOW_SHARE:
@@ -139,7 +139,7 @@ class BeatsStudent(nn.Module):
             encoder_ffn_embed_dim=4 * WIDTH,
             encoder_attention_heads=ATTENTION_HEADS,
             embed_dim=64,
-            conv_pos=32,  # the public models' 128 cost half of the time at this width
+            conv_pos=32,  # the public models' 128 would take half of the time at this width
         )
         self.encoder = Beats(config)
         self.heads = Heads(WIDTH)
@@ -175,10 +175,10 @@ def train(
     minutes: float | None = None,
     learning_rate: float = 1.5e-3,
 ) -> dict[str, Any]:
-    """Trains both encoders on the training splits, saves them to ``out`` and scores their heads on the valid splits.
+    """Train both encoders on the training splits, save them to ``out`` and score their heads on the valid splits.
 
-    ``extra``: further manifests below ``data_root``. ``init``: encoders to start from (with new heads). ``minutes``
-    ends the run early (the learning rate follows).
+    ``extra``: further manifests below ``data_root``. ``init``: encoders to start from (with new heads). ``minutes``:
+    time limit; the learning rate schedule adapts to it.
     """
     torch.manual_seed(seed)
     started = time.monotonic()
@@ -194,7 +194,7 @@ def train(
     rng, step, began = np.random.default_rng([seed, 8]), 0, time.monotonic()
     bar = tqdm(total=steps, desc="stand-in encoders", unit="step", mininterval=5.0)
     for batch in training_batches(clips, seed):
-        progress = step / steps if steps else 1.0  # none: untrained encoders, to compare with
+        progress = step / steps if steps else 1.0  # 0 steps: untrained encoders as a baseline
         if minutes is not None:
             progress = max(progress, (time.monotonic() - began) / (60 * minutes))
         if progress >= 1:

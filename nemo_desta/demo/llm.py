@@ -1,7 +1,7 @@
-"""Trains the demo's small language model: Qwen3 architecture, own tokenizer and chat template, text made on the spot.
+"""Trains the demo's small language model: Qwen3 architecture, own tokenizer and chat template, generated text.
 
     python -m nemo_desta.demo.llm --out FOLDER [--steps 3000] [--seed 0] [--seconds 30 for a miniature]
-        [--init FOLDER to train on from there] [--reasoning for the variant that thinks first]
+        [--init FOLDER to continue from its weights] [--reasoning for the variant that thinks first]
 
 Writes a Hugging Face folder and ``training.json`` with the seed, the command, the gates and the weights' checksum.
 Gates (on the weights as saved, in fp32): attribute accuracy and text cascade, each at least ``GATE``.
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -36,7 +37,7 @@ VOCABULARY = 1200
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TOKENS_PER_BATCH = 2048
 
-#: ChatML; earlier answers lose their think block.
+#: ChatML; think blocks of earlier answers are removed.
 _MESSAGES = (
     "{%- for message in messages %}"
     "{%- set text = message['content'] %}"
@@ -72,10 +73,10 @@ def train(
     learning_rate: float = 2e-3,
     yes_no: float = 36,
 ) -> dict[str, Any]:
-    """Trains, saves to ``out`` and measures; returns the record that is also written to ``out/training.json``.
+    """Train, save to ``out`` and measure; returns the record, which is also written to ``out/training.json``.
 
-    ``init``: folder of a model to train on from. ``seconds`` ends the run early (the learning rate follows whichever
-    of steps and seconds is further). ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
+    ``init``: folder of a model to continue from. ``seconds``: time limit (the learning rate schedule follows
+    whichever of steps and seconds is further). ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
     """
     torch.manual_seed(seed)
     if init is None:
@@ -183,9 +184,9 @@ def sha256(path: Path) -> str:
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, **mix: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (ids (B, L), supervised (B, L)) of about ``TOKENS_PER_BATCH`` positions, like lengths together.
+    """Endless batches (ids (B, L), supervised (B, L)) of about ``TOKENS_PER_BATCH`` positions, sorted by length.
 
-    Right padding needs no mask in a causal model: no supervised position sees it.
+    Right padding needs no mask in a causal model: no supervised position attends to it.
     """
     pool = 0
     while True:
@@ -200,13 +201,8 @@ def _batches(tokenizer: PreTrainedTokenizerFast, seed: int, **mix: Any) -> Itera
         batches.append(batch)
         rng.shuffle(batches)
         for batch in batches:
-            width = max(len(ids) for ids, _ in batch)
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-            supervised = torch.zeros((len(batch), width), dtype=torch.bool)
-            for i, (row_ids, row_supervised) in enumerate(batch):
-                ids[i, : len(row_ids)] = torch.tensor(row_ids)
-                supervised[i, : len(row_ids)] = torch.tensor(row_supervised)
-            yield ids, supervised
+            ids, supervised = ([torch.tensor(row) for row in rows] for rows in zip(*batch, strict=True))
+            yield pad_sequence(ids, True, tokenizer.pad_token_id), pad_sequence(supervised, True)
         pool += 1
 
 
@@ -227,13 +223,13 @@ def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
 
 
 def main() -> None:
-    """Command line; exit status 1 when a gate fails (not asked of a miniature, ``--seconds``)."""
+    """Command line; exit status 1 when a gate fails (not checked with ``--seconds``)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seconds", type=float, help="stop after this time: a miniature")
-    parser.add_argument("--init", type=Path, help="folder of a model to train on from")
+    parser.add_argument("--init", type=Path, help="folder of a model to continue from")
     parser.add_argument("--reasoning", action="store_true", help="the variant that thinks first")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--yes-no", type=float, default=36, help="weight of yes/no questions (plain ones: 55)")

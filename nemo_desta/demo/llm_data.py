@@ -1,8 +1,8 @@
 """Training text of the demo's small language model: random descriptions, conversations about them, token ids.
 
-Every description is ``describe`` of a random row, so the model reads what the recipes write. A conversation is one to
-three questions about one description; the prompt is ``description + "\\n" + question``, which is what the audio
-pipeline renders with the clip in the description's place.
+Descriptions come from the recipes' ``describe``, applied to random rows. A conversation is one to three questions
+about one description. The prompt is ``description + "\\n" + question``; the audio pipeline renders the same with the
+clip instead of the description.
 """
 
 import random
@@ -36,14 +36,14 @@ _COMMON = (
     "thought both few those always looked show large often together asked house don't world going want young father"
 ).split()
 _SYLLABLES = "ba be do fa gri hon ing ka lo mer na os pre qui ra sen to un ver wi xa yel zo ch th sh mister ed".split()
-#: Letters about as often as English has them.
+#: Letters with about their frequency in English.
 _LETTERS = "eeeeettttaaaaooooiiinnnsssshhhrrrddlllcuumwfgypbvk" + "etaoinshrdlcumwfgypbvkjxqz"
-#: Combinations of attributes as the public corpora have them; the rest is drawn freely.
+#: Styles with the attributes of the public corpora; other styles combine attributes freely.
 _REAL_STYLES = ("digit", "emotion", "audiobook", "sound")
 
 
 def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
-    """A made-up manifest row. ``style``: one of digit, emotion, audiobook, sound as the public corpora have them."""
+    """A random manifest row. ``style``: digit, emotion, audiobook or sound for the attributes of a public corpus."""
     style = style or rng.choices((*_REAL_STYLES, "speech", "free sound", "music"), (12, 12, 6, 15, 30, 10, 15))[0]
     row: dict[str, Any] = {"id": "made-up", "domain": "speech", "transcript": None, "duration": rng.uniform(0.2, 9.0)}
     if style in ("sound", "free sound"):
@@ -71,7 +71,7 @@ def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
 
 
 def random_prompts(row: dict[str, Any], rng: random.Random, count: int, yes_no: float = 36) -> list[Prompt]:
-    """Different questions about one row in training wordings; a few ask for what the row does not hold.
+    """Different questions about one row in training wordings; a few ask for an attribute that the row lacks.
 
     ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
     """
@@ -121,12 +121,12 @@ def conversation(rng: random.Random, *, reasoning: bool = False, yes_no: float =
 def encode(
     messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerFast, *, opening: str = ""
 ) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and which of them are supervised: the answers and the ends of their turns.
+    """Token ids of a conversation and a mask of the supervised ones: answers and their end-of-turn tokens.
 
-    Equals the chat template's rendering of each turn's generation prompt followed by the raw answer; the pieces are
-    tokenised apart, as in training on audio. The template drops earlier think blocks, so only the last answer may
-    have one. ``opening``: what the generation prompt of the last answer ends with (an empty think block, or an open
-    one); with it the last answer is the only one supervised.
+    Equals the chat template's generation prompt of each turn followed by the raw answer; the pieces are tokenised
+    separately, as in training on audio. The template removes earlier think blocks, so only the last answer may have
+    one. ``opening``: end of the last generation prompt (an empty or an open think block); if it is given, only the
+    last answer is supervised.
     """
     ids: list[int] = []
     supervised: list[bool] = []
@@ -211,7 +211,7 @@ def _speech(rng: random.Random) -> dict[str, Any]:
 
 
 def _text(rng: random.Random) -> str:
-    """Common and invented words, up to the length of an audiobook sentence: any text must be copied, not known."""
+    """Common and invented words, up to the length of an audiobook sentence, so that the model learns to copy text."""
     words = []
     for _ in range(rng.choice((2, 3, 5, 8, 12, 20))):
         kind = rng.random()

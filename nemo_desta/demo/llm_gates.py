@@ -1,7 +1,7 @@
-"""What the small language model can do, measured on made-up descriptions: the gates of its training."""
+"""Gates of the small language model's training: its abilities, measured on random descriptions."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from nemo_desta.demo.reasoning import rephrase_messages, thoughts
 from nemo_desta.demo.world import TASKS, gold, parse_answer, parse_yes_no, tasks_of
 from nemo_desta.recipes.describe import describe
 
-#: style of a made-up row -> tasks of the text cascade: what the real-audio run asks about such rows
+#: Style of a random row -> tasks of the text cascade, as in the real-audio run.
 CASCADE = {
     "digit": ("digit", "gender", "accent"),
     "emotion": ("emotion", "gender"),
@@ -29,14 +29,15 @@ def measure(
     count: int = 240,
     seed: int = 1,
     reasoning: bool = False,
+    groups: Container[str] | None = None,
 ) -> dict[str, Any]:
-    """Shares in [0, 1], each over about ``count`` prompts.
+    """Shares in [0, 1], each over about ``count`` prompts; ``groups``: measure these alone (and ``rephrase``).
 
-    ``attributes``: right value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
-    wordings never trained. ``text_cascade``: right value, plain first wording, rows as the public corpora have them.
-    ``yes_no``: right verdict. ``transcript``: exact text. ``formats``: per format [share obeyed, share exactly right].
-    ``rephrase`` (of the reasoning variant): exactly right rewritings; ``rephrase_heard``: those with the right
-    thought, whatever the answer after it. Of a reasoned answer the part after the thought counts.
+    ``attributes``: correct value, plain questions in training wordings, any row. ``held_out_wordings``: the same in
+    untrained wordings. ``text_cascade``: correct value, plain first wording, rows like those of the public corpora.
+    ``yes_no``: correct verdict. ``transcript``: exact text. ``formats``: per format [share obeyed, share exact].
+    ``rephrase`` (reasoning variant): exact rewritings; ``rephrase_heard``: rewritings with the exact thought, whatever
+    the answer after it. Only the part of an answer after its think block counts.
     """
     rng = random.Random(f"{seed}/gates")
     cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {}
@@ -53,6 +54,8 @@ def measure(
     for format in [name for name in FORMATS if not (reasoning and name == "think")]:
         cases[f"formats/{format}"] = [_case(rng, "value", format, None) for _ in range(count // 2)]
 
+    if groups is not None:
+        cases = {name: group for name, group in cases.items() if name.split("/")[0] in groups}
     everything = [case for group in cases.values() for case in group]
     answers = iter(answer(model, tokenizer, [_messages(row, prompt) for row, prompt in everything]))
     result: dict[str, Any] = {"formats": {}}
@@ -83,7 +86,7 @@ def answer(
     batch_size: int = 64,
     **template: Any,
 ) -> list[str]:
-    """Greedy answers to chat conversations, in their order; ``template``: keywords of the chat template."""
+    """Greedy answers to chat conversations, in order; ``template``: keywords of the chat template."""
     prompts = [
         tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template)
         for messages in conversations
@@ -93,14 +96,9 @@ def answer(
     answers = [""] * len(ids)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        width = max(len(ids[i]) for i in chosen)
-        batch = torch.full((len(chosen), width), tokenizer.pad_token_id)
-        mask = torch.zeros((len(chosen), width), dtype=torch.long)
-        for row, i in enumerate(chosen):
-            batch[row, width - len(ids[i]) :] = torch.tensor(ids[i])
-            mask[row, width - len(ids[i]) :] = 1
-        output = model.generate(input_ids=batch, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
-        texts = tokenizer.batch_decode(output[:, width:])
+        batch = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, padding_side="left", return_tensors="pt")
+        output = model.generate(**batch, max_new_tokens=max_new_tokens, do_sample=False)
+        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :])
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text.split("<|im_end|>")[0].replace("<|endoftext|>", "")
     return answers
@@ -148,5 +146,5 @@ def _final(text: str) -> str:
 
 
 def _thought(rewritten: str) -> str:
-    """The rewritten thought between its neutral tags, with them."""
+    """The rewritten thought with its opening neutral tag."""
     return rewritten[: rewritten.find("</")]

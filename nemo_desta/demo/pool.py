@@ -1,8 +1,8 @@
-"""The demo's prompts in the recipes' form: every training wording of every task, in the formats that are wanted.
+"""The demo's prompts in the recipes' form: every training wording of every task, in the given formats.
 
     python -m nemo_desta.demo.pool > nemo_desta/demo/assets/prompts.jsonl
 
-writes what conf/recipes/demo_rephrase.yaml draws from.
+writes the prompts of conf/recipes/demo_rephrase.yaml.
 """
 
 import json
@@ -13,16 +13,16 @@ from nemo_desta.demo.prompts import DESCRIBE, FORMATS, WORDINGS, formats_of
 from nemo_desta.demo.world import TASKS
 from nemo_desta.recipes.prompts import Prompt
 
-#: What a description must hold for a task's question to be answerable, where that is not the task's own name.
+#: Attributes that a description needs for a task's question, where it is not the task's own name.
 REQUIRES = {"transcript": ("transcript",), "domain": ()}
-#: Tasks that no attribute marks: whether a transcript is one word or a sentence is not written in a description.
+#: Tasks without an attribute: a description does not say whether a transcript is one word or a sentence.
 UNMARKED = ("word",)
 
 
 def prompt_pool(formats: Sequence[str] = ("plain",), tasks: Iterable[str] | None = None) -> list[Prompt]:
-    """Prompts for `nemo_desta.recipes.self_generate`; the held-out wordings are left out.
+    """Prompts for self-generation, without the held-out wordings.
 
-    ``formats``: each wording comes once per format. ``tasks``: all of the demo's world when None.
+    ``formats``: each wording comes once per format. ``tasks``: None means all tasks of the demo.
     """
     pool = []
     for task in (name for name in TASKS if name not in UNMARKED) if tasks is None else tasks:
@@ -38,7 +38,7 @@ def prompt_pool(formats: Sequence[str] = ("plain",), tasks: Iterable[str] | None
 
 
 def rephrase_pool() -> list[Prompt]:
-    """Plain questions whose answers the reasoning variant can rewrite: its thoughts name transcripts as such."""
+    """Plain questions whose answers the reasoning variant can rewrite; transcripts are left out."""
     return prompt_pool(("plain",), [name for name in TASKS if name not in (*UNMARKED, "transcript")])
 
 

@@ -1,7 +1,7 @@
-"""How the demo's world is asked about and how a helpful assistant answers: wordings, answer formats, true answers.
+"""Questions about the demo's clips and their true answers: wordings and answer formats.
 
-The answer's sentence follows from the wording of its question, so that a language model trained on these pairs gives
-one answer to one prompt. Wordings marked held-out never occur in the language model's training.
+Each wording of a question has one sentence as its answer, so that a language model trained on these pairs has one
+answer per prompt. Held-out wordings never occur in the language model's training.
 """
 
 import json
@@ -135,7 +135,7 @@ YES_NO: dict[str, tuple[str, ...]] = {
 
 DESCRIBE = ("Describe the audio.", "What can you hear?", "What is going on in the clip?", "Tell me about the audio.")
 
-#: format -> how it is asked for; the last wording of each is held out. "plain" asks for nothing.
+#: format -> wordings of its instruction; the last one is held out. "plain" has no instruction.
 FORMATS: dict[str, tuple[str, ...]] = {
     "plain": ("",),
     "short": ("Answer in one word.", "Reply with the answer only.", "Use no more words than needed.", "Be brief."),
@@ -157,7 +157,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "chatty": ("Be chatty.", "Answer in a chatty way.", "Chat with me like a friend.", "Reply in a chatty way."),
 }
 
-#: Formats that make sense for free text and for a free description; every other question takes all formats.
+#: Formats for transcripts and for free descriptions; every other question allows all formats.
 TRANSCRIPT_FORMATS = ("plain", "short", "json", "prefix", "end", "chatty")
 DESCRIBE_FORMATS = ("plain", "prefix", "end", "chatty")
 
@@ -172,11 +172,6 @@ class Prompt:
     sentence: str
     format: str = "plain"
     asked: str | None = None
-
-    @property
-    def id(self) -> str:
-        """Names the prompt without its wording: ``task/kind/format``."""
-        return f"{self.task}/{self.kind}/{self.format}"
 
 
 def make_prompt(
@@ -216,7 +211,7 @@ def make_prompt(
 
 
 def true_answer(row: Mapping[str, Any], prompt: Prompt) -> str:
-    """What a helpful assistant that knows the row answers to ``prompt``."""
+    """The true answer to ``prompt``, from the row's attributes."""
     if prompt.kind == "describe":
         return apply_format(prompt.format, _description_sentence(row), {})
     key, value = TASKS[prompt.task].key, gold(row, prompt.task)
@@ -233,7 +228,7 @@ def true_answer(row: Mapping[str, Any], prompt: Prompt) -> str:
 
 
 def apply_format(format: str, sentence: str, answer: Mapping[str, str], thought: str = "") -> str:
-    """One answer in the wanted format. ``answer``: its name and value; ``thought``: the text of the think block."""
+    """One answer in a format. ``answer``: its name and value; ``thought``: the text of the think block."""
     if format == "short":
         return next(iter(answer.values()))
     if format == "caps":
@@ -252,7 +247,7 @@ def apply_format(format: str, sentence: str, answer: Mapping[str, str], thought:
 
 
 def follows_format(format: str, answer: str) -> bool:
-    """Whether an answer obeys the format that was asked for; content is not judged."""
+    """Whether an answer obeys the format; its content does not matter."""
     text = answer.strip()
     if format == "think":
         return text.startswith("<think>") and "</think>" in text
@@ -284,9 +279,9 @@ def prompts_for(
     kinds: Sequence[str] = ("value",),
     tasks: Sequence[str] | None = None,
 ) -> list[Prompt]:
-    """``count`` prompts about a row that its metadata can answer (each task once before any comes twice).
+    """``count`` prompts that the row's metadata can answer (each task once before any task comes twice).
 
-    Yes/no and choice are drawn only for tasks that have them; formats and wordings are drawn from the training ones.
+    Yes/no and choice are drawn only for tasks that have them, formats and wordings only from the training ones.
     """
     rng = random.Random(f"{seed}/{row['id']}")
     known = [task for task in tasks_of(row) if tasks is None or task in tasks]

@@ -1,7 +1,7 @@
-"""The reasoning variant's extra skills: thinking aloud about the description, and rewriting "read" into "heard".
+"""Training text for the reasoning variant: thoughts about a description, and their rewriting from "read" to "heard".
 
-A reasoning LLM that was given a description betrays it in its thoughts ("the description says ..."). Self-rephrasing
-(ALARM) lets the same LLM rewrite them as if it had heard the audio; these made-up pairs teach it to the small model.
+The thoughts of a reasoning LLM reveal that it read a text ("the description says ..."). In self-rephrasing (ALARM) the
+same LLM rewrites them as if it had heard the audio; these generated pairs teach it to the small model.
 """
 
 import random
@@ -11,7 +11,7 @@ from typing import Any
 from nemo_desta.demo.prompts import Prompt
 from nemo_desta.demo.world import TASKS, gold
 
-#: (how a reader thinks, how a listener thinks) of a known value, and of one that the description does not hold.
+#: (a reader's thought, a listener's thought) about a known value; `UNKNOWN`: about one that the description lacks.
 THOUGHTS = (
     ("The description says that the {key} is {value}.", "I can hear that the {key} is {value}."),
     ("According to the text, the {key} is {value}.", "Going by the sound, the {key} is {value}."),
@@ -35,13 +35,13 @@ REPHRASE = (
     "Change every word about reading into a word about hearing.",
 )
 IN_TAGS = "Put the result between <answer> and </answer>."
-#: Names that stand for think tags in a text to be rewritten, so that the model does not take them for its own.
+#: They replace think tags in a text to rewrite, so that the model does not confuse them with its own.
 NEUTRAL_TAGS = ("reasoning", "thoughts", "thought_process")
 REWRITER_THOUGHT = "I keep the text and change only the words about reading."
 
 
 def thoughts(row: Mapping[str, Any], prompt: Prompt, rng: random.Random) -> tuple[str, str]:
-    """One thought before the answer to ``prompt``, as a reader has it and as a listener has it."""
+    """The thought before the answer to ``prompt``: a reader's and a listener's version."""
     key, value = TASKS[prompt.task].key, gold(row, prompt.task)
     if prompt.kind == "describe":
         return OVERVIEW
@@ -52,7 +52,7 @@ def thoughts(row: Mapping[str, Any], prompt: Prompt, rng: random.Random) -> tupl
 
 
 def rephrase_messages(reader: str, listener: str, answer: str, rng: random.Random) -> list[dict[str, str]]:
-    """A request to rewrite a reasoned answer, and what the model says: its own thought, then the rewritten text."""
+    """A request to rewrite a reasoned answer, and the response: the model's own thought, then the rewritten text."""
     tag, tagged = rng.choice(NEUTRAL_TAGS), rng.random() < 0.5
     before, after = (f"<{tag}>\n{thought}\n</{tag}>\n\n{answer}" for thought in (reader, listener))
     request = f"{rng.choice(REPHRASE)} {IN_TAGS if tagged else ''}".strip()

@@ -1,4 +1,4 @@
-"""What the demo shows at its end: three conversations, the loss curve, the table and where to go next."""
+"""Output at the end of the demo: three conversations, the loss curve, the table and the next commands."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from nemo_desta.recipes.describe import describe
 
 
 def conversations(model: Any, rows: Sequence[Mapping[str, Any]], corpus: Path, *, seed: int = 0) -> str:
-    """Three test clips, two turns each; the second turn asks for another format."""
+    """Conversations about three test clips; the second turn asks for another format."""
     rng = random.Random(seed)
     lines = ["Three conversations about clips that were never heard in training:"]
     for domain, task in (("speech", "digit"), ("sound", "sound_class"), ("music", "instrument")):
@@ -55,7 +55,7 @@ def plot_loss(steps: Path, picture: Path) -> Path:
 
 
 def summary(model: Any, scores: Scores, picture: Path, work_dir: Path, *, seconds: float) -> str:
-    """The table, what it means, and the commands to try next."""
+    """The table, its explanation, and the commands to try next."""
     trained = sum(p.numel() for p in model.perception.projector.parameters())
     frozen = sum(p.numel() for p in model.parameters()) - trained
     rows = (work_dir / "rows_train" / "rows" / "*.jsonl").as_posix()

@@ -1,7 +1,7 @@
-"""``make demo``: the whole way on a laptop, by the same parts that a cluster uses.
+"""``make demo``: the whole pipeline on a laptop, with the code that a cluster runs.
 
-corpus made on the spot -> the small LLM writes the rows -> the projector trains -> questions about unseen clips -> a
-table, a picture, three conversations. A second run reuses what exists; ``--work-dir`` starts a new one.
+generate a corpus -> the small LLM generates the rows -> train the projector -> questions about unseen clips -> a
+table, a picture, three conversations. A second run reuses finished stages; a new ``--work-dir`` starts afresh.
 """
 
 import argparse
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LLM = "package:demo/assets/llm"
-#: The small LLM speaks five languages in one sentence and says "not clear" where that is the truth.
+#: Off: the small LLM mixes five languages in one sentence, and "not clear" is a correct answer.
 GATES = {"language": None, "refusals": None}
-#: Asked on the unseen clips; the others are part of the training all the same.
+#: Tasks of the evaluation; training uses all tasks.
 TASKS = ("digit", "gender", "language", "sound_class", "instrument", "tempo", "domain")
 MAX_CLIPS_PER_TASK = 100
 
@@ -36,19 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     started = time.perf_counter()
     work_dir = Path(args.work_dir)
-    stage = _Stages(started)
 
-    stage(f"a labelled corpus of {args.clips} clips")
+    def stage(number: int, title: str) -> None:
+        print(f"\n[{number}/4] {title}  ({time.perf_counter() - started:.0f} s so far)", flush=True)
+
+    stage(1, f"a labelled corpus of {args.clips} clips")
     manifest = build_corpus(work_dir / "corpus", seed=args.seed, clips=args.clips)
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
 
-    stage("the frozen LLM writes its own training targets")
+    stage(2, "the frozen LLM writes its own training targets")
     write_rows(rows, work_dir, prompts_per_clip=args.prompts_per_clip, seed=args.seed)
 
-    stage(f"training the projector, {args.steps} steps")
+    stage(3, f"training the projector, {args.steps} steps")
     model = train(work_dir, steps=args.steps, seed=args.seed)
 
-    stage("questions about clips of unseen speakers and recordings")
+    stage(4, "questions about clips of unseen speakers and recordings")
     scores = evaluate(model, rows, work_dir)
 
     from nemo_desta.demo.report import conversations, plot_loss, summary
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], work_dir: Path, *, prompts_per_clip: int, seed: int) -> None:
-    """Self-generate the rows of the train and valid splits; goes on where it was stopped."""
+    """Self-generate the rows of the train and valid splits; resumes after an interruption."""
     pool = prompt_pool(("plain", "prefix"))
     for split, per_clip in (("train", prompts_per_clip), ("valid", 1)):
         self_generate([MANIFEST], work_dir / "corpus", work_dir / f"rows_{split}", split, pool, per_clip, seed=seed)
@@ -76,7 +78,7 @@ def self_generate(
     *,
     seed: int = 0,
 ) -> None:
-    """Rows of one split of ``manifests`` (below ``data_root``), written greedily by the demo's LLM."""
+    """Rows of one split of ``manifests`` (below ``data_root``), generated greedily by the demo's LLM."""
     from nemo_desta.recipes.run import run_recipe
 
     summary = run_recipe(
@@ -99,7 +101,7 @@ def self_generate(
 
 
 def train(work_dir: Path, *, steps: int, seed: int) -> Any:
-    """Train with conf/demo.yaml, or open the model that an earlier run with these settings has finished."""
+    """Train with conf/demo.yaml, or open the finished model of an earlier run with these settings."""
     from nemo_desta.models.desta import DestaModel
     from nemo_desta.training.fit import fit
 
@@ -110,7 +112,7 @@ def train(work_dir: Path, *, steps: int, seed: int) -> Any:
         return DestaModel.from_pretrained(folder, device="cpu")
     model = fit(compose("demo", [f"work_dir={work_dir}", f"trainer.max_steps={steps}", f"seed={seed}"]))
     if model is None:
-        raise SystemExit("stopped; the same command goes on from here")
+        raise SystemExit("stopped; give the same command again to resume")
     stamp.write_text(json.dumps(settings))
     return model.eval()
 
@@ -145,7 +147,7 @@ def evaluate(model: Any, rows: Sequence[Mapping[str, Any]], work_dir: Path) -> A
 
 
 def quiet() -> None:
-    """Leave the screen to progress bars and results; warnings and errors still show."""
+    """Show only progress bars, results, warnings and errors."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
@@ -158,18 +160,6 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("lightning", "lightning.pytorch", "nemo_desta", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-class _Stages:
-    """Prints a numbered headline per stage with the time so far."""
-
-    def __init__(self, started: float) -> None:
-        self.started = started
-        self.number = 0
-
-    def __call__(self, title: str) -> None:
-        self.number += 1
-        print(f"\n[{self.number}/4] {title}  ({time.perf_counter() - self.started:.0f} s so far)", flush=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,7 +1,7 @@
-"""One plain question per clip and task, the value parsed from the answer, beside what the number has to beat.
+"""Accuracy per task: one plain question per clip, the value parsed from the answer, and baselines.
 
-Bounds: the best constant answer, shuffled audio (both in `TaskResult`), a linear probe on mel statistics (no language
-model at all), and the text cascade (the same LLM reads the true description).
+Baselines: the best constant answer, shuffled audio (both in `TaskResult`), a linear probe on mel statistics (no
+language model), and the text cascade (the same LLM reads the true description).
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Scores:
         batch_size: int = 32,
         progress: bool = True,
     ) -> None:
-        """Ask about each row that holds ``task`` (first wording, no format); what cannot be parsed is wrong."""
+        """Ask about each row that has ``task`` (first wording, no format); an answer without a value is wrong."""
         name, rows = name or task, known(rows, task)
         truth, questions = [str(gold(row, task)) for row in rows], [make_prompt(task).text] * len(rows)
         answers = ask_about_clips(
@@ -63,7 +63,7 @@ class Scores:
             self.answers.append({"id": row["id"], "task": name, "truth": wanted, "answer": answer, "parsed": value})
 
     def cascade(self, model: DestaModel, rows: Rows, task: str, *, name: str | None = None) -> None:
-        """The same LLM reads the true description: what is lost is lost before the ears."""
+        """Baseline: the same LLM reads the true description instead of hearing the clip."""
         rows = known(rows, task)
         texts = ask_about_descriptions(
             model, [describe(row) for row in rows], [make_prompt(task).text] * len(rows), progress=False
@@ -72,7 +72,7 @@ class Scores:
         self.columns.setdefault("text cascade", {})[name or task] = accuracy.value
 
     def probe(self, train_rows: Rows, test_rows: Rows, task: str, data_root: str | Path, *, name: str = "") -> None:
-        """Logistic regression on 480 mel statistics, level normalised: what needs no language model at all."""
+        """Baseline without a language model: logistic regression on 480 level-normalised mel statistics."""
         train_rows, test_rows = known(train_rows, task), known(test_rows, task)
         predicted = linear_probe(
             _features(train_rows, data_root), [str(gold(r, task)) for r in train_rows], _features(test_rows, data_root)
@@ -82,7 +82,7 @@ class Scores:
 
 
 def known(rows: Rows, task: str) -> list[Mapping[str, Any]]:
-    """The rows that hold a true value of ``task``."""
+    """The rows that have a true value of ``task``."""
     return [row for row in rows if gold(row, task) is not None]
 
 

@@ -1,7 +1,7 @@
 """Sounds and music made with numpy: environmental sounds by class, melodies by instrument, tempo and shape.
 
-Every maker takes a random generator and a length and returns float64 (S,) at 16 kHz of any level. The instruments
-imitate; their names say what, not how well.
+Each generator takes a random generator and a length and returns float64 (S,) at 16 kHz of any level. The names of the
+instruments say what is imitated.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,10 @@ SAMPLING_RATE = 16000
 
 #: Seconds from one note's start to the next, by tempo.
 TEMPOS = {"slow": (0.62, 0.75), "medium": (0.36, 0.44), "fast": (0.17, 0.22)}
+
+
+#: Frequency ratio, amplitude and decay of a bell's partials.
+BELL_PARTIALS = ((0.5, 0.5, 1.0), (1, 1, 1.8), (1.19, 0.7, 2.5), (1.56, 0.4, 3), (2, 0.6, 4))
 
 
 def make_sound(name: str, rng: np.random.Generator, seconds: float) -> np.ndarray:
@@ -177,13 +181,7 @@ def _bell(rng: np.random.Generator, length: int) -> np.ndarray:
     for start in _beats(rng, length, rng.uniform(0.5, 1.4), 0.03):
         strike = sum(
             amplitude * np.sin(2 * np.pi * base * ratio * time) * np.exp(-time * decay)
-            for ratio, amplitude, decay in (
-                (0.5, 0.5, 1.0),
-                (1, 1, 1.8),
-                (1.19, 0.7, 2.5),
-                (1.56, 0.4, 3),
-                (2, 0.6, 4),
-            )
+            for ratio, amplitude, decay in BELL_PARTIALS
         )
         _add(out, strike, start)
     return out

@@ -1,6 +1,6 @@
-"""Spoken clips from espeak-ng, which the pip package ``espeakng-loader`` carries with all its voices.
+"""Synthetic speech from espeak-ng, which the pip package ``espeakng-loader`` contains with all voices.
 
-A voice is a language and a variant ("en-us+f3"); variants differ in pitch, formants and breath and stand for speakers.
+A voice is a language and a variant ("en-us+f3"). Variants differ in pitch, formants and breath; each is one speaker.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import soxr
 SAMPLING_RATE = 16000
 RATE_RANGE = (80, 400)
 
-#: Variants that sound like a man or a woman, in the order in which the corpus takes them.
+#: Male and female variants, in the order of the corpus.
 MALE_VARIANTS = (
     *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Alex", "Andy", "Denis", "Diogo", "Gene", "Henrique", "Hugo"),
     *("Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "adam", "antonio", "benjamin", "boris", "david"),
@@ -43,9 +43,9 @@ class Utterance(NamedTuple):
 
 
 def synth_all(utterances: Sequence[Utterance], *, chunk: int = 500) -> Iterator[np.ndarray]:
-    """`synth` of each, in order, in a process of its own: the same list always gives the same samples.
+    """`synth` of each, in order, in a new process: the same list always gives the same samples.
 
-    espeak-ng keeps the state of its flutter and noise from one clip to the next; a fresh process starts it anew.
+    espeak-ng keeps the state of its flutter and noise between clips; a new process resets it.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for start in range(0, len(utterances), chunk):
@@ -53,7 +53,7 @@ def synth_all(utterances: Sequence[Utterance], *, chunk: int = 500) -> Iterator[
 
 
 def synth(text: str, voice: str = "en", rate: int = 170, pitch: int = 50, pitch_range: int = 50) -> np.ndarray:
-    """Speaks ``text``: float32 (S,) at 16 kHz, peak 0.9, without leading and trailing silence.
+    """Synthesise ``text``: float32 (S,) at 16 kHz, peak 0.9, without leading and trailing silence.
 
     ``voice``: espeak-ng's name, such as "en", "de+m2", "fr+f2"; ``rate``: words per minute, 80 to 400; ``pitch`` and
     ``pitch_range``: 0 to 99 around the voice's own. For reproducible samples see `synth_all`.
@@ -100,6 +100,6 @@ def _espeak() -> tuple[Any, int, list[np.ndarray]]:
         return 0
 
     library.espeak_SetSynthCallback(receive)
-    library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # it is seeded by the clock otherwise
-    library.receive = receive  # the library keeps a bare pointer: hold the callback as long as the library
+    library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # by default the clock seeds it
+    library.receive = receive  # the library keeps a bare pointer, so the callback must live as long as the library
     return library, rate, chunks

@@ -1,7 +1,7 @@
-"""What there is to hear in the demo's world: tasks, their values, the true value of a row, and the answer parser.
+"""Tasks of the demo, their values, the true value of a row, and the answer parser.
 
-A task is something that can be asked about a clip. Its true value comes from a manifest row (attribute, transcript or
-domain), a model's value from the text of its answer. The values also cover the public corpora of the real-audio run.
+A task is a question about a clip. Its true value comes from a manifest row (attribute, transcript or domain), the
+model's value from the text of its answer. The values also cover the public corpora of the real-audio run.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COMMANDS = ("yes", "no", "go", "stop", "left", "right", "up", "down", "on", "off")
 
-#: Sentences that the corpus speaks, by language. The first two English ones are those of the emotion corpus.
+#: Sentences of the corpus by language. The first two English ones are those of the emotion corpus.
 SENTENCES = {
     "English": (
         "Kids are talking by the door.",
@@ -55,7 +55,7 @@ SOUND_GROUPS = {
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to ask. ``key``: its name in a JSON answer; ``values``: every value, None for free text."""
+    """One question. ``key``: its name in a JSON answer; ``values``: all values, None for free text."""
 
     name: str
     domain: str
@@ -101,7 +101,7 @@ TASKS: dict[str, Task] = _tasks()
 
 
 def gold(row: Mapping[str, Any], task: str) -> str | None:
-    """The true value of ``task`` for a manifest row; None when the row does not hold it."""
+    """The true value of ``task`` for a manifest row; None if the row has none."""
     attributes = row.get("attributes") or {}
     transcript = row.get("transcript")
     if task == "domain":
@@ -118,12 +118,12 @@ def gold(row: Mapping[str, Any], task: str) -> str | None:
 
 
 def tasks_of(row: Mapping[str, Any]) -> list[str]:
-    """The tasks whose true value the row holds."""
+    """The tasks with a true value in the row."""
     return [name for name in TASKS if gold(row, name) is not None]
 
 
 def parse_answer(task: str, answer: str) -> str | None:
-    """The value of ``task`` that an answer names; None if it names none, or several different ones.
+    """The value of ``task`` in an answer; None if it contains none, or several different ones.
 
     A think block and a leading "Yes,"/"No," are skipped; case is ignored; the longest match wins ("North American
     English" is not "American English"); digits may be written as numerals. For the transcript: the text after

@@ -8,6 +8,8 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
+MAX_NEW_TOKENS = 64
+
 
 def ask_about_clips(
     model: "DestaModel",
@@ -16,7 +18,6 @@ def ask_about_clips(
     *,
     lengths: Sequence[float] | None = None,
     batch_size: int = 32,
-    max_new_tokens: int = 64,
     progress: bool = True,
 ) -> list[str]:
     """Greedy answers to ``questions`` (N), the i-th about ``clips[i]`` (path or array), without transcripts.
@@ -28,7 +29,7 @@ def ask_about_clips(
         [{"role": "user", "content": f"{tag}\n{question}", "audios": [clip]}]
         for clip, question in zip(clips, questions, strict=True)
     ]
-    return _ask(model, chats, lengths or [0.0] * len(chats), batch_size, max_new_tokens, progress)
+    return _ask(model, chats, lengths or [0.0] * len(chats), batch_size, progress)
 
 
 def ask_about_descriptions(
@@ -36,8 +37,6 @@ def ask_about_descriptions(
     descriptions: Sequence[str],
     questions: Sequence[str],
     *,
-    batch_size: int = 64,
-    max_new_tokens: int = 64,
     progress: bool = True,
 ) -> list[str]:
     """The text cascade, an upper bound: the same LLM reads the true description instead of the audio."""
@@ -45,7 +44,7 @@ def ask_about_descriptions(
         [{"role": "user", "content": f"{description}\n{question}"}]
         for description, question in zip(descriptions, questions, strict=True)
     ]
-    return _ask(model, chats, [len(d) for d in descriptions], batch_size, max_new_tokens, progress)
+    return _ask(model, chats, [len(d) for d in descriptions], 64, progress)
 
 
 def _ask(
@@ -53,7 +52,6 @@ def _ask(
     chats: Sequence[Any],
     lengths: Sequence[float],
     batch_size: int,
-    max_new_tokens: int,
     progress: bool,
 ) -> list[str]:
     order = sorted(range(len(chats)), key=lambda i: lengths[i])
@@ -61,7 +59,7 @@ def _ask(
     with tqdm(total=len(chats), desc="answers", disable=not progress, unit="answer") as bar:
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            texts = model.chat([chats[i] for i in chosen], max_new_tokens=max_new_tokens, do_sample=False)
+            texts = model.chat([chats[i] for i in chosen], max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
             for i, text in zip(chosen, texts, strict=True):
                 answers[i] = text
             bar.update(len(chosen))

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.asyncio import tqdm
 
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import Engine, Request, SamplingConfig, build_engine
 
@@ -32,15 +33,10 @@ class Judge:
         self.prices = prices
         self.usage = {"asked": 0, "from_cache": 0, "failed": 0, "prompt_tokens": 0, "new_tokens": 0}
         self._known: dict[str, str] = {}
-        if self.cache.is_file():
-            for line in self.cache.read_bytes().splitlines():  # of bytes: U+2028 in an answer ends no line
-                try:
-                    record = json.loads(line)
-                    key, text = record["key"], record["text"]
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue  # a line that a kill left half-written: asked again
-                if isinstance(key, str) and isinstance(text, str):
-                    self._known[key] = text
+        for record in read_shared(self.cache):
+            key, text = record.get("key"), record.get("text")
+            if isinstance(key, str) and isinstance(text, str):
+                self._known[key] = text
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], cache: str | Path) -> "Judge":
@@ -74,27 +70,23 @@ class Judge:
     async def _ask_all(self, todo: Mapping[str, JudgeAsk], progress: bool) -> None:
         free = asyncio.Semaphore(self.engine.concurrency)
         self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with self.cache.open("a", encoding="utf-8") as file:
-            if self.cache.stat().st_size and not self.cache.read_bytes().endswith(b"\n"):
-                file.write("\n")
 
-            async def one(key: str, request: JudgeAsk) -> None:
-                async with free:
-                    sampling = SamplingConfig(request.max_new_tokens, request.temperature, request.top_p)
-                    seed = int(key[:8], 16)
-                    answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
-                self.usage["asked"] += 1
-                self.usage["prompt_tokens"] += answer.prompt_tokens
-                self.usage["new_tokens"] += answer.new_tokens
-                if answer.error is not None:
-                    self.usage["failed"] += 1
-                    return
-                self._known[key] = answer.text
-                file.write(json.dumps({"key": key, "text": answer.text}, ensure_ascii=False) + "\n")
-                file.flush()
+        async def one(key: str, request: JudgeAsk) -> None:
+            async with free:
+                sampling = SamplingConfig(request.max_new_tokens, request.temperature, request.top_p)
+                seed = int(key[:8], 16)
+                answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
+            self.usage["asked"] += 1
+            self.usage["prompt_tokens"] += answer.prompt_tokens
+            self.usage["new_tokens"] += answer.new_tokens
+            if answer.error is not None:
+                self.usage["failed"] += 1
+                return
+            self._known[key] = answer.text
+            append_shared(self.cache, {"key": key, "text": answer.text})
 
-            try:
-                jobs = [one(key, request) for key, request in todo.items()]
-                await tqdm.gather(*jobs, desc="judge", disable=not progress)
-            finally:
-                await self.engine.close()
+        try:
+            jobs = [one(key, request) for key, request in todo.items()]
+            await tqdm.gather(*jobs, desc="judge", disable=not progress)
+        finally:
+            await self.engine.close()

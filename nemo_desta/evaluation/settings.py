@@ -7,7 +7,7 @@ from typing import Any
 from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.scores import SCORERS
-from nemo_desta.models.model_source import ModelSource
+from nemo_desta.models.model_source import ModelSource, check_engine
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def check(settings: EvaluateSettings) -> None:
         raise ConfigError(f"no task: give benchmarks=[...] of {', '.join(SCORERS)}, predictions or rows")
     if settings.rows is not None and settings.model is None:
         raise ConfigError("'rows' need a model folder: give 'model'")
-    if settings.engine not in ("hf", "vllm"):
-        raise ConfigError(f"engine is '{settings.engine}'; known: hf, vllm")
+    check_engine(settings.engine, settings.vllm)
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

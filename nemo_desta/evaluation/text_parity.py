@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
@@ -107,8 +108,6 @@ def text_parity(model: "DestaModel", settings: TextSettings, *, progress: bool =
 def _losses(model: "DestaModel", bare: Any, text: str) -> tuple[float, float]:
     """Mean cross-entropy per token of a text, by the model and by its bare LLM."""
     ids = torch.tensor([model.prompts.tokenize(text)], device=model.llm.device)
-    results = []
-    for logits in (model(model.embed_tokens(ids))["logits"], bare(input_ids=ids).logits):
-        log_probs = logits[0, :-1].float().log_softmax(-1)
-        results.append(-log_probs[torch.arange(ids.shape[1] - 1), ids[0, 1:]].mean().item())
-    return results[0], results[1]
+    ours, theirs = model(model.embed_tokens(ids))["logits"], bare(input_ids=ids).logits
+    ours, theirs = (cross_entropy(logits[0, :-1].float(), ids[0, 1:]).item() for logits in (ours, theirs))
+    return ours, theirs

@@ -1,7 +1,7 @@
-"""One process of a model-parallel group reads the data; the others are handed the very same batch.
+"""One process of a model-parallel group reads the data and broadcasts each batch to the others.
 
-Ranks that read for themselves could disagree (a file that is gone on one node, a row that decodes differently), and a
-disagreement is a hang. Audio goes to the first pipeline stage only: no other stage hears.
+If every rank read the data, ranks could get different batches (a file that is missing on one node, a row that decodes
+differently), and the run would hang. Audio goes to the first pipeline stage only, which has the encoders.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +15,18 @@ AUDIO = "audio"
 
 
 def reads_data() -> bool:
-    """Whether this process reads for its model-parallel group: its first rank, which has the encoders."""
+    """Whether this process is the reader: the first rank of its model-parallel group, which has the encoders."""
     return dist.get_rank() == parallel_state.get_model_parallel_src_rank()
 
 
 class BroadcastLoader:
-    """A loader whose batches come from the group's first rank; the others never touch theirs.
+    """A loader whose batches come from the group's first rank; the loaders of other ranks are not used.
 
-    Adds ``vector_lens`` (A,): vectors that each clip becomes, which stages without encoders cannot count.
+    Adds ``vector_lens`` (A,): number of vectors of each clip, which stages without encoders cannot compute.
 
     Args:
-        loader: what the data module gives. num_audio_tokens: of a clip of so many samples; asked on the reading rank.
-        device: where the batches go.
+        loader: the data module's. num_audio_tokens: samples of a clip -> vectors; called on the reading rank.
+        device: of the batches.
     """
 
     def __init__(self, loader: Any, *, num_audio_tokens: Callable[[int], int], device: torch.device) -> None:
@@ -47,7 +47,7 @@ class BroadcastLoader:
 
     @property
     def _iterator(self) -> Any:
-        """Lightning shuts down the workers behind an attribute of this name."""
+        """Lightning shuts down data workers through an attribute of this name."""
         return getattr(self.loader, "_iterator", None)
 
     @_iterator.setter
@@ -70,8 +70,7 @@ class BroadcastLoader:
             return None
         batch, shapes = dict(found[0]), found[1]
         for name, (shape, dtype) in shapes.items():
-            hears = name != AUDIO or parallel_state.is_pipeline_first_stage()
-            if not hears:
+            if name == AUDIO and not parallel_state.is_pipeline_first_stage():
                 batch[name] = torch.zeros(0, 0, dtype=dtype, device=self.device)
                 continue
             empty = torch.empty(shape, dtype=dtype, device=self.device)
@@ -88,7 +87,7 @@ def _group() -> dist.ProcessGroup:
 
 
 def _share(make: Callable[[], Any]) -> Any:
-    """What ``make`` gives on the reading rank, on every rank of its group; its error is everybody's error."""
+    """Call ``make`` on the reading rank and broadcast its result; if it fails, every rank of the group raises."""
     if _group().size() == 1:
         return make()
     answer: list[Any] = [None, None]
@@ -96,12 +95,12 @@ def _share(make: Callable[[], Any]) -> Any:
     if reads_data():
         try:
             answer[1] = make()
-        except Exception as error:  # said to the others, who would wait for ever, and raised below
+        except Exception as error:  # broadcast it, or the other ranks would wait for ever; raised below
             failed, answer[0] = error, f"{type(error).__name__}: {error}"
     dist.broadcast_object_list(answer, src=parallel_state.get_model_parallel_src_rank(), group=_group())
     if failed is not None:
         raise failed
     if answer[0] is not None:
         rank = parallel_state.get_model_parallel_src_rank()
-        raise RuntimeError(f"rank {rank}, which reads for this one, could not: {answer[0]}")
+        raise RuntimeError(f"rank {rank}, which reads the data for this rank, failed: {answer[0]}")
     return answer[1]

@@ -1,6 +1,6 @@
-"""Greedy answers from an LLM that is split over ranks: for looking at a few validation rows, not for serving.
+"""Greedy generation with an LLM that is split over ranks: for a few validation rows, not for serving.
 
-No cache: every new token runs the whole text again, which is correct under any layout and slow.
+There is no KV cache: every new token runs the whole text again. That is slow, and correct under any layout.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def write_greedily(
     end_ids: Sequence[int],
     pad_id: int,
 ) -> Tensor:
-    """New ids (B, at most max_new_tokens) on every rank of the model-parallel group, padded after an end id.
+    """Generated ids (B, at most max_new_tokens) on every rank of the model-parallel group, padded after an end id.
 
     Args:
         embeds: (B, Z, D), right padded prompts, on the first stage; None on the others. row_lens: (B,), at least 1.

@@ -1,56 +1,38 @@
-"""Gradients of a window: summed over the ranks that hold a copy of the projector, divided by tokens, clipped.
+"""Sums the gradients of an accumulation window over the copies of the projector, and clips them.
 
-Every tensor-parallel rank projected its own clips and every data-parallel rank its own rows, so both kinds are summed;
-copies stay equal because every rank then makes the same step.
+Each tensor-parallel rank projects its own clips and each data-parallel rank its own rows, so the sum is over both.
+The copies stay equal because every rank then makes the same step.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-BUCKET_ELEMENTS = 1 << 24  # 64 MiB in float32
+from torch import nn
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
     """Sum the gradients of trained parameters over ``group`` in place; a rank without one counts as zero."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trained:
-        if parameter.grad is None:  # no clip was this rank's: the others still need its part in the sum
+        if parameter.grad is None:  # this rank had no clip, but the all-reduce needs every rank
             parameter.grad = torch.zeros_like(parameter)
-    if group.size() == 1:
-        return
-    for bucket in _buckets([parameter.grad for parameter in trained]):
-        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-        dist.all_reduce(flat, group=group)
-        for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+    if group.size() > 1:
+        sums = [dist.all_reduce(parameter.grad, group=group, async_op=True) for parameter in trained]
+        for pending in sums:
+            pending.wait()
 
 
 def clip_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> None:
-    """Scale gradients down to one global norm of at most ``max_norm``; nothing for None or 0."""
+    """Scale gradients down to a global norm of at most ``max_norm``; None or 0: leave them."""
     if max_norm:
         nn.utils.clip_grad_norm_([parameter for parameter in parameters if parameter.grad is not None], max_norm)
 
 
 def copy_from_first(module: nn.Module, group: dist.ProcessGroup) -> None:
-    """Give every rank of ``group`` the parameters and buffers of its first rank."""
+    """Broadcast parameters and buffers from the first rank of ``group``."""
     if group.size() == 1:
         return
     first = dist.get_global_rank(group, 0)
     for tensor in [*module.parameters(), *module.buffers()]:
         dist.broadcast(tensor.detach(), src=first, group=group)
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients in order, of one dtype and at most `BUCKET_ELEMENTS` together (or alone)."""
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        full = sum(other.numel() for other in bucket) + gradient.numel() > BUCKET_ELEMENTS
-        if bucket and (full or bucket[0].dtype != gradient.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket

@@ -1,18 +1,19 @@
-"""How the frozen LLM is cut over ranks, and whether it can be: checked on the config, before any weight is read."""
+"""How the frozen LLM is split over ranks, checked against its config before any weight is read."""
 
+import math
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 
-#: The vocabulary is padded to a multiple of this on every tensor-parallel rank: matrix sizes that a GPU likes.
+#: Each tensor-parallel rank's vocabulary is padded to a multiple of this, for efficient matrix sizes on a GPU.
 VOCAB_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the user asks for under ``strategy``. The data-parallel size is what the world size leaves over."""
+    """The sizes of config group ``strategy``. The data-parallel size is the world size / (TP x PP)."""
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -21,19 +22,25 @@ class Layout:
     expert_parallel_size: int = 1
 
     def check(self, llm_config: PretrainedConfig, world_size: int) -> int:
-        """Whether this LLM fits this layout on this many ranks; the data-parallel size.
+        """The data-parallel size, if this LLM and this number of ranks fit the layout.
 
         Raises:
-            ConfigError: it does not; the message names the numbers.
+            ConfigError: they do not fit; the message names the numbers.
         """
         self._check_sizes()
         llm_config = llm_config.get_text_config()
         tensor, pipeline = self.tensor_parallel_size, self.pipeline_parallel_size
-        for what, count in _divided(llm_config).items():
+        divided = {
+            name: getattr(llm_config, name)
+            for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+        }
+        for name, count in divided.items():
             if count % tensor:
+                common = math.gcd(*divided.values())
+                sizes = ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
                 raise ConfigError(
-                    f"strategy.tensor_parallel_size={tensor} does not divide the LLM's {what}={count}: every rank "
-                    f"holds an equal share. Sizes that work: {_common_divisors(llm_config)}"
+                    f"strategy.tensor_parallel_size={tensor} does not divide the LLM's {name}={count}: every rank "
+                    f"holds an equal share. Sizes that work: {sizes}"
                 )
         num_layers = llm_config.num_hidden_layers
         if num_layers < pipeline:
@@ -50,47 +57,31 @@ class Layout:
         return world_size // (tensor * pipeline)
 
     def layers_per_stage(self, num_layers: int) -> list[int]:
-        """Layers of every pipeline stage. What does not divide evenly goes to later stages: the first has encoders."""
+        """Layers of each pipeline stage. Later stages get the remainder, because the first stage has the encoders."""
         share, rest = divmod(num_layers, self.pipeline_parallel_size)
         return [share + (0 < stage <= rest) for stage in range(self.pipeline_parallel_size)]
 
     def padded_vocab_size(self, vocab_size: int) -> int:
-        """Rows of the embedding table over all tensor-parallel ranks, those that no token has included."""
+        """Rows of the embedding table over all tensor-parallel ranks, with padding."""
         multiple = VOCAB_MULTIPLE * self.tensor_parallel_size
         return -(-vocab_size // multiple) * multiple
 
     def padded_length(self, length: int) -> int:
-        """Positions that the LLM computes for ``length`` given ones: sequence parallelism needs a multiple of TP."""
+        """``length`` rounded up to what the LLM computes: sequence parallelism needs a multiple of TP."""
         multiple = self.tensor_parallel_size if self.sequence_parallel else 1
         return -(-length // multiple) * multiple
 
     def _check_sizes(self) -> None:
-        for name in (
-            "tensor_parallel_size",
-            "pipeline_parallel_size",
-            "context_parallel_size",
-            "expert_parallel_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"strategy.{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("context_parallel_size", "expert_parallel_size"):
-            if (size := getattr(self, name)) != 1:
+        for kind in ("tensor", "pipeline", "context", "expert"):
+            if (size := getattr(self, f"{kind}_parallel_size")) < 1:
+                raise ConfigError(f"strategy.{kind}_parallel_size must be at least 1, found {size}")
+            if kind in ("context", "expert") and size != 1:
                 raise ConfigError(
-                    f"strategy.{name}={size}: {name.split('_')[0]} parallelism is out of scope until it can be run "
-                    "and tested here; only 1 works. Tensor, sequence and pipeline parallelism are there"
+                    f"strategy.{kind}_parallel_size={size}: {kind} parallelism is out of scope until it can be run "
+                    "and tested here; only 1 works. Tensor, sequence and pipeline parallelism are supported"
                 )
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise ConfigError(
                 "strategy.sequence_parallel=true with strategy.tensor_parallel_size=1: it splits positions over the "
                 "tensor-parallel ranks, so there must be at least 2"
             )
-
-
-def _divided(llm_config: PretrainedConfig) -> dict[str, int]:
-    names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-    return {name: getattr(llm_config, name) for name in names}
-
-
-def _common_divisors(llm_config: PretrainedConfig) -> str:
-    counts = _divided(llm_config).values()
-    return ", ".join(str(size) for size in range(1, min(counts) + 1) if all(count % size == 0 for count in counts))

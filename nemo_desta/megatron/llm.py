@@ -1,4 +1,4 @@
-"""This rank's part of the frozen LLM: a megatron-core `GPTModel` that is fed with embeddings.
+"""This rank's part of the frozen LLM: a megatron-core `GPTModel` whose input is embeddings.
 
 Letters: B rows, L text positions, Z positions of the spliced input, D LLM width, V padded vocabulary, N positions.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.spec import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.mcore_config import block_spec, check_covered, rotary_frequencies, transformer_config
 from nemo_desta.megatron.weights import load_weights
 from nemo_desta.sources import resolve_source
 
@@ -24,7 +24,7 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
     """This rank's part of the LLM at ``source``, with its weights; needs megatron-core's groups initialised.
 
     Raises:
-        ConfigError: the LLM is not covered or does not fit the layout; before any weight is read.
+        ConfigError: the LLM is not covered or does not fit the layout; raised before any weight is read.
     """
     config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False)
     check_covered(config)
@@ -37,8 +37,8 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
 class StageLLM(nn.Module):
     """A pipeline stage of the frozen LLM on one tensor-parallel rank. Always in eval mode, no parameter trains.
 
-    ``forward`` takes and gives hidden states; logits exist only where `head` is asked for them. Under sequence
-    parallelism the LLM computes ``layout.padded_length(Z)`` positions: those beyond Z come last and mean nothing.
+    ``forward`` maps hidden states to hidden states; only `head` computes logits. Under sequence parallelism the LLM
+    computes ``layout.padded_length(Z)`` positions: those beyond Z are padding at the end.
     """
 
     def __init__(self, hf_config: PretrainedConfig, layout: Layout, *, dtype: torch.dtype, recompute: bool = False):
@@ -64,14 +64,14 @@ class StageLLM(nn.Module):
             position_embedding_type="rope",
             scatter_embedding_sequence_parallel=False,
         )
-        # megatron-core's own scaling has the constants of one model built in
+        # megatron-core's own rope scaling hard-codes the constants of one model
         rotary = self.gpt.rotary_pos_emb
         rotary.inv_freq = rotary_frequencies(hf_config).to(rotary.inv_freq.device)
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> "StageLLM":
-        """Stays in eval mode whatever the model around it does."""
+        """Stay in eval mode when the surrounding model switches to training mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -83,11 +83,11 @@ class StageLLM(nn.Module):
         """Hidden states after this stage.
 
         Args:
-            embeds: (B, Z, D) on the first stage, the same on every tensor-parallel rank; other stages read what
-                `set_input_tensor` was given.
+            embeds: (B, Z, D) on the first stage, the same on every tensor-parallel rank; other stages read the
+                input of `set_input_tensor`.
 
         Returns:
-            (Z', B, D) after the final norm on the last stage; what the next stage needs on the others.
+            (Z', B, D): after the final norm on the last stage, the next stage's input on the others.
         """
         with _outside_inference_mode():
             hidden = self._enter(embeds) if self.is_first else None
@@ -106,11 +106,11 @@ class StageLLM(nn.Module):
             return hidden
 
     def set_input_tensor(self, tensor: Tensor | list[Tensor | None] | None) -> None:
-        """What megatron-core's schedules hand over: the previous stage's hidden states, nothing on the first."""
+        """Called by megatron-core's schedules with the previous stage's hidden states; None on the first stage."""
         self.gpt.set_input_tensor(tensor)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """(N, D) -> (N, V / TP): this rank's share of the logits; -inf where no token is."""
+        """(N, D) -> (N, V / TP): this rank's share of the logits; -inf at ids of the padded vocabulary."""
         weight = self.gpt.shared_embedding_or_output_weight() if self._tied_here else self.gpt.output_layer.weight
         hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
         logits = F.linear(hidden, weight)
@@ -134,14 +134,14 @@ class StageLLM(nn.Module):
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
         if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
-            # a batch without audio: the schedule sends a gradient back to this stage all the same
+            # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
             hidden = hidden.detach().requires_grad_()
         return hidden
 
 
 @contextmanager
 def _outside_inference_mode():
-    """megatron-core keeps rotary tables and buffers; made in inference mode they could never meet a backward pass."""
+    """megatron-core caches rotary tables and buffers; tensors made in inference mode cannot be used in backward."""
     grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield

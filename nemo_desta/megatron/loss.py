@@ -12,17 +12,17 @@ from nemo_desta.core.splice import Places
 
 
 def predicting_states(hidden: Tensor, places: Places) -> Tensor:
-    """(Z, B, D) -> (N, D): the states one position before each target."""
+    """(Z, B, D) -> (N, D): the hidden states one position before each target."""
     return hidden[places.target_positions - 1, places.target_rows]
 
 
 def summed_cross_entropy(logits: Tensor, target_ids: Tensor) -> Tensor:
-    """Scalar loss over N tokens. logits: (N, P), -inf where no token is, overwritten; target_ids: (N,)."""
+    """Scalar loss over N tokens. logits: (N, P), -inf at padded ids, overwritten; target_ids: (N,)."""
     return vocab_parallel_cross_entropy(logits, target_ids).sum()
 
 
 def argmax(logits: Tensor, *, group: dist.ProcessGroup) -> Tensor:
-    """(N, P) on each rank -> (N,) int64, ids over the whole vocabulary; the first of equals, as torch.argmax."""
+    """(N, P) on each rank -> (N,) int64, ids over the whole vocabulary; of equal logits the first, as torch.argmax."""
     values, ids = logits.detach().max(dim=-1)
     best = values.clone()
     dist.all_reduce(best, op=dist.ReduceOp.MAX, group=group)

@@ -1,7 +1,7 @@
-"""The Lightning module whose LLM is split by megatron-core: DestaModel's ears, rows, loss and checkpoints.
+"""The Lightning module whose LLM is split by megatron-core; encoders, rows, loss and checkpoints are DestaModel's.
 
-Optimisation is manual: an accumulation window is kept until it is full, runs through megatron-core's schedule in one
-go, and makes one step. Encoders and projector live on the first pipeline stage.
+Optimisation is manual: micro-batches are collected until the accumulation window is full; then all of them run through
+megatron-core's schedule, followed by one optimiser step. Encoders and projector are on the first pipeline stage.
 Letters: B rows, A clips, W vectors per clip, D LLM width, Z spliced length.
 """
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 
+from nemo_desta.answering.decoder import eval_mode
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.splice import place, splice
@@ -26,12 +27,13 @@ from nemo_desta.megatron.shared_encoding import perceive_shared
 from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 
 
 class MegatronDestaModel(DestaBase):
-    """A frozen LLM split over GPUs, with ears; trained with `MegatronStrategy`, which says how it is split.
+    """Encoders, projector and a frozen LLM that is split over GPUs as `MegatronStrategy` says.
 
     Args:
         cfg: NeMo's ``model`` section, as for DestaModel.
@@ -44,18 +46,18 @@ class MegatronDestaModel(DestaBase):
         _refuse(self.config)
         self.llm: StageLLM | None = None
         self.perception: FusedPerception | None = None
-        self._waiting: list[dict[str, Any]] = []  # the micro-batches of a window that is not full yet
+        self._waiting: list[dict[str, Any]] = []  # micro-batches of the incomplete window
 
     def configure_model(self) -> None:
-        """Build this rank's part; called by Lightning once the strategy has set up megatron-core's groups."""
+        """Build this rank's part. Lightning calls it after the strategy has set up megatron-core's groups."""
         if self.llm is not None:
             return
         config, strategy = self.config, self.trainer.strategy
-        dtype = build.resolve_dtype(config.llm.dtype)
+        dtype = as_dtype(config.llm.dtype)
         self.llm = build_llm(config.llm.path, strategy.layout, dtype=dtype, recompute=config.activation_checkpointing)
-        self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core shall not average them
+        self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core must not average them
         if not self.llm.is_first:
-            # An optimiser needs something to hold; with this one, all ranks count the same steps and learning rates.
+            # An optimiser needs a parameter; with this one all ranks count the same steps and learning rates.
             self.clock = nn.Parameter(torch.zeros(1))
             return
         self.perception = build.build_perception(
@@ -79,7 +81,7 @@ class MegatronDestaModel(DestaBase):
         self._waiting = []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Keep a micro-batch; with the last one of its window, run all of them and make a step."""
+        """Collect a micro-batch; with the last one of the window, run all of them and make a step."""
         places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
         self.read_positions = (int(places.attention_mask.sum()), places.attention_mask.numel())
         self.window.add(places.target_ids.numel(), batch["row_ids"])
@@ -87,7 +89,7 @@ class MegatronDestaModel(DestaBase):
         self._waiting.append(batch)
         loop = self.trainer.fit_loop.epoch_loop
         is_full = loop.batch_progress.current.ready % self.trainer.strategy.accumulate_grad_batches == 0
-        if is_full or loop._num_ready_batches_reached():  # where Lightning's own accumulation ends a window
+        if is_full or loop._num_ready_batches_reached():  # as Lightning's own accumulation ends a window
             batches, self._waiting = self._waiting, []
             self._step(batches)
 
@@ -116,7 +118,7 @@ class MegatronDestaModel(DestaBase):
     # ---- forward
 
     def embed(self, batch: Mapping[str, Any]) -> Tensor:
-        """What the LLM's first layer reads, (B, Z, D), the same on every tensor-parallel rank; first stage only."""
+        """Input (B, Z, D) of the LLM's first layer, the same on every tensor-parallel rank; first stage only."""
         text = self.llm.embed(batch["input_ids"].clamp(min=0))
         vectors = text.new_zeros(0, 0, text.shape[-1])
         if batch["audio_lens"].numel():
@@ -139,39 +141,33 @@ class MegatronDestaModel(DestaBase):
         ).inputs_embeds
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
-        """Summed cross-entropy of a batch, its targets, and how many the argmax gets right; no gradient."""
+        """Summed cross-entropy of a batch, number of targets, correct argmax predictions; without gradient."""
         loss, num_tokens, num_correct = run_losses(self.llm, self.embed, [batch], train=False)[0]
         return loss, int(num_tokens), num_correct
 
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return write_greedily(
-                    self.llm,
-                    self.embed(batch) if self.llm.is_first else None,
-                    place(
-                        batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"]
-                    ).attention_mask.sum(1),
-                    max_new_tokens=max_new_tokens,
-                    end_ids=self._end_ids(),
-                    pad_id=self.text_pad_id,
-                )
-        finally:
-            self.train(was_training)
+        places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
+        with torch.no_grad(), eval_mode(self):
+            return write_greedily(
+                self.llm,
+                self.embed(batch) if self.llm.is_first else None,
+                places.attention_mask.sum(1),
+                max_new_tokens=max_new_tokens,
+                end_ids=self._end_ids(),
+                pad_id=self.text_pad_id,
+            )
 
     def _end_ids(self) -> list[int]:
         source = resolve_source(self.config.llm.path)
         try:
             settings = GenerationConfig.from_pretrained(source)
-        except OSError:  # an LLM folder need not say how to generate
+        except OSError:  # an LLM folder may have no generation config
             settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         return self.prompts.end_ids(settings.eos_token_id)
 
 
 def _refuse(config: ModelConfig) -> None:
-    """Settings that the plain model has and this one does not.
+    """Refuse settings that DestaModel has and this model does not.
 
     Raises:
         ConfigError: one of them is set.

@@ -1,4 +1,4 @@
-"""A Hugging Face folder's tensors, read block by block from its safetensors files; never a whole tensor in memory."""
+"""Reads the tensors of a Hugging Face folder block by block; a whole tensor is never in memory."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.names import Slices
+from nemo_desta.megatron.param_mapping import Slices
 from nemo_desta.sources import fetch_folder
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-#: Bytes that are read at a time; about twice as many are mapped into memory at most.
+#: Bytes per read; at most about twice as many are mapped into memory.
 BLOCK_BYTES = 1 << 23
 
 
@@ -42,10 +42,10 @@ class Shards:
     def blocks(self, name: str, where: Slices) -> Iterator[tuple[int, Tensor]]:
         """``tensor[where]`` in blocks of rows: (first row of the block within ``where``, values).
 
-        A block is a view of the mapped file: it must not outlive its turn.
+        A block is a view of the mapped file: drop it before the next block is read.
         """
         shape = self.shape(name)
-        row_bytes = 4 * math.prod(shape[1:])  # at most: weights have 4 bytes or fewer
+        row_bytes = 4 * math.prod(shape[1:])  # upper bound: weights have 4 bytes or fewer
         step = max(1, BLOCK_BYTES // row_bytes)
         for start in range(where[0].start, where[0].stop, step):
             stop = min(start + step, where[0].stop)
@@ -63,10 +63,10 @@ class Shards:
         return self._file.get_slice(name)
 
     def close(self) -> None:
-        """Let go of the mapped file."""
+        """Unmap the file."""
         self._name, self._file, self._mapped = "", None, 0
 
 
 def weights_folder(source: str | Path) -> Path:
-    """Folder of the LLM's safetensors: a local one, or the hub's snapshot, which is fetched when it is not here."""
+    """Folder of the LLM's safetensors: a local one, or the hub's snapshot, fetched if it is not cached."""
     return fetch_folder(str(source), ["*.safetensors", INDEX_FILE])

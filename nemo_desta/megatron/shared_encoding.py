@@ -1,7 +1,7 @@
-"""Every tensor-parallel rank encodes its share of a batch's clips; the vectors are gathered, gradients find their way.
+"""Splits the clips of a batch over the tensor-parallel ranks, which work on the same rows, and gathers the vectors.
 
-A tensor-parallel group works on the same rows, so without this each of its ranks would run the encoders on the same
-audio. Letters: A clips of the batch, S samples, W vectors of the longest clip, D LLM width.
+Vectors are all-gathered; in backward each rank receives the gradient of its own clips.
+Letters: A clips of the batch, S samples, W vectors of the longest clip, D LLM width.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def perceive_shared(
     bounds = share_bounds(audio_lens.numel(), group.size())
     start, stop = bounds[group.rank()], bounds[group.rank() + 1]
     width = int(vector_lens.max())
-    if start == stop:  # nothing to encode, but the backward pass has collectives that need every rank
+    if start == stop:  # no clip here, but the backward pass has collectives that need every rank
         own = torch.zeros(0, width, output_size, dtype=dtype, device=audio.device)
         own.requires_grad_(torch.is_grad_enabled())
     else:
@@ -52,7 +52,7 @@ def perceive_shared(
 
 
 class _Gather(torch.autograd.Function):
-    """Own share (a, W, D) -> all clips (A, W, D); backward takes the own share of a gradient that all ranks have."""
+    """Own share (a, W, D) -> all clips (A, W, D); backward slices the own share of the gradient."""
 
     @staticmethod
     def forward(ctx, own: Tensor, bounds: list[int], group: dist.ProcessGroup) -> Tensor:

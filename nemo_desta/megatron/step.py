@@ -1,6 +1,6 @@
-"""A step's micro-batches through megatron-core's schedule: 1F1B over pipeline stages, or one after another.
+"""Runs the micro-batches of a step through megatron-core's schedule: 1F1B over pipeline stages, or one after another.
 
-What the last stage finds out is handed to all stages of its pipeline, so that every rank logs and decides alike.
+The last stage broadcasts its results to all stages of its pipeline, so that every rank logs and decides the same.
 Letters: B rows, Z positions, D LLM width, N supervised tokens.
 """
 
@@ -19,14 +19,14 @@ from nemo_desta.megatron.llm import StageLLM
 from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
 
 Batch = dict[str, Any]
-#: Gives the first stage's input (B, Z, D) of a micro-batch.
+#: Micro-batch -> the first stage's input (B, Z, D).
 Embed = Callable[[Batch], Tensor]
 
 
 def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: bool) -> Tensor:
-    """(K, 3) float64 on every rank of the pipeline: summed loss, targets and right ones of K micro-batches.
+    """(K, 3) float64 on every rank of the pipeline: summed loss, targets and correct predictions of K micro-batches.
 
-    With ``train`` gradients of the summed losses are left behind, and right ones are not counted (-1).
+    With ``train`` it accumulates gradients of the summed losses and does not count correct predictions (-1).
     """
 
     def last_stage(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,11 +36,11 @@ def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: 
         if places.target_ids.numel():
             logits = llm.head(predicting_states(hidden, places))
             if not train:
-                right = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == places.target_ids
-                num_correct = right.sum()
+                correct = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == places.target_ids
+                num_correct = correct.sum()
             loss = summed_cross_entropy(logits, places.target_ids)
         else:
-            loss = hidden[:0].sum().float()  # zero, and still in the graph: other ranks wait in its backward pass
+            loss = hidden[:0].sum().float()  # zero, but in the graph: other ranks wait in its backward pass
         return loss, num_tokens, torch.stack([loss.detach().double(), num_tokens.double(), num_correct.double()])
 
     found = _run(llm, embed, batches, last_stage, forward_only=not train, collect=False)
@@ -62,7 +62,7 @@ def run_next_ids(llm: StageLLM, embeds: Tensor | None, row_ends: Tensor) -> Tens
 
 
 def from_last_stage(found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM) -> Tensor:
-    """The last stage's tensors, stacked, on every stage of the pipeline."""
+    """The last stage's tensors, stacked and broadcast to every stage of the pipeline."""
     device = next(llm.parameters()).device
     values = torch.stack(found).to(dtype) if found else torch.zeros(shape, dtype=dtype, device=device)
     group = parallel_state.get_pipeline_model_parallel_group()
@@ -80,9 +80,9 @@ def _run(
     forward_only: bool,
     collect: bool,
 ) -> list[Any]:
-    """Run the schedule; what ``last_stage(batch, hidden)`` reports there, nothing on other stages.
+    """Run the schedule; returns the reports of ``last_stage(batch, hidden)``, nothing on other stages.
 
-    ``last_stage`` gives (loss, number of tokens, report), or with ``collect`` the report alone.
+    ``last_stage`` returns (loss, number of tokens, report), or with ``collect`` only the report.
     """
 
     def forward_step(iterator: Any, model: Any) -> tuple[Tensor, Callable[..., Any]]:
@@ -94,7 +94,7 @@ def _run(
         data_iterator=iter(batches),
         model=llm.gpt,
         num_microbatches=len(batches),
-        seq_length=1,  # not read: the config says variable_seq_lengths, stages tell each other the shapes
+        seq_length=1,  # unused: with variable_seq_lengths stages send each other the shapes
         micro_batch_size=1,
         forward_only=forward_only,
         collect_non_loss_data=collect,

@@ -1,7 +1,7 @@
-"""Lightning strategy around megatron-core's process groups: who reads which data, who holds what, who writes.
+"""Lightning strategy around megatron-core's process groups: which rank reads data, holds parameters, writes.
 
-Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order), so rank 0 always
-has the encoders and the projector: it writes the checkpoints, in the plain model's format.
+Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order). So rank 0 always
+has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
 """
 
 from collections.abc import Mapping
@@ -24,27 +24,37 @@ class MegatronStrategy(DDPStrategy):
     """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
 
     Args:
-        layout: how the LLM is cut. seed: of megatron-core's random states.
-        gradient_clip_val, accumulate_grad_batches: the Trainer's, which refuses them under manual optimisation.
+        seed: of megatron-core's random states.
+        gradient_clip_val, accumulate_grad_batches, gradient_clip_algorithm: the Trainer's, which refuses them under
+            manual optimisation.
+        sizes: fields of `Layout`.
     """
 
     def __init__(
         self,
-        layout: Layout,
         *,
         seed: int = 0,
         gradient_clip_val: float | None = None,
         accumulate_grad_batches: int = 1,
+        gradient_clip_algorithm: str | None = None,
         process_group_backend: str | None = None,
+        **sizes: Any,
     ) -> None:
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ConfigError(
+                f"trainer.gradient_clip_algorithm={gradient_clip_algorithm} with strategy=megatron: gradients are "
+                "clipped by their global norm; leave it null"
+            )
+        if accumulate_grad_batches < 1:
+            raise ConfigError(f"trainer.accumulate_grad_batches must be at least 1, found {accumulate_grad_batches}")
         super().__init__(process_group_backend=process_group_backend)
-        self.layout = layout
+        self.layout = Layout(**sizes)
         self.seed = seed
         self.gradient_clip_val = gradient_clip_val
         self.accumulate_grad_batches = accumulate_grad_batches
 
     def setup_environment(self) -> None:
-        """Check the layout, start the process group, cut it up; before any weight is read."""
+        """Check the layout, start the process group and split it, before any weight is read."""
         if self.precision_plugin.precision != "32-true":
             raise ConfigError(
                 f"trainer.precision={self.precision_plugin.precision} with strategy=megatron: must be 32-true, the "
@@ -73,7 +83,7 @@ class MegatronStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """The data layer's rank and size: a model-parallel group is one reader."""
+        """Rank and size for the sampler: a model-parallel group is one reader."""
         return {
             "num_replicas": parallel_state.get_data_parallel_world_size(),
             "rank": parallel_state.get_data_parallel_rank(),
@@ -88,7 +98,7 @@ class MegatronStrategy(DDPStrategy):
             dataloader, num_audio_tokens=self.lightning_module.num_audio_tokens, device=self.root_device
         )
 
-    # ---- checkpoints: rank 0 writes what the first stage holds; later stages have nothing to take back
+    # ---- checkpoints: rank 0 writes the first stage's state; later stages have no state to restore
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         if self.lightning_module.llm.is_first:
@@ -99,36 +109,10 @@ class MegatronStrategy(DDPStrategy):
             super().load_optimizer_state_dict(checkpoint)
 
 
-def build_strategy(
-    *,
-    seed: int,
-    gradient_clip_val: float | None,
-    accumulate_grad_batches: int,
-    gradient_clip_algorithm: str | None,
-    process_group_backend: str | None = None,
-    **sizes: Any,
-) -> MegatronStrategy:
-    """The strategy of the config group ``strategy/megatron``; ``sizes``: `Layout`'s fields, checked by the caller."""
-    if gradient_clip_algorithm not in (None, "norm"):
-        raise ConfigError(
-            f"trainer.gradient_clip_algorithm={gradient_clip_algorithm} with strategy=megatron: gradients are clipped "
-            "by their global norm; leave it null"
-        )
-    if accumulate_grad_batches < 1:
-        raise ConfigError(f"trainer.accumulate_grad_batches must be at least 1, found {accumulate_grad_batches}")
-    return MegatronStrategy(
-        Layout(**sizes),
-        seed=seed,
-        gradient_clip_val=gradient_clip_val,
-        accumulate_grad_batches=accumulate_grad_batches,
-        process_group_backend=process_group_backend,
-    )
-
-
 def describe_layout(
     model: ModelConfig, num_processes: int | None, *, process_group_backend: str | None = None, **sizes: Any
 ) -> tuple[int, str]:
-    """Parts of the LLM, and the layout in words; ``num_processes``: None where it is not known yet.
+    """Number of parts of the LLM, and the layout in words; ``num_processes``: None if it is not known yet.
 
     Raises:
         ConfigError: the LLM or the processes do not fit the layout.

@@ -1,7 +1,7 @@
-"""Weights straight from safetensors shards into a rank's parameters, slice by slice, and back out again.
+"""Load a rank's parameters from safetensors shards, slice by slice, and export them again.
 
-A rank reads only what it holds, in blocks: on the host it never has more than a block beyond its parameters. A tensor
-without a home, on either side, is an error that names it.
+A rank reads only its own slices, in blocks: beyond its parameters it needs host memory for one block. A tensor without
+a parameter, or a parameter without a tensor, is an error that names it.
 """
 
 import json
@@ -19,10 +19,10 @@ from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.names import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
+from nemo_desta.megatron.param_mapping import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
 from nemo_desta.megatron.shards import INDEX_FILE, Shards, weights_folder
 
-#: Bytes of a file that `export_weights` writes, about.
+#: Approximate bytes of a file that `export_weights` writes.
 FILE_BYTES = 4 << 30
 
 
@@ -31,7 +31,7 @@ def load_weights(gpt: nn.Module, source: str | Path, config: PretrainedConfig, l
     """Fill this rank's parameters from the shards at ``source``.
 
     Raises:
-        ConfigError: a tensor of the checkpoint without a parameter, or the other way round, or of another shape.
+        ConfigError: a tensor without a parameter, a parameter without a tensor, or a wrong shape.
     """
     shards = Shards(weights_folder(source))
     _check_names(shards, config)
@@ -48,7 +48,7 @@ def load_weights(gpt: nn.Module, source: str | Path, config: PretrainedConfig, l
             target = parameter[piece.target]
             for start, values in shards.blocks(piece.part, piece.source):
                 target[start : start + values.shape[0]].copy_(values)
-                del values  # the next block is mapped without this one
+                del values  # unmap it before the next block is mapped
             filled += target.shape[0]
         parameter[filled:] = 0  # rows of the padded vocabulary
     shards.close()
@@ -80,7 +80,7 @@ def export_weights(gpt: nn.Module, folder: str | Path, config: PretrainedConfig,
 
 
 def embedding_rms(source: str | Path) -> float:
-    """RMS of the LLM's input embeddings, read from the shards block by block; the same number on every rank."""
+    """RMS of the LLM's input embeddings, read from the shards block by block; equal on every rank."""
     shards = Shards(weights_folder(source))
     shape = shards.shape(EMBEDDINGS)
     blocks = shards.blocks(EMBEDDINGS, tuple(slice(0, count) for count in shape))
@@ -90,7 +90,7 @@ def embedding_rms(source: str | Path) -> float:
 
 
 def homes(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[tuple[str, nn.Parameter, Home]]:
-    """Every parameter of this rank with what fills it."""
+    """Every parameter of this rank with the pieces that fill it."""
     rank = parallel_state.get_tensor_model_parallel_rank()
     for name, parameter in gpt.named_parameters():
         yield name, parameter, _home(name, config, layout, rank)
@@ -129,15 +129,15 @@ def _gathered(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Itera
 
 
 def _files(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Tensors in lots of about FILE_BYTES."""
-    lot: dict[str, Tensor] = {}
+    """Tensors in groups of about FILE_BYTES."""
+    group: dict[str, Tensor] = {}
     for name, tensor in tensors:
-        lot[name] = tensor
-        if sum(tensor.nbytes for tensor in lot.values()) >= FILE_BYTES:
-            yield lot
-            lot = {}
-    if lot:
-        yield lot
+        group[name] = tensor
+        if sum(tensor.nbytes for tensor in group.values()) >= FILE_BYTES:
+            yield group
+            group = {}
+    if group:
+        yield group
 
 
 def _check_names(shards: Shards, config: PretrainedConfig) -> None:

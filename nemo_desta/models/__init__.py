@@ -1,4 +1,4 @@
-"""The NeMo model and what it is made of."""
+"""The NeMo model."""
 
 from typing import Any
 

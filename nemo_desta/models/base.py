@@ -1,7 +1,7 @@
-"""What the plain model and the Megatron one share: config, text side, perception, what a checkpoint is, validation.
+"""The base of the plain NeMo model and of the Megatron model: config, prompts, checkpoints, validation.
 
-Both keep the same names in their state dict, so a projector trained by either loads in the other. A subclass brings
-the LLM (``llm``), ``perception`` and ``loss``.
+Both have the same names in their state dict, so a projector trained by one loads in the other. A subclass provides
+``llm``, ``perception`` and ``loss``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,20 +26,20 @@ from nemo_desta.models.step_count import share_step_count
 
 
 class DestaBase(SpeechMixin, LightningModule):
-    """Everything but the LLM and the way it is run. Subclasses call `adopt` in their constructor."""
+    """Everything but the LLM and how it runs. Subclasses call `adopt` in their constructor."""
 
     def adopt(self, cfg: Mapping[str, Any] | DictConfig | ModelConfig) -> None:
-        """Read NeMo's ``model`` section and build the text side: tokenizer and prompts; no weights yet."""
+        """Read NeMo's ``model`` section and build tokenizer and prompts; no weights yet."""
         if isinstance(cfg, DictConfig):
             cfg = OmegaConf.to_container(cfg, resolve=True)
         self.config = cfg if isinstance(cfg, ModelConfig) else parse(ModelConfig, cfg)
         self.cfg = OmegaConf.create(to_dict(self.config))  # what NeMo's helpers read
-        self.strict_loading = False  # checkpoints hold what was trained; load_state_dict checks exactly that part
+        self.strict_loading = False  # checkpoints hold the trained part only, which load_state_dict checks
         self.prompts = build.build_prompts(build.build_tokenizer(self.config.llm), self.config.prompt)
         self.window = LossWindow()
         self.validation_names: list[str] = []
         self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding
-        self.step_losses: list[tuple[list[str], Tensor]] = []  # rows and loss per token that the last step finished
+        self.step_losses: list[tuple[list[str], Tensor]] = []  # rows and loss per token of the last step
 
     # ---- what the model is made of
 
@@ -54,15 +54,15 @@ class DestaBase(SpeechMixin, LightningModule):
 
     @property
     def writes_samples(self) -> bool:
-        """Whether this process takes part in writing answers to validation rows."""
+        """Whether this process takes part in generating answers to validation rows."""
         return self.trainer.world_size == 1
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters that belong into a checkpoint, frozen by pattern or not."""
+        """Parameters that belong in a checkpoint, also those that ``freeze`` patterns match."""
         return ((name, p) for name, p in self.named_parameters() if is_trained_name(name))
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
-        """Summed cross-entropy of a batch's targets, how many there are, and how many the argmax gets right."""
+        """Summed cross-entropy of a batch's targets, the number of targets, and how many the argmax gets right."""
         raise NotImplementedError
 
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
@@ -72,13 +72,13 @@ class DestaBase(SpeechMixin, LightningModule):
     # ---- training and validation
 
     def setup(self, stage: str) -> None:
-        """A chat template that writes the date writes the one on which the run began: on all ranks, after resumes."""
+        """Fix the date that a chat template writes to the start of the run, on all ranks and after resumes."""
         if stage == "fit" and self.prompts.date is None:
             now = self.trainer.strategy.broadcast(datetime.now().isoformat())
             self.prompts.freeze_date(datetime.fromisoformat(now))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """NeMo's, over what trains: NeMo 2.7 would hand the optimiser every frozen parameter as well."""
+        """NeMo's own, with trainable parameters only; NeMo 2.7 would pass every frozen parameter to the optimiser."""
         trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
         return configure_optimizers(SimpleNamespace(cfg=self.cfg, named_parameters=lambda: trained))
 
@@ -95,7 +95,7 @@ class DestaBase(SpeechMixin, LightningModule):
         names = self.validation_names or sorted(self._totals)
         zeros = torch.zeros(3, dtype=torch.float64, device=self.device)
         totals = torch.stack([self._totals.get(name, zeros) for name in names])
-        if self.trainer.world_size > 1:  # ranks that shared a batch all count it, which leaves the means alone
+        if self.trainer.world_size > 1:  # ranks that share a batch all count it, which does not change the means
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         for name, (loss, num_tokens, num_correct) in zip(names, totals.tolist(), strict=True):
             if num_tokens:
@@ -114,7 +114,7 @@ class DestaBase(SpeechMixin, LightningModule):
         return {name: t for name, t in full.items() if is_trained_name(name.removeprefix(prefix))}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load the trained part; always exact: a missing or surplus tensor is an error."""
+        """Load the trained part; a missing or surplus tensor is always an error."""
         check_trained_names(self.state_dict(), state_dict)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
@@ -129,8 +129,8 @@ class DestaBase(SpeechMixin, LightningModule):
             before["frozen"],
             self.config,
             trained=frozen.frozen_sources(parse(ModelConfig, before["model"])),
-            repair="A run goes on with the parts that it began with; for others begin a new run, whose projector may "
-            "start from this one's model folder: model.perception.init_from=<folder>",
+            repair="A run resumes with the frozen parts that it started with. For others start a new run; its "
+            "projector can be initialised from this one's model folder: model.perception.init_from=<folder>",
         )
         if "template_date" in before:
             self.prompts.freeze_date(datetime.fromisoformat(before["template_date"]))
@@ -138,17 +138,17 @@ class DestaBase(SpeechMixin, LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
-        """Not offered: Lightning unpickles the file, which runs whatever its maker put there.
+        """Not supported: Lightning unpickles the file, which can run code in it.
 
         Raises:
-            ConfigError: always; the message says how a checkpoint is opened.
+            ConfigError: always; the message says how to open a checkpoint.
         """
         raise ConfigError(
-            f"'{checkpoint_path}': Lightning's load_from_checkpoint can run code of the file. To use what was "
-            "trained, export it (examples/desta_export.py model=<checkpoint> output=<folder>) and open the folder by "
-            "from_pretrained; to resume, give the training command again"
+            f"'{checkpoint_path}': Lightning's load_from_checkpoint can run code of the file. To use the "
+            "trained model, export it (examples/desta_export.py model=<checkpoint> output=<folder>) and open the "
+            "folder by from_pretrained; to resume, run the training command again"
         )
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
-        """Write a model folder: trained tensors, config, tokenizer, fingerprints of the frozen parts."""
+        """Write a model folder: trained tensors, config, tokenizer and the frozen parts' fingerprints."""
         return save_folder(save_directory, self.config, self.state_dict(), self.tokenizer)

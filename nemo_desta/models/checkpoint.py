@@ -1,4 +1,4 @@
-"""Public names around trained models on disk, under the path that documents and scripts know."""
+"""Public names for trained models on disk, at the path that documents and scripts use."""
 
 from nemo_desta.core.folder import (
     is_trained_name,

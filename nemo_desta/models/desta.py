@@ -1,8 +1,8 @@
-"""The NeMo model: SALM's place in the NeMo stack, with fused perception, our own labels, loss and checkpoints.
+"""The NeMo model: a subclass of SALM with `nemo_desta.core`'s embeddings and loss, and our own checkpoints.
 
-SALM moves the embedding table out of the LLM, builds a NeMo ASR encoder and finds labels by comparing ids with pad;
-none of that holds here, so its constructor, steps and generation are replaced (design decisions 1, 5, 8).
-Letters: B rows, L text positions, A clips, S samples, W vectors per clip, D LLM width, Z spliced length.
+SALM moves the embedding table out of the LLM, builds a NeMo ASR encoder and finds labels by comparing ids with pad. We
+do none of these, so SALM's constructor, steps and generation are overridden (design decisions 1, 5, 8).
+Letters: B rows, A clips, S samples.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from nemo_desta.types import AUDIO_SLOT
 
 
 class DestaModel(SpeechLMMixin, DestaBase, SALM):
-    """A frozen LLM with ears. Only the projector (and LoRA, when asked for) learns.
+    """A frozen LLM with audio input. Only the projector, and LoRA if configured, is trained.
 
     Args:
         cfg: NeMo's ``model`` section, as mapping, DictConfig or `ModelConfig`; unknown keys are refused.
@@ -44,7 +44,7 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
         ]
         if self.config.activation_checkpointing:
             _enable_activation_checkpointing(self.llm)
-        self.train()  # Lightning's fit leaves modes as it finds them; recomputation and LoRA's dropout need this one
+        self.train()  # Trainer.fit does not call it; recomputation and LoRA's dropout need train mode
 
     # ---- what the model is made of
 
@@ -109,7 +109,7 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
         """New token ids (B, at most max_new_tokens) for a batch of conversations, padded after the end of turn.
 
         SALM's signature: ``audios`` (A, S) and ``audio_lens`` (A,) if the clips are loaded already. ``generation``:
-        fields of `Sampling`, or ``do_sample``; the rest comes from ``generation_config``, by default the LLM's own.
+        fields of `Sampling`, or ``do_sample``; the others come from ``generation_config``, by default the LLM's own.
         """
         sampling = resolve_sampling(generation_config or self.generation_config, **generation)
         return chat.write(self, chat.encode(self, prompts, audio=audios, audio_lens=audio_lens), sampling)
@@ -122,7 +122,7 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
         return chat.answer(self, messages, **settings)
 
     def stream(self, messages: list[Any], **settings: Any) -> "Iterator[chat.Delta]":
-        """The same, piece by piece as it is written; see `chat.stream`."""
+        """The same as a stream of new text; see `chat.stream`."""
         return chat.stream(self, messages, **settings)
 
 

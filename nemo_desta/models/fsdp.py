@@ -1,8 +1,8 @@
 """FSDP2 for the frozen LLM of the plain model: its blocks are sharded over the data-parallel ranks.
 
-Embedding table, final norm and head stay whole on every rank: they are used outside the LLM's forward too (embedding
-of text around audio, head on gathered positions), where a sharded module would not be gathered. The projector stays
-whole, too: it is small, and DDP averages its gradients.
+Embedding table, final norm and head are replicated on every rank, since they are also called outside the LLM's forward
+(embedding of text around audio, head on supervised positions), where FSDP would not gather them. The projector is
+replicated too: it is small, and DDP averages its gradients.
 """
 
 from torch import nn
@@ -19,4 +19,6 @@ def shard_llm(llm: nn.Module, mesh: DeviceMesh) -> None:
         fully_shard(layer, mesh=mesh)
     blocks = {id(parameter) for parameter in decoder.layers.parameters()}
     whole = {parameter for parameter in decoder.parameters() if id(parameter) not in blocks}
-    fully_shard(decoder, mesh=mesh, ignored_params=whole)  # one root: the next block is gathered while one computes
+    fully_shard(
+        decoder, mesh=mesh, ignored_params=whole
+    )  # one root: the next block is gathered during the current one

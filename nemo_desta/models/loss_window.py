@@ -1,4 +1,4 @@
-"""Token-weighted loss over an accumulation window: gradients of summed losses, divided once by all tokens.
+"""Token-weighted loss over an accumulation window: gradients of summed losses, divided once by the token count.
 
 Lightning divides each micro-batch's loss by ``accumulate_grad_batches`` and data parallelism averages over ranks; both
 are undone here, so one big batch, many micro-batches and many ranks give the same gradients (design decision 8).
@@ -33,7 +33,7 @@ class LossWindow:
         return int(total)
 
     def normalise(self, parameters: Iterable[nn.Parameter], total: int, *, factor: float = 1.0) -> None:
-        """Multiply gradients by ``factor / total``; in a window without a target there are none to keep."""
+        """Multiply gradients by ``factor / total``; in a window without targets set them to None."""
         trained = [parameter for parameter in parameters if parameter.grad is not None]
         if total == 0:
             logger.warning("no supervised token in this step (rows %s): step skipped", ", ".join(self.row_ids[:8]))
@@ -48,9 +48,8 @@ class LossWindow:
     def close(self, parameters: Iterable[nn.Parameter], *, averaged_over: int, device: torch.device) -> int:
         """Turn accumulated gradients into those of the mean loss per token; returns the tokens of all ranks.
 
-        ``averaged_over``: what the gradients were divided by on their way (accumulation steps x data-parallel ranks).
-        A window without a single target leaves no gradient, so that the optimiser skips every parameter, on each rank
-        alike.
+        ``averaged_over``: the divisor that Lightning applied (accumulation steps x data-parallel ranks). A window
+        without a target leaves no gradient, so that the optimiser skips every parameter on every rank.
         """
         total = self.total(device)
         self.normalise(parameters, total, factor=averaged_over)

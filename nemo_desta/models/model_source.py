@@ -3,11 +3,22 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import MISSING
+from nemo_desta.config import MISSING, nearest
+from nemo_desta.errors import ConfigError
 
 if TYPE_CHECKING:
     from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
+
+ENGINES = ("hf", "vllm")
+
+
+def check_engine(engine: str, vllm: dict[str, Any], prefix: str = "") -> None:
+    """Raises ConfigError for an unknown engine, or for arguments of vLLM with another engine."""
+    if engine not in ENGINES:
+        raise ConfigError(f"unknown {prefix}engine '{engine}'.{nearest(engine, ENGINES)}")
+    if vllm and engine != "vllm":
+        raise ConfigError(f"{prefix}vllm is for {prefix}engine=vllm")
 
 
 @dataclass(frozen=True)

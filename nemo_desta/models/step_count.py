@@ -1,13 +1,13 @@
-"""One count of optimiser steps for checkpoints of both training loops."""
+"""One count of optimiser steps in checkpoints, for automatic and manual optimisation."""
 
 from typing import Any
 
 
 def share_step_count(saved: dict[str, Any]) -> None:
-    """Let a Lightning checkpoint count its optimiser steps for both kinds of loop.
+    """Set both of Lightning's counts of optimiser steps in a checkpoint to the larger one.
 
-    Lightning keeps one count for automatic and one for manual optimisation; the plain model uses the first, the
-    Megatron one the second, and either goes on from the other's checkpoint.
+    Lightning has one count for automatic and one for manual optimisation; the plain model uses the first, the Megatron
+    model the second, and either can resume from the other's checkpoint.
     """
     if (fit_loop := saved.get("loops", {}).get("fit_loop")) is None:
         return

@@ -1,4 +1,4 @@
-"""Numerics of the projector; the one place that chooses between Triton kernel and plain PyTorch.
+"""Numerics of the projector; this module chooses between the Triton kernel and plain PyTorch.
 
 Letters: N encoder layers, B clips, T frames, C encoder width, P windows of the batch, K frames of the longest window,
 M queries.
@@ -86,14 +86,14 @@ def mix_pool(
 
 
 def choose_kernel(kernel: str, layers: Sequence[torch.Tensor]) -> Literal["triton", "torch"]:
-    """What `mix_pool` runs on these layers.
+    """The implementation that `mix_pool` uses for these layers.
 
     "auto" is Triton on a GPU, for frozen layers of float32, bfloat16 or float16, and PyTorch everywhere else. The
     environment variable ``NEMO_DESTA_KERNEL`` overrules ``kernel``. Each choice is logged once.
 
     Raises:
         ValueError: unknown kernel.
-        RuntimeError: Triton is asked for and cannot run: no triton package, another dtype, layers that are trained, or
+        RuntimeError: Triton is requested and cannot run: no triton package, another dtype, layers that are trained, or
             a CPU without ``TRITON_INTERPRET=1``.
     """
     asked = os.environ.get(KERNEL_VARIABLE) or kernel
@@ -101,11 +101,11 @@ def choose_kernel(kernel: str, layers: Sequence[torch.Tensor]) -> Literal["trito
         where = f"{KERNEL_VARIABLE}={asked}" if KERNEL_VARIABLE in os.environ else f"kernel is {asked!r}"
         raise ValueError(f"{where}; mix_pool knows {', '.join(KERNELS)}")
     if asked == "torch":
-        reason, chosen = "asked for", "torch"
+        reason, chosen = "requested", "torch"
     else:
         reason = _why_not_triton(layers)
         if asked == "triton" and reason:
-            raise RuntimeError(f"mix_pool with kernel=triton cannot run: {reason}. kernel=auto takes PyTorch then")
+            raise RuntimeError(f"mix_pool with kernel=triton cannot run: {reason}. kernel=auto uses PyTorch then")
         chosen = "torch" if reason else "triton"
     if not torch.compiler.is_compiling():
         _log_once(chosen, reason or f"layers on {layers[0].device.type}")

@@ -1,7 +1,7 @@
 """Windows of equal length on the time axis, and the frames of one encoder that each of them reads.
 
-A common grid of ``tokens_per_second`` windows makes encoders of different rates meet: window w covers the seconds
-[w / r, (w + 1) / r). Everything is integer arithmetic on samples, so no clip loses or gains a frame by rounding.
+A common grid of ``tokens_per_second`` windows aligns encoders of different frame rates: window w covers the seconds
+[w / r, (w + 1) / r). All arithmetic is on integer samples, so no clip loses or gains a frame by rounding.
 
 Letters: B clips, T frames, P windows of the whole batch, K frames of the longest window, r tokens per second.
 """
@@ -32,10 +32,10 @@ def num_windows(num_samples: Count, sampling_rate: int, tokens_per_second: int |
 
 
 def max_window_frames(grid: FrameGrid, tokens_per_second: int | float | str | Fraction) -> int:
-    """K: the most frames that any window of any clip reads. Window positions repeat, so one period tells."""
+    """K: the most frames that any window of any clip reads. Window positions repeat, so one period is checked."""
     rate = exact_rate(tokens_per_second)
     period = (grid.sampling_rate / (rate * grid.hop)).denominator  # windows until the grid is in phase again
-    windows = torch.arange(period)
+    windows = torch.arange(period, device="cpu")  # a number is needed, also inside torch.device("meta")
     first, _, end_if_last = _steps(windows, grid, rate)
     return max(1, int((end_if_last - first).max())) * grid.frames_per_step
 
@@ -52,7 +52,7 @@ def window_table(
     """The frames of every window of a batch.
 
     A step belongs to the window that holds its centre, or to every window that it overlaps if ``grid.overlap``. A
-    clip's last window also takes a step that begins inside it and has its centre behind the clip's end. A window
+    clip's last window also takes a step that begins inside it and has its centre beyond the clip's end. A window
     without a valid step (an encoder slower than the windows, or shorter than the clip) reads the nearest one.
 
     Args:
@@ -61,7 +61,7 @@ def window_table(
         max_frames: T of the encoder's (B, T, C) layers.
         grid: where the encoder's frames lie.
         tokens_per_second: r.
-        total: P if it is known, as for `clip_and_window`.
+        total: P if it is known, as in `clip_and_window`.
     """
     rate = exact_rate(tokens_per_second)
     clip, window = clip_and_window(windows_per_clip, total)
@@ -93,7 +93,7 @@ def clip_and_window(windows_per_clip: torch.Tensor, total: int | None = None) ->
 
 def window_index(windows: WindowTable, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Flat frame index (P, width) and whether the slot is read (P, width); unread slots repeat the window's first
-    frame, so that a gather never touches a frame behind a clip's end."""
+    frame, so that a gather never reads a frame beyond a clip's end."""
     slot = torch.arange(width, device=windows.starts.device)
     valid = slot < windows.counts[:, None]
     return windows.starts[:, None] + slot * valid, valid

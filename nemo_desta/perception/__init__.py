@@ -1,1 +1,1 @@
-"""Frozen audio encoders, the trainable projector, and the module that joins them."""
+"""Frozen audio encoders, the trainable projector, and the module that combines them."""

@@ -1,37 +1,24 @@
 """Frozen encoders and the trainable projector as one module: waveforms in, vectors for the LLM out.
 
-Also answers to the names that NeMo's perception modules have. Letters: B clips, S samples, W vectors of the longest
+It also has the names of NeMo's perception modules. Letters: B clips, S samples, W vectors of the longest
 clip, D LLM width.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from nemo_desta.perception.encoders.base import AudioEncoder
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.resample import resample, resampled_length
 from nemo_desta.types import EncoderOutput
 
-QUIET = 1e-8  # mean square below which a clip is silence, whose level cannot be normalised
-
-
-@dataclass(frozen=True)
-class Featurizer:
-    """NeMo's ``preprocessor.featurizer``: what the rest of NeMo asks about the audio input."""
-
-    sample_rate: int
-
-
-@dataclass(frozen=True)
-class Preprocessor:
-    """NeMo's ``preprocessor``."""
-
-    featurizer: Featurizer
+QUIET = 1e-8  # mean square below which a clip counts as silence and is not scaled
 
 
 class FusedPerception(nn.Module):
-    """Runs every encoder on the same clips, each at its own sampling rate, and projects what they say together."""
+    """Runs every encoder on the same clips, each at its own sampling rate, and projects their outputs together."""
 
     def __init__(
         self,
@@ -44,10 +31,10 @@ class FusedPerception(nn.Module):
         """Take ready parts.
 
         Args:
-            encoders: by the name under which the projector knows them; each is an nn.Module.
+            encoders: by name, as in the projector; each is an nn.Module.
             projector: called as ``projector(features by name, audio_lens=, sampling_rate=)``.
-            sampling_rate: of the audio that `forward` gets.
-            normalize_dbfs: RMS level in dB full scale to which each clip is brought before encoding; None leaves it.
+            sampling_rate: of the audio that is passed to `forward`.
+            normalize_dbfs: RMS level in dB full scale to which each clip is scaled before encoding; None: not scaled.
 
         Raises:
             ValueError: no encoder, or a name that cannot be part of a parameter name.
@@ -65,7 +52,7 @@ class FusedPerception(nn.Module):
         self.projector = projector
         self.sampling_rate = sampling_rate
         self.normalize_dbfs = normalize_dbfs
-        self.preprocessor = Preprocessor(Featurizer(sampling_rate))
+        self.preprocessor = SimpleNamespace(featurizer=SimpleNamespace(sample_rate=sampling_rate))  # read by NeMo
 
     def forward(
         self,
@@ -75,10 +62,10 @@ class FusedPerception(nn.Module):
         input_signal: torch.Tensor | None = None,
         input_signal_length: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Perceive a batch of clips.
+        """Encode and project a batch of clips.
 
         Args:
-            audio: (B, S) in [-1, 1] at ``sampling_rate``, whatever beyond each clip's own samples; B may be 0.
+            audio: (B, S) in [-1, 1] at ``sampling_rate``; values beyond each clip's samples are not read. B may be 0.
             audio_lens: (B,) int64 samples of each clip.
             input_signal, input_signal_length: NeMo's names for the same two.
 
@@ -92,7 +79,7 @@ class FusedPerception(nn.Module):
         if audio_lens.numel() == 0:
             return audio.new_zeros(0, 0, self.projector.output_size), audio_lens
         with torch.no_grad():
-            audio = _silence_beyond(audio.float(), audio_lens)
+            audio = zero_beyond(audio.float(), audio_lens)
             if self.normalize_dbfs is not None:
                 audio = _to_level(audio, audio_lens, self.normalize_dbfs)
             features = {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
@@ -104,7 +91,7 @@ class FusedPerception(nn.Module):
 
     @property
     def token_equivalent_duration(self) -> float:
-        """Seconds of audio per vector, over a minute; NeMo estimates lengths of batches by it."""
+        """Seconds of audio per vector, averaged over a minute; NeMo estimates batch lengths with it."""
         return 60 / self.num_tokens(60 * self.sampling_rate)
 
     def _encode(self, encoder: AudioEncoder, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
@@ -116,13 +103,8 @@ class FusedPerception(nn.Module):
         )
 
 
-def _silence_beyond(audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
-    valid = torch.arange(audio.shape[1], device=audio.device)[None] < audio_lens[:, None]
-    return torch.where(valid, audio, audio.new_zeros(()))
-
-
 def _to_level(audio: torch.Tensor, audio_lens: torch.Tensor, dbfs: float) -> torch.Tensor:
-    """audio: (B, S) zero beyond the clips -> every clip at ``dbfs`` RMS, silent ones as they are."""
+    """audio: (B, S) zero beyond the clips -> every clip at ``dbfs`` RMS; silent clips are not changed."""
     power = audio.double().square().sum(1) / audio_lens.clamp(min=1)
     gain = torch.where(power > QUIET, 10 ** (dbfs / 20) / power.clamp(min=QUIET).sqrt(), 1.0)
     return audio * gain.float()[:, None]

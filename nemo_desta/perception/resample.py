@@ -1,4 +1,4 @@
-"""Change of sampling rate by a windowed sinc, clip by clip exact: neighbours and padding of a batch do not matter.
+"""Resampling with a windowed sinc. A clip's result does not depend on other clips or padding of its batch.
 
 Letters: B clips, S samples before, R samples after.
 """

@@ -1,4 +1,4 @@
-"""Torch files of strangers: read as tensors and plain types, never as code."""
+"""Read untrusted torch files as tensors and plain types, never as code."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,12 @@ import torch
 
 from nemo_desta.errors import ConfigError
 
-#: What torch says that it met, somewhere in its long message.
+#: The part of torch's long message that names what it refused.
 _UNSUPPORTED = re.compile(r"Unsupported (global|class|operand|operation)[^\n]*?(?= was| is|$)", re.M)
 
 
 def load_tensors(path: str | Path, **options: Any) -> Any:
-    """What `torch.save` wrote, on the CPU, read with ``weights_only=True``. ``options`` go to `torch.load`.
+    """Load a file of `torch.save` on the CPU with ``weights_only=True``. ``options`` go to `torch.load`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -23,11 +23,11 @@ def load_tensors(path: str | Path, **options: Any) -> Any:
         raise FileNotFoundError(f"no file '{path}'")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, **options)
-    except Exception as error:  # torch raises half a dozen kinds, for a damaged file and for one that would run code
+    except Exception as error:  # torch raises many types, for damaged files and for files that would run code
         text = str(error).strip()
         reason = found[0] if (found := _UNSUPPORTED.search(text)) else text.partition("\n")[0] or "no message"
         raise ConfigError(
             f"'{path}' is not opened: it holds more than tensors and plain types, which can run code, or is damaged "
-            f"({type(error).__name__}: {reason}). Whoever made it can save its tensors alone: "
+            f"({type(error).__name__}: {reason}). Its authors can save the tensors alone: "
             "torch.save(model.state_dict(), ...)"
         ) from error

@@ -1,6 +1,6 @@
-"""What is said in a recording of any length, by a whole Whisper behind a voice activity detector.
+"""Transcripts of recordings of any length, by a whole Whisper after a voice activity detector.
 
-The encoders of a model never load Whisper's decoder; this does, for the transcript channel. Letters: S samples at
+The transcript channel needs Whisper's decoder, which the encoders of a model never load. Letters: S samples at
 16 kHz, N windows.
 """
 
@@ -27,7 +27,7 @@ FindSpeech = Callable[..., list[tuple[int, int]]]
 
 
 class Window(NamedTuple):
-    """Samples ``start`` to ``end`` of clip ``clip``: what Whisper hears at a time."""
+    """Samples ``start`` to ``end`` of clip ``clip``, one input of Whisper."""
 
     clip: int
     start: int
@@ -35,19 +35,19 @@ class Window(NamedTuple):
 
 
 def always_speech(audio: np.ndarray, *, max_secs: float) -> list[tuple[int, int]]:
-    """In place of a detector: all of (S,) is speech, cut every ``max_secs``."""
+    """A detector that calls all of (S,) speech, cut every ``max_secs``."""
     size = int(max_secs * SAMPLING_RATE)
     return [(start, min(start + size, len(audio))) for start in range(0, len(audio), size)]
 
 
 class WhisperTranscriber:
-    """Call it with clips, (S,) float32 arrays: a text for each, "" where nobody speaks.
+    """Transcribes clips, (S,) float32 arrays: one text each, "" without speech.
 
-    A clip that fits into Whisper's window is heard whole; of a longer one, all speech, in windows cut at pauses.
+    A clip that fits into Whisper's window is transcribed whole; a longer one in windows of its speech, cut at pauses.
 
     Args:
-        find_speech: a `VoiceActivity`, or `always_speech` to leave nothing to a detector.
-        language: code such as "en"; None: Whisper detects it, per window. English-only models have no choice.
+        find_speech: a `VoiceActivity`, or `always_speech` to use no detector.
+        language: code such as "en"; None: Whisper detects it, per window. English-only models accept "en" only.
         max_new_tokens: per window. batch_size: windows decoded together.
     """
 
@@ -92,7 +92,7 @@ class WhisperTranscriber:
 
         Raises:
             ValueError: weights are missing, such as those of an encoder alone. OSError: no model, or no tokenizer.
-            ImportError: silero-vad is needed and missing.
+            ImportError: silero-vad is needed and not installed.
         """
         model, report = WhisperForConditionalGeneration.from_pretrained(
             path_or_id, dtype=as_dtype(dtype), output_loading_info=True
@@ -113,7 +113,7 @@ class WhisperTranscriber:
         )
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[str]:
-        """One text per clip. Threads may share a transcriber; they wait for each other."""
+        """One text per clip. Threads may share a transcriber; a lock serialises them."""
         windows = [window for i, audio in enumerate(clips) for window in self.windows(audio, i)]
         said = [""] * len(clips)
         by_length = sorted(windows, key=lambda window: window.end - window.start)
@@ -126,7 +126,7 @@ class WhisperTranscriber:
         return [text.strip() for text in said]
 
     def windows(self, audio: np.ndarray, clip: int = 0) -> Iterator[Window]:
-        """What to hear of (S,): neighbouring speech together, as much as fits; nothing where nobody speaks."""
+        """Windows of (S,): consecutive speech is grouped as far as it fits; no window without speech."""
         size = self.window_samples
         stretches = self.find_speech(audio, max_secs=size / SAMPLING_RATE)
         if len(audio) <= size:
@@ -138,14 +138,14 @@ class WhisperTranscriber:
                 yield Window(clip, first, last)
                 first = None
             first, last = (start if first is None else first), end
-            while last - first > size:  # a detector may pad a stretch beyond what was asked of it
+            while last - first > size:  # a detector may pad a stretch beyond max_secs
                 yield Window(clip, first, first + size)
                 first += size
         if first is not None:
             yield Window(clip, first, last)
 
     def _transcribe(self, clips: Sequence[np.ndarray], windows: Sequence[Window]) -> list[str]:
-        """Raw texts of some windows, which are decoded together."""
+        """Raw texts of windows that are decoded as one batch."""
         audio = torch.zeros(len(windows), self.window_samples)
         for row, (clip, start, end) in enumerate(windows):
             audio[row, : end - start] = torch.from_numpy(clips[clip][start:end])
@@ -174,13 +174,13 @@ class WhisperTranscriber:
         return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     def _room(self) -> int:
-        """New tokens of one window: what was asked for, as far as the decoder's positions go."""
+        """New tokens of one window: ``max_new_tokens``, limited by the decoder's positions."""
         return min(self.max_new_tokens, self.model.config.max_target_positions - 4)  # start, language, task, no times
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what `generate` says at every call about Whisper's own config, such as its max_length beside ours."""
+    """Silence `generate`'s warnings about Whisper's own config, such as its max_length, which repeat at every call."""
     generation = logging.getLogger("transformers.generation")
     level = generation.level
     generation.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Where people speak in a recording, by Silero's detector from the package silero-vad.
+"""Voice activity detection by Silero's detector from the package silero-vad.
 
 Letters: S samples at 16 kHz.
 """
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 SAMPLING_RATE = 16_000
-#: Samples that the detector judges at a time.
+#: Samples per probability of the detector.
 HOP = 512
 
 
 class VoiceActivity:
-    """Finds speech. Threads may share one; they wait for each other, since the detector remembers what it heard.
+    """Finds speech. Threads may share one; a lock serialises them, since the detector is recurrent.
 
-    ``threshold``: probability from which on it is speech. ``pad_secs``: kept around every stretch of speech.
+    ``threshold``: the least probability of speech. ``pad_secs``: added around every stretch of speech.
     """
 
     def __init__(self, *, threshold: float = 0.5, pad_secs: float = 0.2) -> None:
@@ -30,7 +30,7 @@ class VoiceActivity:
                 "finding speech needs silero-vad: pip install silero-vad, or pip install 'nemo_desta[transcript]'"
             ) from error
         finally:
-            torch.set_num_threads(num_threads)  # importing it leaves the whole process with one thread
+            torch.set_num_threads(num_threads)  # its import sets one thread for the whole process
         self.threshold = threshold
         self.pad_secs = pad_secs
         self._silero: Any = silero_vad

@@ -1,4 +1,4 @@
-"""What can be measured of a clip and heard by anyone: pitch, loudness, speaking rate, noise, silence.
+"""Measures of a clip that any listener can hear: pitch, loudness, speaking rate, noise, silence.
 
 Pitch and the intensity of syllables come from Praat (praat-parselmouth), loudness from pyloudnorm (ITU-R BS.1770-4).
 Letters: S samples, N frames of 25 ms, 100 a second.
@@ -13,25 +13,25 @@ import numpy as np
 
 MEASURES = ("pitch", "volume", "speaking_speed", "noise_level", "silence")
 
-#: Frames this much below the loudest, for 0.1 s or longer, are silence: Praat's defaults.
+#: Silence: frames this far below the loudest frame, for at least 0.1 s. Praat's defaults.
 _SILENCE_DB, _SILENCE_FRAMES = 25.0, 10
-#: Below this level (dB full scale, RMS) nothing is heard at all.
+#: A clip below this level (dB full scale, RMS) is inaudible.
 _NOTHING_DBFS = -80.0
 _MOST_SNR_DB = 60.0
-#: A pitch needs this many voiced frames of 10 ms, and this share of all frames.
+#: Minimum number of voiced frames of 10 ms, and minimum share of all frames, for a pitch.
 _LEAST_VOICED, _LEAST_VOICED_SHARE = 5, 0.08
 
 _VOWELS = re.compile(r"[aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüýÿāēīōūąęıőűœаеёиоуыэюяіїєαεηιουωάέήίόύώ]+", re.IGNORECASE)
-#: One letter, one syllable: kana, Han, Hangul; digits are spoken with one or two.
+#: Each of these letters is one syllable: kana, Han, Hangul. A digit has one or two.
 _SYLLABLE_LETTERS = re.compile(r"[0-9\u3041-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 class Measurements(NamedTuple):
-    """Each is None where it was not wanted or cannot be told.
+    """A value is None if it was not requested or cannot be measured.
 
     ``pitch``: median fundamental frequency, Hz. ``volume``: integrated loudness, LUFS. ``speaking_speed``: syllables
-    per second of speech, pauses left out. ``noise_level``: the loud part above the noise floor, dB (an estimate like
-    SNR, at most 60; higher is cleaner). ``silence``: share of the clip, 0 to 1.
+    per second of speech without pauses. ``noise_level``: level of the loud part above the noise floor, dB (an
+    estimate of the SNR, at most 60; higher is cleaner). ``silence``: share of the clip, 0 to 1.
     """
 
     pitch: float | None = None
@@ -48,12 +48,12 @@ def measure(
 
     Args:
         audio: (S,), floats between -1 and 1.
-        transcript: what is said; without it, syllables are counted in the sound.
-        names: the measures that are wanted, of `MEASURES`.
+        transcript: the spoken words; without it, syllables are counted in the audio.
+        names: the measures to compute, of `MEASURES`.
 
     Raises:
         ValueError: ``audio`` is not (S,), not finite, or a name is unknown.
-        ImportError: praat-parselmouth or pyloudnorm is wanted and missing.
+        ImportError: praat-parselmouth or pyloudnorm is needed and missing.
     """
     audio = np.asarray(audio, dtype=np.float64)
     if audio.ndim != 1 or not np.isfinite(audio).all():
@@ -78,13 +78,13 @@ def measure(
 
 
 def syllables(text: str) -> int:
-    """About how many syllables ``text`` has: groups of vowels, and letters that are syllables; 0 where neither is
-    written (Arabic, Hebrew)."""
+    """Approximate number of syllables: groups of vowels, and letters that are syllables; 0 in a script with neither
+    (Arabic, Hebrew)."""
     return len(_VOWELS.findall(text)) + len(_SYLLABLE_LETTERS.findall(text))
 
 
 def _levels(audio: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """RMS of each frame in dB full scale, (S,) -> (N,); one frame for a clip that is shorter than a frame."""
+    """RMS of each frame in dB full scale, (S,) -> (N,); one frame if the clip is shorter."""
     if len(audio) == 0:
         return np.zeros(0)
     length = min(len(audio), max(1, round(0.025 * sampling_rate)))
@@ -102,8 +102,9 @@ def _silence(levels: np.ndarray) -> float:
 
 
 def _snr(levels: np.ndarray) -> float | None:
-    """The floor is the mean of the quietest tenth of the frames, the signal is what the frames that stand 3 dB above
-    it hold beyond it. None: nothing stands out, or the clip is shorter than 0.2 s. Frames of zeros are no noise."""
+    """Signal over noise floor. The floor is the mean power of the quietest tenth of the frames; the signal is the mean
+    power above it of the frames that exceed it by 3 dB. None: too few such frames, or a clip shorter than 0.2 s.
+    Frames of zeros are left out."""
     power = 10 ** (np.sort(levels[levels > -110]) / 10)
     if len(power) < 20:
         return None
@@ -115,7 +116,7 @@ def _snr(levels: np.ndarray) -> float | None:
 
 
 def _loudness(audio: np.ndarray, sampling_rate: int) -> float | None:
-    """A clip shorter than a gating block of 0.4 s is repeated to its length."""
+    """A clip shorter than a gating block of 0.4 s is repeated until it fills one."""
     block = int(0.4 * sampling_rate) + 1
     if len(audio) < block:
         audio = np.resize(audio, block)
@@ -143,10 +144,10 @@ def _parselmouth() -> Any:
 
 
 def _pitch(audio: np.ndarray, sampling_rate: int) -> Any | None:
-    """Praat's pitch object, in two passes: the second looks around what the first has found (De Looze and Hirst 2008),
-    which keeps octave errors out. None: too short, or no voice."""
+    """Praat's pitch object, in two passes: the second searches near the result of the first (De Looze and Hirst 2008),
+    which avoids octave errors. None: too short, or no voice."""
     sound = _parselmouth().Sound(audio, sampling_frequency=sampling_rate)
-    shortest = 3.1 / sound.duration  # Praat wants three periods of the lowest pitch
+    shortest = 3.1 / sound.duration  # Praat needs three periods of the lowest pitch
     floor, ceiling = 75.0, 600.0
     for _ in range(2):
         if floor < shortest or ceiling <= floor:
@@ -178,8 +179,8 @@ def _rate(
 
 
 def _nuclei(audio: np.ndarray, sampling_rate: int, pitch: Any | None) -> int:
-    """Syllables in the sound: voiced peaks of the intensity that rise 2 dB out of their surroundings and are at most
-    25 dB below the loudest (after De Jong and Wempe 2009)."""
+    """Syllables in the audio: voiced peaks of the intensity with a prominence of 2 dB that are at most 25 dB below the
+    loudest (after De Jong and Wempe 2009)."""
     from scipy.signal import find_peaks
 
     sound = _parselmouth().Sound(audio, sampling_frequency=sampling_rate)

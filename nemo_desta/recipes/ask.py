@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from nemo_desta.core.thinking import ThinkFormat
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.think_budget import generate_with_budget
 
 #: DeSTA2.5-Audio's wording: the description, then the prompt below it.
 TEMPLATE = "{description}\n{prompt}"
 #: An LLM's opinion of a finished row.
-Judge = Callable[..., Awaitable[Verdict | None]]
+Judge = Callable[..., Awaitable[Rejection | None]]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def request_messages(
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
 
 
-def first_problem(answer: Generation) -> Verdict | None:
+def first_problem(answer: Generation) -> Rejection | None:
     """Why an answer is unusable before any gate checks the row; None if it is usable."""
     if answer.error is not None:
-        return Verdict("LLM error", answer.error)
-    return None if answer.text.strip() else Verdict("empty", "the LLM generated no text")
+        return Rejection("LLM error", answer.error)
+    return None if answer.text.strip() else Rejection("empty", "the LLM generated no text")

@@ -1,12 +1,11 @@
-"""From a recipe's config to its parts: corpora, prompts, engines, gates, stages. The only place that looks at both."""
+"""Builds the parts of a recipe from its config: corpora, prompts, engines, gates, stages."""
 
 import hashlib
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from datetime import datetime
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,17 @@ from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
 from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
 from nemo_desta.recipes.prompts import PromptPool, prompt_set
 from nemo_desta.recipes.prompts.propose import PromptProposer
 from nemo_desta.recipes.rephrase import Rephraser
 from nemo_desta.recipes.rephrase_text import RephraseInstructions
-from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase, sampling_fields
+from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 from nemo_desta.recipes.settings import RecipeConfig
 
-#: Clips at the beginning of the corpora that examples for proposals are drawn from.
+#: Examples for proposals are drawn from this many clips at the start of the corpora.
 EXAMPLES_FROM = 1000
 
 
@@ -45,7 +45,9 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
         corpora.append(load_corpus(name, root, splits=config.splits, overrides=config.card or None))
     twice = {corpus.name for corpus in corpora if sum(other.name == corpus.name for other in corpora) > 1}
     if twice:
-        raise ConfigError(f"corpora of one name cannot be told apart in the rows: {', '.join(sorted(twice))}")
+        raise ConfigError(
+            f"corpora with the same name make rows that cannot be told apart: {', '.join(sorted(twice))}"
+        )
     return corpora, {corpus.name: Path(corpus.data_root) for corpus in corpora}
 
 
@@ -55,7 +57,7 @@ def build_prompts(config: RecipeConfig) -> PromptPool | None:
 
 
 def fingerprint(pool: PromptPool | None) -> str | None:
-    """A short hash of a pool's contents: a changed file of prompts is another recipe."""
+    """A short hash of a pool's contents: with a changed prompt file the recipe is another one."""
     if pool is None:
         return None
     text = json.dumps([astuple(prompt) for prompt in pool] + [pool.values], ensure_ascii=False, default=list)
@@ -63,7 +65,7 @@ def fingerprint(pool: PromptPool | None) -> str | None:
 
 
 def template_fingerprint(engine: Engine) -> str | None:
-    """A short hash of the chat template that prompts are rendered with here; None where a server renders them."""
+    """A short hash of the engine's chat template; None when a server renders the prompts."""
     if engine.prompts is None:
         return None
     return hashlib.sha256(str(engine.prompts.tokenizer.chat_template).encode()).hexdigest()[:12]
@@ -72,20 +74,22 @@ def template_fingerprint(engine: Engine) -> str | None:
 def clips(
     corpora: Sequence[Corpus], read: Callable[[Corpus], Iterator[Mapping[str, Any]]] | None = None
 ) -> Iterator[Mapping[str, Any]]:
-    """All clips of all corpora, each with the name of its corpus; an id that two corpora share is refused."""
+    """All clips of all corpora, each with its corpus' name. An id that two corpora share is an error."""
     seen: set[int] = set()
     for corpus in corpora:
         for clip in (read or iter)(corpus):
             if len(corpora) > 1:
                 short = int.from_bytes(hashlib.blake2b(clip["id"].encode(), digest_size=8).digest(), "big")
                 if short in seen:
-                    raise ConfigError(f"clip id {clip['id']!r} of {corpus.name} is in another corpus, too; run apart")
+                    raise ConfigError(
+                        f"clip id {clip['id']!r} of {corpus.name} is in another corpus, too; run them separately"
+                    )
                 seen.add(short)
             yield {**clip, "corpus": corpus.name, "corpus_version": corpus.version}
 
 
 def build_engines(config: RecipeConfig) -> tuple[Engine, Engine]:
-    """The LLM that writes, and the one that judges (most often the same); loads them, or asks the server for them."""
+    """The generating LLM and the judging LLM (often the same engine), loaded or checked at their server."""
     writing = build_engine(
         config.engine, config.llm, chat_template_kwargs=config.chat_template_kwargs, tokenizer=config.tokenizer
     )
@@ -95,7 +99,7 @@ def build_engines(config: RecipeConfig) -> tuple[Engine, Engine]:
 
 
 def freeze_dates(folder: RecipeFolder, engines: Collection[Engine]) -> None:
-    """Let chat templates that write the date write the one on which the recipe began."""
+    """Make chat templates that print the date print the date on which the recipe began."""
     clocks = [engine.prompts for engine in engines if engine.prompts is not None and engine.prompts.reads_clock]
     if clocks:
         began = datetime.fromisoformat(folder.settle("template_date", datetime.now().isoformat()))
@@ -112,23 +116,24 @@ def build_stage(
 ) -> Stage:
     """What makes the rows."""
     writing, judging = engines
+    request = config.request
+    sampling = {name: value for name, value in asdict(request.sampling).items() if value is not None}
     shared: dict[str, Any] = {
         "gate": build_gates(config, corpora).check,
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
         "regenerable": REGENERABLE,
-        "provenance": {
-            "llm": writing.name,
-            "llm_revision": writing.revision,
-            "sampling": sampling_fields(config.request.sampling),
-        },
+        "provenance": {"llm": writing.name, "llm_revision": writing.revision, "sampling": sampling},
     }
     rephraser = build_rephraser(config, writing) if config.rephrase.enabled else None
     if config.rows is not None:
-        return SelfRephrase(rephraser, seed=config.seed, **shared)
+        return SelfRephrase(rephraser=rephraser, seed=config.seed, **shared)
+    think = think_format(writing.prompts) if writing.prompts is not None else None
     return SelfGenerate(
-        build_clip_rows(config, corpora, roots, pool),
-        build_answerer(config, writing),
+        rows=build_clip_rows(config, corpora, roots, pool),
+        answerer=Answerer(
+            writing, request.sampling, request.template, request.system, request.max_thinking_tokens, think
+        ),
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
@@ -139,13 +144,17 @@ def build_stage(
 def build_clip_rows(
     config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], pool: PromptPool | None
 ) -> ClipRows:
-    """From clips to wanted rows: what needs no LLM."""
-    excluded = not_audible(config, corpora)
+    """The part of the stage that needs no LLM: from clips to wanted rows."""
+    excluded, decode = not_audible(config, corpora), config.audio.check == "decode"
+
+    def check(clip: Mapping[str, Any]) -> tuple[Rejection | None, float | None]:
+        return check_audio(clip, roots[clip["corpus"]], decode=decode)
+
     return ClipRows(
         draw=pool and (lambda clip, count: pool.draw(clip, count, seed=config.seed, exclude=excluded)),
         rows_per_clip=config.prompts_per_clip,
         check_clip=Decontamination(config.decontaminate).check if config.decontaminate else None,
-        check_audio=audio_check(config, roots),
+        check_audio=None if config.audio.check == "off" else check,
         dialect=config.describe.dialect,
         not_audible=excluded,
         seed=config.seed,
@@ -153,7 +162,7 @@ def build_clip_rows(
 
 
 def cross_checks(config: RecipeConfig) -> list[Check]:
-    """What is looked for across rows, in the plan's order."""
+    """The checks across rows, run in the plan's order."""
     return [Duplicates(config.gates.duplicates).check]
 
 
@@ -165,28 +174,22 @@ def units(config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, P
 
         yield from read_rows(find_rows(config.rows).rows)
         return
-    yield from clips(corpora, partial(measured, config, roots) if config.describe.measure else None)
-
-
-def measured(config: RecipeConfig, roots: Mapping[str, Path], corpus: Corpus) -> Iterator[Mapping[str, Any]]:
-    """The clips of a corpus with what was measured on them; measurements are kept in the output folder."""
+    if not (names := config.describe.measure):
+        yield from clips(corpora)
+        return
     from nemo_desta.recipes.measure import add_measured
 
-    names, cache = config.describe.measure, Path(config.output) / "measured"
-    return add_measured(iter(corpus), roots[corpus.name], names, cache, corpus=corpus.name)
+    def measured(corpus: Corpus) -> Iterator[Mapping[str, Any]]:
+        cache = Path(config.output) / "measured"
+        return add_measured(corpus, roots[corpus.name], names, cache, corpus=corpus.name)
+
+    yield from clips(corpora, measured)
 
 
 def build_gates(config: RecipeConfig, corpora: Sequence[Corpus]) -> RowGates:
-    """The gates over one row; the fact check reads the corpora once for what their attributes can be."""
+    """The gates over one row. The fact check reads the corpora once to collect all attribute values."""
     values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
     return RowGates(config.gates, values=values)
-
-
-def build_answerer(config: RecipeConfig, engine: Engine) -> Answerer:
-    """Asks about descriptions in the config's wording."""
-    request = config.request
-    think = think_format(engine.prompts) if engine.prompts is not None else None
-    return Answerer(engine, request.sampling, request.template, request.system, request.max_thinking_tokens, think)
 
 
 def build_rephraser(config: RecipeConfig, engine: Engine) -> Rephraser:
@@ -205,7 +208,7 @@ def build_rephraser(config: RecipeConfig, engine: Engine) -> Rephraser:
 
 
 def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engine, judging: Engine) -> PromptProposer:
-    """Writes prompts for one clip at a time, with descriptions of other clips as examples before its eyes."""
+    """Generates prompts for one clip at a time; descriptions of other clips are its examples."""
     knobs, hidden = config.proposals, not_audible(config, corpora)
     first = [clip for clip in islice(clips(corpora), EXAMPLES_FROM) if clip.get("duration")]
     chosen = random.Random(f"{config.seed}/examples").sample(first, min(len(first), 10 * knobs.num_examples))
@@ -217,14 +220,6 @@ def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engi
         examples=[describe(clip, config.describe.dialect, exclude=hidden) for clip in chosen],
         sampling=SamplingConfig(knobs.max_new_tokens, None),
     )
-
-
-def audio_check(config: RecipeConfig, roots: Mapping[str, Path]) -> Any:
-    """Looks at a clip's file under its corpus' root; None when clips are not to be looked at."""
-    if config.audio.check == "off":
-        return None
-    decode = config.audio.check == "decode"
-    return lambda clip: check_audio(clip, roots[clip["corpus"]], decode=decode)
 
 
 def not_audible(config: RecipeConfig, corpora: Sequence[Corpus]) -> Collection[str]:

@@ -1,7 +1,7 @@
-"""Checks any rows - a recipe's folder, JSONL files, the public DeSTA-AQA5M - before a training does.
+"""Checks rows before training: a recipe's folder, JSONL files, or the public DeSTA-AQA5M.
 
-Everything that is wrong is counted by reason, with its first examples as ``file:line``; nothing stops at the first
-error. Some 60 bytes per row stay in memory, to find duplicates and clips that two splits share.
+Every problem is counted by reason, with its first examples as ``file:line``; the check does not stop at an error.
+Memory grows by about 60 bytes per row, to find duplicates and clips that are in two splits.
 """
 
 import json
@@ -16,8 +16,8 @@ from tqdm import tqdm
 from nemo_desta.config import MISSING, parse
 from nemo_desta.core.prompting import PromptBuilder, place_audios
 from nemo_desta.core.thinking import ThoughtCheck
+from nemo_desta.data.audio_decoding import duration_fault
 from nemo_desta.data.audio_io import AudioRoots
-from nemo_desta.data.decoding import duration_fault
 from nemo_desta.data.row_schema import unknown_keys
 from nemo_desta.data.rows import Row, audio_entries, parse_row
 from nemo_desta.errors import ConfigError, RowError, row_guard
@@ -26,15 +26,15 @@ from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
 from nemo_desta.sources import resolve_source
 
-#: Problems that are told but do not make rows unusable.
+#: Problems that are reported but do not make rows unusable.
 HARMLESS = frozenset({"no line end", "no seed_description", "unknown key", "control tokens"})
 
 
 @dataclass
 class CheckReport:
-    """``problems``: reason -> how often; ``examples``: reason -> the first, as ``file:line: what``.
+    """``problems``: reason -> count; ``examples``: reason -> first problems, as ``file:line: text``.
 
-    ``not_checked``: what there was no way to look at, in words.
+    ``not_checked``: checks that were skipped because a setting is missing.
     """
 
     rows: int = 0
@@ -48,7 +48,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """There are rows, and nothing is wrong with any of them."""
+        """There are rows, and all of them are usable."""
         return self.rows > 0 and not set(self.problems) - HARMLESS
 
     @property
@@ -63,7 +63,7 @@ class CheckReport:
             kept.append(what)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """The report as plain data."""
         names = ("rows", "bad_lines", "audios", "splits", "problems", "examples", "not_checked")
         return {"ok": self.ok, **{name: getattr(self, name) for name in names}}
 
@@ -96,16 +96,16 @@ def check_rows(
 
     Args:
         audio_roots: the folder that audio paths start from, or one per dataset (`AudioRoots`). None: audio is not
-            looked at.
-        tokenizer: of the LLM to be trained (hub id, folder, ``package:<path>``, or loaded): every row is rendered by
-            its chat template, and targets are compared with its think block. With ``max_target_tokens``, longer
-            targets are found.
+            checked.
+        tokenizer: tokenizer of the LLM to train (hub id, folder, ``package:<path>``, or loaded). Its chat template
+            renders every row, and targets are compared with its think block. With ``max_target_tokens``, longer
+            targets are reported.
         chat_template_kwargs, system_role: as in the training's ``model.prompt``.
-        decode: read audio files whole; otherwise their header and their last sample.
-        max_examples: kept per reason.
+        decode: decode whole audio files; otherwise only the header and the last sample are read.
+        max_examples: number of examples per reason.
 
     Raises:
-        FileNotFoundError: nothing to read. ValueError: ``max_target_tokens`` without a tokenizer.
+        FileNotFoundError: there are no rows. ValueError: ``max_target_tokens`` without a tokenizer.
     """
     if max_target_tokens is not None and tokenizer is None:
         raise ValueError("max_target_tokens counts tokens: give the LLM's tokenizer, too")
@@ -113,8 +113,7 @@ def check_rows(
     report = CheckReport(max_examples=max_examples)
     clips = None
     if audio_roots is not None:
-        folders = audio_roots if isinstance(audio_roots, Mapping) else {"default": audio_roots}
-        clips = _Clips(AudioRoots(folders), decode)
+        clips = _Clips(AudioRoots(audio_roots), decode)
     else:
         report.not_checked.append("audio files (give audio_roots)")
     builder = thoughts = None
@@ -142,7 +141,7 @@ def check_rows(
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """The knobs of conf/recipes/check.yaml, which says what each is for."""
+    """The settings of conf/recipes/check.yaml, which documents them."""
 
     rows: Any = MISSING  # path, pattern, or a list of them
     audio_roots: Any = None  # a folder, or one per dataset
@@ -158,29 +157,19 @@ class CheckConfig:
 
 
 def run_check(plain: Mapping[str, Any]) -> CheckReport:
-    """`check_rows` by its config; with ``output``, its report is also written there as JSON.
+    """Run `check_rows` with a config; ``output`` names a JSON file for the report.
 
     Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: nothing to read.
+        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
     """
-    config = parse(CheckConfig, plain, where="check")
-    if config.max_target_tokens is not None and config.llm is None:
+    settings = dict(vars(parse(CheckConfig, plain, where="check")))
+    rows, llm, output = (settings.pop(name) for name in ("rows", "llm", "output"))
+    if settings["max_target_tokens"] is not None and llm is None:
         raise ConfigError("'check.max_target_tokens' counts tokens: give the LLM, too (check.llm)")
-    report = check_rows(
-        config.rows,
-        audio_roots=config.audio_roots,
-        tokenizer=config.llm,
-        max_target_tokens=config.max_target_tokens,
-        decode=config.decode,
-        audio_locator_tag=config.audio_locator_tag,
-        chat_template_kwargs=config.chat_template_kwargs,
-        system_role=config.system_role,
-        max_examples=config.max_examples,
-        progress=config.progress,
-    )
-    if config.output is not None:
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.output).write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n")
+    report = check_rows(rows, tokenizer=llm, **settings)
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n")
     return report
 
 
@@ -219,7 +208,7 @@ def _problems(
             place_audios(row["messages"], tag)
             example = builder.example(row) if builder is not None and audio_entries(row) else None
         if not audio_entries(row):
-            yield RowError("no audio", f"{name}: no message has audios; there is nothing to hear")
+            yield RowError("no audio", f"{name}: no message has audios")
         elif example is not None:
             length = len(example.ids) - example.prompt_len
             if max_target_tokens is not None and length > max_target_tokens:
@@ -235,20 +224,20 @@ def _problems(
     if not row["response"].strip():
         yield RowError("blank response", f"{name}: the response is white space")
     if not isinstance(row.get("seed_description"), str):
-        yield RowError("no seed_description", f"{name}: perplexity and fact checks will pass over it")
+        yield RowError("no seed_description", f"{name}: perplexity and fact checks will skip it")
     if unknown := unknown_keys(row):
         yield RowError("unknown key", f"{name}: nothing reads {', '.join(map(repr, unknown))}")
 
 
 class _Clips:
-    """Looks at audio files, each once while its rows are near each other."""
+    """Checks audio files, each once while its rows are near each other."""
 
     def __init__(self, roots: AudioRoots, decode: bool) -> None:
         self.roots, self.decode = roots, decode
-        self._look = lru_cache(maxsize=16_384)(self._seconds)
+        self._check = lru_cache(maxsize=16_384)(self._seconds)
 
     def problem(self, entry: Mapping[str, Any], dataset: str | None) -> RowError | None:
-        found = self._look(entry["audio"], dataset if dataset in self.roots.roots else None)
+        found = self._check(entry["audio"], dataset if dataset in self.roots.roots else None)
         if isinstance(found, RowError):
             return found
         if fault := duration_fault(found, entry.get("duration")):
@@ -259,10 +248,10 @@ class _Clips:
         try:
             with row_guard():
                 path = self.roots.resolve(audio, dataset=dataset)
-                verdict, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
+                rejection, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
         except RowError as error:
             return error
-        return RowError(verdict.reason, verdict.detail) if verdict else seconds
+        return RowError(rejection.reason, rejection.detail) if rejection else seconds
 
 
 def _tokenizer(given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What `examples/desta_generate_data.py` runs, by the config's `recipe`: generate, report, check or shar."""
+"""Dispatch of `examples/desta_generate_data.py` by the config's `recipe`: generate, report, check or shar."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,43 +8,26 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 
+COMMANDS = ("generate", "report", "check", "shar")
+
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:
-    """Run it; what comes back prints as its result. Whether it is one to fail a script on: see `failed`."""
+    """Run the recipe. Printing the returned object shows its result; `failed` says whether a script should fail."""
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     name = plain.pop("recipe", None)
-    if name not in COMMANDS:
+    if name == "generate":
+        from nemo_desta.recipes.run import run_recipe as run
+    elif name == "report":
+        from nemo_desta.recipes.report.command import run_report as run
+    elif name == "check":
+        from nemo_desta.recipes.check_rows import run_check as run
+    elif name == "shar":
+        from nemo_desta.recipes.shar import run_shar as run
+    else:
         raise ConfigError(f"unknown recipe {name!r}.{nearest(str(name), COMMANDS)}")
-    return COMMANDS[name](plain)
+    return run(plain)
 
 
 def failed(result: Any) -> bool:
-    """Whether a command has found that something is wrong, such as bad rows."""
+    """Whether a command found that something is wrong, such as bad rows."""
     return getattr(result, "ok", True) is False
-
-
-def _generate(plain: Mapping[str, Any]) -> Any:
-    from nemo_desta.recipes.run import run_recipe
-
-    return run_recipe(plain)
-
-
-def _report(plain: Mapping[str, Any]) -> Any:
-    from nemo_desta.recipes.report.command import run_report
-
-    return run_report(plain)
-
-
-def _check(plain: Mapping[str, Any]) -> Any:
-    from nemo_desta.recipes.check_rows import run_check
-
-    return run_check(plain)
-
-
-def _shar(plain: Mapping[str, Any]) -> Any:
-    from nemo_desta.recipes.shar import run_shar
-
-    return run_shar(plain)
-
-
-COMMANDS = {"generate": _generate, "report": _report, "check": _check, "shar": _shar}

@@ -1,7 +1,7 @@
-"""Seed descriptions: one corpus row as one line of text that stands for the audio.
+"""Seed descriptions: one corpus row as one line of text that replaces the audio.
 
-The LLM reads this text in place of the sound when it writes its own training targets (papers: DeSTA2.5-Audio's data
-construction; ALARM's corpus in the second dialect). Nothing here looks at the audio itself.
+The LLM reads this text instead of the audio when it generates its own training targets (papers: DeSTA2.5-Audio's data
+construction; ALARM's corpus in the second dialect). This module never reads the audio.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,8 +14,8 @@ from nemo_desta.data.row_schema import LONGEST_SECS
 
 DIALECTS = ("desta25", "alarm")
 
-#: Attributes that nobody can hear, as shell patterns. ``exact_age`` is ``age`` (or ``*_age``) given as a number: an
-#: age group in words can be heard, a birthday cannot. An LLM must not learn to claim what the audio does not hold.
+#: Attributes that are not audible, as shell patterns. ``exact_age`` is ``age`` (or ``*_age``) given as a number: an
+#: age group can be heard, an exact age cannot. The LLM must not learn to claim what the audio does not contain.
 NOT_AUDIBLE = frozenset(
     {"id", "*_id", "name", "first_name", "last_name", "speaker", "speaker_name", "exact_age"}
     | {"artist", "album", "title", "song_name"}
@@ -30,13 +30,13 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
     Reads ``id``, ``duration`` (seconds), ``domain``, ``transcript``, ``caption`` (text or list, optional),
     ``attributes`` (name -> value, list of values, or None = unknown), and for conversations ``segments``: a list of
     ``{"start", "end", "transcript", "speaker", "attributes"}`` with ``speakers`` (speaker -> attributes) beside it.
-    Speakers are numbered by their first word: who they are cannot be heard, that they differ can.
+    Speakers are numbered in the order in which they first speak, since their names are not audible.
 
-    ``desta25``: ``[00:00-00:02] spoken text (Key: value, ..., Duration: 2s)``, without spoken text where there is
-    none or it is unknown. ``alarm``: ``[00:00-00:02] spoken text (duration: 2s, key: value, ...)``, with ``|caption|``
-    in the place of unknown text (the domain, where the row has no caption). Seconds are rounded, at least 1.
+    ``desta25``: ``[00:00-00:02] spoken text (Key: value, ..., Duration: 2s)``, without text where it is absent or
+    unknown. ``alarm``: ``[00:00-00:02] spoken text (duration: 2s, key: value, ...)``, with ``|caption|``
+    instead of unknown text (the domain, where the row has no caption). Seconds are rounded, at least 1.
 
-    Raises ``ValueError`` for an unknown dialect, and for a row that `check_described` refuses or without duration.
+    Raises ``ValueError``: an unknown dialect, a row without duration, or a row that `check_described` rejects.
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
@@ -54,9 +54,9 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
 
 
 def check_described(row: Mapping[str, Any]) -> None:
-    """Raise ``ValueError``, naming row and field, unless all that a description reads is of the right type.
+    """Raise ``ValueError``, naming row and field, unless all fields that a description reads have the right type.
 
-    ``duration`` may be missing; a look at the audio file may still tell it.
+    ``duration`` may be missing; it can still be read from the audio file.
     """
     where = f"row {row.get('id')!r:.200}"
     if row.get("duration") is not None:
@@ -78,7 +78,7 @@ def check_described(row: Mapping[str, Any]) -> None:
 
 
 def audible_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -> set[str]:
-    """Names of what the row's description holds: attributes (of all speakers, too), ``transcript``, ``caption``."""
+    """Names that occur in the row's description: attributes (of all speakers too), ``transcript``, ``caption``."""
     segments = row.get("segments") or []
     parts = [row, *segments]
     held = {name for name in ("transcript", "caption") if any(_values(part.get(name)) for part in parts)}
@@ -166,7 +166,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _speaker(segment: Mapping[str, Any]) -> str | None:
-    """Who speaks, as the keys of ``speakers`` are written: text."""
+    """The speaker as text, like the keys of ``speakers``."""
     return None if segment.get("speaker") is None else str(segment["speaker"])
 
 

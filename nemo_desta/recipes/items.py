@@ -1,4 +1,4 @@
-"""What passes between the stages of a recipe: a row that is to be made, and why one was not kept."""
+"""Types shared by the stages of a recipe: a row to be made, and the reason why a row is rejected."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from nemo_desta.recipes.prompts import Prompt
 
 @dataclass(frozen=True)
 class Item:
-    """One row to be made: ``clip`` is a manifest row with known ``duration``; ``prompt`` None: still to be proposed.
+    """One row to be made. ``clip``: a manifest row with known ``duration``; ``prompt`` None: an LLM will propose it.
 
-    ``seed`` belongs to the row: it follows from the recipe's seed and the row's id alone.
+    ``seed`` is derived from the recipe's seed and the row's id.
     """
 
     id: str
@@ -21,8 +21,8 @@ class Item:
     seed: int
 
 
-class Verdict(NamedTuple):
-    """Why a row is not kept. ``reason``: a short fixed phrase to count by; ``detail``: what was found in this row."""
+class Rejection(NamedTuple):
+    """Why a row is rejected. ``reason``: a short fixed phrase for counting; ``detail``: what was found in this row."""
 
     reason: str
     detail: str

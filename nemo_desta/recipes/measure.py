@@ -1,7 +1,7 @@
-"""Measured attributes: figures of `acoustics` as words in a clip's attributes, "low" to "high" within its corpus.
+"""Adds measured attributes to clips: the values of `acoustics` as words, from "low" to "high" within the corpus.
 
-Two passes: the first measures every clip into a cache on the disk and finds where the thirds of the corpus meet; the
-second adds the words. Killed, it goes on behind the last measured clip; the bins stay as they are once written.
+The first pass measures every clip, caches the values on disk, and finds the thirds of the corpus; the second pass adds
+the words. After a kill, the first pass resumes after the last measured clip. The thirds are computed only once.
 """
 
 import heapq
@@ -9,26 +9,25 @@ import json
 import logging
 import math
 import os
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from nemo_desta.data.audio_io import read_audio
+from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
+from nemo_desta.recipes.hashes import hash64
 
 __all__ = ["MEASURES", "WORDS", "Measurements", "Quantiles", "add_measured", "measure", "words"]
 
 logger = logging.getLogger(__name__)
 
-#: Measure -> its words, from the lowest figure to the highest (a high ratio of signal to noise is little noise).
+#: Measure -> its words, from the lowest value to the highest (a high signal-to-noise ratio is a low noise level).
 WORDS = {
     "pitch": ("low", "medium", "high"),
     "volume": ("quiet", "medium", "loud"),
@@ -36,33 +35,36 @@ WORDS = {
     "noise_level": ("high", "medium", "low"),
     "silence": ("little", "some", "much"),
 }
-#: How far apart the middles of the outer thirds must be for their words to be heard: octaves, LU, factor of two, dB,
-#: share. A corpus that varies less gets no words for the measure.
+#: Minimum distance between the medians of the lowest and the highest third, in octaves, LU, octaves, dB and fraction.
+#: In a corpus that varies less, the words would not be audible, so clips get no word.
 AUDIBLE = {"pitch": 0.25, "volume": 3.0, "speaking_speed": 0.25, "noise_level": 6.0, "silence": 0.1}
-#: Voices have these, other sounds do not.
+#: Measures of voices; other sounds do not have them.
 OF_SPEECH = ("pitch", "speaking_speed")
 
 _SAMPLE = 10_000
 
 
 class Quantiles:
-    """Where the thirds of a corpus meet. ``bounds``: measure -> (lower, upper), None if the corpus hardly varies."""
+    """The terciles of a corpus. ``bounds``: measure -> (lower, upper), None if the corpus hardly varies."""
 
     def __init__(self, bounds: Mapping[str, Sequence[float] | None]) -> None:
         self.bounds = {name: None if pair is None else (pair[0], pair[1]) for name, pair in bounds.items()}
 
     @classmethod
     def of(cls, measured: Iterable[tuple[str, Measurements]], names: Collection[str] = MEASURES) -> "Quantiles":
-        """From (clip id, measurements) of a corpus, in any order. Of more than 10,000 clips, 10,000 are drawn by the
-        hash of their id: the same whatever the order, and memory stays flat."""
+        """From (clip id, measurements) of a corpus, in any order.
+
+        Of more than 10,000 clips, the 10,000 with the lowest hashes of their ids are used, so the order does not
+        matter and memory is bounded.
+        """
         drawn: list[tuple[int, Measurements]] = []
         for clip_id, figures in measured:
-            entry = (-_hash(clip_id), figures)
+            entry = (-hash64(clip_id), figures)
             (heapq.heappush if len(drawn) < _SAMPLE else heapq.heappushpop)(drawn, entry)
         return cls({name: _bounds(name, [getattr(figures, name) for _, figures in drawn]) for name in names})
 
     def word(self, name: str, value: float | None) -> str | None:
-        """The word for a figure; None where there is no figure or the corpus hardly varies."""
+        """The word for a value; None if there is no value or the corpus hardly varies."""
         pair = self.bounds.get(name)
         if value is None or pair is None:
             return None
@@ -79,7 +81,7 @@ class Quantiles:
 
 
 def words(figures: Measurements, quantiles: Quantiles) -> dict[str, str]:
-    """Measure -> word, of those that have one."""
+    """Measure -> word, of the measures that have one."""
     found = {name: quantiles.word(name, getattr(figures, name)) for name in MEASURES}
     return {name: word for name, word in found.items() if word is not None}
 
@@ -94,45 +96,45 @@ def add_measured(
 ) -> Iterator[dict[str, Any]]:
     """The clips of one corpus with measured ``names`` (of `MEASURES`) among their attributes.
 
-    ``cache``: a folder for ``<corpus>.jsonl`` (figures by clip id) and ``<corpus>.bins.json``; several processes may
-    share it. ``corpus``: their name, by default the ``source`` of the first clip. An attribute that the clip has
-    already stays as it is; pitch and speaking speed are for speech. A clip that cannot be read comes back unchanged:
-    the check of the audio names it.
+    ``clips``: a collection that can be iterated twice, such as a `Corpus`. ``cache``: a folder for ``<corpus>.jsonl``
+    (values by clip id) and ``<corpus>.bins.json``; several processes may share it. ``corpus``: default: the ``source``
+    of the first clip. An attribute that the clip already has is kept; pitch and speaking speed are for speech only. A
+    clip that cannot be read is yielded unchanged: the check of the audio reports it.
 
-    Raises ``ConfigError`` for an unknown name.
+    Raises ``ConfigError`` for an unknown name, ``TypeError`` for an iterator.
     """
     if unknown := [name for name in names if name not in MEASURES]:
         raise ConfigError(f"describe.measure: {unknown[0]!r} cannot be measured; there is {', '.join(MEASURES)}")
-    iterator = iter(clips)
-    first = next(iterator, None)
+    if iter(clips) is clips:
+        raise TypeError(f"clips are read twice: expected a list or a corpus, found the iterator {clips!r}")
+    first = next(iter(clips), None)
     if first is None or not names:
-        yield from ([] if first is None else map(dict, chain([first], iterator)))
+        yield from map(dict, clips)
         return
     Path(cache).mkdir(parents=True, exist_ok=True)
     stem = Path(cache) / "".join(c if c.isalnum() else "_" for c in corpus or str(first.get("source") or "corpus"))
-    figures = _Figures(Path(f"{stem}.jsonl"), names, data_root)
+    cached = _Cache(Path(f"{stem}.jsonl"), names, data_root)
     bins = Path(f"{stem}.bins.json")
-    again: Iterable[Mapping[str, Any]] = chain([first], iterator)
     if not bins.exists():
-        spool = tempfile.TemporaryFile("w+", dir=cache, encoding="utf-8")
-        measured = ((clip["id"], figures.of(clip)) for clip in _spooled(again, spool))
+        measured = ((clip["id"], cached.of(clip)) for clip in clips)
         Quantiles.of(((name, one) for name, one in measured if one is not None), names).save(bins)
-        figures.reload()
-        again = _unspooled(spool)
+        cached.reload()
     quantiles = Quantiles.load(bins)
-    for clip in again:
-        one = figures.of(clip)
+    for clip in clips:
+        one = cached.of(clip)
         new = {} if one is None else words(one, quantiles)
         yield {
             **clip,
             "attributes": {**new, **{k: v for k, v in (clip.get("attributes") or {}).items() if v is not None}},
         }
-    figures.report()
+    cached.report()
 
 
-class _Figures:
-    """Measurements by clip id: from the cache where they are there, else measured and appended to it. 8 + 20 bytes of
-    memory per clip that was in the file when it was read."""
+class _Cache:
+    """Measurements by clip id, from the cache file or measured and appended to it.
+
+    Memory: 28 bytes per clip that was in the file when it was read.
+    """
 
     def __init__(self, path: Path, names: Sequence[str], data_root: str | os.PathLike[str]) -> None:
         self._path, self._names, self._root = path, tuple(names), Path(data_root)
@@ -141,35 +143,26 @@ class _Figures:
 
     def of(self, clip: Mapping[str, Any]) -> Measurements | None:
         """None: the clip cannot be read."""
-        key = _hash(clip["id"])
+        key = hash64(clip["id"])
         at = int(np.searchsorted(self._keys, np.uint64(key)))
         if at < len(self._keys) and self._keys[at] == key:
             return Measurements(*(None if math.isnan(value) else float(value) for value in self._values[at]))
         one = self._measure(clip)
         if one is not None:
-            line = {"id": clip["id"], **{name: getattr(one, name) for name in self._names}}
-            with self._path.open("ab") as file:  # one write, so that processes do not mix their lines
-                file.write(json.dumps(line).encode() + b"\n")
+            append_shared(self._path, {"id": clip["id"], **{name: getattr(one, name) for name in self._names}})
         return one
 
     def reload(self) -> None:
-        """Read what the cache holds by now; lines that a kill left half-written are passed over."""
+        """Read the cache file; lines that a kill left incomplete are skipped."""
         self._unreadable.clear()
         keys, values = array("Q"), array("f")
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                line = b"\n"
-                for line in file:
-                    try:
-                        row = json.loads(line)
-                        key, figures = _hash(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
-                    except (ValueError, KeyError):  # KeyError: measured without a name that is wanted now
-                        continue
-                    keys.append(key)
-                    values.extend(math.nan if value is None else value for value in figures)
-            if not line.endswith(b"\n"):
-                with self._path.open("ab") as file:
-                    file.write(b"\n")
+        for row in read_shared(self._path):
+            try:
+                key, figures = hash64(row["id"]), [row[n] if n in self._names else None for n in MEASURES]
+            except KeyError:  # an earlier run measured fewer names
+                continue
+            keys.append(key)
+            values.extend(math.nan if value is None else value for value in figures)
         found = np.array(keys, dtype=np.uint64)
         order = np.argsort(found, kind="stable")
         self._keys = found[order]
@@ -200,19 +193,3 @@ def _bounds(name: str, values: Iterable[float | None]) -> tuple[float, float] | 
         logger.info("%s hardly varies in this corpus (%.3g to %.3g): no words for it", name, low, high)
         return None
     return lower, upper
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _spooled(clips: Iterable[Mapping[str, Any]], spool: IO[str]) -> Iterator[Mapping[str, Any]]:
-    for clip in clips:
-        spool.write(json.dumps(dict(clip), default=str) + "\n")  # str: dates and decimals, as descriptions say them
-        yield clip
-
-
-def _unspooled(spool: IO[str]) -> Iterator[dict[str, Any]]:
-    spool.seek(0)
-    with spool:
-        yield from map(json.loads, spool)

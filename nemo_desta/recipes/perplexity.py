@@ -1,14 +1,13 @@
-"""Target perplexity: how near the responses of rows are to what the frozen LLM itself would have written.
+"""Target perplexity: how likely the frozen LLM finds the responses of rows, given description and prompt.
 
-The mean negative log-likelihood per token of each response under the LLM, given the text that stands for the audio
-and the prompt - the variable by which DeSTA2.5-Audio explains why self-generated targets work. Foreign rows (another
-LLM's, people's) can be scored beside own ones.
+It is the exponential of the mean negative log-likelihood per response token. DeSTA2.5-Audio explains with it why
+self-generated targets work. Rows of another LLM or of people can be scored for comparison.
 """
 
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from math import exp
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from nemo_desta.core.prompting import Example, PromptBuilder
-from nemo_desta.data.rows import JsonlIndex
+from nemo_desta.data.rows import JsonlIndex, Row
 from nemo_desta.errors import RowError, row_guard
 from nemo_desta.recipes.ask import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
@@ -28,15 +27,15 @@ from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
 
-#: Batches are sorted by length within this many, so that little of a batch is padding.
+#: This many batches of rows are sorted by length together, so that batches have little padding.
 _BATCHES_SORTED_TOGETHER = 16
-#: Logits of one batch: rows x tokens x vocabulary stay below this, however large ``batch_size`` is.
+#: Limit of rows x tokens x vocabulary in one batch, which ``batch_size`` does not change.
 _MAX_LOGITS = 2**29
 
 
 @dataclass(frozen=True)
 class Score:
-    """``nll``: nats per token over all tokens; ``perplexity`` its exponential. ``median_row_*``: of the rows' own."""
+    """``nll``: nats per token over all tokens; ``perplexity``: exp(nll). ``median_row_*``: of the median row."""
 
     rows: int
     tokens: int
@@ -48,7 +47,7 @@ class Score:
 
 @dataclass(frozen=True)
 class RowsScore:
-    """The score of one set of rows, whole and in parts. ``skipped``: rows that could not be scored, by reason."""
+    """The score of a set of rows, in total and by group. ``skipped``: rows that could not be scored, by reason."""
 
     total: Score
     by_corpus: dict[str, Score]
@@ -59,14 +58,14 @@ class RowsScore:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """``own``: the rows in question; ``others``: name -> foreign rows, under the same LLM."""
+    """``own``: the rows in question; ``others``: name -> rows for comparison, scored by the same LLM."""
 
     llm: str
     own: RowsScore
     others: dict[str, RowsScore]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as reports take it."""
+        """Plain data, the ``perplexity`` argument of `write_report`."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -78,6 +77,16 @@ class Perplexity:
                 f"{score.rows} rows, median row {score.median_row_perplexity:.3f}){left}"
             )
         return "\n".join(lines)
+
+
+class _Scored(NamedTuple):
+    """``nll``: summed over the ``tokens`` of one response."""
+
+    nll: float
+    tokens: int
+    corpus: str
+    stage: str
+    llm: str
 
 
 def target_perplexity(
@@ -94,42 +103,45 @@ def target_perplexity(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Perplexity:
-    """Score ``rows`` (a recipe's output folder, JSONL files or patterns), and ``others`` beside them, under ``llm``.
+    """Score ``rows`` (a recipe's output folder, JSONL files or patterns) and ``others`` for comparison under ``llm``.
 
-    The LLM reads what the recipe of ``rows`` let it read (``recipe.json`` says it; DeSTA2.5-Audio's wording for rows
-    without one), also for ``others``. The end-of-turn token is scored with the response unless the row is truncated.
-    A rewritten response is scored as any other: given description and prompt, which is what training wants the LLM to
-    say.
+    The LLM reads the wording in the ``recipe.json`` of ``rows``, or DeSTA2.5-Audio's wording without such a file, also
+    for ``others``. The end-of-turn token is scored with the response unless the row is truncated. A rewritten response
+    is scored like any other, given description and prompt: it is the target of the training.
 
     Args:
         llm: hub id, folder or ``package:<path>``; or a loaded (model, tokenizer).
-        device, dtype: ``auto`` takes the GPU if there is one, bfloat16 on it and float32 on a CPU.
-        max_rows: score so many of each set, drawn by ``seed``; None: all.
+        device, dtype: ``auto`` is a GPU if there is one, with bfloat16; float32 on a CPU.
+        max_rows: maximum number of random rows of each set, drawn with ``seed``; None: all.
 
     Raises:
         FileNotFoundError: no rows. ValueError: nothing could be scored, or ``batch_size`` below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; at least 1 row is scored at a time")
+    if "own" in (others or {}):
+        raise ValueError("others: the name 'own' is reserved for the rows in question; choose another")
     found = {"own": find_rows(rows)} | {name: find_rows(paths) for name, paths in (others or {}).items()}
-    sets = {name: source.rows for name, source in found.items()}
     asked = found["own"].recipe.get("request") or {}
     began = found["own"].recipe.get("template_date")
     wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
-    if len(sets) != 1 + len(others or {}):
-        raise ValueError("others: the name 'own' is taken by the rows in question; choose another")
     model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, _name(llm[0]))
     date = datetime.fromisoformat(began) if began else None
     builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, date=date)
     scores = {}
-    for label, files in sets.items():
+    for label, source in found.items():
         skipped: Counter[str] = Counter()
-        wanted = _Wanted(JsonlIndex(files), max_rows, seed)
-        bar = tqdm(total=len(wanted), desc=f"perplexity, {label}", unit="row", disable=not progress)
-        with bar:
-            scored = list(
-                _score(model, _examples(wanted, builder, wording, _context(model), skipped, bar), batch_size, bar)
-            )
+        index = JsonlIndex(source.rows)
+        wanted: Sequence[int] = range(len(index))
+        if max_rows is not None and max_rows < len(index):
+            wanted = sorted(random.Random(seed).sample(wanted, max_rows))
+        with tqdm(total=len(wanted), desc=f"perplexity, {label}", unit="row", disable=not progress) as bar:
+            scored = []
+            for first in range(0, len(wanted), batch_size * _BATCHES_SORTED_TOGETHER):
+                window = wanted[first : first + batch_size * _BATCHES_SORTED_TOGETHER]
+                examples = list(_examples(index, window, builder, wording, _context(model), skipped))
+                scored += _score(model, examples, batch_size)
+                bar.update(len(window))
         if not scored:
             raise ValueError(f"{label}: none of {len(wanted)} rows could be scored ({dict(skipped)})")
         scores[label] = _summed(scored, skipped)
@@ -143,13 +155,13 @@ def text_messages(
     template: str = TEMPLATE,
     system: str | None = None,
 ) -> list[dict[str, str]]:
-    """The row's chat with the seed description in the place of the audio: what the LLM read when it wrote.
+    """The row's chat with the seed description instead of the audio, as the LLM read it to generate the response.
 
-    ``template`` and ``system``: the recipe's wording for a row of one user message about one clip. In other rows the
-    description stands before the first message about audio; a system text and earlier turns are kept.
+    ``template`` and ``system``: the recipe's wording for a row with one user message about one clip. In other rows the
+    description precedes the first message about audio; a system text and earlier turns are kept.
 
     Raises:
-        RowError: no description, or no message that it could go into.
+        RowError: the row has no description, or no user message to put it into.
     """
     description = row.get("seed_description")
     if not isinstance(description, str) or not description.strip():
@@ -168,47 +180,18 @@ def text_messages(
     return messages
 
 
-class _Wanted:
-    """The rows to score, all or a draw, in the order of their files."""
-
-    def __init__(self, index: JsonlIndex, max_rows: int | None, seed: int) -> None:
-        self.index = index
-        count = len(index)
-        self.places: Sequence[int] = range(count)
-        if max_rows is not None and max_rows < count:
-            self.places = sorted(random.Random(seed).sample(self.places, max_rows))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-
-class _Todo(NamedTuple):
-    example: Example
-    corpus: str
-    stage: str
-    llm: str
-
-
-class _Scored(NamedTuple):
-    nll: float
-    tokens: int
-    corpus: str
-    stage: str
-    llm: str
-
-
 def _examples(
-    wanted: _Wanted,
+    index: JsonlIndex,
+    wanted: Sequence[int],
     builder: PromptBuilder,
     wording: Mapping[str, str],
     context: int | None,
     skipped: Counter[str],
-    bar: Any,
-) -> Iterator[_Todo]:
-    for place in wanted.places:
+) -> Iterator[tuple[Row, Example]]:
+    for number in wanted:
         try:
             with row_guard():
-                row = wanted.index.row(place)
+                row = index.row(number)
                 text = {**row, "messages": text_messages(row, builder.audio_locator_tag, **wording)}
                 example = builder.example(text)
             if context is not None and len(example.ids) > context:
@@ -216,27 +199,35 @@ def _examples(
         except RowError as error:
             skipped[error.reason] += 1
             logger.info("not scored: %s", error)
-            bar.update(1)
             continue
-        corpus = str(row.get("corpus") or row.get("dataset") or "not said")
-        yield _Todo(example, corpus, str(row.get("stage") or "not said"), str(row.get("llm") or "not said"))
+        yield row, example
 
 
-def _score(model: Any, todo: Iterator[_Todo], batch_size: int, bar: Any) -> Iterator[_Scored]:
+def _score(model: Any, rows: Sequence[tuple[Row, Example]], batch_size: int) -> Iterator[_Scored]:
+    """Score rows in batches of similar length."""
     import torch
 
-    for batch in _batches(todo, batch_size, model.config.get_text_config().vocab_size):
+    rows = sorted(rows, key=lambda pair: len(pair[1].ids))
+    vocabulary = model.config.get_text_config().vocab_size
+    while rows:
+        size = 1
+        while size < min(batch_size, len(rows)) and (size + 1) * len(rows[size][1].ids) * vocabulary <= _MAX_LOGITS:
+            size += 1
+        batch, rows = rows[:size], rows[size:]
         with torch.inference_mode():
-            sums = response_nlls(model, [item.example for item in batch])
-        for item, nll in zip(batch, sums, strict=True):
-            yield _Scored(nll, len(item.example.ids) - item.example.prompt_len, item.corpus, item.stage, item.llm)
-        bar.update(len(batch))
+            nlls = response_nlls(model, [example for _, example in batch])
+        for (row, example), nll in zip(batch, nlls, strict=True):
+            corpus, stage, llm = (
+                str(value or "not said")
+                for value in (row.get("corpus") or row.get("dataset"), row.get("stage"), row.get("llm"))
+            )
+            yield _Scored(nll, len(example.ids) - example.prompt_len, corpus, stage, llm)
 
 
 def response_nlls(model: Any, examples: Sequence[Example]) -> list[float]:
     """Summed negative log-likelihood (nats) of each example's target, in one batch.
 
-    Padding is on the right and masked; logits are made from the first target on and summed in float32.
+    Padding is on the right and masked. Logits are computed from the first target on, their losses in float32.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -255,53 +246,21 @@ def response_nlls(model: Any, examples: Sequence[Example]) -> list[float]:
     return sums
 
 
-def _batches(todo: Iterator[_Todo], size: int, vocabulary: int) -> Iterator[list[_Todo]]:
-    window: list[_Todo] = []
-    for item in todo:
-        window.append(item)
-        if len(window) == size * _BATCHES_SORTED_TOGETHER:
-            yield from _cut(window, size, vocabulary)
-            window = []
-    yield from _cut(window, size, vocabulary)
+def _summed(scored: Sequence[_Scored], skipped: Counter[str]) -> RowsScore:
+    groups: dict[str, dict[str, list[_Scored]]] = {"corpus": {}, "stage": {}, "llm": {}}
+    for one in scored:
+        for field, parts in groups.items():
+            parts.setdefault(getattr(one, field), []).append(one)
+    by_field = {f"by_{field}": {key: _mean(parts[key]) for key in sorted(parts)} for field, parts in groups.items()}
+    return RowsScore(total=_mean(scored), skipped=dict(skipped.most_common()), **by_field)
 
 
-def _cut(window: list[_Todo], size: int, vocabulary: int) -> Iterator[list[_Todo]]:
-    batch: list[_Todo] = []
-    for item in sorted(window, key=lambda one: len(one.example.ids)):
-        full = (len(batch) + 1) * len(item.example.ids) * vocabulary > _MAX_LOGITS
-        if batch and (len(batch) == size or full):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-def _summed(scored: list[_Scored], skipped: Counter[str]) -> RowsScore:
-    def parts(name: Callable[[_Scored], str]) -> dict[str, Score]:
-        groups: dict[str, list[_Scored]] = {}
-        for one in scored:
-            groups.setdefault(name(one), []).append(one)
-        return {key: _one(groups[key]) for key in sorted(groups)}
-
-    return RowsScore(
-        total=_one(scored),
-        by_corpus=parts(lambda one: one.corpus),
-        by_stage=parts(lambda one: one.stage),
-        by_llm=parts(lambda one: one.llm),
-        skipped=dict(skipped.most_common()),
-    )
-
-
-def _one(scored: Sequence[_Scored]) -> Score:
+def _mean(scored: Sequence[_Scored]) -> Score:
     tokens = sum(one.tokens for one in scored)
     nll = sum(one.nll for one in scored) / tokens
     middle = median(one.nll / one.tokens for one in scored)
-    return Score(len(scored), tokens, nll, _exp(nll), middle, _exp(middle))
-
-
-def _exp(nll: float) -> float:
-    return exp(min(nll, 700.0))  # beyond, a float ends
+    # exp(710) overflows.
+    return Score(len(scored), tokens, nll, exp(min(nll, 700.0)), middle, exp(min(middle, 700.0)))
 
 
 def _context(model: Any) -> int | None:

@@ -1,7 +1,7 @@
 """Self-rephrasing (ALARM): the LLM rewrites its own answer from "I read a description" to "I hear the audio".
 
-The rewriter sees the first answer R0 and nothing else. Think tags go in under neutral names, so that the LLM does not
-take them for its own, and are named back afterwards; the rewriter's own thinking is thrown away.
+The rewriter sees only the first answer R0. Think tags are replaced by neutral names, so that the LLM does not take
+them for its own, and restored afterwards. The rewriter's own thought is dropped.
 """
 
 import re
@@ -12,34 +12,36 @@ from typing import NamedTuple
 from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
 from nemo_desta.recipes.think_budget import generate_with_budget
 
+#: Characters of tolerance beyond the allowed length ratio; short answers change by more than a ratio.
+LENGTH_SLACK = 60
+
 
 class Rephrased(NamedTuple):
-    """``text``: the rewriting as a raw answer, empty with ``error``. ``truncated``: as R0 was. Tokens are those that
-    the rewriting took, the rewriter's thinking included.
+    """``text``: the rewritten raw answer, empty with ``error``. ``truncated``: as R0 was. Token counts include the
+    rewriter's thought.
     """
 
     text: str
     truncated: bool
-    error: Verdict | None
+    error: Rejection | None
     prompt_tokens: int
     new_tokens: int
 
 
 class Rephraser:
-    """Rewrites raw answers of ``engine``'s LLM by the same LLM.
+    """Rewrites raw answers of ``engine``'s LLM with the same LLM.
 
     Args:
         format: the LLM's think block; None finds it in the engine's chat template. Without one (instruct LLMs, or a
             server that renders prompts itself) answers are rewritten as a whole, in one pass without thinking budget.
-        max_thinking_tokens, max_new_tokens: the rewriter's thought is ended by force behind the former; both passes
-            together write no more than the latter.
-        sampling: its ``max_new_tokens`` is not used; the default leaves the rest to the LLM's generation config.
+        max_thinking_tokens: the rewriter's thought is ended by force after so many tokens.
+        max_new_tokens: limit of both passes together; replaces that of ``sampling``.
+        sampling: the default uses the LLM's generation config.
         length_ratio: allowed length of the rewritten thought, and of the rewritten answer, relative to R0's.
-        length_slack: characters that a part may be off beyond that; short answers change by more than a ratio allows.
 
     Reasons of `Rephrased.error`: "LLM error", "rewriter cut", "no answer tags", "think block lost", "think block
     changed", "answer lost", "rewriting too short", "rewriting too long", "nothing to rewrite".
@@ -56,7 +58,6 @@ class Rephraser:
         instructions: RephraseInstructions = INSTRUCTIONS,
         cut_sentence: str = CUT_SENTENCE,
         length_ratio: tuple[float, float] = (0.5, 2.0),
-        length_slack: int = 60,
     ) -> None:
         if not 0 <= length_ratio[0] < length_ratio[1]:
             raise ValueError(f"length_ratio is {length_ratio}; expected a smaller and a larger number, 0 or more")
@@ -68,13 +69,12 @@ class Rephraser:
         self.instructions = instructions
         self.cut_sentence = cut_sentence
         self.length_ratio = length_ratio
-        self.length_slack = length_slack
 
     async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
         """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
         before = split(response, self.format)
         if not response.strip():
-            return Rephrased("", truncated, Verdict("nothing to rewrite", "the first answer is empty"), 0, 0)
+            return Rephrased("", truncated, Rejection("nothing to rewrite", "the first answer is empty"), 0, 0)
         tag = None if before.thought is None else _free_name(self.instructions.neutral_tags, response)
         wanted = self.instructions.answer_tags
         answer_tag = _free_name(wanted, response, taken=tag) if wanted else None
@@ -103,8 +103,8 @@ class Rephraser:
 
     def _as_raw_answer(
         self, rewritten: str, before: Thought, shown: str, tag: str | None
-    ) -> tuple[str, Verdict | None]:
-        """The rewriting with R0's tags, R0's white space, and unfinished where R0 was."""
+    ) -> tuple[str, Rejection | None]:
+        """The rewritten text with R0's tags and white space, and unfinished if R0 was."""
         after, error = _parts(rewritten, before, shown, tag)
         if error is not None:
             return "", error
@@ -118,22 +118,24 @@ class Rephraser:
         )
         text = join(after, self.format)
         if split(text, self.format) != after:
-            return "", Verdict("think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}")
+            return "", Rejection(
+                "think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}"
+            )
         return text, self._length_error("thought", before.thought, after.thought) or self._length_error(
             "answer", before.answer, after.answer
         )
 
-    def _length_error(self, what: str, before: str | None, after: str | None) -> Verdict | None:
+    def _length_error(self, what: str, before: str | None, after: str | None) -> Rejection | None:
         old, new = (len((text or "").strip()) for text in (before, after))
-        if new < self.length_ratio[0] * old - self.length_slack:
-            return Verdict("rewriting too short", f"{what} of {old} characters became {new}")
-        if new > self.length_ratio[1] * old + self.length_slack:
-            return Verdict("rewriting too long", f"{what} of {old} characters became {new}")
+        if new < self.length_ratio[0] * old - LENGTH_SLACK:
+            return Rejection("rewriting too short", f"{what} of {old} characters became {new}")
+        if new > self.length_ratio[1] * old + LENGTH_SLACK:
+            return Rejection("rewriting too long", f"{what} of {old} characters became {new}")
         return None
 
 
 def _with_neutral_tags(parts: Thought, format: ThinkFormat, tag: str) -> str:
-    """R0 as the rewriter sees it: both tags there, whoever wrote the first and whether the second was reached."""
+    """R0 as the rewriter sees it: always with both tags, even where R0 itself lacks one."""
     thought = (parts.thought or "").strip("\n")
     if parts.finished:
         text = f"{format.tags.open}\n{thought}\n{format.tags.close}\n\n{(parts.answer or '').strip()}".rstrip()
@@ -146,51 +148,51 @@ def _with_tags(text: str | None, tag: str, tags: ThinkTags) -> str:
     return (text or "").replace(f"<{tag}>", tags.open).replace(f"</{tag}>", tags.close)
 
 
-def _generation_error(generation: Generation) -> Verdict | None:
+def _generation_error(generation: Generation) -> Rejection | None:
     if generation.error is not None:
-        return Verdict("LLM error", generation.error)
+        return Rejection("LLM error", generation.error)
     if generation.truncated:
-        return Verdict("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
+        return Rejection("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
     return None
 
 
-def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Verdict | None]:
-    """The rewriting in all that the rewriter said: behind the last opening tag of its answer."""
+def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Rejection | None]:
+    """The rewritten text: the part of the rewriter's answer after its last opening tag."""
     answer = split(text, format).answer
     if answer is None:
-        return "", Verdict("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
+        return "", Rejection("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
     if answer_tag is None:
         return answer.strip(), None
     _, opened, rest = answer.rpartition(f"<{answer_tag}>")
     if not opened:
-        return "", Verdict("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
+        return "", Rejection("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
     return rest.partition(f"</{answer_tag}>")[0].strip(), None
 
 
-def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Verdict | None]:
-    """Thought and answer of a rewriting that still has its neutral tags."""
+def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Rejection | None]:
+    """Thought and answer of a rewritten text that still has neutral tags."""
     if tag is None:
-        lost = None if rewritten else Verdict("answer lost", "the rewriting is empty")
+        lost = None if rewritten else Rejection("answer lost", "the rewriting is empty")
         return Thought(None, rewritten, True), lost
     opening, closing = f"<{tag}>", f"</{tag}>"
     had_text = bool((before.thought or "").strip())
     body = rewritten.partition(opening)[2] if opening in rewritten else rewritten
     thought, closed, answer = body.partition(closing)
     if (before.finished and not closed) or (not closed and opening not in rewritten):
-        return before, Verdict("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
+        return before, Rejection("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
     if had_text and not thought.strip():
-        return before, Verdict("think block lost", f"the thought is empty in {_start(rewritten)}")
+        return before, Rejection("think block lost", f"the thought is empty in {_start(rewritten)}")
     if rewritten.count(closing) > max(shown.count(closing), 1) or rewritten.count(opening) > shown.count(opening):
-        return before, Verdict("think block changed", f"more think tags than before in {_start(rewritten)}")
-    if not before.finished:  # what comes behind the closing tag that we lent is not R0's
+        return before, Rejection("think block changed", f"more think tags than before in {_start(rewritten)}")
+    if not before.finished:  # text after the closing tag that we added is not R0's
         return Thought(thought, None, False), None
     if (before.answer or "").strip() and not answer.strip():
-        return before, Verdict("answer lost", f"nothing behind the thought in {_start(rewritten)}")
+        return before, Rejection("answer lost", f"nothing after the thought in {_start(rewritten)}")
     return Thought(thought, answer, True), None
 
 
 def _free_name(names: Sequence[str], text: str, taken: str | None = None) -> str:
-    """The first of ``names`` that is no tag in ``text``; numbered when all are."""
+    """The first of ``names`` that is no tag in ``text``; with a number appended when all are."""
     numbered = (f"{names[0]}_{number}" for number in range(2, len(text) + 3))
     for name in (*names, *numbered):
         if name != taken and not re.search(rf"</?{name}\s*/?>", text, re.IGNORECASE):

@@ -1,6 +1,6 @@
-"""What the rewriter of `nemo_desta.recipes.rephrase` is told: instructions and worked examples, ours by default.
+"""Instructions and worked examples for the rewriter of `nemo_desta.recipes.rephrase`.
 
-In the texts ``{text}`` stands for the answer to be rewritten, ``{examples}`` for the worked examples, ``{thoughts}``
+In these texts ``{text}`` stands for the answer to be rewritten, ``{examples}`` for the worked examples, ``{thoughts}``
 for the rule about reasoning (empty where there is none), ``{open}``, ``{close}``, ``{answer_open}`` and
 ``{answer_close}`` for the tags. Any other brace is text.
 """
@@ -16,7 +16,7 @@ from nemo_desta.errors import ConfigError
 
 @dataclass(frozen=True)
 class Example:
-    """One answer as a reader of a description gives it, and as a listener would. An empty ``answer``: it breaks off
+    """One answer by a reader of a description, and the same by a listener. An empty ``answer``: the text breaks off
     inside the thought.
     """
 
@@ -28,9 +28,9 @@ class Example:
 
 @dataclass(frozen=True)
 class RephraseInstructions:
-    """``system`` may be empty. ``neutral_tags``: names, in order of preference, of tags that stand for think tags;
-    ``answer_tags``: the same for those around the rewriting, none: all that the rewriter says is the rewriting.
-    A name that occurs as a tag in the answer is passed over.
+    """``system`` may be empty. ``neutral_tags``: names, in order of preference, of tags that replace think tags;
+    ``answer_tags``: the same for the tags around the rewritten text; none: the whole answer is the rewritten text.
+    A name that occurs as a tag in the answer is skipped.
     """
 
     system: str
@@ -57,7 +57,7 @@ class RephraseInstructions:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "RephraseInstructions":
-        """From plain settings; what is left out is as in `INSTRUCTIONS`. Raises ``ConfigError`` for an unknown key."""
+        """From plain settings; defaults are those of `INSTRUCTIONS`. Raises ``ConfigError`` for an unknown key."""
         known = [field.name for field in fields(cls)]
         if unknown := set(config) - set(known):
             raise ConfigError(
@@ -70,12 +70,12 @@ class RephraseInstructions:
         return cls(**values)
 
     def messages(self, text: str, *, tag: str | None, answer_tag: str | None) -> list[dict[str, str]]:
-        """The chat that asks for the rewriting. ``tag``: of the neutral tags in ``text``, None without a thought."""
+        """The messages to the rewriter. ``tag``: name of the neutral tags in ``text``, None without a thought."""
         system, request = (
             self._fill(part, tag=tag, answer_tag=answer_tag).strip("\n") for part in (self.system, self.request)
         )
         messages = [{"role": "system", "content": system}] if system else []
-        # The answer goes in last: what looks like a mark in it stays.
+        # The answer is inserted last, so that text in it that looks like a placeholder is kept.
         return [*messages, {"role": "user", "content": request.replace("{text}", text)}]
 
     def _fill(self, part: str, *, tag: str | None, answer_tag: str | None) -> str:

@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     """Run the recipe that ``cfg`` describes (conf/recipes/self_generate.yaml, self_rephrase.yaml).
 
-    A run that was killed goes on when it is called again with the same settings; one that has ended is only read.
+    A killed run resumes when it is called again with the same settings. For a finished run only the summary is read.
 
     Raises:
-        ConfigError: unknown, missing or contradicting settings. FileNotFoundError: what is not there. RecipeMismatch:
-        the output folder belongs to another recipe. ManifestError: a row of the corpus that makes no sense.
-        EngineError: the LLM cannot be asked; what is written stays, and the next call goes on.
+        ConfigError: unknown, missing or contradicting settings. FileNotFoundError: a missing input. RecipeMismatch:
+        the output folder belongs to another recipe. CorpusError: an invalid row of the corpus. EngineError: the LLM
+        cannot be queried; rows written so far are kept, and the next call resumes.
     """
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     config = parse_recipe(plain)
@@ -71,7 +71,7 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     if config.report and not summary.missing_shards:
         from nemo_desta.recipes.report import write_report
 
-        roots_of_rows = {name: str(root) for name, root in roots.items()} or _roots(config.data_root)
+        roots_of_rows = {name: str(root) for name, root in roots.items()} or config.data_root or {}
         print(f"report: {write_report(folder.path, folder.path, audio_root=roots_of_rows, progress=config.progress)}")
     return summary
 
@@ -90,7 +90,7 @@ def make_rows(
     folder.remember("chat_template", template_fingerprint(engines[0]))
     freeze_dates(folder, engines)
     stage = build_stage(config, corpora, roots, pool, engines)
-    gc.freeze()  # what is loaded by now stays: looking through it again and again costs a quarter of a row's time
+    gc.freeze()  # scanning the loaded objects in each collection would cost a quarter of a row's time
     return run_shards(
         folder,
         stage,
@@ -117,7 +117,7 @@ def my_shards(share: str | None, total: int) -> list[int]:
 
 @dataclass
 class Count:
-    """What a recipe would do: ``to_make`` rows, and what is wrong with the others, by reason."""
+    """What a recipe would do: ``to_make`` rows, and the reasons why others cannot be made."""
 
     units: int = 0
     to_make: int = 0
@@ -136,7 +136,7 @@ class Count:
 def count(
     config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], pool: PromptPool | None
 ) -> Count:
-    """Every check but the LLM's, and nothing written."""
+    """Run every check that needs no LLM; nothing is written."""
     result = Count()
     clip_rows = None if config.rows is not None else build_clip_rows(config, corpora, roots, pool)
     for unit in units(config, corpora, roots):
@@ -150,9 +150,3 @@ def count(
             if len(examples := result.examples.setdefault(reason, [])) < 3:
                 examples.append(f"{wanted.id} ({detail})")
     return result
-
-
-def _roots(data_root: Any) -> dict[str, str]:
-    if data_root is None:
-        return {}
-    return {"default": data_root} if isinstance(data_root, str) else dict(data_root)

@@ -1,11 +1,11 @@
-"""Self-generation (DeSTA): a frozen LLM answers prompts about seed descriptions; its answers are the training targets.
+"""Self-generation (DeSTA): a frozen LLM answers prompts about seed descriptions. Its answers are the training targets.
 
 clip -> audio check -> description -> prompts (drawn from a pool, or proposed by an LLM) -> answer -> [self-rephrasing]
 -> gates -> row. `SelfGenerate` is the stage; the driver in `nemo_desta.recipes.pipeline` owns files and resume.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -13,50 +13,53 @@ from nemo_desta.errors import RowError, row_guard
 from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
-from nemo_desta.recipes.items import Item, Verdict
+from nemo_desta.recipes.items import Item, Rejection
 from nemo_desta.recipes.pipeline.stage import Outcome, Wanted
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 
-#: Looks at a clip's file: what speaks against it, and its length in seconds.
-AudioCheck = Callable[[Mapping[str, Any]], tuple[Verdict | None, float | None]]
+#: Checks a clip's file: why it is unusable or None, and its length in seconds.
+AudioCheck = Callable[[Mapping[str, Any]], tuple[Rejection | None, float | None]]
 #: Up to ``count`` prompts for a clip, by seed.
 DrawPrompts = Callable[[Mapping[str, Any], int], Sequence[Prompt]]
-#: What speaks against a finished row, or nothing.
-Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Verdict | None]
+#: (attempt, seed) -> the row as far as it got, and why it is rejected.
+Draft = Callable[[int, int], Awaitable[tuple[dict[str, Any] | None, Rejection | None]]]
+#: Why a finished row is rejected, or None.
+Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Rejection | None]
 
 
 @dataclass
 class ClipRows:
-    """Which rows a clip becomes, before any LLM is asked.
+    """Which rows a clip becomes, before any LLM is queried.
 
-    ``draw`` gives prompts from a pool; None leaves them to an LLM. ``check_clip`` and ``check_audio`` may refuse.
+    ``draw`` returns prompts from a pool; None leaves them to an LLM. ``check_clip`` and ``check_audio`` may reject
+    the clip.
     """
 
     draw: DrawPrompts | None
     rows_per_clip: int = 1
-    check_clip: Callable[[Mapping[str, Any]], Verdict | None] | None = None
+    check_clip: Callable[[Mapping[str, Any]], Rejection | None] | None = None
     check_audio: AudioCheck | None = None
     dialect: str = "desta25"
     not_audible: Collection[str] = NOT_AUDIBLE
     seed: int = 0
 
     def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
-        """``rows_per_clip`` rows; those that cannot be made carry the reason. A clip that none of this understands
-        costs its own rows: "unusable clip"."""
+        """``rows_per_clip`` rows; a row that cannot be made carries the reason. An error in a clip's data rejects only
+        its own rows ("unusable clip")."""
         ids = [f"{unit['id']}-p{k}" for k in range(self.rows_per_clip)]
         try:
             with row_guard():
                 return self._wanted(dict(unit), ids)
         except RowError as error:
-            return [Wanted(row_id, None, Verdict("unusable clip", str(error))) for row_id in ids]
+            return [Wanted(row_id, None, Rejection("unusable clip", str(error))) for row_id in ids]
 
     def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
         if problem := self._problem(clip):
             return [Wanted(row_id, None, problem) for row_id in ids]
         description = describe(clip, self.dialect, exclude=self.not_audible)
         prompts = [None] * len(ids) if self.draw is None else self.draw(clip, len(ids))
-        lacking = Verdict("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
+        lacking = Rejection("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
         return [
             Wanted(row_id, Item(row_id, clip, description, prompts[k], row_seed(self.seed, row_id)))
             if k < len(prompts)
@@ -64,37 +67,60 @@ class ClipRows:
             for k, row_id in enumerate(ids)
         ]
 
-    def _problem(self, clip: dict[str, Any]) -> Verdict | None:
-        """What speaks against the clip; its length is filled in when the corpus does not say it."""
+    def _problem(self, clip: dict[str, Any]) -> Rejection | None:
+        """Why the clip is rejected, or None. Fills in the clip's length when the corpus does not state it."""
         problem = self.check_clip(clip) if self.check_clip else None
         if problem is None and self.check_audio is not None:
             problem, seconds = self.check_audio(clip)
             if clip.get("duration") is None:
                 clip["duration"] = seconds
         if problem is None and clip.get("duration") is None:
-            return Verdict("unknown duration", "neither the corpus nor a look at the audio says it")
+            return Rejection("unknown duration", "neither the corpus nor the audio file's header states it")
         return problem
 
 
-@dataclass
-class SelfGenerate:
-    """The stage. ``answerer`` asks the LLM; ``rephraser`` rewrites its answer before the gates, if there is one.
+@dataclass(kw_only=True)
+class _Attempts:
+    """What both stages do with a draft of a row: gate it, and draft it again where another sample may help.
 
-    ``propose`` lets an LLM write the prompts (`PromptProposer`). ``gate`` is a check of the finished row, ``judge``
-    one by an LLM. A row that is refused for one of the ``regenerable`` reasons is asked for again, ``max_attempts``
-    times in all. ``provenance``: further fields of every row.
+    ``gate`` checks the finished row, then ``judge``, an LLM. A row that is rejected for one of the ``regenerable``
+    reasons is made again, at most ``max_attempts`` times in all. ``provenance``: further fields of every row.
+    """
+
+    gate: Gate
+    judge: Judge | None = None
+    max_attempts: int = 3
+    regenerable: Collection[str] = frozenset()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    async def _outcome(self, draft: Draft, seed: int, clip: Mapping[str, Any], used: list[int]) -> Outcome:
+        """``used``: prompt tokens and new tokens, to which ``draft`` adds its own."""
+        row = None
+        for attempt in range(self.max_attempts):
+            seed_now = seed if attempt == 0 else row_seed(seed, f"attempt {attempt}")
+            drafted, verdict = await draft(attempt, seed_now)
+            row = drafted or row
+            verdict = verdict or self.gate(row, clip)
+            if verdict is None and self.judge is not None:
+                verdict = await self.judge(row, seed=seed_now)
+            if verdict is None or verdict.reason not in self.regenerable:
+                break
+        return Outcome(row, verdict, attempt + 1, *used)
+
+
+@dataclass
+class SelfGenerate(_Attempts):
+    """The stage from clips to rows.
+
+    ``answerer`` queries the LLM; ``rephraser``, if given, rewrites its answer before the gates. ``propose`` lets an
+    LLM write the prompts (`PromptProposer`).
     """
 
     rows: ClipRows
     answerer: Answerer
-    gate: Gate
     propose: Any | None = None
     rephraser: Rephraser | None = None
-    judge: Judge | None = None
     audio_locator_tag: str = "<|AUDIO|>"
-    max_attempts: int = 3
-    regenerable: Collection[str] = frozenset()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows_per_unit(self) -> int:
@@ -105,7 +131,7 @@ class SelfGenerate:
         return self.rows(unit)
 
     async def make(self, item: Item) -> Outcome:
-        """The answer to one prompt, asked again while a gate finds something that another draw may mend."""
+        """The row of one clip and one prompt."""
         used = [0, 0]
         prompt = item.prompt
         if prompt is None:
@@ -113,24 +139,18 @@ class SelfGenerate:
             used = [proposed.prompt_tokens, proposed.new_tokens]
             if not proposed.prompts:
                 detail = "; ".join(f"{text[:60]!r}: {why}" for text, why in proposed.rejected[:3]) or "none written"
-                return Outcome(None, Verdict("no usable proposal", detail), 0, *used)
+                return Outcome(None, Rejection("no usable proposal", detail), 0, *used)
             prompt = proposed.prompts[0]
-        row, verdict = None, None
-        for attempt in range(self.max_attempts):
-            seed = attempt_seed(item.seed, attempt)
+
+        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any] | None, Rejection | None]:
             answer = await self.answerer(item.description, prompt.prompt, seed=seed)
-            used = [used[0] + answer.prompt_tokens, used[1] + answer.new_tokens]
-            verdict = first_problem(answer)
-            if verdict is None:
-                row = self._row(item, prompt, answer, attempt)
-                if self.rephraser is not None:
-                    verdict = await rephrase_row(row, self.rephraser, seed, used)
-            verdict = verdict or self.gate(row, item.clip)
-            if verdict is None and self.judge is not None:
-                verdict = await self.judge(row, seed=seed)
-            if verdict is None or verdict.reason not in self.regenerable:
-                break
-        return Outcome(row, verdict, attempt + 1, *used)
+            used[:] = used[0] + answer.prompt_tokens, used[1] + answer.new_tokens
+            if problem := first_problem(answer):
+                return None, problem
+            row = self._row(item, prompt, answer, attempt)
+            return row, await _rephrase(row, self.rephraser, seed, used) if self.rephraser else None
+
+        return await self._outcome(draft, item.seed, item.clip, used)
 
     def _row(self, item: Item, prompt: Prompt, answer: Generation, attempt: int) -> dict[str, Any]:
         clip = item.clip
@@ -156,16 +176,11 @@ class SelfGenerate:
 
 
 @dataclass
-class SelfRephrase:
-    """The stage on rows of an earlier self-generation: each row's response is rewritten, the rest stays."""
+class SelfRephrase(_Attempts):
+    """The stage on rows of an earlier self-generation: each row's response is rewritten, the rest is unchanged."""
 
     rephraser: Rephraser
-    gate: Gate
-    judge: Judge | None = None
     seed: int = 0
-    max_attempts: int = 3
-    regenerable: Collection[str] = frozenset()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
     rows_per_unit: int = 1
 
     def wanted(self, unit: Mapping[str, Any]) -> list[Wanted]:
@@ -174,24 +189,19 @@ class SelfRephrase:
 
     async def make(self, item: Mapping[str, Any]) -> Outcome:
         """The row with its response rewritten."""
-        used, row, verdict = [0, 0], None, None
-        for attempt in range(self.max_attempts):
-            seed = attempt_seed(row_seed(self.seed, item["id"]), attempt)
+        used = [0, 0]
+
+        async def draft(attempt: int, seed: int) -> tuple[dict[str, Any], Rejection | None]:
             row = {**item, "attempt": attempt, **self.provenance}
-            verdict = await rephrase_row(row, self.rephraser, seed, used)
-            verdict = verdict or self.gate(row, {})
-            if verdict is None and self.judge is not None:
-                verdict = await self.judge(row, seed=seed)
-            if verdict is None or verdict.reason not in self.regenerable:
-                break
-        return Outcome(row, verdict, attempt + 1, *used)
+            return row, await _rephrase(row, self.rephraser, seed, used)
+
+        return await self._outcome(draft, row_seed(self.seed, item["id"]), {}, used)
 
 
-async def rephrase_row(row: dict[str, Any], rephraser: Rephraser, seed: int, used: list[int]) -> Verdict | None:
-    """Rewrite ``row``'s response in place and keep the first one; adds the tokens to ``used``."""
+async def _rephrase(row: dict[str, Any], rephraser: Rephraser, seed: int, used: list[int]) -> Rejection | None:
+    """Rewrite ``row``'s response in place and keep the original as ``first_response``; adds the tokens to ``used``."""
     rewritten = await rephraser(row["response"], truncated=bool(row.get("truncated")), seed=seed)
-    used[0] += rewritten.prompt_tokens
-    used[1] += rewritten.new_tokens
+    used[:] = used[0] + rewritten.prompt_tokens, used[1] + rewritten.new_tokens
     if rewritten.error is not None:
         return rewritten.error
     row |= {"first_response": row["response"], "response": rewritten.text, "truncated": rewritten.truncated}
@@ -200,15 +210,5 @@ async def rephrase_row(row: dict[str, Any], rephraser: Rephraser, seed: int, use
 
 
 def row_seed(seed: int, row_id: str) -> int:
-    """The seed of a row: of the recipe's seed and the row's id alone."""
+    """The seed of a row, derived from the recipe's seed and the row's id."""
     return int.from_bytes(blake2b(f"{seed}:{row_id}".encode(), digest_size=4).digest(), "big")
-
-
-def attempt_seed(seed: int, attempt: int) -> int:
-    """The seed of a row's further attempts; the first one's is the row's own."""
-    return seed if attempt == 0 else row_seed(seed, f"attempt {attempt}")
-
-
-def sampling_fields(sampling: Any) -> dict[str, Any]:
-    """A sampling as a row says it: what is not None."""
-    return {name: value for name, value in asdict(sampling).items() if value is not None}

@@ -1,7 +1,7 @@
-"""Every knob of the generating recipes, as dataclasses; conf/recipes/ says what each is for."""
+"""All settings of the generating recipes, as dataclasses; conf/recipes/ explains each."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +20,7 @@ class DescribeConfig:
 
     dialect: str = "desta25"
     measure: list[str] = field(default_factory=list)
-    not_audible: list[str] = field(default_factory=list)  # beside those of the card
+    not_audible: list[str] = field(default_factory=list)  # in addition to the card's
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RephraseConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """The LLM judge of leaks; ``llm`` and ``engine`` null: the writing LLM judges itself."""
+    """The LLM judge of leaks. ``llm`` and ``engine`` null: the generating LLM judges its own answers."""
 
     enabled: bool = False
     llm: str | None = None
@@ -65,7 +65,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """How clips are looked at before they are written about: header | decode | off."""
+    """How audio files are checked before rows are made: header | decode | off."""
 
     check: str = "header"
 
@@ -106,8 +106,8 @@ class RecipeConfig:
     check: bool = False
 
 
-#: Settings that say how a run works and not what it writes: free to change when a killed run resumes. Of ``engine``
-#: some knobs count, see `engine_identity`; of ``tokenizer`` the chat template does.
+#: Settings that affect how a run works but not its rows: they may change when a killed run resumes. Exceptions: some
+#: settings of ``engine`` (see `engine_identity`) and the chat template of ``tokenizer`` must stay the same.
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
@@ -119,16 +119,16 @@ def parse_recipe(cfg: DictConfig | Mapping[str, Any]) -> RecipeConfig:
     """
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     if missing := sorted(_missing(plain)):
-        raise ConfigError(f"to be given, ??? so far: {', '.join(missing)}")
+        raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
     if (config.corpus is None) == (config.rows is None):
         raise ConfigError("give either corpus (a card or a manifest) or rows (of an earlier self-generation)")
     if config.corpus is not None and config.data_root is None:
         raise ConfigError("data_root must be given: the folder that the corpus' audio paths start from")
     if config.rows is not None and not config.rephrase.enabled:
-        raise ConfigError("rows are there to be rephrased: use --config-name self_rephrase, or give a corpus")
+        raise ConfigError("rows can only be rephrased: use --config-name self_rephrase, or give a corpus")
     if config.prompts == "proposed" and config.prompts_per_clip != 1:
-        raise ConfigError("proposed prompts come one per clip; give further runs another seed and output")
+        raise ConfigError("proposed prompts come one per clip; for more, run with another seed and output")
     if not all(place in config.request.template for place in ("{description}", "{prompt}")):
         found = config.request.template
         raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
@@ -139,13 +139,8 @@ def parse_recipe(cfg: DictConfig | Mapping[str, Any]) -> RecipeConfig:
 
 def identity(config: RecipeConfig) -> dict[str, Any]:
     """The settings that the rows follow from, as plain values."""
-    settings = {item.name: plain(getattr(config, item.name)) for item in fields(config) if item.name not in RUNNING}
+    settings = {name: value for name, value in asdict(config).items() if name not in RUNNING}
     return {**settings, "engine": engine_identity(config.engine, config.llm)}
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as mappings, everything else as it is."""
-    return asdict(value) if is_dataclass(value) else value
 
 
 def _missing(values: Mapping[str, Any], where: str = "") -> list[str]:

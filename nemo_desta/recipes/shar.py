@@ -1,4 +1,4 @@
-"""Rows and their audio as a lhotse shar folder, for training at scale: a few big files for millions of small."""
+"""Converts rows and their audio to a lhotse shar folder: a few large files instead of millions of small ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class SharConfig:
 
 
 def run_shar(plain: Mapping[str, Any]) -> str:
-    """Write the shar folder; returns what to tell the user.
+    """Write the shar folder; returns a message for the user.
 
     Raises:
         ConfigError, FileNotFoundError, FileExistsError: see `parse`, `find_rows` and `write_shar`. RowError: the first

@@ -1,1 +1,1 @@
-"""A trained model for people and programs: HTTP server, web page, terminal, files; each imports what it needs."""
+"""Interfaces to a trained model: HTTP server, web page, terminal, files. Each module imports only what it needs."""

@@ -9,8 +9,8 @@ import io
 
 import numpy as np
 
+from nemo_desta.data.audio_decoding import UnknownFormat, audio_guard, duration_fault, open_sound
 from nemo_desta.data.audio_io import AudioError, to_clip
-from nemo_desta.data.decoding import UnknownFormat, audio_guard, duration_fault, open_sound
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.serving.errors import ApiError
 

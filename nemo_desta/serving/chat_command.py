@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, nearest, parse
+from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.models.model_source import ModelSource
+from nemo_desta.models.model_source import ModelSource, check_engine
 
 if TYPE_CHECKING:  # imported late, without their log
     from nemo_desta.answering.audio_embeddings import ChatModel
@@ -20,7 +20,6 @@ if TYPE_CHECKING:  # imported late, without their log
 #: Settings with literal text as value, which Hydra's grammar of lists, quotes and choices must not parse.
 TEXTS = ("prompt", "system", "model", "llm", "output", "source")
 PATHS = ("audio", "text", "input")  # also literal, unless they are lists
-ENGINES = ("hf", "vllm")
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,7 @@ def _check(config: ChatConfig) -> None:
     ways = {"prompt": config.prompt is not None, "input": config.input is not None, "web": config.web}
     if sum(ways.values()) > 1:
         raise ConfigError(f"{' and '.join(way for way, on in ways.items() if on)}: give only one of them")
-    if config.batch.engine not in ENGINES:
-        raise ConfigError(f"unknown batch.engine '{config.batch.engine}'.{nearest(config.batch.engine, ENGINES)}")
-    if config.batch.vllm and config.batch.engine != "vllm":
-        raise ConfigError("batch.vllm is for batch.engine=vllm")
+    check_engine(config.batch.engine, config.batch.vllm, "batch.")
     if (config.input is None) != (config.output is None):
         raise ConfigError("input (rows to answer) and output (the file of answers) go together")
     if config.audio is not None and (config.input is not None or config.web):

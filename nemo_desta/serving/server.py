@@ -24,17 +24,15 @@ except ImportError as error:
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel
-from nemo_desta.config import nearest, parse
+from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.models.model_source import ModelSource
+from nemo_desta.models.model_source import ModelSource, check_engine
 from nemo_desta.serving.app import API_KEY, create_app
 from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.settings import ServerSettings
 from nemo_desta.serving.wire import Wire, allow_files
 
 logger = logging.getLogger(__name__)
-
-ENGINES = ("hf", "vllm")
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,9 @@ class Served(ModelSource):
     vllm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ConfigError(f"unknown engine '{self.engine}'.{nearest(self.engine, ENGINES)}")
+        check_engine(self.engine, self.vllm)
         if self.engine == "vllm" and self.device is not None:
             raise ConfigError("'device' is for engine=hf; vLLM uses all visible GPUs")
-        if self.engine != "vllm" and self.vllm:
-            raise ConfigError("'vllm' holds arguments of engine=vllm")
 
 
 def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:

@@ -49,17 +49,9 @@ footer { display: none !important }
 """
 
 
-def serve_page(
-    model: "DestaModel",
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    transcript: str = "given",
-    system: str | None = None,
-    sampling: Mapping[str, Any] | None = None,
-) -> None:
-    """Serves the page until Ctrl-C."""
-    page = make_page(model, transcript=transcript, system=system, sampling=sampling)
+def serve_page(model: "DestaModel", *, host: str = "127.0.0.1", port: int = 7860, **conversation: Any) -> None:
+    """Serves the page until Ctrl-C; ``conversation``: see `make_page`."""
+    page = make_page(model, **conversation)
     url = launch(page, host=host, port=port)
     print(f"the page is at {url} (Ctrl-C stops it)", flush=True)
     try:
@@ -120,7 +112,7 @@ def make_page(
 
     check_transcript(model, transcript)
     defaults = resolve_sampling(model.generation_config, **(sampling or {}))
-    reads_transcripts = model.config.prompt.transcript.enabled
+    reads_transcripts = model.prompts.transcript.enabled
 
     def talk_of(state: Talk | None) -> Talk:
         return state or Talk(model, system=system, transcript=transcript, sampling={})

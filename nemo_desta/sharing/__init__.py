@@ -1,1 +1,1 @@
-"""Models of and for others: `released` (the originals' weights), `export` (a folder with its `card`), `publish`."""
+"""`export` of a trained model with its `card`, `publish` to the hub, import of `released` weights."""

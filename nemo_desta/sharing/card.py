@@ -1,4 +1,4 @@
-"""The model card of an export: what was trained, on what, over which frozen parts, and under whose licences."""
+"""The model card of an export: trained parts, training data, frozen parts, and their licences."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from nemo_desta.config import ModelConfig
 from nemo_desta.package_info import __version__
 from nemo_desta.sharing.references import HUB_ID, Reference
 
-#: What a part's name begins with after its owner (lower case) -> the licence that its authors give.
+#: Beginning of a part's name without its owner, in lower case -> the licence of its authors.
 LICENCES = {
     "qwen3-": "Apache-2.0",
     "whisper-": "Apache-2.0 (OpenAI's repository: MIT)",
@@ -30,7 +30,7 @@ def model_card(
     num_projector: int,
     num_lora: int = 0,
 ) -> str:
-    """README.md, the hub's metadata in front. ``record``: what the run wrote down; what it lacks is not claimed."""
+    """README.md with the hub's metadata. ``record``: the run's record, the source of every statement."""
     llm = references["llm"].source
     trained = f"projector ({num_projector:,} parameters)"
     if num_lora:
@@ -38,9 +38,9 @@ def model_card(
     sections = [
         _metadata(references, record, has_lora=bool(num_lora)),
         f"# {name}\n\n{llm} with ears: a {trained}, trained with "
-        f"[NeMo](https://github.com/NVIDIA/NeMo)'s plugin nemo_desta {__version__}, carries what frozen audio "
-        "encoders hear into the LLM's embedding space. This folder holds what was trained and the tokenizer; LLM and "
-        "encoders are loaded from where they are, and refused if they are not the ones that were trained with.",
+        f"[NeMo](https://github.com/NVIDIA/NeMo)'s plugin nemo_desta {__version__}, projects the features of frozen "
+        "audio encoders into the LLM's embedding space. This folder holds the trained weights and the tokenizer; LLM "
+        "and encoders are loaded from their own sources. Loading fails if they differ from those of the training.",
         "## Use\n\n" + _use(name, references),
         "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), _parts(references)),
         "## Training\n\n" + _training(config, record),
@@ -54,7 +54,7 @@ def model_card(
 
 
 def licence_of(source: str) -> str:
-    """A note on the licence of a frozen part, by its name."""
+    """The licence of a frozen part, found by its name."""
     if source.startswith("package:"):
         return PACKAGED
     own = source.rpartition("/")[2].lower()
@@ -66,7 +66,7 @@ def _metadata(references: Mapping[str, Reference], record: Mapping[str, Any], *,
     datasets = sorted({name for name in _datasets(record) if HUB_ID.fullmatch(name)})
     tags = ["nemo", "audio", "speech", "audio-language-model", "desta", *(["lora", "peft"] if has_lora else [])]
     lines = ["---", "library_name: nemo_desta", "pipeline_tag: audio-text-to-text"]
-    lines += ["# license:   yours to choose, see 'Licences' below; then take the # away"]
+    lines += ["# license:   yours to choose, see 'Licences' below; then remove the #"]
     for key, values in (("base_model", bases), ("datasets", datasets), ("tags", tags)):
         lines += [f"{key}:", *(f"- {json.dumps(value)}" for value in values)] if values else []
     return "\n".join([*lines, "---"])
@@ -86,7 +86,7 @@ def _use(name: str, references: Mapping[str, Reference]) -> str:
         "print(model.chat([question]))\n```"
     )
     if len(arguments) > 1:
-        code += "\n\nParts without a hub id must be on your machine; say where."
+        code += "\n\nParts without a hub id must be on your machine: give their paths."
     return code
 
 
@@ -107,7 +107,7 @@ def _training(config: ModelConfig, record: Mapping[str, Any]) -> str:
         "batch": plan
         and f"at most {plan['max_batch_size']} rows or {plan['batch_tokens']:,} positions, x {plan['num_ranks']} "
         f"data-parallel, x {record.get('accumulate_grad_batches') or 1} accumulated",
-        "passes over the data": plan and f"{record['epoch']} whole, {record['batches_done']} batches of the next",
+        "passes over the data": plan and f"{record['epoch']} complete, {record['batches_done']} batches of the next",
         "seed": record.get("seed", plan.get("seed")),
         "projector": _with_knobs(config.perception.projector, key="name"),
         "encoders": "; ".join(
@@ -116,7 +116,7 @@ def _training(config: ModelConfig, record: Mapping[str, Any]) -> str:
             if config.perception.use is None or name in config.perception.use
         ),
         "LoRA": lora and f"r {lora.r}, alpha {lora.alpha}, on {', '.join(lora.target_modules)}",
-        "kept as they were": config.freeze and ", ".join(f"`{pattern}`" for pattern in config.freeze),
+        "not trained": config.freeze and ", ".join(f"`{pattern}`" for pattern in config.freeze),
     }
     known = [(name, str(value)) for name, value in rows.items() if value not in (None, "", [], {})]
     return _table(("", ""), known) if known else "Not recorded."
@@ -125,14 +125,14 @@ def _training(config: ModelConfig, record: Mapping[str, Any]) -> str:
 def _data(record: Mapping[str, Any]) -> str:
     rows = (record.get("plan") or {}).get("rows") or []
     if not rows:
-        return "Not recorded: say here what the model was trained on."
+        return "Not recorded: name the training data here."
     counted = record.get("datasets") or {}
     lines = []
     for name, number, share in rows:
         inside = ", ".join(f"{dataset} ({count:,})" for dataset, count in counted.get(name, {}).items())
         lines.append((name, f"{number:,}", "" if share is None else f"{share:.1%}", inside))
     bad = record.get("bad_rows") or {}
-    note = "Rows by the dataset that they name."
+    note = "Rows are counted by the name of their dataset."
     if bad.get("num_bad"):
         note += f" {bad['num_bad']:,} of {bad['num_rows']:,} rows that were read could not be used."
     return _table(("source", "rows", "share of the mix", "datasets (rows)"), lines) + "\n\n" + note

@@ -1,4 +1,4 @@
-"""What `examples/desta_export.py` runs, by its config: an export for others, or the import of a released model."""
+"""The command of `examples/desta_export.py`: export a trained model, or import a released one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,14 @@ from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.sharing.publish import check_repo_id, open_api, push_folder
 
-#: Settings that the other of the two jobs has.
+#: Settings that `export_model` takes, and those that an import must not have.
+PASSED_ON = ("llm", "encoders", "full_hashes", "overwrite", "check_identity", "trust_remote_code", "allow_targets")
 EXPORT_ONLY = ("full_hashes", "push", "private", "trust_remote_code", "allow_targets")
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """The knobs of conf/use/export.yaml, which says what each is for; ``kind`` is ``import`` there."""
+    """The settings of conf/use/export.yaml, which explains each; ``kind`` is ``import`` there."""
 
     model: str | None = None
     output: str | None = None
@@ -36,10 +37,10 @@ class ExportConfig:
 
 
 def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
-    """Do what the config asks for; returns a line that says what was done. ``api``: see `push_folder`.
+    """Export or import; returns a line that describes the result. ``api``: see `push_folder`.
 
     Raises:
-        ConfigError: settings that are wrong or contradict; and what exporting, importing and pushing raise.
+        ConfigError: wrong or contradicting settings. Also the errors of exporting, importing and pushing.
     """
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     plain["kind"] = plain.pop("import", None)
@@ -50,19 +51,9 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
 
     from nemo_desta.sharing.export import export_model
 
-    api = (api or open_api()) if config.push else None  # without a token nothing is written
-    folder = export_model(
-        config.model,
-        config.output,
-        llm=config.llm,
-        encoders=config.encoders,
-        name=config.repo_id,
-        full_hashes=config.full_hashes,
-        overwrite=config.overwrite,
-        check_identity=config.check_identity,
-        trust_remote_code=config.trust_remote_code,
-        allow_targets=config.allow_targets,
-    )
+    api = (api or open_api()) if config.push else None  # fails here, before anything is written, without a token
+    passed_on = {name: getattr(config, name) for name in PASSED_ON}
+    folder = export_model(config.model, config.output, name=config.repo_id, **passed_on)
     if not config.push:
         return f"exported to {folder}"
     return f"exported to {folder}, pushed to {push_folder(folder, config.repo_id, private=config.private, api=api)}"
@@ -70,13 +61,13 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
 
 def _import(config: ExportConfig) -> Path:
     from nemo_desta.core.folder import is_model_folder
-    from nemo_desta.sharing.place import check_place, whole_folder
+    from nemo_desta.sharing.output_folder import atomic_folder, check_output
     from nemo_desta.sharing.released import write_released
 
     output = Path(config.output).expanduser().absolute()
-    place = {"kind": "import", "is_earlier": is_model_folder, "overwrite": config.overwrite}
-    check_place(output, Path(config.source).expanduser(), **place)
-    with whole_folder(output) as part:
+    source = Path(config.source).expanduser()
+    check_output(output, source, kind="import", is_earlier=is_model_folder, overwrite=config.overwrite)
+    with atomic_folder(output) as part:
         write_released(config.kind, config.source, part, llm=config.llm, encoders=config.encoders)
     return output
 

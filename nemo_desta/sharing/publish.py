@@ -1,4 +1,4 @@
-"""An exported folder onto the Hugging Face hub, under the caller's own login."""
+"""Uploads an exported folder to the Hugging Face hub with the user's own token."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,12 @@ from nemo_desta.sharing.references import HUB_ID
 
 
 def push_folder(folder: str | Path, repo_id: str | None, *, private: bool = False, api: Any = None) -> str:
-    """Upload a folder as a model of the hub, made if it is not there; returns its address.
+    """Upload a folder as a model repository, created if it does not exist; returns its URL.
 
-    ``api``: a `huggingface_hub.HfApi`; by default one with the token of the environment's ``HF_TOKEN`` or of the hub's
-    own login.
+    ``api``: a `huggingface_hub.HfApi`; by default one with the token of ``HF_TOKEN`` or of the hub's login.
 
     Raises:
-        ConfigError: no ``owner/name``, no token, or a public repository where a private one is asked for.
+        ConfigError: ``repo_id`` is not ``owner/name``, no token, or a public repository with ``private=True``.
         ConnectionError: the hub refuses or cannot be reached.
     """
     check_repo_id(repo_id)
@@ -23,12 +22,13 @@ def push_folder(folder: str | Path, repo_id: str | None, *, private: bool = Fals
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         is_public = private and not api.repo_info(repo_id).private
         if not is_public:
-            # A LoRA folder of an earlier upload must not stay beside a model that has none.
+            # A model without LoRA must not keep the LoRA folder of an earlier upload.
             api.upload_folder(
                 folder_path=str(folder), repo_id=repo_id, commit_message="Model export", delete_patterns="lora/*"
             )
-    except Exception as error:  # the hub's client raises its own, its transport's and the system's kinds
-        raise ConnectionError(f"the hub did not take '{repo_id}': {_reason(error)}") from None
+    except Exception as error:  # the hub's client raises its own errors, its transport's and the system's
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
+        raise ConnectionError(f"upload to '{repo_id}' failed: {type(error).__name__}: {lines[0]}") from None
     if is_public:
         raise ConfigError(f"'{repo_id}' is on the hub and public, private=true was asked for: nothing was uploaded")
     return str(url)
@@ -44,7 +44,7 @@ def open_api() -> Any:
     """The hub's client with the user's token.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no token.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -52,8 +52,3 @@ def open_api() -> Any:
     if token is None:
         raise ConfigError("push=true needs a token of the Hugging Face hub: set HF_TOKEN, or log in (hf auth login)")
     return HfApi(token=token)
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

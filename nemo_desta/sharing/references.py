@@ -1,4 +1,4 @@
-"""By what name other people find a frozen part: paths of this machine mean nothing to them."""
+"""Names of frozen parts in an export: hub ids instead of paths of this machine."""
 
 import json
 import re
@@ -15,9 +15,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class Reference(NamedTuple):
-    """``source``: the part's name. ``reachable``: whether it can be loaded by it. ``revision``: the hub's commit.
+    """``source``: the part's name. ``reachable``: whether that name loads it. ``revision``: the hub's commit.
 
-    ``guess``: the name is what the part's own config calls it, which may be somebody's folder.
+    ``guess``: the name comes from the part's own config, and may be a folder of its author.
     """
 
     source: str
@@ -27,7 +27,7 @@ class Reference(NamedTuple):
 
 
 def refer(source: str) -> Reference:
-    """Name a part: its hub id where one is known, else its folder's or file's own name."""
+    """Name a part: its hub id if one is known, otherwise the name of its folder or file."""
     if source.startswith(PACKAGE_SCHEME):
         return Reference(source, True)
     if not is_local(source):
@@ -46,10 +46,10 @@ def refer(source: str) -> Reference:
 def refer_all(
     config: ModelConfig, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
 ) -> tuple[ModelConfig, dict[str, Reference]]:
-    """A config that names its parts for others, and the references by part. ``llm``, ``encoders``: what to refer to.
+    """The config without local paths, and the references by part. ``llm``, ``encoders``: names to use instead.
 
     Raises:
-        ConfigError: ``encoders`` names none of the model's.
+        ConfigError: ``encoders`` names an encoder that the model does not have.
     """
     named = config.perception.encoders
     for name in encoders or {}:
@@ -71,7 +71,7 @@ def refer_all(
 
 
 def without_paths(value: Any) -> Any:
-    """A plain value whose strings are no paths of this machine: of such, the last part stays."""
+    """A plain value in which absolute paths are reduced to their last component."""
     if isinstance(value, Mapping):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
 """Published weights of the originals as nemo_desta models: DeSTA2, DeSTA2.5-Audio, ALARM on Whisper alone.
 
-Key maps are in `perception.projector.released`; here is what goes with them, so that the model answers as the original
-did: layers, windows, masks, how audio stands in the prompt. Every tensor must find its home and every parameter its
-tensor. Strangers' files are read as safetensors or with ``weights_only=True``.
+Key maps are in `perception.projector.released`; this module adds the settings with which the model answers as the
+original: layers, windows, masks, the position of audio in the prompt. Tensors and parameters must match one to one.
+Files are untrusted: they are read as safetensors or with ``weights_only=True``.
 """
 
 import json
@@ -52,7 +52,7 @@ LARGE = "openai/whisper-large-v3"
 
 @dataclass(frozen=True)
 class Released:
-    """A released model, taken apart: our config, our tensors."""
+    """A released model as our config and our tensors."""
 
     config: ModelConfig
     tensors: dict[str, Tensor]
@@ -79,13 +79,12 @@ def read_released(
 
     Args:
         kind: "desta2", "desta25" or "alarm".
-        folder: the download: weights, and for DeSTA2.5 and ALARM their ``config.json``. A hub id works, too.
-        llm, encoders: where the frozen parts are, if not where the original took them from; the encoder is
-            ``whisper``.
+        folder: the downloaded weights, and for DeSTA2.5 and ALARM their ``config.json``; or a hub id.
+        llm, encoders: where the frozen parts are, if not at the original's source; the encoder is ``whisper``.
 
     Raises:
-        ConfigError: an unknown kind; a model that needs encoders we do not have; files that are not of that kind.
-        FileNotFoundError: no weights. ValueError: a tensor without a home, missing, or of another shape.
+        ConfigError: an unknown kind; a model with encoders that we do not have; files of another kind.
+        FileNotFoundError: no weights. ValueError: a tensor that is surplus, missing, or of another shape.
     """
     if kind not in READERS:
         raise ConfigError(f"unknown kind of released model '{kind}'.{nearest(kind, READERS)}")
@@ -141,7 +140,7 @@ def _desta2(
 def _desta(
     folder: Path, state: dict[str, Tensor], *, llm: str, whisper: str, encoder: str, prompt: PromptConfig
 ) -> Released:
-    """Both DeSTAs: queries over whole windows of Whisper, silence included."""
+    """Both DeSTAs: a Q-Former over whole windows of Whisper, silence included."""
     prefix = _prefix_of("layer_prompts.0", state, folder)
     connector = from_desta({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     branch = "branches.whisper."
@@ -226,7 +225,7 @@ def _released(
 
 
 def _check_complete(released: Released) -> None:
-    """Compare with the projector that the config names, built without memory; errors name a tensor."""
+    """Compare with the config's projector, built on the meta device; errors name a tensor."""
     perception = released.config.perception
     knobs = dict(perception.projector)
     tensors = {name.removeprefix(PROJECTOR_PREFIX): t for name, t in released.tensors.items()}
@@ -249,7 +248,7 @@ def _check_complete(released: Released) -> None:
 
 
 def _whisper_facts(whisper: str, width: int) -> tuple[int | None, float]:
-    """Attention heads (None: width / 64) and seconds of the window; of the released sizes if it is not at hand."""
+    """Attention heads (None: width / 64) and seconds of the window; those of the released sizes without a folder."""
     folder = local_folder(whisper)
     if folder is None:
         return None, 30
@@ -263,13 +262,13 @@ def _whisper_facts(whisper: str, width: int) -> tuple[int | None, float]:
 
 
 def _beside(folder: Path, source: str) -> str:
-    """What an original names may lie in its own folder; else it is a hub id."""
+    """A source that an original names: a folder inside its own folder, else a hub id."""
     inside = folder / source
     return str(inside.resolve()) if inside.is_dir() and folder.resolve() in inside.resolve().parents else source
 
 
 def _prefix_of(ending: str, state: Mapping[str, Tensor], folder: Path) -> str:
-    """What stands before the connector's own names."""
+    """The prefix of the connector's names."""
     found = next((name for name in state if name == ending or name.endswith("." + ending)), None)
     if found is None:
         raise ConfigError(f"the weights in '{folder}' are no DeSTA connector: no tensor is called '...{ending}'")

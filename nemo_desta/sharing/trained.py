@@ -1,4 +1,4 @@
-"""What there is to export: the model folder or the newest checkpoint of a run, read into the same thing."""
+"""Finds the model to export (a model folder or a run's newest checkpoint) and loads either into `Trained`."""
 
 import json
 import logging
@@ -17,15 +17,15 @@ from nemo_desta.perception.tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
-#: Beside config.json of a trained model: what its run knows about it.
+#: Beside config.json of a trained model: the record of its run.
 RECORD_FILE = "training.json"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model on disk. ``tokenizer``: where it is. ``record``: of the run, as far as it is known."""
+    """A trained model on disk. ``tokenizer``: its source. ``record``: of the run, as far as it is known."""
 
-    place: Path
+    path: Path
     config: ModelConfig
     tensors: dict[str, Tensor]
     frozen: dict[str, dict[str, str]]
@@ -37,12 +37,16 @@ def read_trained(source: str | Path, grant: Grant = NOTHING) -> Trained:
     """Read a model folder, a checkpoint file, or the newest of both in a run's folder.
 
     Raises:
-        FileNotFoundError: nothing trained there; the message says what was looked for.
+        FileNotFoundError: no trained model there; the message says what was expected.
         ConfigError: a checkpoint of something else, or one that holds more than tensors and plain types.
-        UntrustedConfig: its config asks for more than ``grant`` allows.
+        UntrustedConfig: its config needs a permission that ``grant`` does not give.
     """
-    place = find_trained(Path(source).expanduser())
-    return _read_checkpoint(place, grant) if place.is_file() else _read_folder(place, grant)
+    path = find_trained(Path(source).expanduser())
+    if path.is_file():
+        return _read_checkpoint(path, grant)
+    config, tensors, frozen = load_folder(path, grant)
+    record = json.loads(file.read_text()) if (file := path / RECORD_FILE).is_file() else {}
+    return Trained(path, config, tensors, frozen, str(path), record)
 
 
 def find_trained(source: Path) -> Path:
@@ -61,7 +65,7 @@ def find_trained(source: Path) -> Path:
         )
     newest = max(_candidates(runs[0]), key=_time)
     if newest != source:
-        logger.info("taking %s, the newest in '%s'", newest.relative_to(source), source)
+        logger.info("exporting %s, the newest in '%s'", newest.relative_to(source), source)
     return newest
 
 
@@ -74,16 +78,10 @@ def _candidates(run: Path) -> list[Path]:
     return [*models, *(run / "checkpoints").glob("*.ckpt")]
 
 
-def _time(place: Path) -> tuple[int, bool]:
-    """When it was written; of files of one moment, the one that Lightning calls the last."""
-    file = place if place.is_file() else place / CONFIG_FILE
-    return file.stat().st_mtime_ns, "last" in place.name
-
-
-def _read_folder(folder: Path, grant: Grant) -> Trained:
-    config, tensors, frozen = load_folder(folder, grant)
-    record = json.loads(file.read_text()) if (file := folder / RECORD_FILE).is_file() else {}
-    return Trained(folder, config, tensors, frozen, str(folder), record)
+def _time(path: Path) -> tuple[int, bool]:
+    """Sort key: time of writing; of files with equal times, Lightning's "last" is the newest."""
+    file = path if path.is_file() else path / CONFIG_FILE
+    return file.stat().st_mtime_ns, "last" in path.name
 
 
 def _read_checkpoint(file: Path, grant: Grant) -> Trained:
@@ -97,7 +95,7 @@ def _read_checkpoint(file: Path, grant: Grant) -> Trained:
 
 
 def _scores(saved: Mapping[str, Any]) -> dict[str, float]:
-    """What the checkpoint callback watches, when the checkpoint was written."""
+    """Values of the metrics that checkpoint callbacks monitor."""
     states = [state for state in saved.get("callbacks", {}).values() if isinstance(state, Mapping)]
     return {
         state["monitor"]: float(state["current_score"])

@@ -1,4 +1,4 @@
-"""Strangers' weights from a folder: safetensors, or torch files with ``weights_only=True``, which run no code."""
+"""Reads untrusted weights without running code: safetensors, or torch files with ``weights_only=True``."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,15 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.perception.tensor_files import load_tensors
 from nemo_desta.sources import fetch_folder, inside
 
-#: Looked for in this order.
+#: File names in order of preference.
 WEIGHT_FILES = ("model.safetensors", "qformer_connector.pth", "pytorch_model.bin", "model.pt", "connector.pt")
 
 
 def local_download(folder: str | Path) -> Path:
-    """The folder, fetched first if it is a hub id.
+    """The folder; a hub id is downloaded first.
 
     Raises:
-        FileNotFoundError: no such folder. ConfigError: a file.
+        FileNotFoundError: no such folder. ConfigError: it is a file.
     """
     if Path(folder).expanduser().is_file():
         raise ConfigError(f"'{folder}' is a file; give the folder that holds it")
@@ -26,10 +26,10 @@ def local_download(folder: str | Path) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a model in a folder, shards put together.
+    """All tensors of a model in a folder, from all shards.
 
     Raises:
-        FileNotFoundError: no weights. ConfigError: a file that is no state dict, would run code, or a shard outside.
+        FileNotFoundError: no weights. ConfigError: not a state dict, a file that would run code, a shard path outside.
     """
     if (index := folder / "model.safetensors.index.json").is_file():
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))

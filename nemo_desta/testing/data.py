@@ -70,6 +70,20 @@ def tiny_tokenizer(template: str = "chatml", pad: str = "own", vocab_size: int =
     return fast
 
 
+def character_tokenizer() -> Any:
+    """A tokenizer of ChatML whose tokens are the printable ASCII characters, the line feed and the special ones."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    characters = ["\n", *(chr(code) for code in range(32, 127))]
+    plain = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters)}, merges=[]))
+    plain.decoder = decoders.Fuse()
+    template = TEMPLATES["chatml"].replace("{%-", "{%")  # keeps the white space of what a test puts before it
+    fast = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>", chat_template=template)
+    fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<think>", "</think>"]})
+    return fast
+
+
 def tiny_rows(folder: str | Path, num_rows: int = 12, *, seed: int = 0, durations: bool = True) -> Path:
     """Write ``num_rows`` rows with one tone of 0.2 to 2 s each; returns the JSONL file, whose folder is the root."""
     folder = Path(folder)

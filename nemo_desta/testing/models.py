@@ -16,9 +16,17 @@ from nemo_desta.testing.perception import tiny_beats, tiny_encoders, tiny_whispe
 
 
 def build_tiny_llm(
-    *, kind: str = "qwen3", template: str = "chatml", pad: str = "own"
+    *,
+    kind: str = "qwen3",
+    template: str = "chatml",
+    pad: str = "own",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **changes: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A two-layer Qwen3, Llama or Gemma2 (whose logits are capped) and its tokenizer."""
+    """A two-layer Qwen3, Llama or Gemma2 (whose logits are capped) and its tokenizer.
+
+    ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the LLM's config.
+    """
     from transformers import (
         Gemma2Config,
         Gemma2ForCausalLM,
@@ -28,7 +36,7 @@ def build_tiny_llm(
         Qwen3ForCausalLM,
     )
 
-    tokenizer = tiny_tokenizer(template, pad=pad)
+    tokenizer = tokenizer or tiny_tokenizer(template, pad=pad)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -44,11 +52,12 @@ def build_tiny_llm(
     }
     torch.manual_seed(0)
     if kind == "qwen3":
-        llm = Qwen3ForCausalLM(Qwen3Config(**shape, tie_word_embeddings=True))
+        llm = Qwen3ForCausalLM(Qwen3Config(**{**shape, "tie_word_embeddings": True, **changes}))
     elif kind == "llama":
-        llm = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
+        llm = LlamaForCausalLM(LlamaConfig(**{**shape, "tie_word_embeddings": False, **changes}))
     elif kind == "gemma2":
-        llm = Gemma2ForCausalLM(Gemma2Config(**shape, query_pre_attn_scalar=8, final_logit_softcapping=0.2))
+        capped = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 0.2}
+        llm = Gemma2ForCausalLM(Gemma2Config(**{**shape, **capped, **changes}))
     else:
         raise ValueError(f"kind must be qwen3, llama or gemma2, found '{kind}'")
     return llm, tokenizer

@@ -20,6 +20,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -110,6 +111,7 @@ class ScriptedServer:
         self._attempts: Counter[tuple[str, Any]] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event
+        self._socket: socket.socket
         self._problem: OSError | None = None
         self._thread: threading.Thread | None = None
 
@@ -145,22 +147,32 @@ class ScriptedServer:
         finally:
             ready.set()
         await self._stop.wait()
-        await runner.cleanup()
-        await asyncio.sleep(0.01)  # connections close in the next rounds of the loop
+        await self.stop(runner)
 
     async def start(self) -> web.AppRunner:
-        """Serve from the running event loop, until the runner's ``cleanup()``."""
+        """Serve from the running event loop, until `stop`."""
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._completions)
         app.router.add_get("/v1/models", self._models)
         # Cancellation: a call whose client has gone is over.
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port)
-        await site.start()
+        self._socket = socket.create_server(("127.0.0.1", self.port))
+        await web.SockSite(runner, self._socket).start()
         self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         return runner
+
+    async def stop(self, runner: web.AppRunner) -> None:
+        """End what `start` began, with every connection closed.
+
+        asyncio leaves a connection open that is being accepted while its server closes. So accepting ends first.
+        """
+        asyncio.get_running_loop().remove_reader(self._socket)
+        for _ in range(3):  # rounds of the loop in which an accepted connection becomes known to the runner
+            await asyncio.sleep(0)
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # connections close in the next rounds of the loop
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         if self._refused(request):
@@ -294,8 +306,7 @@ async def _serve_forever(server: ScriptedServer) -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        await runner.cleanup()
-        await asyncio.sleep(0.01)  # connections close in the next rounds of the loop
+        await server.stop(runner)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What watches a run: speed, numbers that stop being numbers, a polite end on SIGTERM, repeatable randomness."""
+"""Callbacks of a run: throughput, NaN guard, graceful stop on SIGTERM, seeds, step log, sample answers."""
 
 import json
 import logging
@@ -12,29 +12,31 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from nemo_desta.types import AUDIO_SLOT
+
 logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Training was asked to stop (SIGTERM) and has saved its state."""
+    """SIGTERM stopped the training after its state was saved."""
 
 
 class NotFinite(RuntimeError):
-    """Gradients became NaN or infinite more often in a row than a run should bear."""
+    """Too many consecutive steps had NaN or infinite gradients."""
 
 
 def records_folder(log_dir: str | Path) -> Path:
-    """Where files live that a resumed run goes on writing; exp_manager moves files of the log dir itself away."""
+    """Folder for files that a resumed run appends to; exp_manager moves files of the log dir itself away."""
     return Path(log_dir) / "records"
 
 
 class StepSeed(Callback):
-    """Seeds every step from (seed, step, rank): dropout after a resume is the dropout of the uninterrupted run."""
+    """Seeds every step from (seed, step, rank), so that a resumed run has the dropout of an uninterrupted run."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         torch.manual_seed((self.seed * 1_000_003 + done) * 4_099 + trainer.global_rank)
 
@@ -42,8 +44,8 @@ class StepSeed(Callback):
 class StepLog(Callback):
     """Appends one JSON line per micro-batch to ``<log dir>/records/steps.jsonl``: batch, step, loss, rows.
 
-    After a resume, lines beyond the checkpoint are taken back, so the file always tells one uninterrupted run. A model
-    that runs a whole accumulation window at its end gives its micro-batches' losses then.
+    After a resume, lines beyond the checkpoint are removed, so the file always shows one uninterrupted run. A model
+    that runs a whole accumulation window at its end reports its micro-batches' losses then.
     """
 
     def __init__(self, name: str = "steps.jsonl") -> None:
@@ -60,9 +62,7 @@ class StepLog(Callback):
         path.write_bytes(b"".join(line for line in kept if line.endswith(b"\n")))
         self._file = path.open("a", buffering=1)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._file is None:
             return
         ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -79,7 +79,7 @@ class StepLog(Callback):
 
 
 class LastValidation(Callback):
-    """Carries the metrics of the last validation over a resume: what is best is decided as if nothing had happened."""
+    """Keeps the metrics of the last validation over a resume, so that the best checkpoint is chosen as without it."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, float] = {}
@@ -109,17 +109,16 @@ class Throughput(Callback):
     def _reset(self) -> None:
         self._steps, self._secs, self._audio_secs, self._tokens, self._positions = 0, 0.0, 0.0, 0, 0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         self._started = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self._secs += time.perf_counter() - self._started
-        lens = batch["audio_lens"]
-        self._audio_secs += lens.sum().item() / pl_module.sampling_rate
+        self._audio_secs += batch["audio_lens"].sum().item() / pl_module.sampling_rate
         self._tokens += pl_module.read_positions[0]
         self._positions += pl_module.read_positions[1]
         self._steps += 1
@@ -134,7 +133,7 @@ class Throughput(Callback):
 
 
 class NaNGuard(Callback):
-    """Skips an optimiser step whose gradients are not finite and names its rows; too many in a row stop the run."""
+    """Skips an optimiser step with NaN or infinite gradients and names its rows; ``patience`` in a row end the run."""
 
     def __init__(self, patience: int = 5) -> None:
         self.patience = patience
@@ -143,13 +142,9 @@ class NaNGuard(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         finite = [grad.isfinite().all() for grad in grads]
-        # A rank without gradients (a later pipeline stage) takes part in the decision all the same.
+        # A rank without gradients (a later pipeline stage) also takes part in the all-reduce.
         bad = ~torch.stack(finite).all() if finite else torch.tensor(False, device=pl_module.device)
-        if dist.is_available() and dist.is_initialized():
-            flag = bad.to(torch.int32)
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-            bad = flag.bool()
-        if not bad:
+        if not _on_any_rank(bad):
             self._in_a_row = 0
             return
         self._in_a_row += 1
@@ -162,8 +157,8 @@ class NaNGuard(Callback):
             raise NotFinite(f"{self._in_a_row} steps in a row without finite gradients; last rows: {rows}")
 
 
-class PoliteStop(Callback):
-    """On SIGTERM: finish the step, save a last checkpoint, raise `Stopped` (which `fit` turns into a clean exit)."""
+class GracefulStop(Callback):
+    """On SIGTERM: finish the step, save a last checkpoint, raise `Stopped`, which `fit` turns into exit status 0."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -174,13 +169,8 @@ class PoliteStop(Callback):
     def _handle(self, signum: int, frame: Any) -> None:
         self._asked = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        asked = torch.tensor(int(self._asked), device=pl_module.device)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-        if not asked:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not _on_any_rank(torch.tensor(self._asked, device=pl_module.device)):
             return
         for checkpoint in trainer.checkpoint_callbacks:
             checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
@@ -192,20 +182,14 @@ class PoliteStop(Callback):
 
 
 class SampleAnswers(Callback):
-    """After validation started, writes the model's own answers to the first rows of every dataset into the log."""
+    """Logs the model's answers to the first rows of every validation dataset."""
 
     def __init__(self, num_rows: int = 2, max_new_tokens: int = 64) -> None:
         self.num_rows = num_rows
         self.max_new_tokens = max_new_tokens
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         if batch_idx > 0 or trainer.sanity_checking or self.num_rows == 0 or not pl_module.writes_samples:
             return
@@ -222,18 +206,17 @@ class SampleAnswers(Callback):
 
 def first_prompts(batch: dict[str, Any], num_rows: int) -> dict[str, torch.Tensor]:
     """The first rows of a batch without their targets."""
-    from nemo_desta.types import AUDIO_SLOT
-
     lens = batch["prompt_lens"][:num_rows]
     ids = batch["input_ids"][:num_rows, : int(lens.max())].clone()
     ids[torch.arange(ids.shape[1], device=ids.device) >= lens[:, None]] = 0
     num_clips = int((ids == AUDIO_SLOT).sum())
-    clips = {name: batch[name][:num_clips] for name in ("vector_lens",) if name in batch}
-    return {
-        **clips,
-        "audio": batch["audio"][:num_clips],
-        "audio_lens": batch["audio_lens"][:num_clips],
-        "input_ids": ids,
-        "input_lens": lens,
-        "prompt_lens": lens,
-    }
+    clips = {name: batch[name][:num_clips] for name in ("audio", "audio_lens", "vector_lens") if name in batch}
+    return {**clips, "input_ids": ids, "input_lens": lens, "prompt_lens": lens}
+
+
+def _on_any_rank(flag: torch.Tensor) -> bool:
+    """Whether a boolean scalar is true on any rank; every rank must call this."""
+    found = flag.to(torch.int32)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return bool(found)

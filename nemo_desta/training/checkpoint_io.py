@@ -1,7 +1,7 @@
-"""Lightning checkpoints that are read with ``weights_only=True`` and written in one piece.
+"""Lightning checkpoints that are read with ``weights_only=True`` and written atomically.
 
-A checkpoint of a stranger is data, never code: unpickling of anything but tensors and plain types is refused. Writing
-goes to a temporary name first, so that a kill in the middle of a save leaves the previous checkpoint whole.
+A checkpoint from an untrusted source is data, never code: only tensors and plain types are unpickled. A save goes to a
+temporary file first, so that a kill during a save leaves the previous checkpoint intact.
 """
 
 import enum
@@ -28,10 +28,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         part.replace(path)
 
     def load_checkpoint(self, path: Any, map_location: Callable | None = None, **_: Any) -> dict[str, Any]:
-        """Read a checkpoint, once every byte of it has been checked.
+        """Check every byte of a checkpoint and read it.
 
         Raises:
-            FileNotFoundError: nothing there. DamagedCheckpoint: not what was written.
+            FileNotFoundError: nothing there. DamagedCheckpoint: its bytes are not those that were written.
             ValueError: the file holds more than tensors and plain types.
         """
         check_whole(Path(path))
@@ -39,7 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class DamagedCheckpoint(ValueError):
-    """A file that is not what was written; the message names it and says what is wrong."""
+    """A file whose bytes are not those that were written; the message names the file and the damage."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"'{path}' is damaged: {reason}")
@@ -50,31 +50,31 @@ def check_whole(path: Path) -> None:
     """Compare every member of a checkpoint with the checksum that was written with it (about 1 GB/s).
 
     Raises:
-        FileNotFoundError: nothing there. DamagedCheckpoint: cut, empty, or with changed bytes.
+        FileNotFoundError: nothing there. DamagedCheckpoint: truncated, empty, or with changed bytes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at '{path}'")
     with path.open("rb") as file:
         try:
             wrong = zipfile.ZipFile(file).testzip()
-        except Exception as error:  # a damaged archive may say anything
+        except Exception as error:  # a damaged archive may raise anything
             reason = "it is empty" if path.stat().st_size == 0 else f"{type(error).__name__}: {error}"
             raise DamagedCheckpoint(path, reason) from error
     if wrong is not None:
-        raise DamagedCheckpoint(path, f"the bytes of its part {wrong} are not those that were written")
+        raise DamagedCheckpoint(path, f"the checksum of its part {wrong} is wrong")
 
 
 def read_checkpoint(path: Path, *, map_location: Any = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """What a checkpoint holds; with ``mmap`` tensors are read when they are used.
+    """The content of a checkpoint; with ``mmap`` tensors are read when they are used.
 
     Raises:
-        FileNotFoundError: nothing there. DamagedCheckpoint: cut or empty, or changed where it is read.
+        FileNotFoundError: nothing there. DamagedCheckpoint: truncated, empty, or changed where it is read.
         ValueError: the file holds more than tensors and plain types.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at '{path}'")
     if not zipfile.is_zipfile(path):
-        check_whole(path)  # says what is wrong
+        check_whole(path)  # raises with the reason
     try:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except (MemoryError, FileNotFoundError):
@@ -85,28 +85,24 @@ def read_checkpoint(path: Path, *, map_location: Any = "cpu", mmap: bool = False
         raise ValueError(f"'{path}' is refused: it holds more than tensors and plain types ({reason})") from error
 
 
-def plain(value: Any) -> Any:
-    """The same nested value with only tensors and types that ``weights_only`` reads back.
+def plain(value: Any, where: str = "checkpoint") -> Any:
+    """The same nested value with only tensors and plain types, which ``weights_only`` can read.
 
     Raises:
-        TypeError: something that is neither; the message says where.
+        TypeError: anything else; the message says where.
     """
-    return _plain(value, "checkpoint")
-
-
-def _plain(value: Any, where: str) -> Any:
     if isinstance(value, torch.Tensor) or value is None or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, dict):
-        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {plain(key, where): plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, set, frozenset)):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, tuple):
-        return tuple(_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(plain(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, enum.Enum):
-        return _plain(value.value, where)
+        return plain(value.value, where)
     if isinstance(value, (int, float, str)):  # subclasses, numpy's float64 among them
         return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # numpy scalars

@@ -1,6 +1,6 @@
-"""Which checkpoint a run resumes from: the newest whole one. Damaged ones are named and set aside.
+"""Finds the checkpoint to resume from: the newest intact one. Damaged files are named in the log and renamed.
 
-exp_manager takes whatever is called ``*last.ckpt`` and stops at two of them; so the folder is put in order before.
+exp_manager reads the file called ``*last.ckpt`` and fails if there are two; so the folder is cleaned up first.
 """
 
 import logging
@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 LAST = "*last.ckpt"
 DAMAGED = ".damaged"
-#: Left by a kill: files under their temporary name, and NeMo's marks of a save that was under way. Our saves are whole
-#: when they have their name, so that the marks say nothing.
+#: What a kill leaves behind: temporary files, and NeMo's marks of an unfinished save. Our saves are atomic, so the
+#: marks have no meaning here.
 LEFTOVERS = ("*.ckpt.part", "*-unfinished")
 
 
 class NoWholeCheckpoint(ConfigError):
-    """There are checkpoints, and every one is damaged; the message names each."""
+    """All checkpoints of a run are damaged; the message names each."""
 
 
 class Found(NamedTuple):
-    """A checkpoint to resume from. ``saved``: what it holds; its tensors stay on disk until they are used."""
+    """A checkpoint to resume from. ``saved``: its content; tensors are memory-mapped."""
 
     path: Path
     step: int
@@ -33,11 +33,11 @@ class Found(NamedTuple):
 
 
 def find_checkpoint(folder: Path, *, tidy: bool) -> Found | None:
-    """The whole checkpoint in ``folder`` with the most steps, None where there is none.
+    """The intact checkpoint in ``folder`` with the most steps; None if there is no checkpoint.
 
     Args:
-        tidy: this process (the first one of a run) also sets damaged files aside and removes what a kill left behind;
-            others wait until that is done.
+        tidy: this process (the first of a run) also renames damaged files and removes what a kill left behind; the
+            other processes wait until that is done.
 
     Raises:
         NoWholeCheckpoint: all are damaged. ValueError: one holds more than tensors and plain types.
@@ -53,7 +53,7 @@ def find_checkpoint(folder: Path, *, tidy: bool) -> Found | None:
             found.append((saved["global_step"], path.match(LAST), path, saved))
         except DamagedCheckpoint as error:
             damaged.append(error)
-        except FileNotFoundError:  # set aside by the first process just now
+        except FileNotFoundError:  # the first process has just renamed it
             continue
     found.sort(key=lambda item: item[:3])
     chosen = None
@@ -83,10 +83,10 @@ def _tidy(folder: Path, chosen: Found, damaged: list[DamagedCheckpoint]) -> None
     for error in damaged:
         aside = error.path.with_name(error.path.name + DAMAGED)
         error.path.replace(aside)
-        logger.warning("%s; it is set aside as %s", error, aside.name)
+        logger.warning("%s; it is renamed to %s", error, aside.name)
     for path in folder.rglob(LAST):
-        if path != chosen.path:  # a kill between the save of the new one and the removal of the old
-            logger.info("removing %s: %s is newer and whole", path, chosen.path.name)
+        if path != chosen.path:  # killed between saving the new file and removing the old one
+            logger.info("removing %s: %s is newer and intact", path, chosen.path.name)
             path.unlink()
 
 

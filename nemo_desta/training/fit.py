@@ -1,4 +1,4 @@
-"""The main job: config -> trained projector. Everything that can be known to be wrong is said before weights load."""
+"""Training: config -> trained projector. All config errors that need no weights are reported before weights load."""
 
 import inspect
 import logging
@@ -19,9 +19,9 @@ from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 from nemo_desta.training.callbacks import (
+    GracefulStop,
     LastValidation,
     NaNGuard,
-    PoliteStop,
     SampleAnswers,
     StepLog,
     StepSeed,
@@ -29,13 +29,13 @@ from nemo_desta.training.callbacks import (
     Throughput,
     records_folder,
 )
-from nemo_desta.training.check import report
+from nemo_desta.training.check_report import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
 from nemo_desta.training.fit_loop import FitLoop
 from nemo_desta.training.preflight import preflight
-from nemo_desta.training.record import write_record
 from nemo_desta.training.run_lock import run_lock
+from nemo_desta.training.run_record import write_record
 from nemo_desta.training.run_settings import (
     OPTIMISATION,
     RESUME,
@@ -49,22 +49,22 @@ from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_
 logger = logging.getLogger(__name__)
 
 SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "resume")
-#: Top-level values that nothing reads but other settings' ``${}``.
+#: Top-level values that only other settings read, by ``${}``.
 VALUES = ("work_dir", "data_root", "generated", "corpora")
 AUTO = {"name": "auto"}
 CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
 
 
 def fit(cfg: DictConfig) -> DestaBase | None:
-    """Train as ``cfg`` says; returns the model, or None when only checked or stopped by SIGTERM.
+    """Train as ``cfg`` says; returns the model, or None after ``check=true`` or a SIGTERM.
 
-    The trained part is written to ``<log dir>/model`` at the end; a run that was killed resumes from its newest whole
-    checkpoint when the same command is given again.
+    The trained part is written to ``<log dir>/model`` at the end. To resume a killed run from its newest intact
+    checkpoint, give the same command again.
 
     Raises:
-        ConfigError: an unknown or impossible setting, or one that the run did not begin with (`SettingsChanged`); a
-            folder that another process trains into; checkpoints that are all damaged.
-        MissingParts: data or weights that are not there.
+        ConfigError: an unknown or impossible setting; a setting that differs from the run's (`SettingsChanged`); a
+            folder that another process trains into (`FolderInUse`); only damaged checkpoints (`NoWholeCheckpoint`).
+        MissingParts: data or weights are missing.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
@@ -77,8 +77,8 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     settings["exp_manager"].setdefault("disable_validation_on_resume", False)
     if settings["exp_manager"]["disable_validation_on_resume"]:
         raise ConfigError(
-            "exp_manager.disable_validation_on_resume must be false: a resume would leave out a validation that is "
-            "due, and train past the end of an epoch where one is due there"
+            "exp_manager.disable_validation_on_resume must be false: with true a resumed run skips a validation "
+            "that is due, and trains past the end of an epoch with a validation at its end"
         )
     if settings.get("check"):
         print(report(model_config, settings, split))
@@ -101,7 +101,9 @@ def _fit(
             other = "model.optimizer._target_" in changed
             trainer.callbacks.append(NewOptimisation(other_optimizer=other))
     trainer.callbacks.append(RunSettings(run))
-    own = {} if found is None else {"resume_ignore_no_checkpoint": True}  # it knows those that are called last only
+    own = {}
+    if found is not None:  # exp_manager only finds *last.ckpt
+        own["resume_ignore_no_checkpoint"] = True
     log_dir = Path(exp_manager(trainer, OmegaConf.create({**settings["exp_manager"], **own})))
     if found is not None:
         trainer.ckpt_path = str(found.path)
@@ -130,9 +132,9 @@ def _fit(
 
 @contextmanager
 def _run_folder(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[Found | None]:
-    """The run's folder for this process alone, before exp_manager touches it; gives the checkpoint to resume from.
+    """Lock the run's folder before exp_manager changes it; yields the checkpoint to resume from.
 
-    The lock is held by the first process of a run. A run that makes a new folder each time has none to share.
+    The first process of a run holds the lock. A run that makes a new folder each time needs none.
     """
     if not settings.get("resume_if_exists"):
         yield None
@@ -165,7 +167,7 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
         strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
         plugins=[SafeCheckpointIO()],
         callbacks=build_callbacks(callbacks or {}, seed),
-        use_distributed_sampler=False,  # our sampler already gives each rank its own batches
+        use_distributed_sampler=False,  # our sampler already splits batches over ranks
         enable_model_summary=False,
         logger=False,
         enable_checkpointing=False,
@@ -175,7 +177,7 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
 
 
 def num_processes(settings: Mapping[str, Any]) -> int | None:
-    """Processes that a ``trainer`` section asks for, None where that depends on the machine."""
+    """Number of processes of a ``trainer`` section; None if it depends on the machine."""
     devices = settings.get("devices")
     if devices in (-1, "-1") and torch.cuda.is_available():
         devices = torch.cuda.device_count()
@@ -185,7 +187,7 @@ def num_processes(settings: Mapping[str, Any]) -> int | None:
 
 
 def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
-    """Our callbacks with the knobs of the ``callbacks`` section."""
+    """All callbacks with the settings of section ``callbacks``."""
     check_keys(settings, CALLBACK_KNOBS, "callbacks")
     return [
         StepSeed(seed),
@@ -194,5 +196,5 @@ def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
         Throughput(settings.get("throughput_window", 20)),
         NaNGuard(settings.get("nan_patience", 5)),
         SampleAnswers(settings.get("sample_rows", 2), settings.get("sample_max_new_tokens", 64)),
-        PoliteStop(),
+        GracefulStop(),
     ]

@@ -1,14 +1,14 @@
-"""Lightning's training loop, which leaves nothing out when a run was killed after its last step."""
+"""Lightning's training loop, which also resumes a run that was killed after its last step."""
 
 from lightning import Trainer
 from lightning.pytorch.loops import _FitLoop
 
 
 class FitLoop(_FitLoop):
-    """The loop of ``trainer``. All steps may be done and saved, and the validation due after them still to come.
+    """The loop of ``trainer``, for a checkpoint with all steps done and the last validation still to run.
 
-    Lightning's own loop returns at once on such a resume: no validation, and no ``on_train_start``, which brings back
-    the metrics of an earlier one.
+    Lightning's own loop returns at once on such a resume: it runs no validation and no ``on_train_start``, which
+    restores the metrics of an earlier validation.
     """
 
     def __init__(self, trainer: Trainer) -> None:

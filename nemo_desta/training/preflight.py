@@ -1,4 +1,4 @@
-"""One message that lists everything a run lacks, and how to get it, before anything is loaded."""
+"""Checks before anything is loaded: one message lists all missing files of a run and how to get them."""
 
 import glob
 import logging
@@ -20,7 +20,7 @@ from nemo_desta.sources import is_local, local_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
-#: Training rows that targets are looked at in: so many of each file, and in all.
+#: Training rows whose targets are checked: per file, and in total.
 SAMPLED_ROWS, SAMPLED_IN_ALL = 32, 512
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ class MissingParts(FileNotFoundError):
 
 
 def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
-    """Raise `MissingParts` naming everything that is absent; silent when the run can start.
+    """Raise `MissingParts` with everything that is missing; silent when the run can start.
 
-    Targets that do not fit the think block of the chat template are counted in a sample, and said in the log.
+    Targets of sampled rows that do not fit the think block of the chat template are counted in the log.
     """
     problems = [*missing_weights(model), *missing_data(data)]
     if problems:
@@ -45,7 +45,7 @@ def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
 
 
 def unfit_targets(model: ModelConfig, data: Mapping[str, Any]) -> Iterator[str]:
-    """How many targets of a sample of training rows do not fit the template's think block, and what helps."""
+    """Warnings: how many targets of sampled rows do not fit the template's think block, and a remedy."""
     thoughts = ThoughtCheck(build.build_prompts(build.build_tokenizer(model.llm), model.prompt))
     if not thoughts.opened and not thoughts.closed:
         return
@@ -60,7 +60,7 @@ def unfit_targets(model: ModelConfig, data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def missing_weights(config: ModelConfig) -> Iterator[str]:
-    """Frozen parts that are neither here nor to be had from the hub."""
+    """Frozen parts that are neither on this machine nor on the hub."""
     for part, source in frozen_sources(config).items():
         where = "model.llm.path" if part == "llm" else f"model.perception.{part}.path"
         if "???" in source:
@@ -77,8 +77,7 @@ def missing_weights(config: ModelConfig) -> Iterator[str]:
         elif folder is None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             yield (
                 f"{where}: '{source}' is not in the local hub cache and HF_HUB_OFFLINE is set. On a machine with "
-                f"network: "
-                f"huggingface-cli download {source}"
+                f"network: huggingface-cli download {source}"
             )
         elif folder is not None and folder.is_dir():
             yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
@@ -121,7 +120,7 @@ def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 
 
 def _sampled_rows(section: Mapping[str, Any]) -> Iterator[Row]:
-    """The first rows of every JSONL file of a data section; broken ones are the data module's to name."""
+    """The first rows of every JSONL file of a data section; broken rows are skipped, the data module names them."""
     left = SAMPLED_IN_ALL
     for item in _sources(section.get("input_cfg") or []):
         for path in expand_paths(item.get("rows") or item.get("manifest_filepath") or []):

@@ -1,4 +1,4 @@
-"""One run per folder: two that train into the same one would overwrite each other's checkpoints."""
+"""A lock per run folder: two runs in one folder would overwrite each other's checkpoints."""
 
 import errno
 import fcntl
@@ -22,10 +22,10 @@ class FolderInUse(ConfigError):
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder/.run.lock``; the system frees it when the process dies.
+    """Hold ``folder/.run.lock``; the system releases it when the process dies.
 
-    A POSIX record lock: data workers, which are forked, do not inherit it, so that it dies with the process that
-    trains, and NFS knows it.
+    It is a POSIX record lock: NFS supports it, and forked data workers do not inherit it, so it ends with the training
+    process.
 
     Raises:
         FolderInUse: another process holds it.
@@ -36,7 +36,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in NO_LOCKS:
-                logger.warning("%s has no file locks: a second run into this folder would not be noticed", folder)
+                logger.warning("%s has no file locks: a second run into this folder is not detected", folder)
             elif error.errno in (errno.EAGAIN, errno.EACCES):
                 file.seek(0)
                 raise FolderInUse(

@@ -1,7 +1,7 @@
-"""The settings that a run's numbers follow from: kept in its checkpoints, compared before a resume, key by key.
+"""Settings that determine a run's numbers: stored in its checkpoints and compared before a resume, key by key.
 
-What only says where things are or how fast they go may change. Everything else is refused, or taken over with
-``resume=force``; a key that this file does not know counts as one that changes the numbers.
+Settings for paths and speed may change. Any other change is refused, or accepted with ``resume=force``. A key that
+this file does not list counts as one that changes the numbers.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from nemo_desta.sources import local_folder, sampled_blocks
 logger = logging.getLogger(__name__)
 
 RESUME = ("auto", "force")
-#: Settings that change no number of the training: places, speed, logs, validation, and where the run ends. The frozen
-#: parts and the rows are compared by what they hold, data-parallel ranks by the data module.
+#: Settings that change no number of the training: paths, speed, logs, validation, and the end of the run. Frozen parts
+#: and rows are compared by content, data-parallel ranks by the data module.
 FREE = (
     *("model.llm.path", "model.llm.tokenizer", "model.llm.trust_remote_code", "model.perception.encoders.*.path"),
     *("model.perception.init_from", "model.activation_checkpointing", "strategy.*", "callbacks.*"),
@@ -40,20 +40,20 @@ FREE = (
     *("data.validation_ds.*", "data.bad_rows.*", "data.audio_roots.*"),
     *("data.train_ds.num_workers", "data.train_ds.prefetch_factor"),
 )
-#: Keys of an ``input_cfg`` entry that say where its rows and audio files are.
-PLACES = ("rows", "manifest_filepath", "shar_path", "audio_roots")
+#: Keys of an ``input_cfg`` entry that are paths of rows and audio files.
+PATHS = ("rows", "manifest_filepath", "shar_path", "audio_roots")
 TEMPLATE_FILES = ("tokenizer_config.json", "chat_template.jinja")
-#: Bytes of the row files of one entry up to which all of them are hashed.
+#: Row files of one entry are hashed completely up to this many bytes.
 HASHED_WHOLE = 1 << 30
 OPTIMISATION = ("model.optimizer.", "model.lr_scheduler.")
 
 
 class SettingsChanged(ConfigError):
-    """The run began with other settings; the message names every key, what it was and what it is."""
+    """The run began with other settings; the message names every key, its old and its new value."""
 
 
 def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run by dotted key, as plain values; rows and the tokenizer by what their files hold."""
+    """The settings of a run by dotted key, as plain values; rows and tokenizer as hashes of their files."""
     data = asdict(parse_data(settings["data"]))
     train, validation = data.pop("train") or {}, data.pop("validation")
     sources = train.pop("input_cfg", None) or []
@@ -72,16 +72,16 @@ def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, A
 
 
 def compare_run(before: Mapping[str, Any] | None, now: Mapping[str, Any], *, force: bool) -> list[str]:
-    """Say which settings differ from those in the checkpoint; the changed keys that change the numbers.
+    """Log the settings that differ from the checkpoint's; returns the changed keys that change the numbers.
 
     Args:
-        before: as `describe_run` gave it; None in a checkpoint of an earlier version. force: take them over.
+        before: result of `describe_run`; None for a checkpoint of an earlier version. force: accept all changes.
 
     Raises:
-        SettingsChanged: without ``force``, when one of them changes the numbers.
+        SettingsChanged: without ``force``, if a change affects the numbers.
     """
     if before is None:
-        logger.info("the checkpoint does not hold its run's settings (an earlier version wrote it): not compared")
+        logger.info("the checkpoint holds no settings (an earlier version wrote it): they are not compared")
         return []
     defaults = {f"trainer.{key}": item.default for key, item in inspect.signature(Trainer.__init__).parameters.items()}
     old, new = ({**defaults, **settings} for settings in (before, now))
@@ -90,7 +90,7 @@ def compare_run(before: Mapping[str, Any] | None, now: Mapping[str, Any], *, for
     lines = {key: f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed}
     matters = [key for key in changed if not any(fnmatchcase(key, pattern) for pattern in FREE)]
     if free := [lines[key] for key in changed if key not in matters]:
-        logger.info("settings that may change in a resume, and did: %s", "; ".join(free))
+        logger.info("changed settings that do not affect the numbers: %s", "; ".join(free))
     if not matters:
         return []
     listed = "\n".join(f"  {lines[key]}" for key in matters)
@@ -98,17 +98,17 @@ def compare_run(before: Mapping[str, Any] | None, now: Mapping[str, Any], *, for
         hint = ""
         if "model.lr_scheduler.max_steps" in matters and "trainer.max_steps" in changed:
             was = old.get("model.lr_scheduler.max_steps")
-            hint = f" To train longer on the schedule as it was: model.lr_scheduler.max_steps={was}."
+            hint = f" To train longer with the old schedule: model.lr_scheduler.max_steps={was}."
         raise SettingsChanged(
-            f"this run began with other settings:\n{listed}\nGive the same ones to resume it.{hint} Or take the new "
-            "ones from its last checkpoint on: resume=force. Or begin a new run: another exp_manager.exp_dir or name"
+            f"this run began with other settings:\n{listed}\nTo resume it, give the old settings.{hint} To use the "
+            "new ones from its last checkpoint on: resume=force. To begin anew: another exp_manager.exp_dir or name"
         )
-    logger.warning("resume=force: from this checkpoint on the run has other settings:\n%s", listed)
+    logger.warning("resume=force: from this checkpoint on the run uses new settings:\n%s", listed)
     return matters
 
 
 class RunSettings(Callback):
-    """Keeps the settings in every checkpoint."""
+    """Stores the settings in every checkpoint."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
@@ -118,14 +118,14 @@ class RunSettings(Callback):
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The settings that a checkpoint holds; None in one of an earlier version."""
+        """The settings in a checkpoint; None if an earlier version wrote it."""
         return saved.get("callbacks", {}).get(cls.__qualname__, {}).get("settings")
 
 
 class NewOptimisation(Callback):
-    """Lets new settings of optimiser and schedule take effect in a resume; else the checkpoint's win in silence.
+    """Applies new settings of optimiser and schedule in a resume; without it the checkpoint silently restores the old.
 
-    The optimiser keeps its moments, unless it is another one, and the schedule its count of steps.
+    The optimiser keeps its moments, unless its class changes, and the schedule keeps its count of steps.
     """
 
     def __init__(self, *, other_optimizer: bool) -> None:
@@ -137,7 +137,7 @@ class NewOptimisation(Callback):
             {key: state[key] for key in counts if key in state} for state in checkpoint["lr_schedulers"]
         ]
         if self.other_optimizer:
-            logger.warning("another optimiser: it begins without the moments of the one before")
+            logger.warning("another optimiser class: it starts without moments")
             checkpoint["optimizer_states"] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,7 +146,7 @@ class NewOptimisation(Callback):
                 group.update({**optimizer.defaults, "initial_lr": optimizer.defaults["lr"]})
         for scheduler in (config.scheduler for config in trainer.lr_scheduler_configs):
             of_step = getattr(scheduler, "_get_closed_form_lr", scheduler.get_lr)
-            scheduler._get_lr_called_within_step = True  # else it warns
+            scheduler._get_lr_called_within_step = True  # avoids a warning
             scheduler._last_lr = of_step()
             scheduler._get_lr_called_within_step = False
             for group, lr in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
@@ -166,10 +166,10 @@ def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _contents(items: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """``input_cfg`` by number, with what the row files hold in the place of their paths."""
+    """``input_cfg`` by number; hashes of the row files replace their paths."""
     found = {}
     for number, item in enumerate(items):
-        entry = {key: value for key, value in item.items() if key not in PLACES}
+        entry = {key: value for key, value in item.items() if key not in PATHS}
         if item.get("type") == "group":
             entry["input_cfg"] = _contents(item.get("input_cfg") or [])
         elif rows := item.get("rows") or item.get("manifest_filepath") or item.get("shar_path"):
@@ -179,7 +179,7 @@ def _contents(items: list[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _content(rows: Any) -> str:
-    """Number of files, their bytes and a hash of all they hold; above 1 GiB of blocks spread over each of them."""
+    """Number of files, bytes, and a hash of the whole content; above 1 GiB, of blocks spread over each file."""
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
         files = sorted(path for path in Path(rows).rglob("*") if path.is_file())
     else:
@@ -199,7 +199,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
 
 
 def _tokenizer(model: ModelConfig) -> str | None:
-    """A hash of the files that prompts and their ids follow from; None while they are not on this machine."""
+    """A hash of the files that determine prompts and ids; None if they are not on this machine."""
     folder = local_folder(model.llm.tokenizer or model.llm.path)
     if folder is None or not folder.is_dir():
         return None

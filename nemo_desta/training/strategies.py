@@ -1,7 +1,7 @@
 """Config group ``strategy/`` -> Lightning strategy and the model class that it trains.
 
-Each name has its own knobs; unknown ones are refused. The room `megatron` sits beside this one, so it is named by path
-and imported when asked for.
+Each strategy has its own settings; unknown ones are refused. Nothing here imports package `megatron` at the top: its
+parts are named by path and imported when strategy=megatron is used.
 """
 
 import importlib
@@ -16,18 +16,18 @@ from nemo_desta.config import ModelConfig, check_keys, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 
-#: Every trained parameter takes part in every step, and frozen ones are outside DDP: nothing to search for.
+#: Every trained parameter gets a gradient in every step and frozen ones are outside DDP: no search for unused ones.
 DDP_OPTIONS = {"find_unused_parameters": False, "gradient_as_bucket_view": True, "broadcast_buffers": False}
-#: The Trainer's settings that a strategy with manual optimisation takes over: Lightning refuses to carry them out.
+#: Trainer settings that a strategy with manual optimisation applies itself: Lightning refuses them there.
 STEP_SETTINGS = {"gradient_clip_val": None, "accumulate_grad_batches": 1, "gradient_clip_algorithm": None}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one name stands for. ``build`` and ``model``: the thing itself, or ``module:attribute``.
+    """One strategy. ``build`` and ``model``: a callable and a class, or ``module:attribute``.
 
-    ``takes_step``: optimisation is manual, and ``build`` is also given the seed and `STEP_SETTINGS`. ``layout``: gives
-    the `Split` of an LLM that is cut up, from the model's config, the number of processes and the knobs.
+    ``takes_step``: optimisation is manual; ``build`` also receives the seed and `STEP_SETTINGS`. ``layout``: computes
+    the `Split` of the LLM from the model's config, the number of processes and the knobs.
     """
 
     knobs: tuple[str, ...]
@@ -38,7 +38,7 @@ class Kind:
 
 
 class Split(NamedTuple):
-    """How an LLM is cut up: in how many parts (per copy), and in words."""
+    """How an LLM is split: number of parts (per copy), and a description."""
 
     num_parts: int
     description: str
@@ -47,23 +47,22 @@ class Split(NamedTuple):
 def build_strategy(
     config: Mapping[str, Any], *, seed: int = 0, step_settings: Mapping[str, Any] | None = None
 ) -> Strategy | str:
-    """Build the strategy that ``config["name"]`` asks for.
+    """Build the strategy ``config["name"]``.
 
     Args:
-        seed: of a strategy that keeps random states. step_settings: the Trainer's, where `takes_step`.
+        seed: of a strategy that keeps random states. step_settings: the Trainer's, if `takes_step`.
 
     Raises:
         ConfigError: unknown name or knob, or tensor parallelism outside strategy=megatron.
     """
     kind, knobs = _kind(config)
-    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
     if kind.takes_step:
         knobs = {**knobs, "seed": seed, **STEP_SETTINGS, **(step_settings or {})}
     return _resolve(kind.build)(**knobs)
 
 
 def takes_step(config: Mapping[str, Any]) -> bool:
-    """Whether the strategy clips and accumulates itself, so that the Trainer must not be asked to."""
+    """Whether the strategy clips and accumulates itself, so that the Trainer must not."""
     return _kind(config)[0].takes_step
 
 
@@ -73,32 +72,27 @@ def model_class(config: Mapping[str, Any]) -> type[DestaBase]:
 
 
 def check_layout(config: Mapping[str, Any], model: ModelConfig, num_processes: int | None) -> Split | None:
-    """How the LLM will be cut up, None where it is not; checked on configs alone, before any weight is read.
+    """How the LLM is split, None if it is not; checked on configs alone, before any weight is read.
 
     Raises:
-        ConfigError: it cannot be cut like that.
+        ConfigError: it cannot be split like that.
     """
     kind, knobs = _kind(config)
-    check_keys(knobs, kind.knobs, f"strategy({config['name']})")
     if kind.layout is None:
         return None
     return Split(*_resolve(kind.layout)(model, num_processes, **knobs))
 
 
 class ShardedLLMStrategy(DDPStrategy):
-    """DDP for what trains, FSDP2 for the frozen LLM: every rank holds 1/N of its blocks.
+    """DDP for the trained part, FSDP2 for the frozen LLM: every rank holds 1/N of its blocks.
 
-    The trained part stays whole on each rank, so checkpoints and optimiser state are those of DDP and of one device.
+    The trained part is whole on each rank, so checkpoints and optimiser state are those of DDP and of one device.
     """
 
     def setup_environment(self) -> None:
         super().setup_environment()
         mesh = init_device_mesh(self.root_device.type, (self.world_size,), mesh_dim_names=("data_parallel",))
         self.lightning_module._device_mesh = mesh  # as Lightning's own model-parallel strategy does
-
-
-def _auto() -> str:
-    return "auto"
 
 
 def _ddp(process_group_backend: str | None = None) -> Strategy:
@@ -109,7 +103,7 @@ def _fsdp2(tensor_parallel_size: int = 1, process_group_backend: str | None = No
     if tensor_parallel_size != 1:
         raise ConfigError(
             f"strategy.tensor_parallel_size={tensor_parallel_size}: fsdp2 shards by data only. "
-            "Tensor and pipeline parallelism of the LLM come with strategy=megatron."
+            "For tensor and pipeline parallelism of the LLM use strategy=megatron."
         )
     return ShardedLLMStrategy(process_group_backend=process_group_backend, **DDP_OPTIONS)
 
@@ -119,6 +113,7 @@ def _kind(config: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
     name = knobs.pop("name", None)
     if name not in STRATEGIES:
         raise ConfigError(f"unknown strategy '{name}'.{nearest(str(name), STRATEGIES)}")
+    check_keys(knobs, STRATEGIES[name].knobs, f"strategy({name})")
     return STRATEGIES[name], knobs
 
 
@@ -135,7 +130,7 @@ def _resolve(target: Any) -> Any:
 
 
 STRATEGIES: dict[str, Kind] = {
-    "auto": Kind((), _auto),
+    "auto": Kind((), lambda: "auto"),
     "ddp": Kind(("process_group_backend",), _ddp),
     "fsdp2": Kind(("tensor_parallel_size", "process_group_backend"), _fsdp2),
     "megatron": Kind(
@@ -147,7 +142,7 @@ STRATEGIES: dict[str, Kind] = {
             "expert_parallel_size",
             "process_group_backend",
         ),
-        "nemo_desta.megatron.strategy:build_strategy",
+        "nemo_desta.megatron.strategy:MegatronStrategy",
         "nemo_desta.megatron.model:MegatronDestaModel",
         takes_step=True,
         layout="nemo_desta.megatron.strategy:describe_layout",

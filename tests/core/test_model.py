@@ -1,11 +1,14 @@
 """`SpeechLM` from ready parts: no config, no folder on disk, no trainer."""
 
+import doctest
 import subprocess
 import sys
 
 import pytest
 import torch
 
+import nemo_desta.core.model
+import nemo_desta.perception.encoders.base
 from nemo_desta.answering.chat import Answer, answer, stream
 from nemo_desta.core.model import SpeechLM
 from nemo_desta.core.prompting import PromptBuilder
@@ -90,6 +93,12 @@ print(sorted({{"nemo", "lightning", "lhotse", "hydra", "omegaconf"}} & set(sys.m
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == "[]"
+
+
+@pytest.mark.parametrize("module", [nemo_desta.core.model, nemo_desta.perception.encoders.base])
+def test_the_examples_of_docstrings_run(module):
+    ran = doctest.testmod(module)
+    assert ran.attempted and not ran.failed
 
 
 def test_parts_that_do_not_fit_are_refused(model):

@@ -102,7 +102,7 @@ def test_audio_without_a_tag_goes_before_the_last_user_text(chatml: PromptBuilde
     text = text_of(chatml, chatml.prompt(messages).ids)
     assert "user\n<A><A>Late?" in text
     assert "system\nS<" in text
-    with pytest.raises(RowError, match="no user speaks"):
+    with pytest.raises(RowError, match="there is no user message"):
         chatml.prompt(messages[:1])
 
 
@@ -151,7 +151,7 @@ def test_end_of_turn_falls_back_to_eos_and_else_says_so() -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     assert PromptBuilder(tokenizer).end_of_turn_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="marks no end of turn"):
+    with pytest.raises(ValueError, match="has no end of turn"):
         _ = PromptBuilder(tokenizer).end_of_turn_id
 
 

@@ -212,7 +212,7 @@ def test_a_resume_with_other_rows_is_named(rows: Path, tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         trainer_of(tmp_path, max_steps=6).fit(Recorder(), data_of(fewer, 0), ckpt_path=tmp_path / "step=4.ckpt")
     assert "this resume is not exact (rows was" in caplog.text
-    assert "going on at batch 4 of epoch 0" in caplog.text
+    assert "resuming at batch 4 of epoch 0" in caplog.text
 
 
 def test_bad_rows_of_a_run_are_named_once_and_counted_exactly_after_a_resume(tmp_path: Path) -> None:

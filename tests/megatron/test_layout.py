@@ -48,7 +48,7 @@ def test_layers_that_do_not_divide_go_to_later_stages():
 
 @pytest.mark.parametrize(("num_layers", "stages"), [(3, 2), (10, 4), (5, 3)])
 def test_megatron_builds_the_layers_that_the_layout_says(num_layers, stages):
-    from nemo_desta.megatron.spec import transformer_config
+    from nemo_desta.megatron.mcore_config import transformer_config
 
     layout = Layout(pipeline_parallel_size=stages)
     config = transformer_config(make_config("llama", num_hidden_layers=num_layers), layout, dtype=torch.float32)

@@ -113,7 +113,7 @@ def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path
 
 
 def test_rotary_frequencies_are_those_of_hugging_face():
-    from nemo_desta.megatron.spec import rotary_frequencies
+    from nemo_desta.megatron.mcore_config import rotary_frequencies
 
     plain = make_config("llama", rope_theta=500000.0)
     scaled = make_config("llama", rope_theta=500000.0, rope_scaling=LLAMA3_ROPE)
@@ -141,14 +141,14 @@ def test_rotary_frequencies_are_those_of_hugging_face():
     ],
 )
 def test_what_is_not_covered_is_refused_by_name(model_type, changes, named):
-    from nemo_desta.megatron.spec import check_covered
+    from nemo_desta.megatron.mcore_config import check_covered
 
     with pytest.raises(ConfigError, match=named):
         check_covered(make_config(model_type, **changes))
 
 
 def test_a_broken_transformer_engine_is_an_error_and_not_a_reason_for_other_layers(tmp_path, monkeypatch):
-    from nemo_desta.megatron.spec import has_transformer_engine
+    from nemo_desta.megatron.mcore_config import has_transformer_engine
 
     package = tmp_path / "transformer_engine"
     (package / "pytorch").mkdir(parents=True)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from nemo_desta.config import ModelConfig, parse
-from nemo_desta.megatron import plan_ears, plan_llm
+from nemo_desta.megatron import audio_memory, llm_memory
 from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.llm_configs import KNOWN, find_llm
+from nemo_desta.megatron.llm_memory import Load
 from nemo_desta.megatron.plan import main
-from nemo_desta.megatron.plan_known import KNOWN, find_llm
-from nemo_desta.megatron.plan_llm import Load
 from tests.megatron.launch import launch
 from tests.megatron.llms import KINDS, groups, make_config, one_process
 from tests.megatron.memory import step_bytes
@@ -31,7 +31,7 @@ SIZES = {
     "head_dim": 16,
     "vocab_size": 1000,
 }
-STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 3}
+STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 2}
 
 
 def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, **layout):
@@ -45,15 +45,15 @@ def assert_planned(given, stage, found):
     width = getattr(torch, given["dtype"]).itemsize
     load = Load(STEP["rows"], STEP["length"], STEP["targets"], width, "local", given["recompute"])
     is_last = stage == layout.pipeline_parallel_size - 1
-    flying = plan_llm.in_flight(layout, stage, STEP["micro_batches"])
-    kept = flying * plan_llm.kept_bytes(config, layout, stage, load)
-    handed = flying * plan_llm.handed_bytes(config, layout, stage, load)
-    logits = plan_llm.logits_bytes(config, layout, load) if is_last else 0
-    working = plan_llm.working_bytes(config, layout, load)
+    flying = llm_memory.in_flight(layout, stage, STEP["micro_batches"])
+    kept = flying * llm_memory.kept_bytes(config, layout, stage, load)
+    handed = flying * llm_memory.sent_bytes(config, layout, stage, load)
+    logits = llm_memory.logits_bytes(config, layout, load) if is_last else 0
+    working = llm_memory.working_bytes(config, layout, load)
     # kept beside what waits: one layer while it is computed again, or the softmax in float32
     softmax = logits * 4 // (4 + (width if width < 4 else 0))
-    layer = working - plan_llm.working_bytes(config, layout, replace(load, recompute=False))
-    assert found["weights"] == plan_llm.weight_numbers(config, layout, stage) * width
+    layer = working - llm_memory.working_bytes(config, layout, replace(load, recompute=False))
+    assert found["weights"] == llm_memory.num_parameters(config, layout, stage) * width
     assert kept + max(softmax, layer) == pytest.approx(found["kept"], rel=0.01)
     assert kept + handed + max(logits, working) == pytest.approx(found["alive"], rel=0.1)
 
@@ -97,7 +97,7 @@ def test_weights_of_every_kind_of_llm_are_counted_exactly():
         for model_type, changes in KINDS.values():
             config = make_config(model_type, **changes)
             llm = StageLLM(config, Layout(), dtype=torch.float32)
-            counted = plan_llm.weight_numbers(config, Layout(), 0)
+            counted = llm_memory.num_parameters(config, Layout(), 0)
             assert counted == sum(parameter.numel() for parameter in llm.parameters()), model_type
 
 
@@ -124,7 +124,7 @@ def test_llms_known_by_name_have_the_parameters_of_their_model_cards():
         _, config = find_llm(name)
         padding = Layout().padded_vocab_size(config.vocab_size) - config.vocab_size
         tables = 1 if config.tie_word_embeddings else 2
-        counted = plan_llm.weight_numbers(config, Layout(), 0) - tables * padding * config.hidden_size
+        counted = llm_memory.num_parameters(config, Layout(), 0) - tables * padding * config.hidden_size
         assert counted / 1e9 == pytest.approx(billions, rel=0.01), name
 
 
@@ -136,20 +136,29 @@ def test_encoders_and_projector_are_counted_as_the_real_ones():
     from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
     from nemo_desta.perception.projector import WindowProjector
 
-    sizes = {"d_model": 1280, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120}
+    def whisper(width, layers, mel_bands):
+        sizes = {"encoder_layers": layers, "encoder_attention_heads": width // 64, "encoder_ffn_dim": 4 * width}
+        with torch.device("meta"):
+            model = Whisper(WhisperConfig(d_model=width, num_mel_bins=mel_bands, **sizes))
+        return WhisperEncoder(model, num_layers=layers, layer_ids=[layers * i // 4 for i in (1, 2, 3, 4)])
+
     with torch.device("meta"):
-        whisper = Whisper(WhisperConfig(**sizes, num_mel_bins=128))
         beats = Beats(BeatsConfig())
     encoders = {
-        "whisper": WhisperEncoder(whisper, num_layers=32, layer_ids=[8, 16, 24, 32]),
+        "whisper-small": whisper(768, 12, 80),
+        "whisper-medium": whisper(1024, 24, 80),
+        "whisper-large-v3": whisper(1280, 32, 128),
         "beats": BeatsEncoder(beats, layer_ids=[3, 6, 9, 12]),
     }
-    known = plan_ears.find_encoders("whisper-large-v3+beats")
-    for encoder, counted in zip(encoders.values(), known, strict=True):
-        assert counted.numbers == numbers(encoder)
-    projector = WindowProjector(encoders, 256, output_rms=1.0)
+    assert set(encoders) == set(audio_memory.ENCODERS)
+    for name, encoder in encoders.items():
+        counted = audio_memory.ENCODERS[name]
+        assert (counted.parameters, counted.width) == (numbers(encoder), encoder.hidden_size)
+    two = ("whisper-large-v3", "beats")
+    projector = WindowProjector({name: encoders[name] for name in two}, 256, output_rms=1.0)
+    known = audio_memory.find_encoders("+".join(two))
     # BEATs windows read a step more than their share of frames: eight position biases
-    assert plan_ears.projector_numbers(known, 256) == pytest.approx(numbers(projector), rel=1e-4)
+    assert audio_memory.projector_parameters(known, 256) == pytest.approx(numbers(projector), rel=1e-4)
 
 
 def numbers(module):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.names import find_home, part_names, part_shape
+from nemo_desta.megatron.param_mapping import find_home, part_names, part_shape
 from tests.megatron.launch import launch
 from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, write_llm
 

@@ -15,7 +15,7 @@ TIME_LIMIT = 280  # seconds; a run takes 30 to 60 on two quiet cores, mostly imp
 
 
 class MegatronWorkplace(Workplace):
-    """Runs are named; ``run("a", strategy="megatron", ...)`` again goes on where "a" stopped."""
+    """Runs are named; ``run("a", strategy="megatron", ...)`` again resumes "a"."""
 
     def command(self, run: str, *flags: str, config: str = "desta25", **more: object) -> list[str]:
         python, _, *rest = super().command(run, *flags, config=config, **more)

@@ -4,6 +4,7 @@ Letters as in `nemo_desta.ops`: N layers, B clips, T frames, C width, P windows,
 """
 
 import itertools
+import math
 import os
 from dataclasses import dataclass
 
@@ -37,15 +38,25 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Attention: every pair of values of two knobs meets, in each dtype; stack: every pair, dtype being a knob."""
+    """`few_cases`, and for attention every pair of values of two other knobs in each dtype."""
     attention = [
         Case("attention", dtype, *values) for dtype in DTYPES for values in pairwise(WIDTHS, LAYERS, FRAMES, QUERIES)
     ]
-    return attention + [Case("stack", *values) for values in pairwise(tuple(DTYPES), WIDTHS, LAYERS, FRAMES)]
+    return list(dict.fromkeys(few_cases() + attention))
+
+
+def few_cases() -> list[Case]:
+    """In each mode every pair of values of two knobs meets, dtype being a knob."""
+    knobs = tuple(DTYPES), WIDTHS, LAYERS, FRAMES
+    attention = [Case("attention", *values) for values in pairwise(*knobs, QUERIES)]
+    return attention + [Case("stack", *values) for values in pairwise(*knobs)]
 
 
 def pairwise(*knobs: tuple) -> list[tuple]:
-    """Few combinations in which every two values of two knobs meet: always the one with the most new pairs."""
+    """Few combinations in which every two values of two knobs meet.
+
+    Each step takes the combination with the most new pairs; of equal ones, the one with the smallest sizes.
+    """
 
     def pairs(values: tuple) -> set:
         return set(itertools.combinations(enumerate(values), 2))
@@ -54,10 +65,14 @@ def pairwise(*knobs: tuple) -> list[tuple]:
     missing = set().union(*map(pairs, combinations))
     chosen = []
     while missing:
-        best = max(combinations, key=lambda values: len(pairs(values) & missing))
+        best = max(combinations, key=lambda values: (len(pairs(values) & missing), -_size(values)))
         chosen.append(best)
         missing -= pairs(best)
     return chosen
+
+
+def _size(values: tuple) -> int:
+    return math.prod(value for value in values if isinstance(value, int))
 
 
 def make_inputs(case: Case, seed: int = 0) -> tuple[list[torch.Tensor], dict[str, torch.Tensor], WindowTable]:

@@ -13,9 +13,9 @@ pytest.importorskip("triton", reason="the kernels need triton, which has no buil
 FOLDER = Path(__file__).parent / "kernels"
 
 
-@pytest.mark.parametrize("file", sorted(f.name for f in FOLDER.glob("test_*.py")))
-def test_under_the_interpreter(file):
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", str(FOLDER / file)]
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_under_the_interpreter(marked):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", marked, str(FOLDER)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     env |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=env, cwd=FOLDER.parents[2], text=True, capture_output=True, timeout=600)

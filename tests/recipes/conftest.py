@@ -6,41 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))
+from nemo_desta.testing.data import character_tokenizer
+from nemo_desta.testing.models import tiny_llm
 
 
 @pytest.fixture(scope="session")
 def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `from_pretrained` reads it: Qwen3 of random weights whose answers are printable characters."""
     folder = tmp_path_factory.mktemp("llm") / "tiny-qwen3"
-    plain = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(CHARACTERS)}, merges=[]))
-    plain.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|im_end|>", chat_template=TEMPLATE)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<think>", "</think>"]})
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=512,
-        initializer_range=0.2,  # the usual 0.02 makes every token equally likely whatever the prompt
-    )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    # Not the usual 0.02, with which every token is equally likely whatever the prompt.
+    untied = {"tie_word_embeddings": False, "initializer_range": 0.2, "max_position_embeddings": 512}
+    return tiny_llm(folder, tokenizer=character_tokenizer(), pad_token_id=None, bos_token_id=None, **untied)
 
 
 @pytest.fixture

@@ -177,9 +177,11 @@ def clips(root: Path, count: int = 9) -> list[dict[str, Any]]:
     return rows
 
 
-def test_clips_get_words_from_an_iterator_in_order(tmp_path: Path) -> None:
+def test_clips_get_words_in_order(tmp_path: Path) -> None:
     rows = clips(tmp_path)
-    got = list(add_measured(iter(rows), tmp_path, ["pitch", "volume"], tmp_path / "cache"))
+    with pytest.raises(TypeError, match="read twice"):
+        list(add_measured(iter(rows), tmp_path, ["pitch"], tmp_path / "cache"))
+    got = list(add_measured(rows, tmp_path, ["pitch", "volume"], tmp_path / "cache"))
     assert [row["id"] for row in got] == [row["id"] for row in rows]
     assert [row["attributes"]["pitch"] for row in got] == ["low"] * 3 + ["medium"] * 3 + ["high"] * 3
     assert got[0]["attributes"] == {"pitch": "low", "volume": "quiet", "style": "hummed"}

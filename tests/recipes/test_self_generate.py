@@ -8,7 +8,7 @@ import pytest
 from nemo_desta.data.rows import RowRules, check_row
 from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.engines import Generation, Request, SamplingConfig
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import Outcome
 from nemo_desta.recipes.prompts import Prompt, draw
 from nemo_desta.recipes.rephrase import Rephrased
@@ -120,7 +120,7 @@ def test_braces_in_a_transcript_stay_as_they_are() -> None:
 def test_a_clip_gets_only_prompts_that_its_description_answers() -> None:
     wanted = clip_rows()({**CLIP, "transcript": None})
     assert [w.item.prompt.prompt_id for w in wanted if w.verdict is None] == ["who"]
-    assert wanted[1].verdict == Verdict("no fitting prompt", "1 of 2 prompts fit") and wanted[1].id == "c1-p1"
+    assert wanted[1].verdict == Rejection("no fitting prompt", "1 of 2 prompts fit") and wanted[1].id == "c1-p1"
 
 
 def test_what_no_one_can_hear_is_not_described() -> None:
@@ -139,9 +139,9 @@ def test_a_length_that_the_corpus_does_not_say_comes_from_the_audio(seconds: flo
 
 
 def test_refused_clips_are_never_asked_about() -> None:
-    bad = Verdict("missing audio", "no file")
+    bad = Rejection("missing audio", "no file")
     audio = clip_rows(check_audio=lambda clip: (bad, None))
-    listed = clip_rows(check_clip=lambda clip: Verdict("benchmark item", clip["id"]), check_audio=lambda clip: 1 / 0)
+    listed = clip_rows(check_clip=lambda clip: Rejection("benchmark item", clip["id"]), check_audio=lambda clip: 1 / 0)
     assert [w.verdict for w in audio(CLIP)] == [bad, bad]
     assert [w.verdict.reason for w in listed(CLIP)] == ["benchmark item"] * 2
 
@@ -154,7 +154,7 @@ def test_a_refused_answer_is_asked_for_again_with_another_seed() -> None:
         return "The text says: a woman." if len(seeds) < 3 else "A woman."
 
     def gate(row, clip):
-        return Verdict("leak", row["response"]) if "text" in row["response"] else None
+        return Rejection("leak", row["response"]) if "text" in row["response"] else None
 
     engine = Scripted(answer)
     (outcome,) = make(stage(engine, gate=gate, regenerable={"leak"}, rows=clip_rows(rows_per_clip=1)))
@@ -165,7 +165,7 @@ def test_a_refused_answer_is_asked_for_again_with_another_seed() -> None:
 
 def test_attempts_are_bounded_and_pointless_ones_are_not_made() -> None:
     engine = Scripted()
-    options = {"gate": lambda row, clip: Verdict("leak", "again"), "rows": clip_rows(rows_per_clip=1)}
+    options = {"gate": lambda row, clip: Rejection("leak", "again"), "rows": clip_rows(rows_per_clip=1)}
     (outcome,) = make(stage(engine, regenerable={"leak"}, max_attempts=4, **options))
     assert outcome.attempts == 4 and outcome.verdict.reason == "leak" and outcome.row["response"]
     (outcome,) = make(stage(engine, regenerable={"empty"}, max_attempts=4, **options))
@@ -175,7 +175,9 @@ def test_attempts_are_bounded_and_pointless_ones_are_not_made() -> None:
 def test_no_answer_is_no_row() -> None:
     broken = Scripted(lambda request: Generation("", False, "prompt of 9 tokens, the context leaves 8"))
     (outcome,) = make(stage(broken, rows=clip_rows(rows_per_clip=1)))
-    assert outcome.row is None and outcome.verdict == Verdict("LLM error", "prompt of 9 tokens, the context leaves 8")
+    assert outcome.row is None and outcome.verdict == Rejection(
+        "LLM error", "prompt of 9 tokens, the context leaves 8"
+    )
     (outcome,) = make(stage(Scripted(lambda r: "  \n"), rows=clip_rows(rows_per_clip=1), regenerable={"empty"}))
     assert outcome.row is None and outcome.verdict.reason == "empty" and outcome.attempts == 3
 
@@ -183,7 +185,7 @@ def test_no_answer_is_no_row() -> None:
 class Upper:
     """A rephraser that shouts, and fails on request."""
 
-    def __init__(self, error: Verdict | None = None) -> None:
+    def __init__(self, error: Rejection | None = None) -> None:
         self.error = error
 
     async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
@@ -203,21 +205,21 @@ def test_rephrasing_in_one_go_keeps_the_first_answer_and_gates_see_the_second() 
 
 def test_rephrasing_rows_of_an_earlier_run_changes_only_the_response() -> None:
     (first,) = make(stage(Scripted(), rows=clip_rows(rows_per_clip=1)))
-    second = SelfRephrase(Upper(), lambda row, clip: None, provenance={"llm": "other"})
+    second = SelfRephrase(Upper(), gate=lambda row, clip: None, provenance={"llm": "other"})
     (outcome,) = make(second, first.row)
     changed = {"response", "first_response", "stage", "llm"}
     assert {k: v for k, v in outcome.row.items() if k not in changed} == {
         k: v for k, v in first.row.items() if k not in changed
     }
     assert outcome.row["response"] == first.row["response"].upper() and outcome.row["llm"] == "other"
-    failing = SelfRephrase(Upper(Verdict("no answer tags", "x")), lambda row, clip: None)
+    failing = SelfRephrase(Upper(Rejection("no answer tags", "x")), gate=lambda row, clip: None)
     (outcome,) = make(failing, first.row)
     assert outcome.verdict.reason == "no answer tags"
 
 
 def test_a_judge_has_the_last_word() -> None:
     async def judge(row, *, seed):
-        return Verdict("leak (judge)", row["id"]) if row["prompt_id"] == "who" else None
+        return Rejection("leak (judge)", row["id"]) if row["prompt_id"] == "who" else None
 
     outcomes = make(stage(Scripted(), judge=judge))
     assert {o.row["prompt_id"]: o.verdict and o.verdict.reason for o in outcomes} == {

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from nemo_desta.config import PerceptionConfig
-from nemo_desta.core.build import build_encoders
 from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.data.rows import read_rows
 from nemo_desta.data.shar import SharSource
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.models import checkpoint
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.perception.build import build_encoders
 from nemo_desta.perception.encoders import BeatsEncoder
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.perception.tensor_files import load_tensors

@@ -31,7 +31,7 @@ IMPORT_BY_NAME = {
     "evaluation/run.py",
     "evaluation/scores.py",
     "core/trust.py",
-    "perception/encoders/registry.py",
+    "perception/registry.py",
     "recipes/engines/__init__.py",
     "training/strategies.py",
 }

@@ -112,7 +112,7 @@ def test_with_a_decoder_m4a_and_webm_are_heard_up_to_the_limit(torchcodec):
     for data, format in ((M4A, "M4A"), (WEBM, "webm")):
         assert len(load(data, format)) == 2 * RATE
     torchcodec.secs, torchcodec.promised = 1e6, None
-    with pytest.raises(ApiError, match="may bring 5 s") as caught:
+    with pytest.raises(ApiError, match="limit is 5 s") as caught:
         load(WEBM, "webm")
     assert caught.value.status == 413 and max(torchcodec.asked) <= 6.0
     torchcodec.secs, torchcodec.promised = 1.0, 4.0
@@ -123,7 +123,7 @@ def test_with_a_decoder_m4a_and_webm_are_heard_up_to_the_limit(torchcodec):
 @pytest.mark.parametrize("content", [b"#EXTM3U\nhttps://example.org/a", b"ffconcat version 1.0\nfile /etc/passwd"])
 def test_a_playlist_never_reaches_the_decoder(torchcodec, content):
     for format in ("m4a", "webm"):
-        with pytest.raises(ApiError, match="none of the formats known here"):
+        with pytest.raises(ApiError, match="in no known format"):
             load(base64.b64encode(content).decode(), format)
     assert not torchcodec.asked
 

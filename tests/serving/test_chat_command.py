@@ -90,7 +90,7 @@ def test_a_file_of_rows_is_answered_from_its_own_folder(model, clip, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=m", "prompt=x", "web=true"], "prompt and web: give one"),
+        (["model=m", "prompt=x", "web=true"], "prompt and web: give only one"),
         (["model=m", "input=rows.jsonl"], "input .* and output .* go together"),
         (["model=m", "batch.engine=vlm"], "unknown batch.engine 'vlm'. Did you mean 'vllm'"),
         (["model=m", "+batch.vllm.max_model_len=9"], "batch.vllm is for batch.engine=vllm"),
@@ -198,7 +198,7 @@ def test_a_killed_file_of_rows_goes_on_with_the_same_command(folder, clip, tmp_p
 
     done = subprocess.run(command, env=environment, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "answers: 60 in" in done.stdout and "half-written answer" in done.stderr
+    assert "answers: 60 in" in done.stdout and "half-written line" in done.stderr
     assert output.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert {json.loads(line)["id"] for line in output.read_text().splitlines()} == {f"r{i}" for i in range(60)}
 

@@ -238,14 +238,14 @@ def test_audio_that_cannot_be_encoded_fails_its_own_request(model, pool):
 
 
 def test_the_cache_holds_no_more_than_it_may(model, pool):
-    """Each conversation needs about 90 positions: two fit."""
+    """Each conversation needs about 60 positions: two fit."""
     Breakable.sizes.clear()
-    with served(model, max_batch_tokens=220, make_engine=lambda: Breakable(model, max_batch_size=8)) as server:
-        answers = list(pool.map(lambda i: ask(server, f"Question {i}?", max_tokens=60), range(6)))
-        assert all(a.usage.total_tokens > 60 for a in answers)
+    with served(model, max_batch_tokens=150, make_engine=lambda: Breakable(model, max_batch_size=8)) as server:
+        answers = list(pool.map(lambda i: ask(server, f"Question {i}?", max_tokens=30), range(6)))
+        assert all(a.usage.total_tokens > 30 for a in answers)
         assert max(Breakable.sizes) == 2
-        large = ask(server, max_tokens=300)  # alone, it is not refused
-        assert large.usage.completion_tokens == 300
+        large = ask(server, max_tokens=200)  # alone, it is not refused
+        assert large.usage.completion_tokens == 200
 
 
 def test_draining_refuses_what_is_new_and_finishes_what_runs(model, pool):

@@ -1,18 +1,17 @@
-"""Kills at every step and at random: the resumed run is the uninterrupted one, to the bytes of the weights."""
+"""Kills at every step and at random: the resumed run equals the uninterrupted run, to the bytes of the weights."""
 
 import hashlib
 import json
-import multiprocessing
 import random
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from lightning import Callback
 from omegaconf import OmegaConf
 
 from nemo_desta.training import fit as fitting
+from tests.training.processes import fit_once, forkserver
 
 KILLS = 21
 SMALL = {
@@ -41,15 +40,15 @@ class KillAt(Callback):
 
 @pytest.fixture(scope="module")
 def few(workplace):
-    """16 rows of the workplace: 4 steps an epoch."""
-    rows = workplace.folder / "rows"
-    lines = (rows / "rows.jsonl").read_text().splitlines(keepends=True)[:16]
-    (rows / "few.jsonl").write_text("".join(lines))
     valid = workplace.folder / "valid" / "rows.jsonl"
     validation = (
         f"{{valid: {{input_cfg: [{{type: desta, rows: {valid}, audio_roots: {{default: {valid.parent}}}}}]}}}}"
     )
-    return {**SMALL, "data.train_ds.input_cfg.0.rows": rows / "few.jsonl", "+data.validation_ds.datasets": validation}
+    return {
+        **SMALL,
+        "data.train_ds.input_cfg.0.rows": workplace.few_rows(),
+        "+data.validation_ds.datasets": validation,
+    }
 
 
 def train(workplace, monkeypatch, run: str, kill: Callback | None = None, **more: object) -> bool:
@@ -124,24 +123,16 @@ def test_a_kill_after_the_last_save_leaves_nothing_out(workplace, few, monkeypat
     assert outcome(workplace, whole) == wanted
 
 
-def run_once(config: dict) -> None:
-    """The life of one process; the modules are there, forked from a server that imported them."""
-    multiprocessing.set_start_method("fork", force=True)  # of its data workers
-    torch.set_num_threads(1)
-    fitting.fit(OmegaConf.create(config))
-
-
 @pytest.mark.slow
 def test_random_sigkills_change_nothing(workplace, few, capsys):
     """Real kills at random moments: at the start, in a step, in a save, in a validation, in the last write."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "nemo_desta.training.fit", "nemo_desta.models.desta"])
+    context = forkserver(__name__)
     rng, kills, lives, runs = random.Random(13), 0, 0, 0
 
     def live(run: str, more: dict, secs: float | None = None) -> bool:
         """One process; whether it came to its end before it was killed."""
         config = OmegaConf.to_container(workplace.config(run, **more), resolve=True)
-        process = context.Process(target=run_once, args=(config,))
+        process = context.Process(target=fit_once, args=(config,))
         process.start()
         process.join(secs)
         if process.exitcode is None:

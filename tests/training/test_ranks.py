@@ -1,7 +1,6 @@
-"""A run that is killed and goes on with another number of processes: every row of an epoch once, by real processes."""
+"""A killed run is resumed with another number of real processes: every row of an epoch is trained on once."""
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -9,15 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.training import fit as fitting
+from tests.training.processes import fit_once, forkserver
 
 
 class RowLog(Callback):
-    """Writes the rows of every step of this process; kills it when the first step after ``last`` is to begin."""
+    """Logs the rows of every step of this process; kills the process before the first step after ``last``."""
 
     def __init__(self, file: Path, last: int | None) -> None:
         self.file, self.last = file, last
@@ -33,13 +31,9 @@ class RowLog(Callback):
 
 
 def life(config: dict, file: Path, last: int | None, environment: dict[str, str]) -> None:
-    """The life of one process of a run."""
+    """One process of a run."""
     os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # of its data workers
-    torch.set_num_threads(1)
-    own = fitting.build_callbacks
-    fitting.build_callbacks = lambda settings, seed: [*own(settings, seed), RowLog(file, last)]
-    fitting.fit(OmegaConf.create(config))
+    fit_once(config, RowLog(file, last))
 
 
 def run(config: DictConfig, folder: Path, part: int, num_ranks: int, last: int | None) -> list[dict]:
@@ -47,8 +41,7 @@ def run(config: DictConfig, folder: Path, part: int, num_ranks: int, last: int |
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "nemo_desta.training.fit", "nemo_desta.models.desta"])
+    context = forkserver(__name__)
     files, processes = [folder / f"{part}-{rank}.jsonl" for rank in range(num_ranks)], []
     plain = OmegaConf.to_container(config, resolve=True)
     for rank, file in enumerate(files):
@@ -66,12 +59,10 @@ def run(config: DictConfig, folder: Path, part: int, num_ranks: int, last: int |
 @pytest.mark.parametrize(("before", "after", "last"), [(2, 1, 1), (1, 2, 2)])
 def test_another_number_of_processes_trains_on_every_row_of_the_epoch_once(workplace, tmp_path, before, after, last):
     """Two epochs of 16 rows, 4 in a batch."""
-    rows = workplace.folder / "rows"
-    lines = (rows / "rows.jsonl").read_text().splitlines(keepends=True)[:16]
-    (rows / "sixteen.jsonl").write_text("".join(lines))
+    rows = workplace.few_rows()
     rest = (4 - last * before) // after
     more = {
-        "data.train_ds.input_cfg.0.rows": rows / "sixteen.jsonl",
+        "data.train_ds.input_cfg.0.rows": rows,
         "exp_manager.checkpoint_callback_params.every_n_train_steps": 1,
         "exp_manager.create_tensorboard_logger": "false",
         "callbacks.sample_rows": 0,
@@ -89,6 +80,6 @@ def test_another_number_of_processes_trains_on_every_row_of_the_epoch_once(workp
     epoch = Counter(row for step in first for row in step["rows"])
     epoch += Counter(row for step in second if step["step"] <= last + rest for row in step["rows"])
     following = Counter(row for step in second if step["step"] > last + rest for row in step["rows"])
-    once = Counter(json.loads(line)["id"] for line in lines)
+    once = Counter(json.loads(line)["id"] for line in rows.read_text().splitlines())
     assert epoch == once
     assert following == once

@@ -112,6 +112,11 @@ def described(workplace, run="x", **more):
     return describe_run(parse(ModelConfig, settings["model"]), settings)
 
 
+@pytest.fixture(scope="module")
+def before(workplace):
+    return described(workplace)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
@@ -126,12 +131,12 @@ def described(workplace, run="x", **more):
         ("trainer.max_steps", 20, "model.lr_scheduler.max_steps=14"),
     ],
 )
-def test_a_setting_that_changes_the_numbers_is_named_and_refused(workplace, key, value, named):
-    before = described(workplace)
+def test_a_setting_that_changes_the_numbers_is_named_and_refused(workplace, before, key, value, named):
+    now = described(workplace, **{key: value})
     with pytest.raises(SettingsChanged) as caught:
-        compare_run(before, described(workplace, **{key: value}), force=False)
+        compare_run(before, now, force=False)
     assert named in str(caught.value) and "resume=force" in str(caught.value)
-    assert compare_run(before, described(workplace, **{key: value}), force=True)
+    assert compare_run(before, now, force=True)
 
 
 @pytest.mark.parametrize(
@@ -143,14 +148,13 @@ def test_a_setting_that_changes_the_numbers_is_named_and_refused(workplace, key,
         {"trainer.limit_val_batches": 2, "trainer.log_every_n_steps": 1},
     ],
 )
-def test_a_setting_that_changes_no_number_is_only_logged(workplace, caplog, more):
+def test_a_setting_that_changes_no_number_is_only_logged(workplace, before, caplog, more):
     with caplog.at_level(logging.INFO):
-        assert compare_run(described(workplace), described(workplace, **more), force=False) == []
+        assert compare_run(before, described(workplace, **more), force=False) == []
     assert f"{next(iter(more)).split('.')[-1]}" in caplog.text
 
 
-def test_rows_that_moved_are_the_same_and_edited_or_reordered_ones_are_not(workplace, tmp_path):
-    before = described(workplace)
+def test_rows_that_moved_are_the_same_and_edited_or_reordered_ones_are_not(workplace, before, tmp_path):
     rows = workplace.folder / "rows" / "rows.jsonl"
     moved = shutil.copy(rows, tmp_path / "moved.jsonl")
     key = "data.train_ds.input_cfg.0.rows"
@@ -164,9 +168,9 @@ def test_rows_that_moved_are_the_same_and_edited_or_reordered_ones_are_not(workp
             compare_run(before, described(workplace, **{key: path}), force=False)
 
 
-def test_a_checkpoint_of_an_earlier_version_resumes_with_a_word(workplace, caplog):
+def test_a_checkpoint_of_an_earlier_version_resumes_with_a_word(before, caplog):
     with caplog.at_level(logging.INFO):
-        assert compare_run(RunSettings.read({"callbacks": {}}), described(workplace), force=False) == []
+        assert compare_run(RunSettings.read({"callbacks": {}}), before, force=False) == []
     assert "not compared" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""A kill loses nothing that was saved: the resumed run is the uninterrupted one, row by row and loss by loss."""
+"""A kill loses nothing that was saved: the resumed run equals the uninterrupted one, row by row and loss by loss."""
 
 import signal
 import subprocess

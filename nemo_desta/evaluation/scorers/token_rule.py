@@ -3,10 +3,11 @@
 An answer is right when it contains every word of the true option and no word that only other options have.
 """
 
+import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from nemo_desta.evaluation.scorers.multiple_choice import listed_choices
+from nemo_desta.evaluation.scorers.multiple_choice import listed_choices, strict_multiple_choice
 from nemo_desta.evaluation.scores import (
     Item,
     ItemError,
@@ -34,6 +35,20 @@ QUIRKS = (
         "the branch that would count them is never reached",
     ),
 )
+
+
+def scorer(answer_key: str, fields: Iterable[str]) -> tuple[Callable[..., Scores], Callable[..., Scores]]:
+    """``official`` and ``strict`` of a benchmark with this rule; ``answer_key``: default field of the prediction."""
+
+    def official(items: Sequence[Item], *, rng: random.Random | None = None, key: str = answer_key) -> Scores:
+        """As the authors' script, which draws nothing: ``rng`` is not used."""
+        return official_scores(items, key, fields)
+
+    def strict(items: Sequence[Item], *, key: str = answer_key) -> Scores:
+        """Every item counts, see `strict_multiple_choice`."""
+        return strict_multiple_choice(items, key, listed_choices, fields)
+
+    return official, strict
 
 
 def is_right(answer: str, prediction: str, choices: Iterable[str]) -> bool:

@@ -1,1 +1,1 @@
-"""Triton kernels of this room; importing them needs triton, so `nemo_desta.ops` does it where one is asked for."""
+"""Triton kernels; importing them needs triton, so `nemo_desta.ops` imports them on first use."""

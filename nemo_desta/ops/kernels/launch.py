@@ -1,4 +1,4 @@
-"""How a kernel of this folder is launched: the pieces of a row, the warps, the number of programs.
+"""Launch parameters of the kernels: the pieces of a row, the warps, the number of programs.
 
 The choice is a rule, not a race: a tuner that times the candidates may decide otherwise on the next day, and with
 another number of warps the sums run in another order, so that a resumed run would leave its curve. `candidates` lists
@@ -138,7 +138,7 @@ class Tuner:
         return self._chosen[key]
 
 
-#: What all kernels ask; a check or a benchmark that wants every candidate tried puts another in its place.
+#: The tuner of all kernels; checks and benchmarks replace it to try every candidate.
 tuner = Tuner()
 
 

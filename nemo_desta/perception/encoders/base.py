@@ -51,7 +51,7 @@ class EncoderShape:
 
 @runtime_checkable
 class AudioEncoder(Protocol):
-    """A frozen model that turns waveforms into frames at a few chosen depths.
+    """A frozen model from waveforms to frames, at selected layers.
 
     ``layer_ids`` are 1-based block outputs: id k is what block k returns. ``num_layers`` counts the blocks of the
     checkpoint, used or not. ``frame_rate`` counts every frame of a step (`FrameGrid.frame_rate`).
@@ -90,7 +90,7 @@ class FrozenEncoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the weights, hence of the layers returned."""
+        """Floating type of the weights and of the returned layers."""
         return next(self.model.parameters()).dtype
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -105,7 +105,7 @@ class FrozenEncoder(nn.Module):
         """Encode a batch. audio: (B, S) in [-1, 1]; audio_lens: (B,) -> layers of (B, T, C) in `dtype`, lens (B,).
 
         Raises:
-            ValueError: a clip is said to be longer than ``audio`` is.
+            ValueError: a length in ``audio_lens`` is larger than ``audio``.
         """
         lengths = audio_lens.tolist()
         if max(lengths) > audio.shape[1]:
@@ -118,12 +118,12 @@ class FrozenEncoder(nn.Module):
             return self.encode(audio.float(), lengths)
 
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
-        """What `forward` does inside its guards; ``lengths``: samples of each clip, on the host."""
+        """Encode a batch, called by `forward`; ``lengths``: samples of each clip, on the host."""
         raise NotImplementedError
 
 
 def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple[int, ...]:
-    """Check chosen blocks; None is every block.
+    """Check selected blocks; None is every block.
 
     Raises:
         ValueError: an id outside 1..num_layers, an id twice, or none at all.
@@ -139,14 +139,16 @@ def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """A dtype from itself or its name ("bfloat16"); None is float32.
+    """A dtype from itself or its name; None is float32, "auto" is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
         ConfigError: not the name of a floating type.
     """
+    if dtype == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype or torch.float32
     known = ("float32", "bfloat16", "float16")
     if dtype not in known:
-        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, known)}")
+        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, ('auto', *known))}")
     return getattr(torch, dtype)

@@ -1,4 +1,4 @@
-"""BEATs as a frozen encoder: waveform in, chosen block outputs out, for audio of any length.
+"""BEATs as a frozen encoder: from waveforms to selected block outputs, for audio of any length.
 
 Letters: B clips, S samples, T fbank frames, N chunks of the whole batch, C width. A step is a patch row of 160 ms.
 """
@@ -15,6 +15,7 @@ from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
 from nemo_desta.perception.encoders.registry import register_encoder
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 FRAMES_PER_STEP = 16
@@ -27,9 +28,9 @@ class BeatsEncoder(FrozenEncoder):
     """Block outputs of a BEATs checkpoint.
 
     By default a clip's last window and last patch are completed with zeros so that no sample is lost, long clips are
-    cut into equal chunks of whole patches, and padding is masked from the clip's own length on: a clip in any batch
-    equals the clip alone. With ``original_masks`` the original implementation's habits are kept instead: incomplete
-    windows and patches are dropped, padding is rounded in the batch's proportions, and nothing is cut.
+    cut into equal chunks of whole patches, and padding is masked by the clip's own length: a clip in any batch equals
+    the clip alone. With ``original_masks`` it computes as the original implementation: incomplete windows and patches
+    are dropped, the padding mask is rounded in proportion to the batch, and nothing is cut.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class BeatsEncoder(FrozenEncoder):
     def fbank(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """Normalised filter bank of complete windows. audio: (B, S), audio_lens: (B,) -> (B, T, 128) float32.
 
-        T counts the windows of S samples. Windows that are not wholly a clip's own are 0; with ``original_masks`` they
-        hold what the padded waveform gives.
+        T counts the windows of S samples. Windows that reach beyond a clip are 0; with ``original_masks`` they are
+        computed from the padded waveform.
         """
         features = self._normalised_fbank(audio)
         if self.original_masks:
             return features
         own = [kaldi.num_fbank_frames(length) for length in audio_lens.tolist()]
-        return kaldi.zero_beyond(features, torch.tensor(own, device=features.device))
+        return zero_beyond(features, torch.tensor(own, device=features.device))
 
     def classify(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
         """audio: (B, S), audio_lens: (B,) -> (B, classes) probabilities of a fine-tuned checkpoint's predictor.
@@ -145,7 +146,7 @@ class BeatsEncoder(FrozenEncoder):
         frames = [_num_frames(length) for length in lengths]
         num_samples = kaldi.WINDOW + (max(frames) - 1) * kaldi.HOP
         clips = cut(audio, [Chunk(clip, 0, length) for clip, length in enumerate(lengths)], num_samples)
-        fbank = kaldi.zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
+        fbank = zero_beyond(self._normalised_fbank(clips), torch.tensor(frames, device=audio.device))
         return F.pad(fbank, (0, 0, 0, num_steps * FRAMES_PER_STEP - fbank.shape[1]))
 
     def _normalised_fbank(self, audio: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Public BEATs checkpoints: reading and writing ``{'cfg', 'model'[, 'label_dict']}``.
 
-Two things differ from `Beats`: the table of relative positions exists once there and under every layer here, and
+Two things differ from `Beats`: a checkpoint has the table of relative positions under every layer, `Beats` once; and
 some checkpoints have the positional convolution in torch's newer weight normalisation, or without one.
 """
 
@@ -49,7 +49,7 @@ def save(
 
 
 def from_official(state: Mapping[str, torch.Tensor], names: Iterable[str], *, where: str) -> dict[str, torch.Tensor]:
-    """Tensors ``names`` of `Beats` out of a checkpoint's ``model``.
+    """Tensors ``names`` of `Beats` from a checkpoint's ``model``.
 
     Raises:
         ValueError: a tensor is missing.

@@ -18,6 +18,7 @@ from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import beats_checkpoint
 from nemo_desta.perception.encoders.base import resolve_layer_ids
+from nemo_desta.perception.masks import is_valid, zero_beyond
 
 BANDS_PER_STEP = 8  # 128 bands in patches of 16
 
@@ -114,15 +115,11 @@ class Beats(nn.Module):
         patches = self.patch_embedding(fbank[:, None])  # (B, embed_dim, T / 16, 8)
         tokens = patches.flatten(2).transpose(1, 2)  # (B, N, embed_dim), time-major
         tokens = self.post_extract_proj(self.layer_norm(tokens))
-        mask = None
-        if token_lens is not None:
-            mask = torch.arange(tokens.shape[1], device=tokens.device)[None] < token_lens[:, None]
-        return self.encoder(tokens, mask)
+        return self.encoder(tokens, None if token_lens is None else is_valid(tokens, token_lens))
 
     def classify(self, features: torch.Tensor, token_lens: torch.Tensor) -> torch.Tensor:
         """features: (B, N, C) of the last block, token_lens: (B,) -> (B, predictor_class) probabilities."""
-        mask = torch.arange(features.shape[1], device=features.device)[None] < token_lens[:, None]
-        logits = torch.where(mask[..., None], self.predictor(features), features.new_zeros(()))
+        logits = zero_beyond(self.predictor(features), token_lens)
         return (logits.sum(1) / token_lens[:, None]).sigmoid()
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Long audio in encoder-sized pieces: cut clips into one flat batch of chunks, and join the encoded chunks again.
+"""Chunking: cut long clips into one flat batch of encoder-sized chunks, and join the encoded chunks again.
 
-Only chunks that hold samples of a clip are made, so short clips of a batch cost nothing for the padding of long ones.
+Only chunks that hold samples of a clip are created, so short clips are not padded to the longest clip of a batch.
 Letters: B clips, S positions of the signal, N chunks of the whole batch, L positions per chunk, T frames, C channels.
 """
 
@@ -10,7 +10,7 @@ import torch
 
 
 class Chunk(NamedTuple):
-    """``length`` positions of clip ``clip`` from position ``start`` on."""
+    """``length`` positions of clip ``clip``, beginning at ``start``."""
 
     clip: int
     start: int
@@ -29,7 +29,7 @@ def plan_fixed(lengths: list[int], size: int) -> list[Chunk]:
 def plan_even(lengths: list[int], max_size: int) -> list[Chunk]:
     """As few chunks of at most ``max_size`` positions as possible, of equal size up to one position.
 
-    No clip ends in a chunk that is too short to be understood by itself.
+    So no clip ends in a chunk that is too short to be encoded well.
     """
     chunks = []
     for clip, length in enumerate(lengths):

@@ -22,7 +22,7 @@ def num_fbank_frames(num_samples: int) -> int:
 
 
 class KaldiFbank:
-    """Log energies of 128 mel bands; tables are kept in float32 whatever the dtype of the model around it."""
+    """Log energies of 128 mel bands; its tables stay in float32, whatever the dtype of the model."""
 
     def __init__(self) -> None:
         self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -60,12 +60,6 @@ def mel_bands() -> torch.Tensor:
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]  # (F, 1)
     rise, fall = (mel - left) / (centre - left), (right - mel) / (right - centre)
     return torch.minimum(rise, fall).clamp(min=0).float()
-
-
-def zero_beyond(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """frames: (B, T, F), lens: (B,) -> the same with every frame from a clip's length on set to 0."""
-    valid = torch.arange(frames.shape[1], device=frames.device)[None] < lens[:, None]
-    return torch.where(valid[..., None], frames, frames.new_zeros(()))
 
 
 def _mel(hertz: torch.Tensor) -> torch.Tensor:

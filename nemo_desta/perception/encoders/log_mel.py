@@ -10,7 +10,7 @@ from transformers.audio_utils import mel_filter_bank
 class LogMel:
     """Log-mel as `WhisperFeatureExtractor` computes it, for chunks that are already padded to Whisper's window.
 
-    A plain class on purpose: tables kept as module buffers would follow the model to bfloat16.
+    It is no nn.Module, since buffers would be converted to bfloat16 with the model.
     """
 
     def __init__(self, num_mel_bins: int, sampling_rate: int = 16_000, n_fft: int = 400, hop_length: int = 160):

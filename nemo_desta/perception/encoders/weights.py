@@ -1,4 +1,4 @@
-"""Read a few tensors of a Hugging Face checkpoint - a folder or a hub id - without loading the rest of it."""
+"""Read selected tensors of a Hugging Face checkpoint (a folder or a hub id) without loading the others."""
 
 import json
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "py
 def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Tensors ``names`` of one sub-module of a checkpoint, on the CPU, in their stored dtype.
 
-    ``prefixes``: what the checkpoint may put before every name; the first under which all of them are found counts.
+    ``prefixes``: prefixes that every name may have in the checkpoint; the one that finds most names is used.
     Safetensors are preferred, one file or shards; ``pytorch_model.bin`` is read with ``weights_only=True``.
 
     Raises:
-        FileNotFoundError: none of the three kinds of weight files is there.
-        ValueError: tensors are missing in them.
+        FileNotFoundError: no weight file of the three formats.
+        ValueError: a tensor is missing.
     """
     names = list(names)
     location = _locate(path_or_id)

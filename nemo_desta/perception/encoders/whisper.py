@@ -1,4 +1,4 @@
-"""Whisper's encoder of any size, from a hub id or folder; the decoder is never loaded.
+"""Whisper's encoder of any size, from a hub id or folder; its decoder is never loaded.
 
 Letters: B clips, N chunks of the whole batch, T frames, C width.
 """

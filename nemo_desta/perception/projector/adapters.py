@@ -1,4 +1,4 @@
-"""ALARM's adapters: one encoder's layers to one stream of frames, at half the rate or at the same.
+"""ALARM's adapters: from one encoder's layers to one stream of frames, at half the frame rate or the same.
 
 Letters: N encoder layers, B clips, T frames, C encoder width, H adapter width, D LLM width.
 """
@@ -10,18 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nemo_desta.perception.masks import is_valid, zero_beyond
+
 BODIES = ("downsampler", "mlp", "identity")
 
 
 class Adapter(nn.Module):
     """Softmax mix of the layers -> body -> Linear to the LLM's width.
 
-    Padding is zeroed in front of every convolution and left out of every norm, so a clip in a batch equals the clip
-    alone. (Batch statistics couple the clips of a training batch; that is what a BatchNorm is. Its running statistics
-    are of real frames only.) ``original_masks`` is ALARM as released: whatever stands behind a shorter clip leaks into
-    its last frames and into the BatchNorm, and an odd last frame is cut.
+    Padding is zeroed before every convolution and excluded from every norm, so a clip in a batch equals the clip alone
+    (in training a BatchNorm still couples the clips of a batch; its running statistics are of real frames only).
+    ``original_masks`` is ALARM as released: padding leaks into a clip's last frames and into the BatchNorm, and an odd
+    last frame is cut.
 
-    An adapter whose parameters are all frozen stays in eval mode: its BatchNorm must not drift.
+    An adapter whose parameters are all frozen stays in eval mode, so that its BatchNorm does not change.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Adapter(nn.Module):
             output_size: D.
             body: "downsampler" halves the frame rate ``depth`` times, "mlp" and "identity" keep it.
             hidden_size: H.
-            norm: behind each convolution; ALARM has "batch" for Whisper and "layer" for the others.
+            norm: after each convolution; ALARM has "batch" for Whisper and "layer" for the others.
             mix: the layers "before" one body, or "after" a body for each of them.
             project: False leaves out the last Linear, for a fusion that reads the body's own width.
 
@@ -76,7 +78,7 @@ class Adapter(nn.Module):
         self.output = nn.Linear(body_width, output_size) if project else nn.Identity()
 
     def forward(self, layers: Sequence[torch.Tensor], lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """N tensors (B, T, C), lens (B,) -> (B, T', width), lens'; frames beyond lens' hold no meaning."""
+        """N tensors (B, T, C), lens (B,) -> (B, T', width), lens'; frames beyond lens' have no meaning."""
         dtype = next((p.dtype for p in self.parameters()), torch.float32)
         longest = int(lens.max())
         taps = [layer[:, :longest].to(dtype) for layer in layers]
@@ -90,7 +92,7 @@ class Adapter(nn.Module):
         return self.output(out), new_lens
 
     def train(self, mode: bool = True) -> "Adapter":
-        """Train mode, unless everything in here is frozen."""
+        """Train mode, unless all parameters are frozen."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
     def num_frames(self, frames: int) -> int:
@@ -109,7 +111,7 @@ class Adapter(nn.Module):
 
 
 class Downsampler(nn.Module):
-    """Convolutions over time: one widens to 2 H, ``depth`` of stride 2 lead back to H; GELU and norm each."""
+    """Convolutions over time: one to width 2 H, then ``depth`` of stride 2 to H; each with GELU and norm."""
 
     def __init__(self, width: int, hidden_size: int, depth: int, norm: str, original_masks: bool):
         super().__init__()
@@ -168,21 +170,11 @@ class FrameMLP(nn.Sequential):
 
 
 class KeepFrames(nn.Module):
-    """Frames as they come."""
+    """Returns the frames unchanged."""
 
     def forward(self, frames: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """frames (B, T, C) and lens, unchanged."""
         return frames, lens
-
-
-def is_valid(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """(B, T) bool: the frames (B, T, ...) that lie inside their clip."""
-    return torch.arange(frames.shape[1], device=lens.device) < lens[:, None]
-
-
-def zero_beyond(frames: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-    """frames (B, T, C) with zeros behind each clip's end, whatever was there."""
-    return frames.masked_fill(~is_valid(frames, lens)[..., None], 0.0)
 
 
 def _build_body(body: str, width: int, hidden_size: int, depth: int, norm: str, original_masks: bool) -> nn.Module:

@@ -1,6 +1,6 @@
 """BERT-style decoder layers (post-norm) that let learned queries read audio frames; shared by both Q-Formers.
 
-Own code instead of a library's BERT: names, masks and dropout stay the same whatever version is installed.
+It is not transformers' BERT, so that names, masks and dropout do not change with the installed version.
 Letters: P sequences, Q queries, K frames, C query width, E frame width.
 """
 

@@ -1,7 +1,7 @@
-"""ALARM's projector: an adapter per encoder (`adapters`), then one stream of them all (`fusion`).
+"""ALARM's projector: an adapter per encoder (`adapters`), then a fusion of their streams to one (`fusion`).
 
-The released single-encoder models are one adapter; ALARM-CA is four adapters and cross-attention. Nothing here knows
-about time windows: the output has the adapters' frame rate, 25 vectors per second behind a 50 Hz encoder.
+The released single-encoder models have one adapter; ALARM-CA has four adapters and cross-attention. There are no time
+windows: the output has the adapters' frame rate, 25 vectors per second for a 50 Hz encoder.
 """
 
 import inspect
@@ -49,23 +49,23 @@ class ConvProjector(Projector):
 
         Args:
             adapter: knobs of every adapter: ``body, hidden_size, depth, norm, mix, project`` of `Adapter`.
-            adapters: more of them by encoder name, which win: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
+            adapters: knobs by encoder name, which override ``adapter``: ``{"whisper": {"norm": "batch"}}`` is ALARM's.
             fusion: "sum", "cross_attention" (ALARM-CA), "perceiver" (ALARM-P, whose side encoders have the adapter
                 ``{"body": "identity", "project": False}``), or a mapping with that as ``name`` and the fusion's
-                knobs. A single encoder has nothing to be fused with: its adapter's stream goes out as it is.
-            main: the encoder whose stream reads the others; the first one if None.
+                knobs. With a single encoder there is no fusion: its adapter's stream is the output.
+            main: the encoder whose stream attends to the others; the first one if None.
             original_masks: mask and round as ALARM was released, for parity; see `Adapter`.
 
         Raises:
             ConfigError: an unknown knob or fusion.
-            ValueError: ``main`` or ``adapters`` name an encoder that is not there; streams of different rates to add.
+            ValueError: ``main`` or ``adapters`` name an unknown encoder; "sum" of streams of different frame rates.
         """
         super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
         main = main or next(iter(encoders))
         adapters = adapters or {}
         for name in (main, *adapters):
             if name not in encoders:
-                raise ValueError(f"'{name}' is no encoder of this projector.{nearest(name, encoders)}")
+                raise ValueError(f"'{name}' is not an encoder of this projector.{nearest(name, encoders)}")
         names = [main, *(name for name in encoders if name != main)]
         self.adapters = nn.ModuleDict()
         for name in names:

@@ -1,7 +1,7 @@
-"""ALARM's ways to make one stream of several: sum and cross-attention (`perceiver` has the third).
+"""ALARM's fusions of several streams: sum and cross-attention (`perceiver` has the third).
 
-Each takes the adapters' streams by encoder name, the main one first, and gives vectors of the LLM's width. Masks come
-from each stream's own lengths; with ``original_masks`` all of them come from the main stream's, as ALARM was released.
+Each reads the adapters' streams by encoder name, the main one first, and returns vectors of the LLM's width. Masks
+come from each stream's own lengths; with ``original_masks`` all come from the main stream's, as in ALARM's release.
 
 Letters: B clips, T frames of one stream, W vectors out, H fusion width, D LLM width.
 """
@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nemo_desta.perception.projector.adapters import is_valid, zero_beyond
+from nemo_desta.perception.masks import is_valid, zero_beyond
 
 Streams = dict[str, tuple[torch.Tensor, torch.Tensor]]  # name -> frames (B, T, width), lens (B,)
 
 
 class SumFusion(nn.Module):
-    """Adds the streams; a stream that ended earlier adds nothing. The only choice for a single encoder."""
+    """Adds the streams; a shorter stream counts as zeros beyond its end. Also used for a single encoder."""
 
     def __init__(self, widths: dict[str, int], output_size: int, *, original_masks: bool = False):
         super().__init__()
@@ -34,12 +34,12 @@ class SumFusion(nn.Module):
         return total, _max_lens(streams)
 
     def num_vectors(self, frames: dict[str, int]) -> int:
-        """Vectors of a clip whose streams hold so many frames."""
+        """Vectors of a clip whose streams have these numbers of frames."""
         return max(frames.values())
 
 
 class CrossAttentionFusion(nn.Module):
-    """ALARM-CA: the main stream reads the others in turn, each through pre-norm decoder layers; no positions added."""
+    """ALARM-CA: the main stream attends to the others in turn, by pre-norm decoder layers without positions."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class CrossAttentionFusion(nn.Module):
             output_size: D.
             hidden_size: H.
             num_layers: decoder layers for each of the others, one number or by name.
-            skip: add the main stream, as it came in at width H, before the last Linear.
+            skip: add the main stream, projected to width H, before the last Linear.
         """
         super().__init__()
         self.main, *others = widths
@@ -101,7 +101,7 @@ class CrossAttentionFusion(nn.Module):
         return self.output(state + start if self.skip else state), out_lens
 
     def num_vectors(self, frames: dict[str, int]) -> int:
-        """Vectors of a clip whose streams hold so many frames."""
+        """Vectors of a clip whose streams have these numbers of frames."""
         return max(frames.values()) if self.original_masks else frames[self.main]
 
 

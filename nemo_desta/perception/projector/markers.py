@@ -1,4 +1,4 @@
-"""Two learned vectors around each clip's vectors: where audio begins and ends, for any projector.
+"""Two learned vectors that mark the begin and end of each clip's vectors, for any projector.
 
 Letters: B clips, W vectors of the longest clip, D LLM width.
 """
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Markers(nn.Module):
-    """Learned start and end vectors, random of RMS ``rms`` at first (ALARM starts them at 1)."""
+    """Learned start and end vectors, initialised at random with RMS ``rms`` (1 in ALARM)."""
 
     count = 2
 
@@ -18,7 +18,7 @@ class Markers(nn.Module):
         self.end = nn.Parameter(torch.randn(size) * (rms or 1.0))
 
     def forward(self, vectors: torch.Tensor, lens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """vectors (B, W, D), lens (B,) -> (B, W + 2, D), lens + 2; the end mark follows each clip's own last."""
+        """vectors (B, W, D), lens (B,) -> (B, W + 2, D), lens + 2; the end marker follows each clip's last vector."""
         start = self.start.to(vectors.dtype).expand(len(vectors), 1, -1)
         marked = torch.cat([start, vectors, torch.zeros_like(start)], dim=1)
         position = torch.arange(marked.shape[1], device=lens.device)

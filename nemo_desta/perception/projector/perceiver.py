@@ -1,8 +1,8 @@
-"""ALARM-P's fusion: the main stream stays whole, and each other encoder adds a few latent vectors in front of it.
+"""ALARM-P's fusion: the main stream is kept whole, and each other encoder adds a few latent vectors before it.
 
-[start][latents of the second encoder][latents of the third]...[end][main stream]. The latents of an encoder are as
-many for a short clip as for a long one; they read the whole clip through a Perceiver: pre-norm cross-attention to the
-frames, then blocks of self-attention.
+[start][latents of the second encoder][latents of the third]...[end][main stream]. The number of latents does not
+depend on the clip's length. They attend to the whole clip in a Perceiver: pre-norm cross-attention to the frames, then
+blocks of self-attention.
 
 Letters: B clips, T frames, C frame width, Q latents, H latent width, W vectors out, D LLM width.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nemo_desta.config import check_keys
-from nemo_desta.perception.projector.adapters import is_valid
+from nemo_desta.perception.masks import is_valid
 from nemo_desta.perception.projector.bert import Attention
 from nemo_desta.perception.projector.fusion import Streams
 
@@ -32,14 +32,14 @@ class PerceiverFusion(nn.Module):
         perceivers: Mapping[str, Mapping[str, Any]] | None = None,
         original_masks: bool = False,
     ):
-        """Build one Perceiver per encoder beside the main one, the first.
+        """Build one Perceiver per encoder; the first encoder is the main one and has none.
 
         Args:
             widths: of the streams by encoder name; the main one has the LLM's width D.
             output_size: D.
             perceiver: knobs of every `Perceiver`.
-            perceivers: more of them by encoder name, which win.
-            original_masks: changes nothing here.
+            perceivers: knobs by encoder name, which override those of ``perceiver``.
+            original_masks: has no effect; the masks are the original's already.
 
         Raises:
             ConfigError: an unknown knob, or ``perceivers`` name no encoder beside the main one.
@@ -80,12 +80,12 @@ class PerceiverFusion(nn.Module):
         return sum(len(perceiver.latents) for perceiver in self.perceivers.values())
 
     def num_vectors(self, frames: dict[str, int]) -> int:
-        """Vectors of a clip whose streams hold so many frames."""
+        """Vectors of a clip whose streams have these numbers of frames."""
         return frames[self.main] + self.num_latents + 2
 
 
 class Perceiver(nn.Module):
-    """Latents that read frames once or a few times and think in between."""
+    """Latents that attend to frames once or several times, with self-attention in between."""
 
     def __init__(
         self,
@@ -109,9 +109,9 @@ class Perceiver(nn.Module):
             num_latents: Q.
             latent_size: H.
             num_blocks: self-attention blocks of ``layers_per_block`` layers each.
-            num_reads: the first so many blocks have a cross-attention in front.
-            share_reads, share_blocks: all have the weights of the first; False: those behind the first share others.
-            read_widening, think_widening: width of the MLP behind cross- and self-attention, in units of H.
+            num_reads: number of blocks, counted from the first, that begin with a cross-attention.
+            share_reads, share_blocks: True: one set of weights for all; False: a second set after the first.
+            read_widening, think_widening: width of the MLP after cross- and self-attention, in units of H.
         """
         super().__init__()
         self.num_blocks, self.num_reads = num_blocks, num_reads

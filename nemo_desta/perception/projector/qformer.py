@@ -57,7 +57,7 @@ class QFormerProjector(Projector):
             feed_forward_size: 3072 in both papers, at any C.
             chunk_secs: seconds of audio that Q vectors stand for; a number, or a fraction as "25/3".
             mask_padding: False is the originals: queries also read the silence that fills an encoder's window. It
-                needs an encoder that hands out whole windows of ``chunk_secs``.
+                needs an encoder that returns whole windows of ``chunk_secs``.
         """
         super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
         self.num_queries = num_queries
@@ -145,7 +145,7 @@ class QFormer(nn.Module):
         return mixed
 
     def read(self, tap: int, frames: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """What the queries of one tap read from its frames (P, K, C) -> (P, Q, C)."""
+        """The queries of one tap attend to its frames (P, K, C) -> (P, Q, C)."""
         state = self.queries[tap].expand(len(frames), -1, -1)
         for layer in self.layers:
             state = layer(state, frames, valid)
@@ -158,7 +158,7 @@ def _whole_chunks(name: str, chunks: torch.Tensor, max_frames: int, width: int, 
     if grid.overlap or longest * width > max_frames:
         raise ValueError(
             f"mask_padding=False reads whole chunks of {width} frames, {longest * width} for the longest clip, but "
-            f"encoder '{name}' hands out {max_frames} (overlapping steps: {grid.overlap}); use mask_padding=True"
+            f"encoder '{name}' returns {max_frames} (overlapping steps: {grid.overlap}); use mask_padding=True"
         )
     clip, chunk = clip_and_window(chunks)
     return WindowTable(clip * max_frames + chunk * width, torch.full_like(clip, width), chunks)

@@ -1,13 +1,13 @@
-"""Parameter names of the released models' connectors -> ours. One table per original; values stay as they are.
+"""Rename the parameters of released connectors to ours, with one table per original; values do not change.
 
-A released tensor that no rule names is an error: nothing of a checkpoint is dropped in silence.
+A released tensor without a rule is an error, so no tensor is dropped silently.
 """
 
 import re
 
 import torch
 
-#: Beginnings of the frozen parts' names in an ALARM checkpoint, which may hold them all.
+#: Prefixes of the frozen parts' names, which an ALARM checkpoint may contain.
 ALARM_FROZEN = ("embed_tokens.", "layers.", "norm.", "rotary_emb.", "lm_head.", "audio_encoder")
 
 _LAYER = r"layer\.(?P<i>\d+)\."
@@ -43,7 +43,7 @@ def from_desta(state: dict[str, torch.Tensor], encoder: str = "whisper") -> dict
 def from_alarm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """All of an ALARM model -> a `ConvProjector`'s, markers included.
 
-    Names may begin with ``model.``. What the frozen LLM and encoders have in the file stays where it is.
+    Names may begin with ``model.``. Tensors of the frozen LLM and encoders are skipped.
     """
     audio: dict[str, torch.Tensor] = {}
     adapters: dict[str, dict[str, torch.Tensor]] = {}

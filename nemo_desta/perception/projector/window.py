@@ -1,7 +1,7 @@
 """The default projector: one vector per time window, pooled from every encoder on one common grid.
 
 Per encoder: softmax mix of layers -> LayerNorm -> pooling of each window's frames; then the encoders side by side ->
-two-layer MLP -> LLM width. The windows of a batch are packed, so padding costs nothing and cannot be seen.
+two-layer MLP -> LLM width. The windows of a batch are packed, so padding costs nothing and is never read.
 
 Letters: N encoder layers, C encoder width, P windows of the batch, K frames of the longest window, M queries, D LLM
 width.
@@ -41,9 +41,9 @@ class WindowProjector(Projector):
 
         Args:
             tokens_per_second: vectors per second of audio; a number, or a fraction as "25/3".
-            num_queries: M, vectors pooled per window and encoder; they end up in the same output vector.
+            num_queries: M, vectors pooled per window and encoder; the MLP combines them to one output vector.
             hidden_size: width of the MLP's hidden layer, D if None.
-            mode: "attention" pools a window's frames, "stack" puts them side by side.
+            mode: "attention" pools a window's frames, "stack" concatenates them.
             kernel: what computes the pooling, see `nemo_desta.ops.choose_kernel`; the result is the same.
 
         Raises:
@@ -79,7 +79,7 @@ class WindowProjector(Projector):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Projector.project`."""
         windows = num_windows(audio_lens, sampling_rate, self.tokens_per_second)
-        total = int(windows.sum())  # the one number that the host must know: how large the packed tensors are
+        total = int(windows.sum())  # the only number that the host needs: the size of the packed tensors
         pooled = [pool(features[name], windows, total) for name, pool in self.pools.items()]
         packed = torch.cat(pooled, dim=-1).to(self.mlp[0].weight.dtype)  # (P, sum of M * C)
         return pad_packed(self.mlp(packed), windows), windows
@@ -90,7 +90,7 @@ class WindowProjector(Projector):
 
 
 class WindowPool(nn.Module):
-    """One encoder's share of each window. Starts as the plain mean: equal layers, equal frames."""
+    """Pools one encoder's frames of each window. It starts as the plain mean over layers and frames."""
 
     def __init__(
         self,

@@ -1,8 +1,9 @@
-"""SALMONN's connector: encoders side by side frame by frame, a small Q-Former on each short window.
+"""SALMONN's connector: the encoders' channels are concatenated per frame, and a small Q-Former reads short windows.
 
-Per encoder a LayerNorm; a stream that ends earlier goes on as zeros; the channels side by side; each window of
-``window_secs`` is read by ``num_queries`` learned queries through BERT-style layers; one Linear to the LLM's width.
-The encoders are paired by frame index, so their frame rates must agree (Whisper and BEATs: 50 per second).
+Each encoder's stream passes a LayerNorm and is zero-padded to the longest stream; the channels are concatenated. In
+each window of ``window_secs``, ``num_queries`` learned queries attend to the frames in BERT-style layers, and one
+Linear maps them to the LLM's width. The encoders are paired by frame index, so their frame rates must agree (Whisper
+and BEATs: 50 per second).
 
 Letters: N encoder layers, B clips, T frames, C width of one encoder, E of all together, H Q-Former width, P windows of
 the batch, K frames per window, Q queries, D LLM width.
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.ops.windows import clip_and_window, window_index
-from nemo_desta.perception.projector.adapters import zero_beyond
+from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import NORM_EPS, QueryDecoderLayer, default_heads
 from nemo_desta.perception.projector.registry import register_projector
@@ -50,8 +51,8 @@ class WindowQFormerProjector(Projector):
             num_queries: Q.
             hidden_size: H.
             num_heads: H / 64 if None.
-            drop_last: True is the original: frames behind the last full window are lost. By default a shorter last
-                window, masked, reads them.
+            drop_last: True is the original: frames after the last full window are dropped. By default a shorter,
+                masked last window reads them.
 
         Raises:
             ValueError: encoders of different frame rates, or a window or stride shorter than a frame or with a gap.
@@ -121,7 +122,7 @@ class WindowQFormerProjector(Projector):
     def _num_windows(self, lens: torch.Tensor) -> torch.Tensor:
         if self.window is None:
             return torch.ones_like(lens)
-        further = (lens - self.window).clamp(min=0)  # frames behind the first window
+        further = (lens - self.window).clamp(min=0)  # frames after the first window
         return 1 + (further // self.stride if self.drop_last else -(-further // self.stride))
 
     def _windows(self, lens: torch.Tensor, max_frames: int) -> WindowTable:

@@ -1,4 +1,4 @@
-"""Corpora as data: a card (YAML) says how a corpus lies on disk and what its labels mean; `load_corpus` reads it.
+"""Corpora as data: a card (YAML) describes a corpus' files and labels; `load_corpus` reads the corpus.
 
 ``card.py`` what a card may say, ``template.py`` its ``{field|filter}`` texts, ``readers.py`` and its neighbours how
 metadata is read row by row, ``corpus.py`` from rows to clips, ``audio.py`` whether a clip can be used,

@@ -1,7 +1,7 @@
-"""Whether a clip's audio can be used, and how long it is: from the header and the end of the file alone.
+"""Check whether a clip's audio can be used and how long it is, from the header and the end of the file.
 
-A clip that cannot be used is no error but a `Verdict` that is counted. ``headers.py`` confirms sound WAV and FLAC
-files in a fraction of the time; whatever it is not sure of is opened with libsndfile.
+An unusable clip raises no error: it gets a `Rejection`, which is counted. ``headers.py`` confirms intact WAV files in
+a fraction of libsndfile's time; all other files are opened with libsndfile.
 """
 
 import os
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nemo_desta.data.decoding import AudioError, duration_fault, longest, open_sound, regular_file
+from nemo_desta.data.audio_decoding import AudioError, duration_fault, longest, open_sound, regular_file
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.headers import intact_seconds
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 # Folders and a name in a row, none of them hidden, ".." or Windows: nothing to resolve.
 _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
@@ -23,12 +23,12 @@ _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
 
 def check_audio(
     clip: Mapping[str, Any], data_root: str | os.PathLike[str], *, decode: bool = False
-) -> tuple[Verdict | None, float | None]:
+) -> tuple[Rejection | None, float | None]:
     """(why the clip cannot be used or None, its seconds by its header or None where that cannot be read).
 
-    Reasons: ``missing audio`` (also a folder, a pipe or a device in its place); ``corrupt audio`` (unreadable, empty,
-    or shorter than its header says); ``wrong duration`` when the clip has a ``duration`` and the file another one.
-    ``decode`` reads every sample, which also finds damage in the middle and samples that are not finite; a file that
+    Reasons: ``missing audio`` (also a folder, a pipe or a device instead of a file); ``corrupt audio`` (unreadable,
+    empty, or shorter than its header says); ``wrong duration`` when the file's length differs from ``duration``.
+    ``decode`` reads every sample, which also finds damage in the middle and samples that are not finite. A file that
     is longer than its ``duration`` is not read to its end.
     """
     name, claimed = clip["audio"], clip.get("duration")
@@ -38,18 +38,18 @@ def check_audio(
         if seconds is None:
             seconds = _seconds(path, name, claimed, decode)
     except AudioError as error:
-        return Verdict("missing audio" if error.reason == "not_found" else "corrupt audio", str(error)), None
+        return Rejection("missing audio" if error.reason == "not_found" else "corrupt audio", str(error)), None
     except OSError as error:
-        return Verdict("corrupt audio", f"{name}: {error}"), None
+        return Rejection("corrupt audio", f"{name}: {error}"), None
     if fault := duration_fault(seconds, claimed, "the metadata"):
-        return Verdict("wrong duration", f"{name}: {fault}"), seconds
+        return Rejection("wrong duration", f"{name}: {fault}"), seconds
     return None, seconds
 
 
 def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str = "", what: str = "audio") -> str:
     """``audio`` as a normalised path relative to ``data_root``; ``CorpusError`` when it lies outside of it.
 
-    Decided on the path as written: links that the user placed inside the root are followed, see `OutwardLinks`.
+    Only the path text is checked. Links inside the root are followed, see `OutwardLinks`.
     """
     if _PLAIN.fullmatch(audio):
         return audio
@@ -61,10 +61,10 @@ def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str 
 
 
 class OutwardLinks:
-    """(relative audio) -> what to say when a folder on its way is a link out of the data root, else None.
+    """Finds folders that are links out of the data root: (relative audio path) -> a warning, or None.
 
-    Training does not follow such a link by itself (`AudioRoots`), so it is named while rows can still be made
-    otherwise. One look per folder; links that are files are not looked for.
+    Training does not follow such a link by itself (`AudioRoots`), so the user is warned before rows are made. Each
+    folder is checked once. Links to single files are not checked.
     """
 
     def __init__(self, data_root: str | os.PathLike[str]):
@@ -88,7 +88,7 @@ class OutwardLinks:
 
 
 def _seconds(path: str, name: str, claimed: float | None, decode: bool) -> float:
-    """The length of a file, with ``decode`` of what is in it. Raises `AudioError`."""
+    """Seconds of a file: by its header, or with ``decode`` by its samples. Raises `AudioError`."""
     with open_sound(path, name) as sound:
         if sound.num_frames == 0:
             raise AudioError("empty", f"{name} holds no samples")

@@ -1,4 +1,4 @@
-"""What a corpus card may say, as dataclasses; where the shipped cards are; reading and overriding a card."""
+"""The keys of a corpus card, as dataclasses; finding, reading and overriding cards."""
 
 import os
 import re
@@ -31,8 +31,8 @@ class SourceConfig:
     of a csv file has it), ``columns``: names, where the file has no header; the last one takes the rest of the line.
     ``comment``: lines that start so are skipped. ``quoted``: whether double quotes hold fields together. ``missing``:
     cells that are exactly one of these have no value (huggingface, too); null: `readers.MISSING_MARKERS` in tables by
-    our own names, none where the card has a ``clip``. ``where``: field -> value or values; other rows are no part of
-    the corpus.
+    our own names, none where the card has a ``clip``. ``where``: field -> value or values; other rows do not belong
+    to the corpus.
     """
 
     type: str = MISSING
@@ -89,7 +89,7 @@ class ReaderConfig(SourceConfig):
 class SplitConfig:
     """Which split a clip is in. ``by``: template of the official split, ``values``: what it says -> split name,
     ``"*"`` for all others; null leaves the clip to ``shares``: split -> share, drawn by a hash of the clip's group.
-    ``disjoint``: what never crosses a split, for the reader of the card (speaker, recording, ...).
+    ``disjoint``: documentation of what never crosses a split (speaker, recording, ...).
     """
 
     by: str | None = None
@@ -103,7 +103,7 @@ class Card:
     """One corpus. ``domain`` and ``language`` may be templates. ``clip``: clip field -> template; empty where the
     rows carry the fields of a clip by our own names already. ``attributes``: what can be said about the sound.
     ``values``: attribute or clip field -> {value as found: value}, null = not known, ``"*"`` = all others.
-    ``not_audible``: attributes (shell patterns) that nobody can hear. ``obtain``: for a user who has no copy.
+    ``not_audible``: attributes (shell patterns) that are not audible. ``obtain``: how to get a copy.
     """
 
     name: str = MISSING
@@ -160,7 +160,7 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
 
 
 def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
-    """A card from a plain mapping; ``CorpusError`` for whatever cannot be right, naming the key."""
+    """A card from a plain mapping. Raises ``CorpusError`` naming the key that is wrong."""
     with named(f"card {where}"):
         values = dict(values)
         if isinstance(values.get("reader"), Mapping):

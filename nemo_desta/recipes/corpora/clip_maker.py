@@ -1,4 +1,4 @@
-"""From one metadata row to a clip, by a card: joins, templates, values, the split, and what no clip can be."""
+"""Turns one metadata row into a clip as its card says: joins, templates, values, the split, and checks."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -116,12 +116,12 @@ class ClipMaker:
                 fields[name] = None
 
     def _check(self, clip: dict[str, Any], where: str) -> None:
-        """Raise for what no clip can be; makes ``audio`` relative and ``duration`` a number."""
+        """Raise for an invalid clip; makes ``audio`` relative and ``duration`` a number."""
         for name in ("id", "audio", "domain"):
             if clip.get(name) is None or clip[name] == "":
                 held = ", ".join(map(str, [*clip, *(clip["attributes"] or ())]))
                 raise CorpusError(f"{where}: {name} missing; a clip needs id, audio, domain, has: {held:.300}")
-        # JSON has types, so a wrong one is a mistake; in tables all is text. Ids are numbers in both.
+        # JSON has types, so a wrong type is an error; tables hold only text. Ids may be numbers in both.
         is_json = self._own is not None and self._card.reader.type not in FLAT
         for name in _IDS if is_json else (*_IDS, "audio", "transcript", "language"):
             value = clip.get(name)
@@ -172,7 +172,7 @@ def _mapped(mapping: Mapping[str, Any], value: Any, unknown: Any = None) -> Any:
 
 
 def _drawn(shares: Mapping[str, float], key: str) -> str:
-    """A split by the hash of ``key``: the same on every machine, whatever other groups there are."""
+    """A split by the hash of ``key``: the same on every machine, independent of other groups."""
     point = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
     for split, share in shares.items():
         point -= share
@@ -182,7 +182,7 @@ def _drawn(shares: Mapping[str, float], key: str) -> str:
 
 
 def _number(value: Any) -> Any:
-    """Text that is a number as a number; anything else as it is, for the check to name."""
+    """Numeric text as a number; anything else unchanged, so that the check reports it."""
     if not isinstance(value, str):
         return value
     try:

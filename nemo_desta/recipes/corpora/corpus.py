@@ -1,8 +1,8 @@
-"""From a card to clips: rows are read, joined, renamed, mapped, split and checked, one at a time.
+"""Reads a corpus as its card says: rows are read, joined, renamed, mapped, split and checked, one at a time.
 
 A clip is a dict: ``id, audio`` (relative to the data root), ``duration`` (seconds, None = not in the metadata),
 ``domain, source, attributes`` and where known ``transcript, caption, language, speaker_id, group, split, segments,
-speakers``. Whether the audio can be used is another question: see `check_audio`.
+speakers``. Whether the audio can be used is checked by `check_audio`.
 """
 
 import json
@@ -16,10 +16,10 @@ from typing import Any
 from nemo_desta.recipes.corpora.card import Card, read_card
 from nemo_desta.recipes.corpora.clip_maker import ClipMaker
 from nemo_desta.recipes.corpora.errors import CorpusError, named, named_records
-from nemo_desta.recipes.corpora.files import lines
+from nemo_desta.recipes.corpora.files import lines, matching_files
 from nemo_desta.recipes.corpora.notices import Notices
 from nemo_desta.recipes.corpora.own_names import FLAT
-from nemo_desta.recipes.corpora.readers import MISSING_MARKERS, first_file, read_records
+from nemo_desta.recipes.corpora.readers import MISSING_MARKERS, read_records
 from nemo_desta.recipes.describe import NOT_AUDIBLE
 
 _MANIFESTS = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
@@ -38,8 +38,8 @@ def load_corpus(
     names, or NeMo's; its path may be relative to ``data_root``. ``splits``: only clips of these. ``overrides``:
     merged into the card, nested as it is.
 
-    Raises ``CorpusError``: unknown name, a card that cannot be right, no such files; ``FileNotFoundError``: no such
-    manifest or data root.
+    Raises ``CorpusError``: unknown name, an invalid card, no such files; ``FileNotFoundError``: no such manifest or
+    data root.
     """
     root = Path(data_root)
     if not root.is_dir():
@@ -61,25 +61,26 @@ def load_corpus(
     try:
         with named("reader.files"):
             for source in (card.reader, *card.reader.tables.values()):
-                first_file(source, root)
+                for glob in source.globs:
+                    next(matching_files(root, glob, folders=True))
     except CorpusError as error:
         raise CorpusError(f"corpus '{card.name}': {error}. {' '.join(card.obtain.split())}".rstrip()) from None
     return Corpus(card, root, splits=splits)
 
 
 class Corpus:
-    """Clips of one corpus, read anew at each iteration in the order of the files.
+    """Clips of one corpus, read again at each iteration in the order of the files.
 
-    Memory does not grow with the corpus but for short hashes of ids and groups. While iterating, ``CorpusError``
-    names the file and row of: an unknown field, a value that cannot be, an audio path outside the data root, an id
-    seen before, a group that is in two splits, ``splits`` that no clip is in.
+    Memory per clip is a short hash of its id and group. While iterating, ``CorpusError`` names the file and row of: an
+    unknown field, an invalid value, an audio path outside the data root, a repeated id, a group in two splits, or
+    ``splits`` without clips.
     """
 
     def __init__(self, card: Card, data_root: str | os.PathLike[str], *, splits: Iterable[str] | None = None):
         self.card = card
         self.data_root = Path(data_root)
         self.splits = None if splits is None else frozenset(map(str, splits))
-        #: What descriptions leave out: shell patterns over attribute names.
+        #: Attributes that descriptions leave out: shell patterns over names.
         self.not_audible: frozenset[str] = NOT_AUDIBLE | frozenset(card.not_audible)
         self._notices = Notices()
 
@@ -89,8 +90,8 @@ class Corpus:
 
     @property
     def notices(self) -> dict[tuple[str, str], int]:
-        """(file, what) -> rows, of the last reading: keys that nothing reads, columns left out, cells that count as
-        missing. The log has each once per file."""
+        """(file, what) -> rows, of the last reading: ignored keys, columns left out, cells that count as missing. Each
+        is logged once per file."""
         return dict(self._notices.counts)
 
     @property
@@ -102,7 +103,7 @@ class Corpus:
             yield clip
 
     def located(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(``file:row``, clip) of every clip, for messages of whoever works on it."""
+        """(``file:row``, clip) of every clip; the former is for messages."""
         self._notices.start()
         with named(f"card {self.name}"):
             make = ClipMaker(self.card, self.data_root, self._notices)
@@ -137,14 +138,14 @@ class Corpus:
             )
 
     def _source(self) -> Any:
-        """The reader's config; tables of our own names have the usual marks of missing values."""
+        """The reader's config; tables with our own names get the default markers of missing values."""
         reader = self.card.reader
         is_table = reader.type in FLAT and not self.card.clip
         return replace(reader, missing=list(MISSING_MARKERS)) if is_table and reader.missing is None else reader
 
 
 def _holds_lines(path: Path) -> bool:
-    """Whether a ``.json`` file holds JSON lines, as NeMo's manifests do, and not one document."""
+    """Whether a ``.json`` file holds JSON lines, as NeMo's manifests do, rather than one document."""
     first = next((text for _, line in lines(path) if (text := line.strip())), "")
     try:
         row = json.loads(first)

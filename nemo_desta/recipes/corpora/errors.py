@@ -1,4 +1,4 @@
-"""The one error of this package, and the guard that turns any other into it."""
+"""The error type of this package, and a guard that converts other errors to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ class CorpusError(ValueError):
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong with one row or card into a `CorpusError` that says ``where``.
+    """Turn any error with one row or card into a `CorpusError` that names ``where``.
 
-    A `CorpusError` passes unchanged, and so does what is wrong with the installation.
+    A `CorpusError` and an ImportError pass unchanged.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def named_records(records: Any, where: str) -> Iterator[tuple[str, dict[str, Any
     """The records one by one; an error while reading names the record that came before it."""
     iterator = iter(records)
     while True:
-        with named(f"behind {where}"):
+        with named(f"after {where}"):
             record = next(iterator, None)
         if record is None:
             return

@@ -1,4 +1,4 @@
-"""Files of a corpus: globs in a fixed order without holding a tree in memory, and lines with their numbers."""
+"""Files of a corpus: globs in a fixed order, one folder in memory at a time, and lines with their numbers."""
 
 import gzip
 import io
@@ -12,30 +12,24 @@ from typing import Any, BinaryIO
 from nemo_desta.data.packed import Damaged, zstd_blocks
 from nemo_desta.recipes.corpora.errors import CorpusError
 
-#: What a file raises that cannot be read, or is packed and cut or damaged.
+#: Errors from a file that cannot be read, or from a packed file that is truncated or damaged.
 UNREADABLE = (OSError, EOFError, zlib.error)
 
 
-def matching(root: Path, glob: str) -> Iterator[str]:
-    """Paths below ``root`` that match, relative and with ``/``, sorted folder by folder; folders match, too.
-
-    ``**`` stands for any number of folders. Hidden names match no wildcard; links are followed. A full path (a
-    manifest that the user names) is taken as it is. Raises ``CorpusError`` for ``..`` in the glob.
-    """
-    if os.path.isabs(glob):
-        if os.path.exists(glob):
-            yield glob
-        return
-    parts = PurePosixPath(glob).parts
-    if ".." in parts:
-        raise CorpusError(f"reader.files: {glob!r} leaves the data root")
-    yield from _visit(root, "", parts)
-
-
 def matching_files(root: Path, glob: str, *, folders: bool = False) -> Iterator[str]:
-    """The files of `matching`, with ``folders`` also these. Raises ``CorpusError`` where there is none."""
+    """Files below ``root`` that match, relative and with ``/``, sorted folder by folder; with ``folders`` these too.
+
+    ``**`` stands for any number of folders. Wildcards do not match hidden names; links are followed. An absolute path
+    (a manifest that the user names) is used as it is.
+
+    Raises ``CorpusError``: nothing matches, or ``..`` in the glob.
+    """
+    parts = PurePosixPath(glob).parts
+    if ".." in parts and not os.path.isabs(glob):
+        raise CorpusError(f"reader.files: {glob!r} leaves the data root")
+    found = ([glob] if os.path.exists(glob) else []) if os.path.isabs(glob) else _visit(root, "", parts)
     nothing = True
-    for relative in matching(root, glob):
+    for relative in found:
         if folders or (root / relative).is_file():
             nothing = False
             yield relative
@@ -44,7 +38,7 @@ def matching_files(root: Path, glob: str, *, folders: bool = False) -> Iterator[
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """The file for reading, unpacked when its name ends in ``.gz`` or ``.zst``; whatever is wrong is `UNREADABLE`."""
+    """The file for reading, unpacked when its name ends in ``.gz`` or ``.zst``. All its errors are `UNREADABLE`."""
     if path.suffix == ".zst":
         return io.BufferedReader(_Zstd(path), 1 << 17)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
@@ -66,7 +60,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 class _Zstd(io.RawIOBase):
-    """The content of a zstd file, unpacked as it is read. Raises ``OSError`` for one that is none, or is cut."""
+    """The content of a zstd file, unpacked as it is read. Raises ``OSError`` if it is no zstd file or truncated."""
 
     def __init__(self, path: Path):
         self._file = path.open("rb")

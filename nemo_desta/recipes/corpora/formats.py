@@ -1,6 +1,5 @@
-"""Files of metadata as rows: CSV, TSV, JSON lines and one JSON document, a row in memory at a time."""
+"""Metadata files as rows: CSV, TSV and JSON lines with one row in memory at a time, and whole JSON documents."""
 
-import codecs
 import csv
 import json
 import logging
@@ -12,7 +11,7 @@ from nemo_desta.recipes.corpora.card import SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.files import UNREADABLE, lines, open_binary
 
-#: (``file:row`` for messages, the row's own fields, what its file's path says)
+#: (``file:row`` for messages, the row's fields, fields from the file's path)
 Record: TypeAlias = tuple[str, dict[str, Any], dict[str, Any]]
 
 logger = logging.getLogger(__name__)
@@ -41,19 +40,19 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def json_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Entries of one JSON document, read piece by piece: a list of objects, or key -> object (``key`` is a field)."""
+    """Entries of one JSON document: a list of objects, or key -> object (``key`` becomes a field)."""
     text = _Document(path)
-    opening = text.take(1)
+    opening = text.take()
     if opening not in ("{", "["):
         raise CorpusError(f"{path}: expected a JSON list or an object of objects, found {opening!r}")
     number, closing = 0, "}" if opening == "{" else "]"
     while text.peek() != closing:
         number += 1
         where = f"{path}:entry {number}"
-        if number > 1 and text.take(1) != ",":
+        if number > 1 and text.take() != ",":
             raise CorpusError(f"{where}: expected ',' or '{closing}' after entry {number - 1}; is the file cut?")
         key = text.value(where) if opening == "{" else None
-        if opening == "{" and text.take(1) != ":":
+        if opening == "{" and text.take() != ":":
             raise CorpusError(f"{where}: expected ':' after the key {key!r}")
         row = text.value(where)
         if not isinstance(row, dict):
@@ -62,7 +61,7 @@ def json_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _cells(path: Path, source: SourceConfig) -> Iterator[tuple[str, list[str]]]:
-    """(``file:line``, cells) of every line that is no comment and not empty."""
+    """(``file:line``, cells) of every line that is neither a comment nor empty."""
     delimiter = source.delimiter or ("\t" if source.type == "tsv" else _found_delimiter(path, source))
     quoted = source.quoted if source.quoted is not None else source.type == "csv" and not source.columns
     if quoted:
@@ -83,7 +82,7 @@ def _cells(path: Path, source: SourceConfig) -> Iterator[tuple[str, list[str]]]:
 
 
 def _found_delimiter(path: Path, source: SourceConfig) -> str:
-    """What separates most columns in the header of a csv file: a comma, a semicolon or a tab."""
+    """The delimiter that gives the most columns in a csv header: comma, semicolon or tab."""
     if source.columns:
         return ","
     for _, line in lines(path):
@@ -135,50 +134,36 @@ def _object(line: str, *, where: str) -> dict[str, Any]:
 
 
 class _Document:
-    """A JSON document of any size as a stream of values; holds about one chunk of text."""
-
-    CHUNK = 1 << 20
+    """A JSON document as a stream of values."""
 
     def __init__(self, path: Path):
-        self._path, self._file = path, open_binary(path)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._text, self._at, self._read = "", 0, 0
+        try:
+            with open_binary(path) as file:
+                self._text = file.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        except UNREADABLE as error:
+            raise CorpusError(f"{path}: cannot be read ({error})") from None
+        self._at = 0
 
     def peek(self) -> str:
-        """The next character that is no blank, "" at the end."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at].isspace():
-                self._at += 1
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
+        """The next character that is not white space, "" at the end."""
+        while self._text[self._at : self._at + 1].isspace():
+            self._at += 1
+        return self._text[self._at : self._at + 1]
 
-    def take(self, count: int) -> str:
+    def take(self) -> str:
         found = self.peek()
-        self._at += count
+        self._at += 1
         return found
 
     def value(self, where: str) -> Any:
         """The next JSON value."""
         self.peek()
-        while True:
-            try:
-                value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
-                return value
-            except json.JSONDecodeError as error:
-                # Twice as much each time: a document with a mistake in its middle is read to its end but once.
-                if not self._more(len(self._text) - self._at):
-                    raise CorpusError(f"{where}: not JSON ({error.msg}); is the file cut?") from None
-            except (ValueError, RecursionError) as error:
-                raise CorpusError(f"{where}: not JSON that can be read ({error})") from None
-
-    def _more(self, size: int = 0) -> bool:
         try:
-            raw = self._file.read(max(size, self.CHUNK))
-            new = self._decoder.decode(raw, final=not raw)
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{self._path}: not UTF-8 ({error.reason} after byte {self._read})") from None
-        except UNREADABLE as error:
-            raise CorpusError(f"{self._path}: cannot be read ({error})") from None
-        self._read += len(raw)
-        self._text, self._at = self._text[self._at :] + new, 0
-        return bool(raw)
+            value, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
+            return value
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{where}: not JSON ({error.msg}); is the file cut?") from None
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"{where}: not JSON that can be read ({error})") from None

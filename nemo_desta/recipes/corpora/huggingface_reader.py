@@ -1,9 +1,9 @@
-"""Hugging Face data on disk as rows: parquet files, or folders that ``save_to_disk`` wrote.
+"""Reads Hugging Face data on disk as rows: parquet files, or folders written by ``save_to_disk``.
 
-Nothing is decoded. A column of audio becomes its path; audio that the dataset carries inside as bytes is written once
-to ``<data root>/<extract_to>/<file or folder>-<fingerprint>/<row>.<ending>``, so that every clip has a file of its
-own. The fingerprint follows from the dataset's bytes: another dataset of the same name never meets these files. Class
-labels become their names.
+Audio is not decoded. A column of audio becomes its path; audio embedded in the dataset is written once to
+``<data root>/<extract_to>/<file or folder>-<fingerprint>/<row>.<ending>``, so that every clip has its own file. The
+fingerprint is a hash of the dataset's bytes, so another dataset of the same name gets another folder. Class labels
+become their names.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _ENDINGS = {
 
 
 class HuggingFaceReader:
-    """Rows with the dataset's own columns, and ``hf_split`` for a saved dataset that knows its split."""
+    """Rows with the dataset's own columns, and ``hf_split`` for a saved dataset that states its split."""
 
     def __init__(self, source: SourceConfig, root: Path):
         self._root = root
@@ -39,7 +39,7 @@ class HuggingFaceReader:
         """``(where, row)`` each.
 
         Raises:
-            CorpusError: not a whole dataset, or audio that cannot be written below the data root.
+            CorpusError: an incomplete dataset, or audio that cannot be written below the data root.
         """
         path = self._root / relative
         if path.is_dir():
@@ -48,7 +48,7 @@ class HuggingFaceReader:
             parts = self._parquet(path)
         else:
             raise CorpusError(f"{path}: neither a .parquet file nor a folder written by save_to_disk")
-        folder = None  # where this dataset's audio goes, once there is any
+        folder = None  # of this dataset's embedded audio
         for split, extra, names, batches in parts:
             number = 0
             for batch in batches:
@@ -98,7 +98,7 @@ class HuggingFaceReader:
             yield "" if single else split, {"hf_split": split or None}, names, batches
 
     def _audio(self, value: Mapping[str, Any], name: str, where: str) -> str:
-        """Path of the clip, relative to the data root where it was written here."""
+        """Path of the clip; relative to the data root if it was written here."""
         content, path = value["bytes"], value["path"]
         if content is None:
             if path is None:
@@ -125,7 +125,7 @@ class HuggingFaceReader:
         return relative
 
     def _new_folder(self, dataset: str, where: str) -> str:
-        """The folder for the audio of ``dataset``, relative to the data root; nothing is written yet."""
+        """The folder for the audio of ``dataset``, relative to the data root; it is not created yet."""
         if self._extract_to is None:
             raise CorpusError(f"{where}: a joined table cannot carry audio")
         inside = [part for part in PurePosixPath(dataset).parts if part not in ("/", "..")]
@@ -141,7 +141,7 @@ class HuggingFaceReader:
 
 
 def _fingerprint(path: Path) -> str:
-    """12 hex digits that follow from the bytes of a parquet file, or of the files of a saved dataset."""
+    """12 hex digits: a hash of the bytes of a parquet file, or of the files of a saved dataset."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in (".arrow", ".json"))
     digest = hashlib.sha256()
     for one in files:

@@ -1,7 +1,7 @@
-"""Lhotse manifests as rows with our own field names, without lhotse: cuts, or recordings with their supervisions.
+"""Reads lhotse manifests as rows with our own field names, without lhotse: cuts, or recordings and supervisions.
 
-Only JSON lines (``.jsonl``, ``.jsonl.gz``) and only whole files: a cut that is a part of its recording, a mix or a
-padding has no audio file of its own. ``cuts.save_audios(folder)`` makes one; the error says so.
+Only JSON lines (``.jsonl``, ``.jsonl.gz``) and only whole files are accepted: a cut that is a part of its recording, a
+mix or padding has no audio file of its own. ``cuts.save_audios(folder)`` writes one, as the error says.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from nemo_desta.recipes.corpora.files import matching_files
 from nemo_desta.recipes.corpora.formats import json_lines
 from nemo_desta.recipes.corpora.tables import Table
 
-#: Cuts count as whole recordings up to this difference, in seconds.
+#: A cut counts as a whole recording up to this difference in seconds.
 _WHOLE = 0.01
 
 
@@ -52,14 +52,14 @@ def _whole_recording(cut: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     start, duration = cut.get("start", 0), cut.get("duration")
     if abs(start) > _WHOLE or duration is None or abs(duration - recording.get("duration", duration)) > _WHOLE:
         raise CorpusError(
-            f"{where}: cut {cut.get('id')!r} ({start:g} s, {duration} s long) is a part of a recording of "
+            f"{where}: cut {cut.get('id')!r} ({start:g} s, {duration} s long) is only part of a recording of "
             f"{recording.get('duration')} s; save it as a file of its own with cuts.save_audios(folder)"
         )
     channel, there = cut.get("channel"), _channels(recording)
     if channel is not None and there and set(channel if isinstance(channel, list) else [channel]) != there:
         raise CorpusError(
             f"{where}: cut {cut.get('id')!r} is channel {channel} of a recording with the channels {sorted(there)}, "
-            "and a file is heard as the mean of its channels; save it on its own with cuts.save_audios(folder)"
+            "and the channels of a file are averaged; save this channel on its own with cuts.save_audios(folder)"
         )
     return recording
 
@@ -75,7 +75,7 @@ def _row(item: Mapping[str, Any], recording: Mapping[str, Any], spoken: list[Any
         raise CorpusError(f"{where}: {item.get('id')!r} needs one source of type 'file', found {found}")
     if recording.get("transforms"):
         raise CorpusError(
-            f"{where}: {item.get('id')!r} is changed as it is read ({recording['transforms']!r}); save it"
+            f"{where}: {item.get('id')!r} has transforms ({recording['transforms']!r}), which are not applied; save it"
         )
     row = {"id": item["id"], "audio": sources[0]["source"], "duration": item.get("duration"), "attributes": {}}
     speakers = {one["speaker"]: _attributes(one) for one in spoken if one.get("speaker")}

@@ -1,16 +1,16 @@
-"""What a corpus has to say about its files: once per file in the log, with the first row, and counted."""
+"""Warnings about a corpus' files: logged once per file, with the first row, and counted."""
 
 import logging
 from collections import Counter
 
 logger = logging.getLogger(__name__)
 
-#: Kinds of notices per corpus that are kept; a file of random keys must not fill the memory.
+#: Limit of different notices per corpus, so that a file of random keys cannot fill the memory.
 MOST = 1000
 
 
 class Notices:
-    """``counts``: (file, what) -> rows, of the reading under way or the last one."""
+    """``counts``: (file, what) -> rows, of the current or last reading."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -32,7 +32,7 @@ class Notices:
             logger.warning("%s: %s", where, what)
 
     def end(self) -> None:
-        """The whole corpus was read: say how often each was met, the first time."""
+        """The whole corpus was read: log each count, after the first reading only."""
         if not self._summed:
             for (file, what), count in self.counts.items():
                 logger.warning("%s: %s: %d rows", file, what, count)

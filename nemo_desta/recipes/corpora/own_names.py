@@ -1,8 +1,8 @@
-"""Rows that have a clip's fields by our own names, and rows of a NeMo manifest: what is read, and what nothing reads.
+"""Rows with our own field names, and rows of a NeMo manifest: which keys are read, and warnings about the others.
 
-A key that nothing reads leaves a hole in the description without a word. So a key that looks like one of ours and is
-none is an error, any other is named once per file and counted. In tables (csv, tsv, huggingface) further columns are
-attributes, as they cannot hold objects.
+An ignored key would silently be missing from the description. A key that looks like a misspelt field is therefore an
+error; any other unknown key is logged once per file and counted. In tables (csv, tsv, huggingface) further columns
+are attributes, because a table cannot hold objects.
 """
 
 import difflib
@@ -19,20 +19,20 @@ from nemo_desta.recipes.corpora.template import fields_of
 FLAT = ("csv", "tsv", "huggingface")
 FIELDS = (*CLIP_FIELDS, "domain", "language", "split", "source")
 SEGMENT_FIELDS = ("start", "end", "transcript", "speaker", "attributes")
-#: NeMo's names -> ours, in a row that has its audio under ``audio_filepath``.
+#: NeMo's names -> ours, in a row with an ``audio_filepath``.
 NEMO = {"audio_filepath": "audio", "text": "transcript", "lang": "language", "speaker": "speaker_id"}
-#: What other formats call things, where spelling alone does not tell.
+#: Names in other formats whose spelling is not close to ours.
 _MEANT = {
     **{"text": "transcript", "transcription": "transcript", "sentence": "transcript", "lang": "language"},
     **{"speaker": "speaker_id", "path": "audio", "file": "audio", "wav": "audio", "filename": "audio"},
 }
 _MEANT_IN_SEGMENTS = {"text": "transcript", "begin": "start", "start_time": "start", "end_time": "end", "stop": "end"}
-#: Columns without a name, as pandas writes and reads them: the row's number.
+#: Unnamed columns, as pandas writes and reads them: the row number.
 _NAMELESS = re.compile(r"|Unnamed: ?\d+(?:_level_\d+)?|__index_level_\d+__")
 
 
 class OwnNames:
-    """(row, where, folder of its file) -> clip, for a card without ``clip``. ``notices``: what is said once."""
+    """(row, where, folder of its file) -> clip, for a card without ``clip``."""
 
     def __init__(self, card: Card, notices: Notices):
         self._name, self._notices = card.name, notices
@@ -58,11 +58,11 @@ class OwnNames:
         return clip
 
     def _from_nemo(self, row: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
-        """The row by our names: paths start at the manifest's folder, the path is the id where there is none."""
+        """The row with our names. Paths are relative to the manifest's folder; a missing id becomes the path."""
         offset = row.get("offset") or 0
         if offset not in (0, "0", "0.0"):
             raise CorpusError(
-                f"{where}: offset {offset!r}: a clip is a whole file, not a part of one; cut the file, and leave "
+                f"{where}: offset {offset!r}: a clip must be a whole file; split the audio into files and leave "
                 "offset out"
             )
         result = {NEMO.get(name, name): value for name, value in row.items() if name not in ("offset", *NEMO.values())}
@@ -94,7 +94,7 @@ class OwnNames:
         return clip
 
     def _leave_out(self, name: str, value: Any, where: str) -> None:
-        """A column that pandas made of its index: row numbers."""
+        """Drop a column that pandas made of its index (row numbers)."""
         if value is not None and not re.fullmatch(r"-?\d+(?:\.0)?", str(value)):
             raise CorpusError(
                 f"{where}: column '{name}' has no name of its own and holds {value!r:.60}; name it in the header, or "
@@ -122,11 +122,11 @@ class OwnNames:
                     f"{where}: unknown key '{of}{key:.60}', and no '{of}{near}'. Rename it; if it is a field of your "
                     "own, the card's reader.strict_keys: false keeps it"
                 )
-            belongs = "" if of else ", what can be said about the sound belongs into 'attributes'"
+            belongs = "" if of else ", put facts about the sound into 'attributes'"
             self._notices.add(where, f"key '{of}{key:.60}' is not read{belongs}")
 
     def _nearest(self, key: str, known: Collection[str], meant: Mapping[str, str]) -> str | None:
-        """The field that ``key`` looks like, if any."""
+        """The known field that ``key`` resembles, if any."""
         if key not in self._meant:
             plain = re.sub(r"[\W_]+", "_", key[:100]).strip("_").lower()
             close = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)

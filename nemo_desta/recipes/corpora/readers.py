@@ -1,6 +1,6 @@
-"""A card's reader: the files that its globs match, read by their kind, as a stream of `Record`.
+"""A card's reader: the files that its globs match, read by their type, as a stream of `Record`.
 
-Nothing is held in memory but the row; joined tables are in ``tables.py``.
+Rows are streamed, except from JSON documents. Joined tables are in ``tables.py``.
 """
 
 import re
@@ -11,22 +11,22 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.files import matching, matching_files
+from nemo_desta.recipes.corpora.files import matching_files
 from nemo_desta.recipes.corpora.formats import Record, csv_rows, json_entries, json_lines
 from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
 from nemo_desta.recipes.corpora.lhotse_reader import LhotseReader
 from nemo_desta.recipes.corpora.notices import Notices
 from nemo_desta.recipes.corpora.template import as_key
 
-#: How pandas, Python and spreadsheets spell a missing value. NA is left out: it is a country, and a continent.
+#: Spellings of a missing value in pandas, Python and spreadsheets. NA is left out: it is a country and a continent.
 MISSING_MARKERS = ("nan", "NaN", "NAN", "None", "none", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>", "NaT")
 
 
 def read_records(source: SourceConfig, root: Path, notices: Notices | None = None) -> Iterator[Record]:
-    """All rows of all files, in the order of the globs. ``notices`` takes the cells that count as missing.
+    """All rows of all files, in the order of the globs. Cells that count as missing are added to ``notices``.
 
     Raises ``CorpusError``: a glob that matches nothing, a path that ``pattern`` does not match, a row that cannot be
-    read (bytes that are not UTF-8, a cut line, a column too few).
+    read (not UTF-8, a truncated line, a missing column).
     """
     read_rows = _rows_of(source, root)
     conditions = {name: {as_key(v) for v in _as_list(value)} for name, value in source.where.items()}
@@ -40,13 +40,6 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
                 row = _without_missing(row, missing, where, notices)
             if not conditions or _kept(conditions, row, of_file, where):
                 yield where, row, of_file
-
-
-def first_file(source: SourceConfig, root: Path) -> None:
-    """Raise ``CorpusError`` unless every glob matches at least one file."""
-    for glob in source.globs:
-        if next(matching(root, glob), None) is None:
-            raise CorpusError(f"no file matches '{glob}' below {root}")
 
 
 def _rows_of(source: SourceConfig, root: Path) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
@@ -87,7 +80,7 @@ def _kept(conditions: dict[str, set[str]], row: dict[str, Any], of_file: dict[st
 def _without_missing(
     row: dict[str, Any], missing: frozenset[str], where: str, notices: Notices | None
 ) -> dict[str, Any]:
-    """The row, cells that are one of ``missing`` or NaN (a hole in a column of numbers) without a value."""
+    """The row; cells that are one of ``missing`` or NaN (a gap in a numeric column) become None."""
     result = {}
     for name, value in row.items():
         if isinstance(value, str) and (cell := value.strip()) in missing:

@@ -1,4 +1,4 @@
-"""Tables joined to a corpus' rows by a key, on disk while they are used: a table may be as long as the corpus."""
+"""Tables joined to a corpus' rows by a key. They are kept on disk, since a table may be as long as the corpus."""
 
 import json
 import sqlite3
@@ -12,14 +12,14 @@ from nemo_desta.recipes.corpora.template import UnknownField, as_key
 
 
 class Table:
-    """``records`` by ``key``, a function of a record's fields; ``many``: several rows may share a key.
+    """Looks up ``records`` by ``key``, a function of their fields; ``many``: several rows may share a key.
 
-    Raises ``CorpusError`` naming the row: a key seen before (unless ``many``), without a value, or of unknown fields.
+    Raises ``CorpusError`` naming the row: a repeated key (unless ``many``), a key without value or of unknown fields.
     """
 
     def __init__(self, records: Iterable[Record], key: Callable[[Mapping[str, Any]], Any], *, many: bool = False):
         self.columns: list[str] = []
-        # "": a temporary database that SQLite keeps in memory while small, then on disk, and removes when closed.
+        # "": a temporary database. SQLite keeps it in memory while small, then on disk, and deletes it on close.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         unique = "" if many else "UNIQUE"
         self._database.execute(f"CREATE TABLE rows (position INTEGER PRIMARY KEY, key TEXT {unique}, row TEXT)")

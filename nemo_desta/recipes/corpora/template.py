@@ -1,9 +1,9 @@
-"""Templates of a card: ``"{speaker}-{text|sentence}"`` makes a value out of the fields of one metadata row.
+"""Templates of a card: ``"{speaker}-{text|sentence}"`` makes a value from the fields of one metadata row.
 
 ``{name}`` is a field, ``{table.column}`` a column of a joined table (or a nested field), ``{name?}`` may be absent,
-``{name|filter|filter}`` goes through filters. A template of one field alone gives the field's own value, number or
-list; otherwise the result is text. A field without a value (None, empty) leaves the whole template without a value:
-None, "not known". A text without braces is a constant.
+``{name|filter|filter}`` applies filters. A template of a single field returns the field's own value, number or list;
+otherwise the result is text. If a field has no value (None, empty), the whole template has none: None means "not
+known". A text without braces is a constant.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 from nemo_desta.config import nearest
 from nemo_desta.recipes.corpora.errors import CorpusError
 
-#: Latin-1 control characters that were meant as Windows-1252 punctuation (quotes, dashes), as in MELD's tables.
+#: Latin-1 control characters that should be Windows-1252 punctuation (quotes, dashes), as in MELD's tables.
 _WINDOWS = {code: bytes([code]).decode("cp1252", errors="ignore") or None for code in range(0x80, 0xA0)}
 
 
@@ -84,7 +84,7 @@ class Template:
 
 
 def compile_value(value: Any, *, where: str) -> Callable[[Mapping[str, Any]], Any]:
-    """A card's value as a function of a record: template, list of templates (those with a value), or a constant."""
+    """A card's value as a function of a record: a template, a list of templates (None left out), or a constant."""
     if isinstance(value, str):
         return Template(value, where=where)
     if isinstance(value, list):
@@ -96,7 +96,7 @@ def compile_value(value: Any, *, where: str) -> Callable[[Mapping[str, Any]], An
 
 
 def fields_of(value: Any) -> set[str]:
-    """Names of the row's fields that the templates in ``value`` read, lists and mappings of templates included."""
+    """Names of the row's fields that the templates in ``value`` (also a list or mapping) read."""
     if isinstance(value, str):
         return {match[1].split("|")[0].strip().removesuffix("?").split(".")[0] for match in _FIELD.finditer(value)}
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
@@ -104,7 +104,7 @@ def fields_of(value: Any) -> set[str]:
 
 
 def as_key(value: Any) -> str:
-    """How a value is looked up in a card's value map: as text, whole numbers without a point, true and false."""
+    """The key of a value in a card's value map: text, whole numbers without a point, true and false."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value).strip()
@@ -156,7 +156,7 @@ def _each(function: Callable[[str], Any], value: Any) -> Any:
 
 
 def _names(record: Mapping[str, Any]) -> list[str]:
-    """Fields of a record, those of joined tables as ``table.column``."""
+    """Fields of a record; fields of joined tables as ``table.column``."""
     names = []
     for name, value in record.items():
         names += [f"{name}.{inner}" for inner in value] if isinstance(value, Mapping) and value else [name]

@@ -1,7 +1,7 @@
-"""Quality gates: which rows are not worth training on, and why.
+"""Quality gates: they reject rows that should not be trained on, and name the reason.
 
-`RowGates` looks at one row at a time and knows nothing of the others; `Duplicates` remembers what came before;
-`Decontamination` keeps benchmark items out before any LLM is asked. Whatever a gate says goes to ``rejected/``.
+`RowGates` checks one row at a time, `Duplicates` compares a row with earlier rows, and `Decontamination` rejects
+benchmark items before the LLM is queried. Rejected rows and reasons are written to ``rejected/``.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +18,7 @@ from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.gates.loops import LoopGate
 from nemo_desta.recipes.gates.refusals import RefusalGate
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, LengthGate, Seen, answer_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 __all__ = [
     "Decontamination",
@@ -32,7 +32,7 @@ __all__ = [
     "value_sets",
 ]
 
-#: Reasons for which another answer with another seed may do better.
+#: Reasons that another answer, generated with another seed, may avoid.
 REGENERABLE = frozenset(
     {"empty", "not text", "truncated", "too short", "too long", "repetition loop", "wrong language"}
     | {"unexpected script", "refusal", "leak", "leak (judge)", "judge unclear", "contradicts attributes"}
@@ -46,8 +46,8 @@ class GatesConfig:
     """The gates in their order; null (or false) turns one off.
 
     ``truncated``: "keep" trains truncated answers without an end of turn, "drop" rejects them. ``facts``: off by
-    default. ``closing_tags``: of think blocks, null for `CLOSING_TAGS`. ``duplicates`` is no
-    part of `RowGates`: see `Duplicates`.
+    default. ``closing_tags``: of think blocks, null for `CLOSING_TAGS`. ``duplicates``: read by `Duplicates`, not by
+    `RowGates`.
     """
 
     empty: bool = True
@@ -68,9 +68,9 @@ class GatesConfig:
 
 
 class RowGates:
-    """All gates over one row, the first objection counts.
+    """All gates over one row; the first rejection counts.
 
-    ``values``: for the fact check, in the place of those in ``config.facts``; see `value_sets`.
+    ``values``: values for the fact check instead of those in ``config.facts``; see `value_sets`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class RowGates:
         *,
         values: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        gates: list[tuple[bool, Callable[[Seen], Verdict | None] | None]] = [
+        gates: list[tuple[bool, Callable[[Seen], Rejection | None] | None]] = [
             (config.empty, text.empty),
             (config.not_text, text.not_text),
             (config.truncated == "drop", text.truncated),
@@ -96,8 +96,8 @@ class RowGates:
         self._gates = [gate for wanted, gate in gates if wanted and gate is not None]
         self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 
-    def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Verdict | None:
-        """Why ``row`` is not kept, or None. ``clip``: its manifest row, where there is one."""
+    def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Rejection | None:
+        """Why ``row`` is rejected, or None. ``clip``: its manifest row, if there is one."""
         seen = Seen(row, clip, self._closing_tags)
         for gate in self._gates:
             if verdict := gate(seen):

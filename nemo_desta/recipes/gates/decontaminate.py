@@ -1,7 +1,7 @@
-"""Decontamination: clips that a benchmark asks about must not be trained on.
+"""Decontamination: rejects clips of benchmarks, which must not be in the training data.
 
-Benchmarks name their items in many ways; a clip is one of them when its id, its audio file or its recording is named
-in one of the lists, with or without folder and file type.
+Benchmarks name their items in different ways. A clip is an item if a list contains its id, its audio file or its
+recording, with or without folder and file type.
 """
 
 import csv
@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
-#: Fields of a clip that may hold what a list names; ``audio`` also as file name and without its file type.
+#: Fields of a clip that are compared with the lists; ``audio`` also as file name and without its file type.
 CLIP_FIELDS = ("id", "audio", "group", "recording_id", "recording", "source_id")
-#: Fields of a list that are read where none is named, the first that is there.
+#: Default fields of a list; the first of them that it has is read.
 LIST_FIELDS = ("id", "audio_id", "audio", "audio_path", "file_name", "filename", "path", "recording_id")
 
-#: A shorter file name ("1", "007") names nothing without its folder.
+#: A shorter file name ("1", "007") is ambiguous without its folder.
 _SHORTEST_STEM = 4
 _AUDIO_TYPES = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .wma .webm .mp4 .sph".split())
 
@@ -26,8 +26,8 @@ _AUDIO_TYPES = frozenset(".wav .flac .ogg .oga .opus .mp3 .m4a .aac .aif .aiff .
 class Decontamination:
     """``lists``: files of benchmark items: ``.txt`` (one per line), ``.csv``, ``.tsv`` or ``.jsonl``.
 
-    Of tables and JSON the field ``field`` is read, or the first of `LIST_FIELDS`; a list's own field is given as a
-    mapping ``{"path": ..., "field": ...}``. Upper and lower case do not matter.
+    Tables and JSON are read at ``field``, or at the first of `LIST_FIELDS`. A mapping ``{"path": ..., "field": ...}``
+    gives a list its own field. Case does not matter.
 
     Raises ``FileNotFoundError`` for a missing list, ``ValueError`` with ``file:line`` for one that is empty, not
     UTF-8, or without the field.
@@ -48,23 +48,23 @@ class Decontamination:
                 raise ValueError(f"{path}: no benchmark items in it; expected one per line or per row")
 
     def __len__(self) -> int:
-        """Names that are looked for."""
+        """Number of names in the lists."""
         return len(self._items)
 
-    def check(self, clip: Mapping[str, Any]) -> Verdict | None:
-        """``benchmark item`` when a list names the clip."""
+    def check(self, clip: Mapping[str, Any]) -> Rejection | None:
+        """``benchmark item`` if a list contains the clip."""
         for field in CLIP_FIELDS:
             value = clip.get(field)
             if value is None:
                 continue
             for name in _names(str(value), is_path=field == "audio" or _looks_like_path(str(value))):
                 if name in self._items:
-                    return Verdict("benchmark item", f"{field} {value!r} is in {self._items[name]}")
+                    return Rejection("benchmark item", f"{field} {value!r} is in {self._items[name]}")
         return None
 
 
 def _names(item: str, *, is_path: bool) -> Iterator[str]:
-    """What the item may be called elsewhere."""
+    """The spellings of an item that are compared."""
     item = item.strip().replace("\\", "/").casefold()
     yield item
     if is_path:

@@ -1,7 +1,7 @@
-"""The fact check: does the answer name another value of the attribute that was asked about than the true one?
+"""The fact check: rejects answers with a wrong value of the attribute that the prompt asks about.
 
-Only closed sets can be checked so: attributes of few known values, named in words (gender, emotion, accent). A miss
-costs nothing, a false alarm costs a row: where an answer hedges or names the true value as well, it passes.
+Only attributes with a small closed set of values in words can be checked (gender, emotion, accent). A false alarm
+costs a row, a miss costs nothing, so an answer that hedges or also names the true value passes.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 #: Other words for a value, by attribute; matched as whole words.
 SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -42,12 +42,11 @@ _HEDGED = re.compile(
 
 @dataclass(frozen=True)
 class FactsConfig:
-    """``values``: attribute -> all values that the corpus has for it, ``{gender: [male, female]}``; a caller that
-    knows the corpus gives them itself. ``attributes``: the ones to check, None checks all closed sets. ``max_values``:
-    more values than these are no closed set. ``synonyms``: attribute -> value -> further words for it, beside
-    `SYNONYMS`.
+    """``values``: attribute -> all values in the corpus, ``{gender: [male, female]}``; a recipe reads them from the
+    corpus itself. ``attributes``: those to check, None for all closed sets. ``max_values``: an attribute with more
+    values is not a closed set. ``synonyms``: attribute -> value -> more words for it, in addition to `SYNONYMS`.
 
-    Leave out what prompts calculate with ("Add one to the spoken digit").
+    Leave out attributes that prompts calculate with ("Add one to the spoken digit").
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class FactsConfig:
 
 
 class FactCheck:
-    """``values``: attribute -> all values that the corpus has for it, see `value_sets`."""
+    """``values``: attribute -> all values in the corpus, see `value_sets`."""
 
     def __init__(self, values: Mapping[str, Collection[str]], config: FactsConfig = FactsConfig()) -> None:
         if not values:
@@ -68,7 +67,7 @@ class FactCheck:
                 f"gates.facts.attributes: {sorted(unknown)[0]!r} is no attribute of the corpus; it has "
                 f"{', '.join(sorted(values)) or 'none'}"
             )
-        self._words: dict[str, dict[str, str]] = {}  # attribute -> word, lower case -> the value it stands for
+        self._words: dict[str, dict[str, str]] = {}  # attribute -> word in lower case -> value
         self._pattern: dict[str, re.Pattern[str]] = {}
         for name in sorted(wanted):
             known = set().union(*map(_texts, values[name]))
@@ -83,7 +82,7 @@ class FactCheck:
             longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
             self._pattern[name] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
         attributes = seen.clip.get("attributes") or {}
         for name in asked:
@@ -93,7 +92,7 @@ class FactCheck:
                 return verdict
         return None
 
-    def _contradiction(self, name: str, true: set[str], text: str) -> Verdict | None:
+    def _contradiction(self, name: str, true: set[str], text: str) -> Rejection | None:
         named: set[str] = set()
         for found in self._pattern[name].finditer(text):
             if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
@@ -101,12 +100,11 @@ class FactCheck:
         wrong = named - true
         if not wrong or named & true or _HEDGED.search(text):
             return None
-        return Verdict("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
+        return Rejection("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
 
 
 def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:
-    """Attribute -> the values that the clips have for it; attributes of more than ``max_values`` values, and numbers
-    with a fraction, are left out."""
+    """Attribute -> its values in the clips, without attributes of floats or of more than ``max_values`` values."""
     values: dict[str, set[str]] = {}
     open_sets: set[str] = set()
     for clip in clips:

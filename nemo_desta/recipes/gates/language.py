@@ -1,7 +1,7 @@
-"""Wrong language: the answer is not in the prompt's language, or slips into a script that nobody asked for.
+"""Rejects answers in another language than the prompt's, or with letters of a script that the prompt does not use.
 
-Most rows are settled by counting English function words; py3langid (a naive Bayes over byte n-grams, offline) is asked
-about the others, and believed only on texts that are long enough and when it is sure.
+Counting English function words decides most rows. py3langid (naive Bayes over byte n-grams, offline) classifies the
+others; its result counts only for long enough texts and above a minimum confidence.
 """
 
 import re
@@ -11,36 +11,20 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from nemo_desta.recipes.gates.text import Seen, words_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
-#: Script -> its letters. Greek letters stand for quantities in any language: only a word of them counts.
-_SCRIPTS = {
-    "Han": "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",
-    "Kana": "[\u3041-\u30ff]",
-    "Hangul": "[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]",
-    "Cyrillic": "[\u0400-\u052f]",
-    "Greek": "[\u0370-\u03ff\u1f00-\u1fff]{4}",
-    "Arabic": "[\u0620-\u06ff\u0750-\u077f]",
-    "Hebrew": "[\u05d0-\u05ea]",
-    "Devanagari": "[\u0900-\u097f]",
-    "Indic": "[\u0980-\u0dff]",
-    "Thai": "[\u0e01-\u0e5b]",
-    "Lao, Tibetan or Burmese": "[\u0e80-\u109f]",
-    "Georgian": "[\u10a0-\u10ff]",
-    "Armenian": "[\u0531-\u058f]",
-    "Ethiopic": "[\u1200-\u137f]",
-    "Khmer": "[\u1780-\u17ff]",
-}
-_SCRIPT = {name: re.compile(letters) for name, letters in _SCRIPTS.items()}
-_ANY_SCRIPT = re.compile("|".join(_SCRIPTS.values()))
+#: Greek letters are symbols of quantities in any language, so only four in a row count.
+_SCRIPT = {name: re.compile(f"[{letters}]" + ("{4}" if name == "Greek" else "")) for name, letters in SCRIPTS.items()}
+_ANY_SCRIPT = re.compile("|".join(pattern.pattern for pattern in _SCRIPT.values()))
 
-#: English function words that are no words of the languages around.
+#: English function words that other European languages do not have.
 _ENGLISH = frozenset(
     "about after again and any are because been before but could does each for from have how if into it its like "
     "might not only other she should some such than that the their them then there these they this those through "
     "too very what when where whether which while who why with would you your".split()
 )
-#: English from this share of function words on; not called another language from that share on.
+#: Minimum shares of function words: for English, and for a text that may be English.
 _IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
 
 _LANGUAGE_NAMES = (
@@ -61,23 +45,23 @@ _NAMES_LANGUAGE = re.compile(
     re.IGNORECASE,
 )
 
-#: The languages that are told apart; rare ones only steal from the others on short texts.
+#: Languages to distinguish. Rare languages are left out: they cause false results on short texts.
 _LANGUAGES = (
     "af ar be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv "
     "mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur vi zh"
 ).split()
-#: Languages that are too close for a short text.
+#: Languages that are too similar to distinguish in a short text.
 _KIN = ("be ru uk bg mk sr", "bs hr sl sr", "ca es gl pt", "cs sk", "da nn no sv", "id ms", "af nl", "hi mr ne")
 
 
 @dataclass(frozen=True)
 class LanguageGate:
-    """``min_words`` and ``min_letters``: shorter answers are not judged by language (scripts are, always).
+    """``min_words`` and ``min_letters``: the language of shorter answers is not checked; their script always is.
     ``min_confidence``: of py3langid, 0 to 1. ``max_foreign_letters``: letters of a script that is neither in the
     prompt nor in the description.
 
-    Not judged: prompts that name a language or ask for a translation, answers in the language that is spoken, lists of
-    words of prompt and description.
+    Not checked: prompts that name a language or ask for a translation, answers in the clip's spoken language, and
+    lists of words from prompt and description.
     """
 
     min_words: int = 6
@@ -85,7 +69,7 @@ class LanguageGate:
     min_confidence: float = 0.9
     max_foreign_letters: int = 0
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         if not seen.answer.isascii() and (verdict := self._script(seen)):
             return verdict
         words = seen.words
@@ -109,12 +93,14 @@ class LanguageGate:
             return None
         if found != "en" and _share_known(words, seen) >= 0.5:
             return None
-        return Verdict("wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}")
+        return Rejection(
+            "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
+        )
 
-    def _script(self, seen: Seen) -> Verdict | None:
+    def _script(self, seen: Seen) -> Rejection | None:
         if not _ANY_SCRIPT.search(seen.answer):
             return None
-        # Spoken or asked words may be quoted, and Kanji are Han letters.
+        # The answer may quote the speech or the prompt. Kanji are Han letters.
         given = " ".join((seen.prompt, str(seen.row.get("seed_description") or ""), seen.transcripts))
         allowed = {name for name, letters in _SCRIPT.items() if letters.search(given)}
         if "Kana" in allowed:
@@ -124,12 +110,12 @@ class LanguageGate:
             if len(found) > self.max_foreign_letters:
                 if _names_language(seen.prompt) or _names_language(seen.answer):
                     return None
-                return Verdict("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
+                return Rejection("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
         return None
 
 
 class _Identifier:
-    """py3langid, loaded when the first text needs it (about a second)."""
+    """py3langid, loaded on the first use (about a second)."""
 
     @cached_property
     def _model(self) -> Any:
@@ -163,7 +149,7 @@ def _names_language(text: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def _language_of_prompt(prompt: str, min_confidence: float) -> str | None:
-    """None: not to be told."""
+    """None: py3langid is not sure."""
     words = words_of(prompt)
     share = _english_share(words)
     if share >= 2 * _IS_ENGLISH and len(words) >= 4:
@@ -179,7 +165,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _is_spoken(language: str, seen: Seen) -> bool:
-    """The clip's speech is in this language: the answer may repeat it."""
+    """The speech in the clip is in this language, so the answer may quote it."""
     declared = str(seen.clip.get("language") or "").lower().replace("_", "-").split("-")[0]
     if declared and _same(language, declared):
         return True
@@ -188,6 +174,6 @@ def _is_spoken(language: str, seen: Seen) -> bool:
 
 
 def _share_known(words: Sequence[str], seen: Seen) -> float:
-    """Share of the answer's words that stand in prompt or description."""
+    """Share of the answer's words that are in prompt or description."""
     known = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''}"))
     return sum(map(known.__contains__, words)) / len(words)

@@ -1,7 +1,7 @@
-"""Leaks: answers that give away that their author read a description where the training will give it sound.
+"""Rejects leaks: answers that reveal that the LLM read a text description.
 
-`LeakCheck` looks for telltale phrases (`leak_lexicon`); `LeakJudge` asks an LLM. An LLM trained on leaking answers
-learns to talk of descriptions that its users never wrote.
+In training the model gets audio in place of the description, so a leaking answer teaches it to talk about a text that
+does not exist. `LeakCheck` searches for phrases (`leak_lexicon`); `LeakJudge` queries an LLM.
 """
 
 import random
@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nemo_desta.core.think_tags import KNOWN_TAGS
+from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Engine, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
 _QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')
@@ -23,7 +23,7 @@ _COPIES = ("times in brackets", "attribute: value", "caption in bars")
 
 
 class Leak(NamedTuple):
-    """``span``: where in the text; ``phrase``: what stands there; ``rule``: the name of the rule that found it."""
+    """``span``: start and end in the text; ``phrase``: the text between them; ``rule``: the rule that matched."""
 
     span: tuple[int, int]
     phrase: str
@@ -34,8 +34,8 @@ class LeakCheck:
     """The lexical check.
 
     Args:
-        lexicon: rules in the place of the shipped ones; add to those by ``[*LEXICON["en"], Rule(...)]``.
-        languages: whose shipped rules to use, when ``lexicon`` is None.
+        lexicon: rules to use instead of the shipped ones; ``[*LEXICON["en"], Rule(...)]`` adds to them.
+        languages: languages whose shipped rules are used when ``lexicon`` is None.
     """
 
     def __init__(self, lexicon: Sequence[Rule] | None = None, languages: Sequence[str] = ("en",)) -> None:
@@ -44,8 +44,8 @@ class LeakCheck:
         self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
         self._by_name = {rule.name: rule for rule in self.rules}
         self._patterns = [_compiled(rule) for rule in self.rules]
-        # Most texts hold no trigger, or those of one or two rules: text search is much faster than the expressions.
-        bits: dict[str, int] = {}  # trigger -> rules, as the bits of a number
+        # Most texts contain triggers of at most two rules, and text search is much faster than regular expressions.
+        bits: dict[str, int] = {}  # trigger -> its rules as a bit mask
         for number, rule in enumerate(self.rules):
             for trigger in rule.triggers:
                 bits[trigger] = bits.get(trigger, 0) | 1 << number
@@ -53,8 +53,9 @@ class LeakCheck:
         self._always = sum(1 << number for number, rule in enumerate(self.rules) if not rule.triggers)
 
     def find(self, text: str) -> list[Leak]:
-        """Every telltale phrase, whatever was asked; one place may break several rules. What stands in quotation marks
-        is somebody's speech.
+        """Every phrase that matches a rule, whatever the prompt was. Several rules may match at one position.
+
+        Quoted text is skipped: it is speech from the clip.
         """
         plain, leaks = _lower(_without_quotations(text)), []
         triggers = [(trigger, rules) for trigger, rules in self._triggers if trigger in plain]
@@ -72,11 +73,11 @@ class LeakCheck:
                         leaks.append(Leak(match.span(), text[slice(*match.span())], self.rules[number].name))
         return sorted(leaks)
 
-    def check(self, row: Mapping[str, Any]) -> Verdict | None:
-        """The first leak of ``row["response"]``, thought included, as a verdict with reason "leak".
+    def check(self, row: Mapping[str, Any]) -> Rejection | None:
+        """The first leak in ``row["response"]``, including its thought, with the reason "leak".
 
-        ``prompt`` and ``seed_description`` may be missing. What the prompt asks for is no leak, nor what the clip's
-        speaker says; a pair of the description that comes back word for word is one.
+        ``prompt`` and ``seed_description`` may be missing. A phrase is no leak if the prompt asks for it or the
+        clip's speaker says it. A "Key: value" pair that is copied from the description is a leak.
         """
         text, prompt, description = row["response"], row.get("prompt") or "", row.get("seed_description") or ""
         rules = self._by_name
@@ -85,11 +86,11 @@ class LeakCheck:
             if not spoken and not _asked_for(leak, rules[leak.rule], prompt):
                 start, end = leak.span
                 around = " ".join(text[max(0, start - 30) : end + 30].split())
-                return Verdict("leak", f"{leak.rule}: {around!r}")
+                return Rejection("leak", f"{leak.rule}: {around!r}")
         return _copied_pair(text, prompt, description, rules.get("attribute: value")) if ":" in text else None
 
 
-#: What the judge is asked. ``{prompt}`` and ``{response}`` stand for the row's.
+#: The judge's request. ``{prompt}`` and ``{response}`` stand for the row's.
 JUDGE_REQUEST = """\
 An assistant with ears was played an audio clip and asked about it. We suspect that in truth it heard nothing and was \
 handed notes about the clip instead: a description, a transcript with attributes, a caption, metadata, tags. Decide \
@@ -116,15 +117,14 @@ _VERDICT = re.compile(r"\W*(?:(?:my |the )?(?:final )?(?:answer|verdict)(?: is)?
 
 
 class LeakJudge:
-    """An LLM's opinion of a row: does the response give away that a text was read?
+    """Queries an LLM whether the response reveals that a text was read.
 
     Args:
-        engine: the judge; any LLM, the writing one included.
-        sampling: by the judge's own generation config unless told otherwise. At temperature 0 a second try says the
-            same as the first.
-        on_unclear: what becomes of a row that the judge gives no verdict on: "drop" or "keep".
-        retries: further tries, with other seeds, before that.
-        request: what is asked, with ``{prompt}`` and ``{response}`` in it.
+        engine: the judge; it may be the LLM that generates the rows.
+        sampling: default: the judge's own generation config. At temperature 0 a retry gives the same result.
+        on_unclear: "drop" or "keep" a row for which the judge gives no verdict.
+        retries: number of retries, with other seeds, before that.
+        request: the text that the judge gets; it must contain ``{prompt}`` and ``{response}``.
 
     Raises ``ConfigError`` for another ``on_unclear``, and for a request without these two.
     """
@@ -148,8 +148,8 @@ class LeakJudge:
         self.retries = retries
         self.request = request
 
-    async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Verdict | None:
-        """ "leak (judge)" with what the judge said, "judge unclear" with why there is no verdict, or None."""
+    async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Rejection | None:
+        """Reason "leak (judge)" with the judge's text, "judge unclear" with its cause, or None for no leak."""
         marks = {"{prompt}": row.get("prompt") or "", "{response}": row["response"]}
         content = re.sub(r"\{prompt\}|\{response\}", lambda mark: marks[mark[0]], self.request)
         why = ""
@@ -159,20 +159,19 @@ class LeakJudge:
             if said.error is None and not said.truncated:
                 leaks = read_verdict(said.text)
                 if leaks is not None:
-                    return Verdict("leak (judge)", _shortened(said.text)) if leaks else None
+                    return Rejection("leak (judge)", _shortened(said.text)) if leaks else None
             why = said.error or ("cut: " if said.truncated else "no YES or NO: ") + _shortened(said.text)
-        return Verdict("judge unclear", why) if self.on_unclear == "drop" else None
+        return Rejection("judge unclear", why) if self.on_unclear == "drop" else None
 
 
 def read_verdict(text: str) -> bool | None:
-    """YES (True) or NO (False) alone on the last line that is not empty, perhaps as "Verdict: YES"; None otherwise.
+    """True for YES and False for NO, alone on the last non-empty line or as "Verdict: YES"; None otherwise.
 
-    A think block before it is not read.
+    The think block is skipped; a thought that never ends has no verdict.
     """
-    for tags in KNOWN_TAGS:
-        text = text.rpartition(tags.close)[2]
-        if text.lstrip().startswith(tags.open):  # still thinking
-            return None
+    text = split_thought(text).answer
+    if starts_thought(text):
+        return None
     lines = [line for line in text.splitlines() if line.strip(" \t`*_#=-.")]
     found = _VERDICT.fullmatch(lines[-1]) if lines else None
     return None if found is None else found[1].lower() == "yes"
@@ -186,13 +185,13 @@ def _compiled(rule: Rule) -> re.Pattern[str]:
 
 
 def _lower(text: str) -> str:
-    """Lower case, apostrophes straight, each character in its place."""
+    """Lower case with straight apostrophes; the length stays the same."""
     lower = text.replace("\u2019", "'").lower()
     return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 def _without_quotations(text: str) -> str:
-    """The text with quoted words blanked, each character by one; a text that is all quotation or JSON stays."""
+    """The text with quotations masked by underscores of equal length. Quoted text as a whole and JSON stay."""
     if '"' not in text and "\u201c" not in text:
         return text
     if _STRUCTURED.match(text):
@@ -213,18 +212,18 @@ def _asked_for(leak: Leak, rule: Rule, prompt: str) -> bool:
     return re.search(wanted, prompt, re.IGNORECASE) is not None
 
 
-def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Verdict | None:
+def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Rejection | None:
     lower = text.lower()
     for pair in _PAIR.findall(description):
-        # As a field of its own; "she has this accent: Scottish" is a sentence.
+        # Only as a field: "she has this accent: Scottish" is a sentence.
         if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{re.escape(pair.lower())}", lower, re.MULTILINE):
             leak = Leak((0, 0), pair, "attribute: value")
             if rule is None or not _asked_for(leak, rule, prompt):
-                return Verdict("leak", f"attribute: value: {pair!r} as in the description")
+                return Rejection("leak", f"attribute: value: {pair!r} as in the description")
     return None
 
 
 def _shortened(text: str) -> str:
-    """The end of what was said, where the reason and the verdict are."""
+    """The end of the text, which has the reason and the verdict."""
     flat = " ".join(text.split())
     return flat if len(flat) <= 160 else f"... {flat[-160:]}"

@@ -1,7 +1,7 @@
-"""How English text gives away that its author read about a clip: the lexicon of `nemo_desta.recipes.gates.leak`.
+"""English phrases which reveal that the LLM read a text about the clip; `nemo_desta.recipes.gates.leak` uses them.
 
-Patterns meet text in lower case with straight apostrophes, one sentence at a time. They hold no capturing groups and
-begin where no word is under way.
+Patterns are matched against one sentence at a time, in lower case and with straight apostrophes. They have no
+capturing groups, and a match never begins inside a word.
 """
 
 import re
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rule:
-    """``pattern`` finds the phrase. ``triggers``: texts in lower case of which a match holds at least one; none: the
-    rule is tried on every text. ``asked``: an expression that lifts the rule when the prompt matches it; ``{noun}`` in
-    it stands for how a prompt may ask for the written thing that the phrase names (`ASKED`).
+    """``pattern`` finds the phrase. ``triggers``: lower-case texts of which every match contains one; without triggers
+    the rule is tried on every text. ``asked``: the rule does not apply to prompts that match this expression; in it,
+    ``{noun}`` stands for the ways to ask for the written thing that the phrase names (`ASKED`).
     """
 
     name: str
@@ -21,7 +21,7 @@ class Rule:
     asked: str | None = None
 
 
-#: Written thing in a phrase -> how a prompt asks for one, so that an answer may speak of it.
+#: Written thing in a phrase -> how a prompt asks for it; the answer may then mention it.
 ASKED = {
     r"descriptions?": r"descriptions?",
     r"transcri\w*": r"transcri\w*|verbatim|word[- ]for[- ]word|subtitles?|dictation|written (?:down|form)",
@@ -40,11 +40,11 @@ def _split(triggers: str) -> tuple[str, ...]:
 
 
 def _one_of(words: str) -> str:
-    """Alternatives, written over several lines."""
+    """Alternatives of a regular expression, from several lines."""
     return "|".join(re.split(r"\s*\|\s*", words.strip()))
 
 
-# What a description may hold; the second list has the keys that a "key: value" copy begins with.
+# Attributes of descriptions; the second list has the keys of copied "key: value" pairs.
 _ATTRIBUTES = _one_of("""
     gender|sex|emotions?|emotional (?:tone|state)|accent|age(?: group)?|language|dialect|pitch|volume|loudness
     |duration|length|speed|speaking (?:speed|rate|style)|tempo|intensity|style|mood|tone|genre|instruments?|key
@@ -58,7 +58,7 @@ _KEYS = _one_of("""
     |valence|intent
 """)
 
-# Whoever can be heard may describe, mention and read as much as they like.
+# A person in the clip may describe, mention and read things: that is no leak.
 _PERSON = _one_of("""
     speakers?|man|woman|men|women|boy|girl|child|person|people|narrator|caller|singer|guide|teacher|host|guest
     |reporter|customer|officer|doctor|lawyer|witness|author|actor|actress|reader|announcer|presenter|operator|agent

@@ -1,7 +1,7 @@
-"""Repetition loops: an LLM that says the same over and over, at the end of its answer or in the middle.
+"""Rejects repetition loops: an LLM that generates the same text again and again, at the end or in the middle.
 
-A loop is a stretch of words that repeats itself with a fixed period, long enough that no list, refrain or laughter
-does so. One counting of n-grams clears nearly every text; only the others are looked at period by period.
+A loop is a run of words that repeats with a fixed period and is longer than lists, refrains and laughter are. Counting
+n-grams clears nearly every text; only the others are searched period by period.
 """
 
 import re
@@ -11,23 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from nemo_desta.recipes.gates.text import Seen, words_of
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
-#: Longer "words" are none ("hahaha...").
+#: Longer strings of letters are not words ("hahaha...").
 _LONGEST_WORD = 40
-#: Scripts that put no spaces between words: Thai to Burmese, Khmer, kana, Han.
-_NO_SPACES = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-#: What rules and tables are drawn with.
+#: Scripts without spaces between words.
+_NO_SPACES = re.compile(
+    "[" + "".join(SCRIPTS[name] for name in ("Thai", "Lao, Tibetan or Burmese", "Khmer", "Kana", "Han")) + "]"
+)
+#: Characters that draw lines and tables.
 _DRAWING = frozenset("-=_*~#|:+ ")
-#: Longer periods are left to the share of different runs.
+#: Loops of a longer period are found by the share of different runs only.
 _LONGEST_PERIOD = 300
 
 
 @dataclass(frozen=True)
 class LoopGate:
-    """``words``, ``characters``: how long a stretch is a loop when it says one thing ``repeats`` times or more; so one
-    word must come 24 times, a phrase of six words 4 times. ``min_distinct``: share of different four-word runs in a
-    text of 100 words or more, which catches loops that vary.
+    """``words``, ``characters``: minimum length of a run that repeats one unit at least ``repeats`` times. So one word
+    is a loop from 24 times on, a phrase of six words from 4 times on. ``min_distinct``: minimum share of different
+    four-word runs in a text of 100 words or more, which catches loops with variations.
     """
 
     words: int = 24
@@ -35,11 +38,11 @@ class LoopGate:
     repeats: int = 3
     min_distinct: float = 0.3
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         words = words_of(seen.response) if seen.thinks else seen.words
         return self._in_words(words) or self._in_characters(seen.response, words)
 
-    def _in_words(self, words: Sequence[str]) -> Verdict | None:
+    def _in_words(self, words: Sequence[str]) -> Rejection | None:
         if len(words) - len(set(words)) < self.words * (1 - 1 / self.repeats):  # fewer than the shortest loop repeats
             return None
         total = len(words) - 3
@@ -50,13 +53,13 @@ class LoopGate:
         codes = np.array([numbers.setdefault(word, len(numbers)) for word in words], dtype=np.int32)
         if found := _loop(codes, self.words, self.repeats):
             first, period, times = found
-            return Verdict("repetition loop", f"{times} times {' '.join(words[first : first + period])[:100]!r}")
+            return Rejection("repetition loop", f"{times} times {' '.join(words[first : first + period])[:100]!r}")
         if total >= 97 and total - again < self.min_distinct * total:
             share = (total - again) / total
-            return Verdict("repetition loop", f"only {share:.0%} of its four-word runs are different")
+            return Rejection("repetition loop", f"only {share:.0%} of its four-word runs are different")
         return None
 
-    def _in_characters(self, text: str, words: Sequence[str]) -> Verdict | None:
+    def _in_characters(self, text: str, words: Sequence[str]) -> Rejection | None:
         """The same for what words do not show: marks, figures, and scripts without spaces."""
         others = len(text) - sum(map(len, words)) - len(words)
         spaced = not words or (
@@ -73,14 +76,14 @@ class LoopGate:
         if found is None:
             return None
         first, period, times = found
-        return Verdict("repetition loop", f"{times} times {text[first : first + period][:100]!r}")
+        return Rejection("repetition loop", f"{times} times {text[first : first + period][:100]!r}")
 
 
 def _loop(
     codes: np.ndarray, length: int, repeats: int, skip: frozenset[str] = frozenset()
 ) -> tuple[int, int, int] | None:
-    """(first, period, times) of the first stretch of at least ``length`` ``codes`` that has a period and holds it
-    ``repeats`` times, shortest periods first."""
+    """(first, period, times) of the first run of at least ``length`` ``codes`` that repeats a unit of ``period`` codes
+    at least ``repeats`` times; short periods are tried first."""
     for period in range(1, min(len(codes) // repeats, _LONGEST_PERIOD) + 1):
         same = codes[period:] == codes[:-period]
         edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False]))))  # starts and ends of runs, in turn

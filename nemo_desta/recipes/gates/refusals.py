@@ -1,6 +1,6 @@
-"""Refusals: an LLM that says it cannot hear, was given nothing, or will not help. English, and a list of one's own.
+"""Rejects refusals: the LLM says that it cannot hear, got no audio, or will not help. English, and own patterns.
 
-What it may say: that it hears no speech, that something cannot be told, that a character is sorry.
+Not a refusal: there is no speech, something cannot be determined, or a character is sorry.
 """
 
 import re
@@ -9,7 +9,7 @@ from functools import cached_property
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 _CANNOT = (
     r"(?:cannot|can not|can't|could not|couldn't|won't|will not|am unable to|'m unable to|am not able to|"
@@ -30,7 +30,7 @@ _SERVE = (
 )
 _AI = r"an? (?:ai|artificial intelligence|(?:\w+ )?language model|text[- ]based \w+)\b"
 
-#: (pattern, words of which any match holds one): most answers are cleared without looking for a pattern.
+#: (pattern, words of which every match contains one): most answers contain none, so no pattern is searched.
 _REFUSALS = (
     (rf"\bas {_AI}[^.!?\n]{{0,90}}{_NEGATION}", "ai artificial model text"),
     (rf"\bi(?:'m| am) (?:just |only |merely )?{_AI}[^!?\n]{{0,90}}{_NEGATION}", "ai artificial model text"),
@@ -63,21 +63,21 @@ _PATTERNS = tuple((re.compile(pattern), frozenset(words.split())) for pattern, w
 
 @dataclass(frozen=True)
 class RefusalGate:
-    """``extra``: further regular expressions, searched in the answer's lower-case text.
+    """``extra``: more regular expressions, which are searched in the lower-case answer.
 
-    Not judged: rows whose prompt cannot be answered by design (``unanswerable`` true in the row or the clip).
+    Not checked: rows whose prompt cannot be answered by design (``unanswerable`` is true in the row or the clip).
     """
 
     extra: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._extra  # noqa: B018 - a bad expression is an error of the config, not of the first row
+        self._extra  # noqa: B018 - report an invalid expression when the config is read
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         patterns = [pattern for pattern, hints in _PATTERNS if not hints.isdisjoint(seen.different_words)]
         for pattern in (*patterns, *self._extra):
             if (found := pattern.search(seen.lower)) and not self._by_design(seen):
-                return Verdict("refusal", f"{found[0][:100]!r}")
+                return Rejection("refusal", f"{found[0][:100]!r}")
         return None
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a gate sees of a row, and the gates that read nothing but the text: empty, not text, truncated, lengths."""
+"""The view of a row that gates get, and the gates that need the text only: empty, not text, truncated, lengths."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nemo_desta.core.think_tags import KNOWN_TAGS
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.core.think_tags import CLOSING_TAGS, split_thought
+from nemo_desta.recipes.items import Rejection
 
-CLOSING_TAGS = tuple(tags.close for tags in KNOWN_TAGS)
-
-#: Letters only: list counters, figures and marks fall out, so that "1. Rain. 2. Rain." repeats itself.
+#: Letters only. Without list numbers and punctuation, "1. Rain. 2. Rain." is a repetition.
 _WORD = re.compile(r"[^\W\d_]+")
 
 # Control characters other than tab, line feed and carriage return; surrogates; private use; the replacement
@@ -21,19 +19,15 @@ _SPECIAL_TOKEN = re.compile(r"<\|[A-Za-z0-9_/ -]{1,40}\|>|\[/?INST\]")
 
 
 def answer_of(text: str, closing_tags: Sequence[str] = CLOSING_TAGS) -> str:
-    """What stands behind the last closing think tag, without surrounding white space; all of it where there is none.
-
-    A thought that was cut off has no closing tag: the answer is then the thought.
-    """
-    end = max((at + len(tag) for tag in closing_tags if (at := text.rfind(tag)) >= 0), default=0)
-    return text[end:].strip()
+    """The text after the last closing think tag. Without such a tag it is the whole text, even of a cut thought."""
+    return split_thought(text, closing_tags).answer
 
 
 class Seen:
-    """A row as the gates see it; what several of them need is worked out once.
+    """The fields of a row that gates read; values that several gates need are computed once.
 
-    ``response``: the target with its think block; ``answer``: what is behind it; ``prompt``; ``transcripts``: of all
-    audios; ``clip``: the manifest row, empty when it is not known.
+    ``response``: the target with its think block. ``answer``: the text after the think block. ``transcripts``: those
+    of all audios. ``clip``: the manifest row, empty when it is not known.
     """
 
     def __init__(
@@ -51,7 +45,7 @@ class Seen:
 
     @cached_property
     def lower(self) -> str:
-        """The answer in lower case, with plain apostrophes."""
+        """The answer in lower case with straight apostrophes."""
         return self.answer.lower().replace("\u2019", "'")
 
     @cached_property
@@ -70,7 +64,7 @@ class Seen:
 
     @property
     def thinks(self) -> bool:
-        """There is a closed think block before the answer."""
+        """Whether a closed think block precedes the answer."""
         return len(self.answer) < len(self.response.strip())
 
 
@@ -79,36 +73,36 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
-def empty(seen: Seen) -> Verdict | None:
-    """No answer: nothing at all, or nothing behind a finished think block. A row that was cut off there may stay."""
+def empty(seen: Seen) -> Rejection | None:
+    """Rejects an empty response or answer. A row that was truncated after its think block is kept."""
     if not seen.response.strip():
-        return Verdict("empty", "the response is empty")
+        return Rejection("empty", "the response is empty")
     if not seen.answer and not seen.truncated:
-        return Verdict("empty", "no answer behind the think block")
+        return Rejection("empty", "no answer after the think block")
     return None
 
 
-def not_text(seen: Seen) -> Verdict | None:
-    """Characters that no text holds, and special tokens of a chat template."""
-    plain = seen.response.replace("\n", "").isprintable() and "\ufffd" not in seen.response  # so are nearly all
+def not_text(seen: Seen) -> Rejection | None:
+    """Rejects control characters, half surrogates and the like, and special tokens of a chat template."""
+    plain = seen.response.replace("\n", "").isprintable() and "\ufffd" not in seen.response  # true for nearly all
     if not plain and (found := _NOT_TEXT.search(seen.response)):
         at = found.start()
-        return Verdict("not text", f"character U+{ord(found[0]):04X} at {at}, behind {seen.response[:at][-20:]!r}")
+        return Rejection("not text", f"character U+{ord(found[0]):04X} at {at}, after {seen.response[:at][-20:]!r}")
     if ("<|" in seen.response or "INST]" in seen.response) and (found := _SPECIAL_TOKEN.search(seen.response)):
-        return Verdict("not text", f"special token {found[0]!r}")
+        return Rejection("not text", f"special token {found[0]!r}")
     return None
 
 
-def truncated(seen: Seen) -> Verdict | None:
-    """The token limit came before the end of the turn."""
+def truncated(seen: Seen) -> Rejection | None:
+    """Rejects a response that the token limit cut."""
     if seen.truncated:
-        return Verdict("truncated", f"cut off behind {seen.response[-40:]!r}")
+        return Rejection("truncated", f"cut off after {seen.response[-40:]!r}")
     return None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds, both included; None is no bound. ``words``: pieces between white space."""
+    """Inclusive bounds; None is no bound. Words are separated by white space."""
 
     min_words: int | None = None
     max_words: int | None = None
@@ -116,31 +110,31 @@ class Limits:
     max_characters: int | None = None
 
     def problem(self, text: str) -> tuple[str, str] | None:
-        """("too short" or "too long", the figures), or None."""
+        """("too short" or "too long", found and expected size), or None."""
         sizes = [("characters", len(text), self.min_characters, self.max_characters)]
         if self.min_words is not None or self.max_words is not None:
             sizes.append(("words", len(text.split()), self.min_words, self.max_words))
         for unit, size, least, most in sizes:
             if least is not None and size < least:
-                return "too short", f"{size} {unit}, at least {least} wanted"
+                return "too short", f"{size} {unit}, expected at least {least}"
             if most is not None and size > most:
-                return "too long", f"{size} {unit}, at most {most} wanted"
+                return "too long", f"{size} {unit}, expected at most {most}"
         return None
 
 
 @dataclass(frozen=True)
 class LengthGate:
-    """``answer``: bounds of the answer behind a think block; ``response``: of the whole target.
+    """``answer``: bounds of the answer after the think block; ``response``: bounds of the whole target.
 
-    ALARM keeps answers of 100 to 612 tokens. A truncated row is never too short: its answer may not have begun.
+    ALARM keeps answers of 100 to 612 tokens. A truncated row is never too short: it may end before its answer.
     """
 
     answer: Limits = Limits(max_characters=20_000)
     response: Limits = Limits(max_characters=100_000)
 
-    def __call__(self, seen: Seen) -> Verdict | None:
+    def __call__(self, seen: Seen) -> Rejection | None:
         for what, limits, text in (("answer", self.answer, seen.answer), ("response", self.response, seen.response)):
             problem = limits.problem(text)
             if problem and not (problem[0] == "too short" and seen.truncated):
-                return Verdict(problem[0], f"{what}: {problem[1]}")
+                return Rejection(problem[0], f"{what}: {problem[1]}")
         return None

@@ -1,4 +1,4 @@
-"""The driver of a recipe: plan, shards, resume, finish. It knows nothing about what a stage does with a row."""
+"""The driver of a recipe: plan, shards, resume, finish. It does not depend on what a stage does with a row."""
 
 from nemo_desta.recipes.pipeline.driver import run_shards
 from nemo_desta.recipes.pipeline.finish import finish

@@ -1,7 +1,7 @@
-"""Runs a stage over shards: rows are made together, as many at a time as the engine likes; each is settled at once.
+"""Runs a stage over shards: many rows concurrently, each settled as soon as it is done.
 
-A thread of its own reads the plan, looks at audio files and draws prompts, so that the requests never wait for them.
-Shards follow each other without a pause. Several processes may work in one folder: each shard belongs to one of them.
+A separate thread reads the plan, checks audio files and draws prompts, so that requests never wait for these. Shards
+follow each other without a pause. Several processes may work in one folder; each shard belongs to one of them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from nemo_desta.recipes.pipeline.stage import Outcome, Stage, Wanted
 logger = logging.getLogger(__name__)
 
 SWITCH_SECS = 2e-4
-#: Rows that the reading thread hands over together.
+#: Rows that the reading thread passes on together.
 CHUNK_ROWS = 64
 
 
@@ -37,19 +37,19 @@ def run_shards(
     engines: Sequence[Engine] = (),
     progress: bool = True,
 ) -> list[int]:
-    """Make the rows of those shards ``numbers`` that are neither finished nor in other hands.
+    """Make the rows of those shards ``numbers`` that are neither finished nor held by another process.
 
-    ``concurrency``: rows under way together. ``engines`` are closed at the end, whatever happens. Returns the shards
-    that this call finished. Whatever stops it (an error, Ctrl-C, a kill), settled rows stay, and the next call goes
-    on behind them.
+    ``concurrency``: number of rows in progress at once. ``engines`` are closed at the end in any case. Returns the
+    shards that this call finished. When an error, Ctrl-C or a kill stops the run, settled rows are kept and the next
+    call resumes after them.
 
     Raises:
-        EngineError: the engine cannot work; and what the stage raises.
+        EngineError: the engine cannot be used. Any error of the stage is raised too.
     """
 
     async def run() -> list[int]:
         interval = sys.getswitchinterval()
-        # The reading thread leaves the interpreter for every file and would wait 5 ms each time to come back.
+        # The reading thread releases the GIL for every file; with the default interval it would wait 5 ms each time.
         sys.setswitchinterval(SWITCH_SECS)
         try:
             return await _Driver(folder, stage, concurrency, progress).run(list(numbers))
@@ -63,7 +63,7 @@ def run_shards(
 
 @dataclass
 class _Open:
-    """A shard in work: ``ids`` in the plan's order, ``waiting`` rows, ``read``: no more rows will come."""
+    """A shard in progress. ``ids``: in the plan's order; ``waiting``: unsettled rows; ``read``: its plan was read."""
 
     shard: Shard
     ids: list[str] = field(default_factory=list)
@@ -120,7 +120,9 @@ class _Driver:
             if chunk is None:
                 break
             state, first, rows, is_last = chunk
-            self._take(state, rows)
+            self._open.setdefault(state.shard.number, state)
+            state.ids += [wanted.id for wanted in rows]
+            state.waiting += len(rows)
             for place, wanted in enumerate(rows, start=first):
                 if wanted.id in state.shard.settled:
                     self._news += 1
@@ -141,13 +143,8 @@ class _Driver:
         if self._failure.done():
             raise self._failure.exception()
 
-    def _take(self, state: _Open, rows: Sequence[Wanted]) -> None:
-        self._open.setdefault(state.shard.number, state)
-        state.ids += [wanted.id for wanted in rows]
-        state.waiting += len(rows)
-
     async def _slot(self) -> None:
-        """Wait until one more row may be under way; raises what a row raised in the meantime."""
+        """Wait until one more row may start. Raises an error that a row raised in the meantime."""
         if not self._slots.locked():
             await self._slots.acquire()
         else:
@@ -179,7 +176,7 @@ class _Driver:
         self._news += 1
 
     async def _tick(self) -> None:
-        """Every now and then: settled rows to the system, news to the screen."""
+        """Periodically flush settled rows and update the progress bar."""
         while True:
             await asyncio.sleep(FLUSH_SECS)
             for state in self._open.values():
@@ -203,7 +200,7 @@ class _Driver:
             file.write(dump_line({"shard": state.shard.number, "seconds": round(now - self._clock, 3)}))
         self._clock = now
 
-    # In the reading thread.
+    # The methods below run in the reading thread.
 
     def _read(self, numbers: Sequence[int]) -> None:
         try:
@@ -217,7 +214,7 @@ class _Driver:
             self._put(error)
 
     def _read_shard(self, shard: Shard) -> bool:
-        """Hand over a shard's rows in chunks; False when the run has stopped."""
+        """Pass on a shard's rows in chunks. False when the run has stopped."""
         state, first, rows = _Open(shard), 0, []
         for unit in read_lines(self.folder.plan_file(shard.number)):
             rows += self.stage.wanted(unit)

@@ -1,6 +1,6 @@
-"""From finished shards to the rows that train: checks across rows, one set of files per split, the summary.
+"""From finished shards to training rows: checks across rows, one set of files per split, the summary.
 
-Everything here reads in the plan's order, so that the same shards give the same files, byte by byte.
+Shards are read in the plan's order, so the same shards give the same files, byte by byte.
 """
 
 import json
@@ -12,13 +12,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines, write_json
 from nemo_desta.recipes.pipeline.shard import outcome_of
 from nemo_desta.recipes.pipeline.summary import Summary
 
-#: A check across rows: what speaks against a row, given the rows before it.
-Check = Callable[[Mapping[str, Any]], Verdict | None]
+#: A check across rows: why a row is rejected, given the rows before it, or None.
+Check = Callable[[Mapping[str, Any]], Rejection | None]
 
 
 def finish(
@@ -31,8 +31,8 @@ def finish(
 ) -> Summary:
     """Write ``rows/``, ``rejected/`` and ``summary.json``, and remove the shards; once per folder.
 
-    ``about``: further entries of the summary. With shards that others still work on, nothing is written and the
-    summary says how many are missing. A kill on the way leaves the shards, and the next call begins anew.
+    ``about``: further entries of the summary. While other processes still work on shards, nothing is written and the
+    summary gives the number of missing shards. After a kill the shards are still there and the next call starts over.
     """
     with folder.lock("finish", wait=True):
         if folder.finished:
@@ -56,13 +56,13 @@ def finish(
         summary.seconds = round(sum(r["seconds"] for r in read_lines(seconds)), 1) if seconds.exists() else 0.0
         write_json(folder.summary, summary.to_json())
         ended = folder.shards.with_name(".shards.ended")
-        os.replace(folder.shards, ended)  # at once: nobody may find a folder half removed and begin anew
+        os.replace(folder.shards, ended)  # atomic: no process may find a half removed folder and start over
         shutil.rmtree(ended)
         return summary
 
 
 def read_summary(folder: RecipeFolder) -> Summary:
-    """The summary of a folder whose recipe has ended."""
+    """The summary of a finished recipe."""
     return Summary.from_json(json.loads(folder.summary.read_text(encoding="utf-8")))
 
 

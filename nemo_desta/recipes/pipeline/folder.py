@@ -1,15 +1,14 @@
-"""A recipe's output folder: what lies where, whose recipe it is, and writes that are whole or not there.
+"""A recipe's output folder: its layout, the recipe that it belongs to, and atomic writes.
 
-recipe.json                      the settings that its rows follow from
+recipe.json                      the settings that determine its rows
 shards/plan/00000.jsonl          the units of each shard, then plan.json
-shards/00000.part                settled rows of a shard in work, in the order of their coming
+shards/00000.part                settled rows of a shard in progress, in the order of their completion
 shards/00000.jsonl               a finished shard, in the plan's order
 rows/<split>-00000.jsonl         the rows, once all shards are finished; the shards are removed then
-rejected/<split>-00000.jsonl     what was not kept, with the reason
+rejected/<split>-00000.jsonl     rejected rows, with the reason
 summary.json                     counts; its presence says that the recipe has ended
 """
 
-import fcntl
 import json
 import os
 import re
@@ -21,16 +20,18 @@ from typing import Any
 
 import orjson
 
-#: Ours and no content: a file under its temporary name, and locks.
+from nemo_desta.data.jsonl_log import try_lock
+
+#: Our own files that hold no content: files under a temporary name, and locks.
 OWN_FILES = re.compile(r"\..+\.(\d+|lock)")
 
 
 class RecipeMismatch(ValueError):
-    """The folder holds rows of other settings; the message names the keys that differ."""
+    """The folder holds rows made with other settings; the message names the keys that differ."""
 
 
 class RecipeFolder:
-    """The folder at ``path``; nothing is made before `claim`."""
+    """The folder at ``path``; nothing is created before `claim`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -42,7 +43,7 @@ class RecipeFolder:
         self.rejected = self.path / "rejected"
 
     def claim(self, recipe: Mapping[str, Any]) -> None:
-        """Begin, or go on with the same recipe.
+        """Begin the recipe, or resume the same one.
 
         Raises:
             RecipeMismatch: the folder's recipe differs, or the folder holds something else.
@@ -50,7 +51,7 @@ class RecipeFolder:
         for folder in (self.path, self.shards, self.plan, self.rows, self.rejected):
             remove_leftovers(folder)
         recipe = json.loads(json.dumps(recipe))
-        for _ in range(50):  # a folder with something in it may be claimed by another process at this very moment
+        for _ in range(50):  # another process may be claiming a folder that is not empty right now
             if self.recipe.exists() or not self._holds_something():
                 break
             time.sleep(0.02)
@@ -59,7 +60,7 @@ class RecipeFolder:
             if differing := sorted(_differences(found, recipe)):
                 raise RecipeMismatch(
                     f"{self.path} holds rows of another recipe; these settings differ: {'; '.join(differing)}. "
-                    "Give the same settings to go on, or another output folder"
+                    "Give the same settings to resume, or another output folder"
                 )
             return
         if self._holds_something():
@@ -68,7 +69,7 @@ class RecipeFolder:
         write_json(self.recipe, recipe)
 
     def remember(self, key: str, value: Any) -> None:
-        """Add to the recipe what only turns out on the way, such as the revision of the LLM.
+        """Add a value to the recipe that is only known during the run, such as the revision of the LLM.
 
         Raises:
             RecipeMismatch: the recipe holds another value.
@@ -79,7 +80,7 @@ class RecipeFolder:
             )
 
     def settle(self, key: str, value: Any) -> Any:
-        """What the recipe holds under ``key``; ``value`` from now on if it holds nothing."""
+        """The recipe's value of ``key``; ``value`` is stored first if there is none."""
         with self.lock("recipe", wait=True):
             recipe = json.loads(self.recipe.read_text(encoding="utf-8"))
             kept = recipe.setdefault(key, value)
@@ -94,7 +95,7 @@ class RecipeFolder:
         return self.summary.exists()
 
     def num_shards(self) -> int | None:
-        """Shards of the plan, None while it is not written."""
+        """Number of shards in the plan, None while it is not written."""
         stamp = self.plan / "plan.json"
         return json.loads(stamp.read_text())["shards"] if stamp.exists() else None
 
@@ -114,18 +115,9 @@ class RecipeFolder:
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Whether this process has the lock ``name`` now; the system frees it when the process dies."""
+        """Yields whether this process has the lock ``name``. The system releases it when the process dies."""
         with open(self.path / f".{name}.lock", "ab") as file:
             yield try_lock(file, wait=wait)
-
-
-def try_lock(file: Any, *, wait: bool = False) -> bool:
-    """Take an exclusive lock on an open file; False when another process has it and ``wait`` is off."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -137,7 +129,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Replace ``path`` as a whole by ``lines``: a kill or a full disk leaves the old file, or none."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     with part.open("wb") as file:
-        try_lock(file, wait=True)  # says that it is being written, see remove_leftovers
+        try_lock(file, wait=True)  # marks the file as being written, see remove_leftovers
         try:
             file.writelines(lines)
             file.flush()
@@ -149,7 +141,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `write_lines` whose process was killed; a living one has its locked."""
+    """Remove temporary files of `write_lines` whose process was killed; a running process holds a lock on its file."""
     for part in folder.glob(".*"):
         if not re.fullmatch(r"\..+\.\d+", part.name):
             continue
@@ -157,12 +149,12 @@ def remove_leftovers(folder: Path) -> None:
             with part.open("rb") as file:
                 if time.time() - os.fstat(file.fileno()).st_mtime > 60 and try_lock(file):
                     part.unlink()
-        except FileNotFoundError:  # its process has just given it its name
+        except FileNotFoundError:  # its process has just renamed it
             continue
 
 
 def dump_line(value: Any) -> bytes:
-    """One JSON line; half a surrogate pair, which an LLM may write and UTF-8 cannot, becomes a question mark."""
+    """One JSON line. Half a surrogate pair, which UTF-8 cannot encode, becomes a question mark."""
     try:
         return orjson.dumps(value, default=list, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
@@ -178,7 +170,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
 def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        # What is remembered on the way is not in a new recipe, what a later version added not in an old one.
+        # A new recipe lacks values that `remember` adds; an old one lacks keys that a later version added.
         for key in {*old, *new} if where else {*old} & {*new}:
             name = f"{where}.{key}" if where else key
             yield from _differences(old.get(key), new.get(key), name)

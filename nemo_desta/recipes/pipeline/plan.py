@@ -1,4 +1,4 @@
-"""The plan: the units of a recipe, cut into shards once, so that any process can work on any shard."""
+"""The plan: the units of a recipe, divided into shards once, so that any process can work on any shard."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +13,13 @@ from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, write_js
 def write_plan(
     folder: RecipeFolder, units: Iterable[Mapping[str, Any]], *, shard_size: int, progress: bool = True
 ) -> int:
-    """Cut ``units`` into shards of ``shard_size``, unless the folder has its plan already; returns the shards.
+    """Divide ``units`` into shards of ``shard_size`` unless the folder has a plan; returns the number of shards.
 
-    One process writes, the others wait for it. A plan that a kill left half-written is written anew; a whole one is
-    never changed, so that rows do not move between shards when the corpus grows later.
+    One process writes, others wait for it. A plan that a kill left half-written is written again. A complete plan is
+    never changed, so rows do not move between shards when the corpus grows later.
 
     Raises:
-        ValueError: no units at all.
+        ValueError: there are no units.
     """
     with folder.lock("plan", wait=True):
         shards = folder.num_shards()

@@ -1,42 +1,42 @@
-"""What the driver asks of a stage: which rows a unit of input becomes, and one row at a time."""
+"""The interface of a stage: which rows a unit of input becomes, and how one row is made."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 
 class Outcome(NamedTuple):
-    """What became of one wanted row: kept (``verdict`` None), or not; ``row`` is what there was to keep, if anything.
+    """The result for one wanted row: kept (``verdict`` None) or rejected; ``row`` may be None if rejected.
 
-    ``attempts``: answers that were asked for. Tokens are all that the row cost, rejected attempts included.
+    ``attempts``: number of answers generated. Token counts include rejected attempts.
     """
 
     row: dict[str, Any] | None
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
     attempts: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
 
 
 class Wanted(NamedTuple):
-    """One row to be made. ``id`` is unique in the run; ``item`` is for the stage alone, and None when the row's fate
-    (``verdict``) is known before any LLM is asked."""
+    """One row to be made. ``id`` is unique in the run. ``item`` is read by the stage only; it is None when the row is
+    rejected (``verdict``) before any LLM is queried."""
 
     id: str
     item: Any
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
 
 
 class Stage(Protocol):
-    """A pure function of a row and its seed; ``rows_per_unit``: rows that one unit is expected to become."""
+    """A pure function of a row and its seed. ``rows_per_unit``: expected number of rows per unit."""
 
     rows_per_unit: int
 
     def wanted(self, unit: Mapping[str, Any]) -> Sequence[Wanted]:
-        """The rows that one unit (a clip, or a row of an earlier stage) shall become; the same in every run."""
+        """The rows that one unit (a clip, or a row of an earlier stage) should become; the same in every run."""
         ...
 
     async def make(self, item: Any) -> Outcome:
-        """One row. Raises `EngineError` when the run cannot go on."""
+        """Make one row. Raises `EngineError` when the run cannot continue."""
         ...

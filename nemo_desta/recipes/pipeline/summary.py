@@ -1,4 +1,4 @@
-"""What a recipe ends with: counts that add up, and what they cost."""
+"""The summary of a recipe: counts of kept and rejected rows, and their cost in tokens and seconds."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -10,10 +10,10 @@ EXAMPLES = 3
 
 @dataclass
 class Summary:
-    """What became of every wanted row. ``rows``: kept, by split; ``rejected``: by reason, with ``examples``.
+    """Counts of all wanted rows. ``rows``: kept, by split; ``rejected``: by reason, with ``examples``.
 
-    ``seconds``: of working processes, added up; a shard that a kill interrupted counts from the restart on.
-    ``missing_shards``: not finished yet, in other hands; rows come with the last of them.
+    ``seconds``: sum over all processes; a shard that a kill interrupted counts from the restart.
+    ``missing_shards``: shards that other processes still work on; ``rows/`` is written after the last of them.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -56,7 +56,7 @@ class Summary:
 
     def __str__(self) -> str:
         if self.missing_shards:
-            return f"{self.missing_shards} shards are in other hands; whoever finishes the last one writes rows/"
+            return f"{self.missing_shards} shards are held by other processes; the last one to finish writes rows/"
         by_split = ", ".join(f"{split} {count}" for split, count in sorted(self.rows.items()))
         lines = [f"rows written: {self.written} ({by_split or 'none'}; {self.truncated} of them truncated)"]
         lines.append(f"rows rejected: {self.num_rejected}")

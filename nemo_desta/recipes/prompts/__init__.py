@@ -1,4 +1,4 @@
-"""Prompts: what to ask about a clip. A pool of our own, formats to combine it with, the draw, an LLM's proposals."""
+"""Prompts about clips: our own pool, output formats to combine with it, the draw, and proposals by an LLM."""
 
 from nemo_desta.recipes.prompts.compose import compositions, prompt_set
 from nemo_desta.recipes.prompts.constraints import Constraint, obeys

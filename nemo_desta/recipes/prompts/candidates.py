@@ -1,4 +1,4 @@
-"""A list of prompts out of what an LLM wrote: numbered, bulleted, JSON or plain lines, with or without its tags."""
+"""Parses the prompts in an LLM's answer: numbered, bulleted, JSON or plain lines, with or without tags."""
 
 import json
 import re
@@ -9,11 +9,11 @@ _QUOTES = {'"': '"', "\u201c": "\u201d", "'": "'", "`": "`"}
 
 
 def parse_candidates(text: str, *, tag: str = "prompts", truncated: bool = False) -> list[str]:
-    """The prompts in ``text``, in their order, repetitions kept.
+    """The prompts in ``text``, in order, duplicates included.
 
-    The part behind the last ``<tag>`` counts, up to its closing tag if there is one; all of it without tags. Lines
-    below a numbered or bulleted one belong to it (the options of a question), up to a blank line; what stands before
-    the first is introduction. ``truncated``: the LLM was cut off, so that an entry at the open end is dropped.
+    Read is the part after the last ``<tag>`` up to its closing tag, or the whole text without tags. Lines below a
+    numbered or bulleted line belong to it (the options of a question), up to a blank line; text before the first one
+    is introduction. ``truncated``: the answer was cut by its token limit, so an unfinished last entry is dropped.
     """
     inside = re.split(rf"<{tag}>", text, flags=re.IGNORECASE)[-1]
     inside, *rest = re.split(rf"</{tag}>", inside, maxsplit=1, flags=re.IGNORECASE)
@@ -63,7 +63,7 @@ def _entries(lines: list[str]) -> list[str]:
 
 
 def _clean(entry: str) -> str:
-    """Without the bold type or the quotation marks around all of it, blanks made single."""
+    """Without bold markup or quotation marks around the whole entry, and with single blanks."""
     entry = "\n".join(" ".join(line.split()) for line in entry.strip().splitlines())
     if entry.startswith("**") and entry.endswith("**") and len(entry) > 4:
         entry = entry[2:-2].strip()

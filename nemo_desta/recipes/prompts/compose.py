@@ -1,4 +1,4 @@
-"""Sets of prompts by name: the pool as it lies in ``pool/``, and the pool combined with formats to answer in."""
+"""Sets of prompts by name: the pool in ``pool/``, and the pool combined with output formats."""
 
 import itertools
 import os
@@ -25,12 +25,13 @@ _FOLDER = Path(__file__).parent / "pool"
 def prompt_set(
     given: str | os.PathLike[str] | Sequence[Any], *, seed: int = 0, values: ValueLists | None = None
 ) -> PromptPool:
-    """The prompts that a config names, ready to be drawn from.
+    """The pool of prompts that a config names.
 
-    ``given``: ``pool`` (what we wrote); ``composed`` (that and each of it with the formats that suit it, ``seed``
-    choosing wording and numbers); a YAML or JSONL file (also ``package:<path>``); or a list of prompts or mappings.
-    ``values``: see `PromptPool`. Raises ``FileNotFoundError`` for what is neither a set nor a file, ``ValueError`` for
-    bad prompts.
+    ``given``: ``pool`` (our own prompts); ``composed`` (the pool, and each of its prompts with each suitable format,
+    wording and numbers chosen by ``seed``); a YAML or JSONL file (also ``package:<path>``); or a list of prompts or
+    mappings. ``values``: see `PromptPool`.
+
+    Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts.
     """
     if not isinstance(given, (str, os.PathLike)):
         ready = [entry for entry in given if isinstance(entry, Prompt)]
@@ -47,12 +48,12 @@ def prompt_set(
 
 @lru_cache(maxsize=1)
 def base_prompts() -> tuple[Prompt, ...]:
-    """The pool that we wrote, templates unfilled."""
+    """Our own pool, templates unfilled."""
     return tuple(p for name in ("any", "speech", "sound", "music") for p in load_prompts(_FOLDER / f"{name}.yaml"))
 
 
 def compose(bases: Sequence[Prompt], *, seed: int = 0) -> list[Prompt]:
-    """Each base once with each kind of format that suits it, wording and numbers drawn by ``seed``."""
+    """Each base once with each suitable format, wording and numbers drawn by ``seed``."""
     composed = []
     for base in bases:
         rng = random.Random(f"{seed}:{base.prompt_id}")
@@ -63,7 +64,7 @@ def compose(bases: Sequence[Prompt], *, seed: int = 0) -> list[Prompt]:
 
 
 def compositions(bases: Sequence[Prompt]) -> Iterator[Prompt]:
-    """Every base in every format that suits it, with every wording and number: all that `compose` draws from."""
+    """Every base in every suitable format, with every wording and number: all that `compose` draws from."""
     for base in bases:
         for form in _formats():
             if form.suits(base):
@@ -73,9 +74,9 @@ def compositions(bases: Sequence[Prompt]) -> Iterator[Prompt]:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of format to ask for. ``kinds``: of prompts that it suits; ``choices``: its arguments to choose from,
-    None for the names that the prompt requires; ``single``: only for what one attribute answers; ``spoken`` False: not
-    for what the spoken words answer.
+    """An output format to ask for. ``kinds``: kinds of prompts that it suits; ``choices``: its possible arguments,
+    None: the names that the prompt requires; ``single``: only for prompts about one attribute; ``spoken`` False: not
+    for prompts about the transcript.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Format:
     spoken: bool = True
 
     def suits(self, base: Prompt) -> bool:
-        """Prompts that ask for a format already are left alone."""
+        """Whether the format suits a prompt. Prompts that already ask for a format are excluded."""
         if base.constraint is not None or base.kind not in self.kinds:
             return False
         attributes = [name for name in base.requires if name not in ("transcript", "caption")]

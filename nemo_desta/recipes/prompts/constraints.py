@@ -1,7 +1,7 @@
-"""Formats that a prompt can ask for, and whether an answer keeps to one.
+"""Output formats that a prompt can ask for, and checks whether an answer follows one.
 
-The checks are exact where the format is (JSON, case, a fixed start); words, sentences and bullets are counted by the
-plain rules that are written beside them. Answers are given without their thoughts.
+The checks are exact where the format is exact (JSON, case, a fixed start). Words, sentences and bullets are counted
+by the rules stated at each function. Answers are passed without their thoughts.
 """
 
 import json
@@ -18,7 +18,7 @@ class Constraint(NamedTuple):
 
 
 def obeys(constraint: Constraint, answer: str) -> bool | None:
-    """Whether ``answer`` keeps to the format; None where nobody can tell exactly (the language of an answer).
+    """Whether ``answer`` keeps to the format; None where no exact check exists (the language of an answer).
 
     Raises ``ValueError`` for a constraint of unknown name or with arguments that its check does not take.
     """
@@ -58,32 +58,26 @@ def _lines(answer: str) -> list[str]:
 
 
 def _json(answer: str) -> Any:
-    """The value of the JSON, with or without a code fence around it; raises ``ValueError``."""
+    """The value of the JSON, with or without a code fence around it; None for invalid JSON."""
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*)\n\s*```", answer, flags=re.DOTALL | re.IGNORECASE)
     try:
         return json.loads(fenced.group(1) if fenced else answer)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    except (ValueError, RecursionError):
+        return None
 
 
 def _json_keys(answer: str, *keys: str) -> bool:
-    try:
-        value = _json(answer)
-    except ValueError:
-        return False
+    value = _json(answer)
     return isinstance(value, dict) and (set(value) == set(keys) or not keys)
 
 
 def _json_list(answer: str) -> bool:
-    try:
-        value = _json(answer)
-    except ValueError:
-        return False
+    value = _json(answer)
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
 def _sentences(answer: str, count: int) -> bool:
-    """A sentence ends with . ! ? or an ellipsis, quotes and brackets behind it, then a blank or the end."""
+    """A sentence ends with . ! ? or an ellipsis, closing quotes and brackets, then a blank or the end."""
     ends = re.findall(r"[.!?\u2026]+[\"'\u201d\u2019)\]*]*(?=\s|$)", answer)
     return len(ends) == count and re.search(r"[.!?\u2026]+[\"'\u201d\u2019)\]*]*$", answer) is not None
 
@@ -103,7 +97,7 @@ def _numbered(answer: str, count: int) -> bool:
 
 
 def _starts_with(answer: str, *phrases: str) -> bool:
-    """One of the phrases, a letter's case aside, and no further letter of the same word behind it."""
+    """Starts with one of the phrases as whole words; case is ignored."""
     return any(re.match(re.escape(phrase) + r"(?!\w)", answer, flags=re.IGNORECASE) for phrase in phrases)
 
 
@@ -121,7 +115,7 @@ def _holds(answer: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags=re.IGNORECASE) is not None
 
 
-#: name -> check of (stripped answer, *args); None: known, but nobody can check it exactly.
+#: name -> check of (stripped answer, *args); None: a known constraint without an exact check.
 CONSTRAINTS: dict[str, Callable[..., bool] | None] = {
     "json_keys": _json_keys,  # an object with these keys and no others; any object without args
     "json_list": _json_list,  # a list of strings

@@ -1,17 +1,17 @@
-"""The seeded draw of prompts for one clip: even over kinds, only what is answerable, fast for pools of thousands."""
+"""The seeded draw of prompts for one clip: uniform over kinds, only answerable ones, fast for large pools."""
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, overload
 
 from nemo_desta.recipes.describe import NOT_AUDIBLE, audible_names
 from nemo_desta.recipes.prompts.fill import ValueLists, fill
 from nemo_desta.recipes.prompts.prompt import Prompt
 
-#: A kind that fewer prompts fit (formats not counted) is drawn less often, in proportion.
+#: A kind with fewer fitting prompts (formats not counted) is drawn proportionally less often.
 _ENOUGH = 10
 
-#: What sets of attributes rows hold and what fits them is remembered; this many sets, then anew.
+#: Size of the cache (domain, attributes held) -> prompts that fit; a full cache is emptied.
 _REMEMBERED = 1024
 
 
@@ -23,12 +23,11 @@ def draw(
     seed: int,
     exclude: Collection[str] = NOT_AUDIBLE,
 ) -> list[Prompt]:
-    """Up to ``count`` different answerable prompts, filled, the same for a row whatever other rows there are.
+    """Up to ``count`` different answerable prompts, filled. The result does not depend on other rows.
 
-    A larger ``count`` only adds to the prompts of a smaller one. Each prompt's kind is drawn first, evenly over the
-    kinds that fit (those that few prompts fit come less often, so that these are not worn out); then, evenly, whether
-    it asks for a format; then the prompt. A plain list is looked through at every call: for many rows hand in a
-    `PromptPool`.
+    A larger ``count`` only adds prompts to those of a smaller one. First the kind is drawn, uniformly over the fitting
+    kinds (kinds with few fitting prompts come less often, so that these are not overused); then whether the prompt
+    asks for a format; then the prompt. A plain list is searched at every call: for many rows pass a `PromptPool`.
     """
     pool = prompts if isinstance(prompts, PromptPool) else PromptPool(prompts)
     return pool.draw(row, count, seed=seed, exclude=exclude)
@@ -37,7 +36,7 @@ def draw(
 def answerable(
     prompts: Sequence[Prompt], row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE
 ) -> list[Prompt]:
-    """The prompts that fit the row's domain and ask only for what its description holds, templates unfilled."""
+    """The prompts that fit the row's domain and ask only for what its description contains, templates unfilled."""
     held = held_names(row, exclude)
     fitting = (p for p in prompts if _fits(p, row["domain"], held))
     return [p for p in fitting if fill(p, row, seed=0, values=getattr(prompts, "values", None)) is not None]
@@ -52,10 +51,10 @@ def held_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -
 
 
 class PromptPool(Sequence[Prompt]):
-    """Prompts that are ready to be drawn from for many rows.
+    """Prompts prepared for drawing for many rows.
 
-    ``values``: what attributes can be, for wrong options (see `fill`), best those of the corpus itself;
-    ``constraint_share``: how often a prompt that asks for a format is drawn, of a kind that has both.
+    ``values``: possible values of attributes, for wrong options (see `fill`), ideally those of the corpus itself;
+    ``constraint_share``: how often, within a kind that has both, a prompt that asks for a format is drawn.
     """
 
     def __init__(
@@ -64,8 +63,6 @@ class PromptPool(Sequence[Prompt]):
         self.prompts = tuple(prompts)
         self.values = values
         self.constraint_share = constraint_share
-        self._audible: dict[Any, bool] = {}
-        self._held: dict[Any, frozenset[str]] = {}
         self._strata: dict[Any, list[tuple[_Kind, int]]] = {}
 
     @overload
@@ -105,31 +102,19 @@ class PromptPool(Sequence[Prompt]):
         return drawn
 
     def _fitting(self, row: Mapping[str, Any], exclude: frozenset[str]) -> list[tuple["_Kind", int]]:
-        """The kinds that fit, each with its share of the draws."""
-        marks = _marks(row)
-        held = self._held.get((marks, exclude))
-        if held is None:
-            held = frozenset(name for name, exact in marks if self._is_audible(name, exact, exclude))
-            _remember(self._held, (marks, exclude), held)
+        """The fitting kinds, each with its share of the draws."""
+        held = frozenset(held_names(row, exclude))
         key = (row["domain"], held)
-        strata = self._strata.get(key)
-        if strata is None:
+        if key not in self._strata:
             by_kind: dict[str, _Kind] = {}
             for prompt in self.prompts:
                 if _fits(prompt, row["domain"], held):
                     plain, constrained = by_kind.setdefault(prompt.kind, ([], []))
                     (plain if prompt.constraint is None else constrained).append(prompt)
-            shares = [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
-            strata = _remember(self._strata, key, shares)
-        return strata
-
-    def _is_audible(self, name: str, exact: bool, exclude: frozenset[str]) -> bool:
-        if name in ("transcript", "caption", "number_of_speakers"):
-            return True
-        key = (name, exact, exclude)
-        if key not in self._audible:
-            self._audible[key] = name in audible_names({"attributes": {name: 1 if exact else "x"}}, exclude)
-        return self._audible[key]
+            if len(self._strata) >= _REMEMBERED:
+                self._strata.clear()
+            self._strata[key] = [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
+        return self._strata[key]
 
 
 #: Prompts of one kind: those without a constraint and those with one.
@@ -137,7 +122,7 @@ _Kind = tuple[list[Prompt], list[Prompt]]
 
 
 class _Lots:
-    """Draws without putting back; what was drawn is noted, nothing is copied."""
+    """Draws without replacement (sparse Fisher-Yates shuffle), without copying the lists."""
 
     def __init__(self, kind: _Kind) -> None:
         self.lists = kind
@@ -145,7 +130,7 @@ class _Lots:
         self.moved: tuple[dict[int, int], dict[int, int]] = ({}, {})
 
     def take(self, rng: random.Random, constraint_share: float) -> Prompt:
-        """One of those that are left, even within the list that the share decides for."""
+        """One of the remaining prompts, uniformly from the list that the share selects."""
         which = int(rng.random() < constraint_share) if all(self.lefts) else int(self.lefts[0] == 0)
         self.lefts[which] -= 1
         last, moved = self.lefts[which], self.moved[which]
@@ -157,44 +142,3 @@ class _Lots:
 
 def _fits(prompt: Prompt, domain: str, held: Collection[str]) -> bool:
     return (not prompt.domains or domain in prompt.domains) and all(name in held for name in prompt.requires)
-
-
-def _marks(row: Mapping[str, Any]) -> frozenset[tuple[str, bool]]:
-    """Names of what the row holds, with whether it is an age in years: what `held_names` depends on."""
-    segments, speakers = row.get("segments"), row.get("speakers")
-    marks = set(_marks_of(row.get("attributes")))
-    for part in (row, *(segments or ())):
-        marks.update((name, False) for name in ("transcript", "caption") if _is_known(part.get(name)))
-    for segment in segments or ():
-        marks.update(_marks_of(segment.get("attributes")))
-        if segment.get("speaker") is not None:
-            marks.add(("number_of_speakers", False))
-    for attributes in (speakers or {}).values():
-        marks.update(_marks_of(attributes))
-    return frozenset(marks)
-
-
-def _marks_of(attributes: Mapping[str, Any] | None) -> Iterator[tuple[str, bool]]:
-    for name, value in (attributes or {}).items():
-        if _is_known(value):
-            yield name, name.endswith("age") and _is_years(name, value)
-
-
-def _is_years(name: str, value: Any) -> bool:
-    if name != "age" and not name.endswith("_age"):
-        return False
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number or str(value).strip().isdigit()
-
-
-def _is_known(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.isspace() and value != ""
-    return any(_is_known(one) for one in value) if isinstance(value, (list, tuple)) else value is not None
-
-
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> Any:
-    if len(memory) >= _REMEMBERED:
-        memory.clear()
-    memory[key] = value
-    return value

@@ -1,7 +1,7 @@
-"""Multiple choice and yes-no from a clip's own attributes: a template's slots, filled by the seed.
+"""Multiple-choice and yes-no prompts from a clip's attributes: fills the slots of templates, seeded.
 
-The right value comes from the clip, the wrong ones from lists of what the attribute can be. Where the right one
-stands is even over the places, and nothing but the filled prompt leaves this file: which option is right is not said.
+The right value comes from the clip, wrong ones from lists of possible values. The position of the right value is
+uniformly random. Only the filled prompt is returned, not the answer key.
 """
 
 import random
@@ -16,18 +16,18 @@ import yaml
 
 from nemo_desta.recipes.prompts.prompt import SLOT, Prompt
 
-#: Values of attributes by name: lists of entries, an entry being one value or several that must not be offered
-#: together, separated by "|" (happy|joyful).
+#: Values of attributes by name. An entry is one value, or several synonyms separated by "|" (happy|joyful) that must
+#: not be offered together.
 ValueLists = Mapping[str, Sequence[str]]
 
 
 def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueLists | None = None) -> Prompt | None:
-    """The prompt as the clip will be asked; itself, where it has no slots.
+    """The prompt filled for one clip; unchanged if it has no slots.
 
     ``{options}``: lettered lines; ``{options_or_none}``: the same with a last "None of these", which is right where
     the true value was left out (1 in the number of options); ``{choices}``: "x, y, or z"; ``{pair}``: "x or y";
-    ``{value}``: the true value or, as often, a wrong one. ``values`` of an attribute replace the known lists.
-    None: no honest question can be made, as speakers differ or no wrong value is known.
+    ``{value}``: the true or a wrong value, equally likely. ``values`` of an attribute replace the known lists.
+    None: no valid question is possible, because speakers differ or no wrong value is known.
     """
     if "{" not in prompt.prompt or not (slot := SLOT.search(prompt.prompt)):
         return prompt
@@ -59,8 +59,8 @@ def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueList
 
 
 def true_values(row: Mapping[str, Any], name: str) -> list[str]:
-    """What the clip holds under ``name``, several where several are right (two sounds in one clip); empty where it is
-    not known or differs between speakers, so that no single answer is right."""
+    """The clip's values of ``name``; several if several are right (two sounds in one clip). Empty if unknown or if it
+    differs between speakers, so that no single answer is right."""
     segments, speakers = row.get("segments") or [], row.get("speakers") or {}
     found = _texts((row.get("attributes") or {}).get(name))
     if name == "number_of_speakers" and not found:
@@ -73,7 +73,7 @@ def true_values(row: Mapping[str, Any], name: str) -> list[str]:
 
 
 class _Values:
-    """One list of what an attribute can be. ``closed``: it speaks only about clips whose value it holds."""
+    """One list of possible values. ``closed``: used only for clips whose value is on the list."""
 
     def __init__(self, entries: Sequence[str], closed: bool) -> None:
         self.groups = [str(entry).split("|") for entry in entries]
@@ -94,7 +94,7 @@ def _known_values() -> dict[str, list[_Values]]:
 def _wrong_values(
     name: str, true: Sequence[str], right: str, values: ValueLists | None, rng: random.Random
 ) -> list[str]:
-    """In random order, one per entry of the list that the right value is on; none that could be right as well."""
+    """Wrong values in random order, one per entry of the right value's list; none that could also be right."""
     lists = [_Values(values[name], closed=False)] if values and name in values else _known_values().get(name, [])
     on = next((one for one in lists if right.casefold() in one.members), None)
     if on is None:
@@ -109,7 +109,7 @@ def _wrong_values(
 
 
 def _within(a: str, b: str) -> bool:
-    """Whether one's words occur in the other, as "guitar" in "acoustic guitar": both may be right then."""
+    """Whether one's words occur in the other, as "guitar" in "acoustic guitar": both may then be right."""
     return f" {a} " in f" {b} " or f" {b} " in f" {a} "
 
 
@@ -118,7 +118,7 @@ def _bare(value: str) -> str:
 
 
 def _in_style(right: str, wrong: Sequence[str]) -> str:
-    """The right value's first letter as the wrong ones have it: it must not stand out by its looks."""
+    """The right value with its first letter cased like the wrong ones, so that it does not stand out."""
     right = right.replace("_", " ")
     if all(value[:1].islower() for value in wrong):
         return right.lower()
@@ -135,7 +135,7 @@ def _or(options: Sequence[str]) -> str:
 
 
 def _put(template: str, slot: str, shown: str) -> str:
-    """Lettered options stand on lines of their own."""
+    """Put lettered options on lines of their own."""
     if slot.startswith("{options"):
         before, after = template.split(slot, 1)
         return f"{before.rstrip()}\n{shown}\n{after.lstrip()}".rstrip()

@@ -1,7 +1,7 @@
-"""What a prompt is, and prompts from files: one mapping per prompt, or groups of prompts that share their fields.
+"""The type of a prompt, and reading prompts from files: one mapping per prompt, or groups with shared fields.
 
-A prompt says what a description must hold for it to be answerable (``requires``), so that the LLM is not asked for
-what it cannot know: negative answers about clips that do hold the thing are what it would learn from that.
+A prompt names the attributes that a description must contain for the prompt to be answerable (``requires``).
+Otherwise the LLM would answer "no" only because the description does not mention a thing, and learn false negatives.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ import yaml
 
 from nemo_desta.recipes.prompts.constraints import Constraint, parse_constraint
 
-#: Places of a template that each clip fills, see `nemo_desta.recipes.prompts.fill`.
+#: Slots of a template that are filled per clip, see `nemo_desta.recipes.prompts.fill`.
 SLOT = re.compile(r"\{(options|options_or_none|choices|pair|value)\}")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to ask. ``tasks``: what it is about, for the reader; ``domains``: where it fits, empty = anywhere.
+    """One prompt. ``tasks``: documentation of its topic; ``domains``: domains that it fits, empty = all.
 
     ``requires``: attribute names, all of which the description must hold; also ``transcript`` and ``caption``. A
-    template (``{options}``, ``{value}``, ...) is about the first of them. ``kind``: what sort of request it is, such
-    as ``describe`` or ``yes_no``; draws are even over kinds. ``constraint``: the format that it asks for, if any.
+    template (``{options}``, ``{value}``, ...) is about the first of them. ``kind``: the type of request, such as
+    ``describe`` or ``yes_no``; draws are uniform over kinds. ``constraint``: the format that it asks for, if any.
     """
 
     prompt_id: str
@@ -40,10 +40,10 @@ class Prompt:
 
 
 def parse_prompts(entries: Sequence[Mapping[str, Any]], *, where: str = "prompts") -> list[Prompt]:
-    """Prompts from plain mappings with the fields of `Prompt`; ``ValueError`` names the entry that is not one.
+    """Prompts from plain mappings with the fields of `Prompt`. Raises ``ValueError`` naming an invalid entry.
 
-    An entry with ``prompts`` (a list of texts) instead of ``prompt_id`` and ``prompt`` is a group: its other fields
-    hold for all of them, and each gets an id that follows from those and its text.
+    An entry with ``prompts`` (a list of texts) instead of ``prompt_id`` and ``prompt`` is a group: all its prompts
+    share the other fields, and each id is derived from these and the text.
     """
     prompts: dict[str, Prompt] = {}
     for number, entry in enumerate(entries, start=1):
@@ -77,7 +77,7 @@ def load_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
 
 
 def text_hash(text: str) -> str:
-    """Eight hex digits that follow from the text alone: what ids are made of."""
+    """Eight hex digits, a hash of the text; used in ids."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

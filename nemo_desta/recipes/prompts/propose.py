@@ -1,8 +1,8 @@
-"""ALARM's way to prompts: an LLM writes candidates for one clip's description, a judge keeps the good ones.
+"""Prompts as in ALARM: an LLM generates candidates from one clip's description, a judge keeps the good ones.
 
-The candidates are put into a random order by the seed and judged one after the other until enough have passed: the
-same as a uniform draw among all that would pass, at a fraction of the judge's calls. The wording is our own
-(paper: ALARM, corpus construction; its texts are not public).
+The candidates are shuffled by the seed and judged one by one until enough have passed. This equals a uniform draw
+among all candidates that would pass, with a fraction of the judge's calls. The wording is our own (paper: ALARM,
+corpus construction; its texts are not public).
 """
 
 import random
@@ -65,12 +65,13 @@ The prompt:
 {prompt}"""
 
 _SHORTEST, _LONGEST = 8, 800
+_JUDGE_SAMPLING = SamplingConfig(1024, None)
 
 
 @dataclass
 class Proposed:
-    """``prompts``: those that were drawn. ``rejected``: (text, why) of candidates that were looked at and refused, or
-    ("", why) where the LLM gave no list. ``calls`` and tokens: of writer and judge together."""
+    """``prompts``: the drawn ones. ``rejected``: (text, why) of rejected candidates, or ("", why) if the LLM returned
+    no list. ``calls`` and tokens: writer and judge together."""
 
     prompts: list[Prompt] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
@@ -80,15 +81,15 @@ class Proposed:
 
 
 class PromptProposer:
-    """Asks an LLM for prompts about one clip.
+    """Queries an LLM for prompts about one clip.
 
     Args:
-        engine: the LLM that writes.
-        judge_engine: the LLM that judges, the same one or another; None leaves the judge out, not the lexical check.
-        num_candidates: prompts asked for at once.
+        engine: the LLM that generates the candidates.
+        judge_engine: the LLM that judges; None: no judge, only the lexical check.
+        num_candidates: prompts requested at once.
         num_examples: descriptions of other clips in the writer's instructions, drawn from ``examples`` by the seed.
-        examples: such descriptions, when a call brings none of its own.
-        sampling, judge_sampling: by default the LLM's own generation config, as ALARM has it.
+        examples: descriptions used when a call passes none.
+        sampling: by default the LLM's own generation config, as in ALARM; the judge always uses its own.
     """
 
     def __init__(
@@ -100,7 +101,6 @@ class PromptProposer:
         num_examples: int = 5,
         examples: Sequence[str] = (),
         sampling: SamplingConfig = SamplingConfig(4000, None),  # noqa: B008 - frozen
-        judge_sampling: SamplingConfig = SamplingConfig(1024, None),  # noqa: B008 - frozen
     ) -> None:
         if num_candidates < 1 or num_examples < 0:
             raise ValueError(
@@ -112,7 +112,6 @@ class PromptProposer:
         self.num_examples = num_examples
         self.examples = examples
         self.sampling = sampling
-        self.judge_sampling = judge_sampling
         self._think: dict[int, ThinkFormat | None] = {}
 
     async def __call__(
@@ -125,10 +124,10 @@ class PromptProposer:
         seed: int,
         examples: Sequence[str] | None = None,
     ) -> Proposed:
-        """Up to ``count`` prompts for one clip; the same for the same item and seed, whatever is asked beside it.
+        """Up to ``count`` prompts for one clip; they depend only on the item and the seed.
 
-        Their ids follow from their texts, their kind is "proposed". Fewer come back, down to none, when the LLM wrote
-        too few good ones: ``rejected`` says why.
+        Their ids are derived from their texts, their kind is "proposed". Fewer or none are returned when the LLM wrote
+        too few good ones; ``rejected`` says why.
         """
         proposed = Proposed()
         rng = random.Random(f"{seed}:{item_id}:propose")
@@ -154,7 +153,7 @@ class PromptProposer:
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
     def _candidates(self, answer: Generation, rng: random.Random, proposed: Proposed) -> list[str]:
-        """What the writer wrote, in random order, without repetitions."""
+        """The candidates in the writer's answer, in random order, without duplicates."""
         if answer.error is not None:
             proposed.rejected.append(("", f"LLM error: {answer.error}"))
             return []
@@ -174,7 +173,7 @@ class PromptProposer:
         return drawn
 
     async def _objection(self, text: str, description: str, seed: int, item_id: str, proposed: Proposed) -> str | None:
-        """Why the candidate cannot be used."""
+        """Why the candidate is rejected, or None."""
         if not _SHORTEST <= len(text) <= _LONGEST:
             return f"{len(text)} characters; a prompt has {_SHORTEST} to {_LONGEST}"
         if found := leak(text):
@@ -184,7 +183,7 @@ class PromptProposer:
         user = JUDGE_USER.format(prompt=text, description=description)
         messages = [{"role": "system", "content": JUDGE_SYSTEM}, {"role": "user", "content": user}]
         rng = random.Random(f"{seed}:{item_id}:judge:{text}")
-        answer = await self._ask(self.judge_engine, messages, self.judge_sampling, rng, proposed)
+        answer = await self._ask(self.judge_engine, messages, _JUDGE_SAMPLING, rng, proposed)
         if answer.error is not None:
             return f"judge, LLM error: {answer.error}"
         text_of_judge = self._without_thought(answer.text, self.judge_engine)
@@ -194,12 +193,12 @@ class PromptProposer:
         return None if verdict else "judge said no"
 
     def _without_thought(self, text: str, engine: Engine) -> str | None:
-        """The answer behind the thought; None when the thought never ended."""
+        """The answer after the thought; None when the thought never ended."""
         if id(engine) not in self._think:
             self._think[id(engine)] = think_format(engine.prompts) if engine.prompts is not None else None
         if (format := self._think[id(engine)]) is not None:
             return split(text, format).answer
-        for tags in KNOWN_TAGS:  # a server may think by a template that is not known here
+        for tags in KNOWN_TAGS:  # a server may use a template that is not known here
             text = text.rpartition(tags.close)[2]
         return text
 
@@ -219,7 +218,7 @@ class PromptProposer:
 
 
 def parse_verdict(text: str) -> bool | None:
-    """YES or NO on the last line, markup and a word such as "Verdict:" aside; None for neither or both."""
+    """YES or NO on the last line, ignoring markup and a word such as "Verdict:"; None for neither or both."""
     lines = [line for line in text.splitlines() if line.strip()]
     words = re.findall(r"[a-z]+", lines[-1].casefold()) if lines else []
     said = {word for word in words if word in ("yes", "no")}

@@ -1,4 +1,4 @@
-"""What a prompt must not say: anything by which it speaks of a text about the clip in the place of the sound."""
+"""Detects prompts that refer to a text about the clip instead of its sound."""
 
 import re
 
@@ -6,7 +6,7 @@ _THINGS = r"(?:descriptions?|transcripts?|transcriptions?|captions?|text|summary
 _GIVEN = r"(?:provided|given|available|listed|attached|accompanying|above|following|supplied|stated|mentioned)"
 _INFORMATION = r"(?:information|info|details|data)"
 
-#: (what is wrong, how it looks); letters' case aside.
+#: (what is wrong, pattern); case is ignored.
 _LEAKS = (
     ("metadata", r"\bmeta-?data\b|\bannotat\w+|\battributes?\b|\b(?:tags?|labels?|time-?stamps?|key-value)\b"),
     ("a text as given", rf"\b(?:the|this|that|these|those|your|each|{_GIVEN})\s+(?:\w+\s+)?{_THINGS}\b"),
@@ -22,9 +22,9 @@ _PATTERNS = tuple((what, re.compile(pattern, flags=re.IGNORECASE)) for what, pat
 
 
 def leak(prompt: str) -> str | None:
-    """How the prompt betrays that there is a text about the clip, with the words that do; None for one about sound.
+    """How the prompt refers to a text about the clip, with the matching words; None if it does not.
 
-    Rather strict: what is refused here costs one proposal, what slips through teaches the LLM to speak of texts.
+    The check is strict: a false alarm costs one proposal, but a missed leak teaches the LLM to speak of texts.
     """
     for what, pattern in _PATTERNS:
         if found := pattern.search(prompt):

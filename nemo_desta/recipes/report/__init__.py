@@ -1,6 +1,6 @@
-"""What is in a folder of rows: figures in one pass, and a report to look at and listen to."""
+"""Statistics of a folder of rows, and an HTML report with random rows and their clips."""
 
-from nemo_desta.recipes.report.figures import figures
+from nemo_desta.recipes.report.compute import compute_stats
 from nemo_desta.recipes.report.write import write_report
 
-__all__ = ["figures", "write_report"]
+__all__ = ["compute_stats", "write_report"]

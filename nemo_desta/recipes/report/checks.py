@@ -1,19 +1,18 @@
-"""The gates that a report asks again about the rows that were kept: does a response give the description away, and is
-its format what the prompt asked for."""
+"""Two gates that a report runs again on the kept rows: leaks of the description, and the requested format."""
 
 import random
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_desta.core.think_tags import split_thought
 from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.prompts.constraints import Constraint, obeys
-from nemo_desta.recipes.report.thoughts import split_thought
 
 
 class SampledLeaks:
-    """The leak check's lexicon on every row, or on a seeded draw of them: it takes longer than all else together.
+    """The lexical leak check on a random share of the rows: it takes longer than the rest of the report.
 
-    ``rate``: share of the rows that are looked at. ``checked`` and ``found`` count them; ``examples`` are the first.
+    ``rate``: share of the rows to check. ``checked`` and ``found`` count rows; ``examples`` holds the first leaks.
     """
 
     def __init__(self, rate: float = 1.0, seed: int = 0) -> None:
@@ -35,8 +34,8 @@ class SampledLeaks:
 
 
 def constraint_kept(row: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """Name of the row's format constraint and whether its answer keeps to it; None for a row without one that can be
-    checked, and for a truncated answer."""
+    """(name, obeyed) of the row's format constraint. None: there is none, it cannot be checked, or the answer is
+    truncated."""
     entry = row.get("constraint")
     if not entry or row.get("truncated"):
         return None
@@ -44,5 +43,5 @@ def constraint_kept(row: Mapping[str, Any]) -> tuple[str, bool] | None:
         name, args = (entry["name"], entry.get("args")) if isinstance(entry, Mapping) else entry
         kept = obeys(Constraint(name, tuple(args or ())), split_thought(row["response"]).answer)
     except (ValueError, TypeError, KeyError):
-        return None  # of another version, or not ours
+        return None  # a constraint of another version or another project
     return None if kept is None else (name, kept)

@@ -1,4 +1,4 @@
-"""The report as a command: target perplexity if an LLM is given, then the figures and the page."""
+"""The command ``report``: target perplexity if an LLM is given, then the statistics and the page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import MISSING, parse
-from nemo_desta.recipes.report.figures import MAX_LEAK_CHECKS
+from nemo_desta.recipes.report.compute import MAX_LEAK_CHECKS
 from nemo_desta.recipes.report.write import write_report
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """The knobs of conf/recipes/report.yaml, which says what each is for."""
+    """The settings of conf/recipes/report.yaml, which documents them."""
 
     rows: Any = MISSING  # path, pattern, or a list of them
     output: str | None = None
@@ -34,9 +34,13 @@ class ReportConfig:
     progress: bool = True
 
 
+#: Settings of `target_perplexity`; the others go to `write_report`.
+_SCORING = "llm others chat_template_kwargs audio_locator_tag device dtype batch_size max_rows".split()
+
+
 @dataclass(frozen=True)
 class Written:
-    """Where the report is, and what the LLM says of the rows."""
+    """The path of the report, and the target perplexity if it was computed."""
 
     path: Path
     perplexity: Any | None = None
@@ -47,45 +51,23 @@ class Written:
 
 
 def run_report(plain: Mapping[str, Any]) -> Written:
-    """`write_report` by its config.
+    """Run `write_report` with a config.
 
     Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: nothing to read.
+        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
     """
-    config = parse(ReportConfig, plain, where="report")
-    perplexity = None
-    if config.llm is not None:
+    settings = dict(vars(parse(ReportConfig, plain, where="report")))
+    rows, output = settings.pop("rows"), settings.pop("output")
+    scoring = {name: settings.pop(name) for name in _SCORING}
+    found = None
+    if scoring["llm"] is not None:
         from nemo_desta.recipes.perplexity import target_perplexity
 
-        perplexity = target_perplexity(
-            config.rows,
-            config.llm,
-            others=config.others,
-            device=config.device,
-            dtype=config.dtype,
-            batch_size=config.batch_size,
-            max_rows=config.max_rows,
-            seed=config.seed,
-            audio_locator_tag=config.audio_locator_tag,
-            chat_template_kwargs=config.chat_template_kwargs,
-            progress=config.progress,
-        )
-    path = write_report(
-        config.rows,
-        config.output or _beside(config.rows),
-        audio_root=config.audio_root,
-        num_samples=config.num_samples,
-        num_rejected=config.num_rejected,
-        seed=config.seed,
-        prices=config.prices,
-        perplexity=None if perplexity is None else perplexity.to_json(),
-        max_leak_checks=config.max_leak_checks,
-        title=config.title,
-        progress=config.progress,
-    )
-    return Written(path, perplexity)
+        found = target_perplexity(rows, seed=settings["seed"], progress=settings["progress"], **scoring)
+    perplexity = None if found is None else found.to_json()
+    return Written(write_report(rows, output or _default_output(rows), perplexity=perplexity, **settings), found)
 
 
-def _beside(rows: Any) -> Path:
-    """The recipe's folder itself, or the current one."""
+def _default_output(rows: Any) -> Path:
+    """The recipe's folder, or the current one."""
     return Path(rows) if isinstance(rows, str) and Path(rows).is_dir() else Path.cwd()

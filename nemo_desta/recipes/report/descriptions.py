@@ -1,4 +1,4 @@
-"""Reads a seed description back: which attributes it states, in both dialects of `nemo_desta.recipes.describe`."""
+"""Parses the attributes out of a seed description, in both dialects of `nemo_desta.recipes.describe`."""
 
 import re
 from functools import lru_cache
@@ -17,13 +17,13 @@ class Facts(NamedTuple):
     duration: float | None
 
 
-@lru_cache(maxsize=4096)  # neighbouring rows ask about the same clip
+@lru_cache(maxsize=4096)  # neighbouring rows share a clip
 def read_description(description: str) -> Facts:
     """The attributes and the duration of ``[00:00-00:02] words (Key: value, ..., Duration: 2s)``.
 
-    A part without a key goes on with the value before it ("Accent: English, American"); before the first key it is
-    a caption and left out. A speaker's attribute counts under the attribute's name. Of a conversation, the duration
-    is that of the last line, which is about the whole clip.
+    A part without a key continues the value before it ("Accent: English, American"); before the first key it is a
+    caption and is skipped. A speaker's attribute has the attribute's name. In a conversation the duration is that of
+    the last line, which describes the whole clip.
     """
     pairs: dict[tuple[str, str], None] = {}
     duration = None
@@ -52,13 +52,13 @@ def _pairs(group: str) -> list[tuple[str, str]]:
 
 
 def _last_brackets(line: str) -> str | None:
-    """What stands between the round brackets that close the line."""
+    """The text inside the round brackets at the end of the line."""
     line = line.rstrip()
     if not line.endswith(")"):
         return None
     depth = 0
-    for place in range(len(line) - 1, -1, -1):
-        depth += (line[place] == ")") - (line[place] == "(")
+    for position in range(len(line) - 1, -1, -1):
+        depth += (line[position] == ")") - (line[position] == "(")
         if depth == 0:
-            return line[place + 1 : -1]
+            return line[position + 1 : -1]
     return None

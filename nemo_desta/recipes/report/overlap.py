@@ -1,24 +1,25 @@
-"""What rows share with other rows: duplicates, and clips or groups (speakers, recordings) on both sides of a split."""
+"""Finds duplicate rows, and clips or groups (speakers, recordings) that are in two splits."""
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from nemo_desta.data.rows import Row, audio_entries
+from nemo_desta.recipes.hashes import HashList
+from nemo_desta.recipes.report.row_stats import prompt_of
 from nemo_desta.recipes.report.sources import Line, split_of
 
 
 class Overlap:
-    """What rows have in common with other rows, as hashes: 8 bytes for each row, clip and group, and their places."""
+    """Keeps 8 bytes for each row, clip and group, and the position of each."""
 
     def __init__(self) -> None:
         self.files: list[Path] = []
         self.splits: list[str] = []
-        self.keys, self.places = array("q"), array("q")  # one per row; a place is file number x 2^40 + line
-        self.clips, self.clip_rows, self.clip_splits = array("q"), array("q"), array("H")
-        self.groups, self.group_rows, self.group_splits = array("q"), array("q"), array("H")
+        self.keys, self.lines, self.row_splits = HashList(), array("q"), array("H")  # line: file number x 2^40 + line
+        self.shared = {name: (HashList(), array("q")) for name in ("audio", "group")}  # hashes, row of each hash
 
     def add(self, row: Row, line: Line) -> None:
         if not self.files or self.files[-1] != line.path:
@@ -26,71 +27,36 @@ class Overlap:
         split = split_of(row, line.path)
         if split not in self.splits:
             self.splits.append(split)
-        number, split_number = len(self.keys), self.splits.index(split)
-        dataset = row.get("dataset", "")
-        self.keys.append(hash((dataset, row["id"], row.get("prompt") or row["messages"][-1]["content"])))
-        self.places.append((len(self.files) - 1 << 40) + line.number)
-        for entry in audio_entries(row):
-            self.clips.append(hash((dataset, entry["audio"])))
-            self.clip_rows.append(number)
-            self.clip_splits.append(split_number)
-        if isinstance(group := row.get("group"), str) and group:
-            self.groups.append(hash((dataset, group)))
-            self.group_rows.append(number)
-            self.group_splits.append(split_number)
+        dataset, group = row.get("dataset", ""), row.get("group")
+        values = [("audio", entry["audio"]) for entry in audio_entries(row)]
+        values += [("group", group)] if isinstance(group, str) and group else []
+        for name, value in values:
+            hashes, rows = self.shared[name]
+            hashes.append((dataset, value))
+            rows.append(len(self.keys))
+        self.keys.append((dataset, row["id"], prompt_of(row)))
+        self.lines.append((len(self.files) - 1 << 40) + line.number)
+        self.row_splits.append(self.splits.index(split))
 
     def finish(self, found: Callable[[str, str], None]) -> None:
-        """Tell of duplicates, and of clips and groups (speakers, recordings) on both sides of a split."""
-        for first, again in _repeats(self.keys):
-            what = "repeats dataset, id and prompt of"
-            found("duplicate", f"{self._where(again)}: {what} {self._where(first)}")
-        for name, hashes, rows, splits in (
-            ("audio", self.clips, self.clip_rows, self.clip_splits),
-            ("group", self.groups, self.group_rows, self.group_splits),
-        ):
-            for first, other in _crossings(hashes, splits):
+        """Call ``found(reason, text)`` for every duplicate row, and for every clip and group that is in two splits."""
+        firsts = self.keys.firsts()
+        for again in np.flatnonzero(firsts != np.arange(len(firsts))).tolist():
+            where = f"{self._where(again)}: repeats dataset, id and prompt of {self._where(firsts[again])}"
+            found("duplicate", where)
+        for name, (hashes, rows) in self.shared.items():
+            firsts = hashes.firsts()
+            splits = np.array(self.row_splits, dtype=np.uint16)[np.array(rows, dtype=np.int64)]
+            crossing = np.flatnonzero(splits != splits[firsts])
+            for other in np.sort(crossing[np.unique(firsts[crossing], return_index=True)[1]]).tolist():
+                first = int(firsts[other])
                 both = f"{self.splits[splits[other]]} shares its {name} with {self.splits[splits[first]]}"
                 found(f"{name} in two splits", f"{self._where(rows[other])}: {both}, {self._where(rows[first])}")
 
     @property
     def groups_unknown(self) -> bool:
-        """There are several splits, and no row says which speaker or recording it is of."""
-        return len(self.splits) > 1 and not self.groups
+        """There are several splits, and no row names its speaker or recording."""
+        return len(self.splits) > 1 and not len(self.shared["group"][0])
 
-    def _where(self, number: int) -> str:
-        place = self.places[number]
-        return f"{self.files[place >> 40]}:{place & (1 << 40) - 1}"
-
-
-def _repeats(hashes: array) -> Iterator[tuple[int, int]]:
-    """(first position, later position) of every value that comes again, in order."""
-    order, starts = _grouped(hashes)
-    first_of = np.repeat(order[starts], np.diff(np.append(starts, len(order))))
-    again = np.sort(order[order != first_of])
-    lookup = dict(zip(order[order != first_of].tolist(), first_of[order != first_of].tolist(), strict=True))
-    yield from ((lookup[place], place) for place in again.tolist())
-
-
-def _crossings(hashes: array, splits: array) -> Iterator[tuple[int, int]]:
-    """For every value found in several splits: the position where it was first, and where first in another one."""
-    if not hashes:
-        return
-    order, starts = _grouped(hashes)
-    where = np.frombuffer(splits, np.uint16)[order]
-    low, high = np.minimum.reduceat(where, starts), np.maximum.reduceat(where, starts)
-    ends = np.append(starts[1:], len(order))
-    found = []
-    for group in np.flatnonzero(low != high).tolist():
-        members = slice(starts[group], ends[group])
-        other = np.flatnonzero(where[members] != where[members][0])[0]
-        found.append((int(order[members][0]), int(order[members][other])))
-    yield from sorted(found, key=lambda pair: pair[1])
-
-
-def _grouped(hashes: array) -> tuple[np.ndarray, np.ndarray]:
-    """Positions ordered by value (equals in their own order), and where in them each value begins."""
-    values = np.frombuffer(hashes, np.int64) if hashes else np.zeros(0, np.int64)
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(ranked) else order
-    return order, starts
+    def _where(self, row: int) -> str:
+        return f"{self.files[self.lines[row] >> 40]}:{self.lines[row] & (1 << 40) - 1}"

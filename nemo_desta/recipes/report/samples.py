@@ -1,4 +1,4 @@
-"""Rows to look at and listen to: a seeded draw from a stream, and their clips as data URIs."""
+"""Random rows of a stream, and their clips as data URIs."""
 
 import base64
 import io
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 #: Longer clips are cut to this many seconds.
 MAX_SECONDS = 15.0
-#: A file that browsers play goes in as it is up to this many bytes; above, and of other kinds, it is encoded anew.
+#: Files up to this size that every browser plays are embedded as they are; other files are encoded again.
 _MAX_BYTES = 120_000
 _PLAYED_EVERYWHERE = {("WAV", "PCM_16"): "audio/wav", ("FLAC", "PCM_16"): "audio/flac"}
 _MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 
 class Reservoir(Generic[T]):
-    """A uniform draw of at most ``size`` items from a stream of unknown length; the same seed draws the same."""
+    """A uniform random sample of at most ``size`` items of a stream of unknown length. The seed decides."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
@@ -35,17 +35,17 @@ class Reservoir(Generic[T]):
         self.num_seen += 1
         if len(self._kept) < self.size:
             self._kept.append((self.num_seen, item))
-        elif self.size and (place := self._random.randrange(self.num_seen)) < self.size:
-            self._kept[place] = (self.num_seen, item)
+        elif self.size and (position := self._random.randrange(self.num_seen)) < self.size:
+            self._kept[position] = (self.num_seen, item)
 
     @property
     def items(self) -> list[T]:
-        """The draw, in the stream's order."""
+        """The sample, in the stream's order."""
         return [item for _, item in sorted(self._kept, key=lambda pair: pair[0])]
 
 
 class Sound(NamedTuple):
-    """A clip to play (``uri``), or why there is none (``problem``). ``note``: what was done to it, to be said."""
+    """A clip to play (``uri``), or why it cannot be played (``problem``). ``note``: its duration and cut."""
 
     name: str
     uri: str | None = None
@@ -56,7 +56,7 @@ class Sound(NamedTuple):
 def load_sound(
     entry: Mapping[str, Any], roots: AudioRoots | None, *, dataset: str | None = None, max_seconds: float = MAX_SECONDS
 ) -> Sound:
-    """The clip of a row's audio entry. Nothing here is fatal: what is wrong with it is said in its place."""
+    """The clip of a row's audio entry. An unreadable file gives a `Sound` with its problem, never an error."""
     name = entry["audio"]
     if roots is None:
         return Sound(name, problem="no audio root was given")
@@ -73,14 +73,14 @@ def load_sound(
             rate = file.samplerate
     except AudioError as error:
         return Sound(name, problem=str(error))
-    except Exception as error:  # a stranger's file
+    except Exception as error:  # an untrusted file
         return Sound(name, problem=f"cannot be read ({error})")
     note = f"first {max_seconds:g} s of {seconds:.1f} s" if seconds > max_seconds else f"{seconds:.1f} s"
     return Sound(name, encode(np.nan_to_num(samples.mean(axis=1)), rate), note)
 
 
 def encode(audio: np.ndarray, rate: int) -> str:
-    """Mono samples (S,) as a small data URI: MP3 where libsndfile writes it, else FLAC at 16 kHz."""
+    """Mono samples (S,) as a small data URI: MP3 if libsndfile can write it, else FLAC at 16 kHz."""
     mp3 = "MP3" in soundfile.available_formats()
     if not mp3 or rate not in _MP3_RATES:
         target = 44_100 if mp3 and rate > 48_000 else 16_000

@@ -1,4 +1,4 @@
-"""Where the rows of a report lie: a recipe's output folder, a plain folder of JSONL files, files, or patterns."""
+"""Finds files of rows: in a recipe's output folder, in a plain folder, or by paths and patterns."""
 
 import json
 import re
@@ -14,7 +14,7 @@ Paths = str | Path | Iterable[str | Path]
 
 
 class Line(NamedTuple):
-    """One line that is not blank: its number (from 1) in its file, its bytes, and whether it ends with a line end."""
+    """A non-blank line: its number in its file (from 1), its bytes, and whether it has a line end (``whole``)."""
 
     path: Path
     number: int
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class RowsSource:
-    """Files to read. ``summary`` and ``recipe``: what the run noted about itself, empty where there is nothing."""
+    """Files to read. ``summary`` and ``recipe``: the run's own JSON files, empty if there are none."""
 
     name: str
     rows: list[Path]
@@ -42,7 +42,7 @@ class RowsSource:
 
     @property
     def num_lines(self) -> int:
-        """Line ends in the files of rows: what reading them at full speed tells about how many there are."""
+        """Number of line ends in the files of rows, without parsing."""
         total = 0
         for path in self.rows:
             with open_plain(path) as file:
@@ -56,8 +56,8 @@ def find_rows(
 ) -> RowsSource:
     """Find the files behind ``rows``.
 
-    A recipe's output folder (or its ``rows/``) brings its ``rejected/``, ``summary.json`` and ``recipe.json`` with
-    it; any other folder gives its ``*.jsonl``; otherwise JSONL files or patterns over them.
+    A recipe's output folder (or its ``rows/``) also gives its ``rejected/``, ``summary.json`` and ``recipe.json``. Any
+    other folder gives its ``*.jsonl``. Other values are JSONL files or patterns over them.
 
     Raises:
         FileNotFoundError: no such folder or file, or a folder without JSONL files.
@@ -86,7 +86,7 @@ def find_rows(
 
 
 def lines(paths: Iterable[Path]) -> Iterator[Line]:
-    """Every line of every file that is not blank, one at a time."""
+    """Every non-blank line of every file."""
     for path in paths:
         with open_plain(path) as file:
             for number, raw in enumerate(file, 1):
@@ -95,7 +95,7 @@ def lines(paths: Iterable[Path]) -> Iterator[Line]:
 
 
 def split_of(row: Mapping[str, Any], path: Path) -> str:
-    """The split that a row says, or the one in its file's name (``train-00000.jsonl``), or ``not said``."""
+    """The row's split, or the split in its file's name (``train-00000.jsonl``), or ``not said``."""
     said = row.get("split")
     if isinstance(said, str) and said:
         return said
@@ -108,7 +108,7 @@ def _under(home: Path | None, name: str) -> Path | None:
 
 
 def _json(path: Path | None) -> Mapping[str, Any]:
-    """What a JSON file holds; nothing where there is none or, after a kill, half of one."""
+    """The object in a JSON file; empty if the file is missing or, after a kill, incomplete."""
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):

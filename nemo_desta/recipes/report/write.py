@@ -1,34 +1,26 @@
-"""Writes a report: ``report.html``, one file that needs nothing else, and ``report.json``, the same figures."""
+"""Writes a report: ``report.html``, a single file without links, and ``report.json``, the same statistics."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.core.think_tags import split_thought
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.rows import audio_entries
-from nemo_desta.recipes.report.figures import MAX_LEAK_CHECKS, count
-from nemo_desta.recipes.report.html import (
-    attributes_section,
-    card,
-    perplexity_section,
-    prompts_section,
-    rejected_section,
-    responses_section,
-    rows_section,
-    speed_section,
-    tiles,
-)
-from nemo_desta.recipes.report.page import page
-from nemo_desta.recipes.report.row_cards import rejected_card, row_card
+from nemo_desta.recipes.report.compute import MAX_LEAK_CHECKS, compute
+from nemo_desta.recipes.report.render import render
+from nemo_desta.recipes.report.row_stats import prompt_of
 from nemo_desta.recipes.report.samples import Reservoir, load_sound
 from nemo_desta.recipes.report.sources import Line, Paths, find_rows, split_of
 
-#: Clips of one row that are embedded; a row of more says how many there are.
+#: At most this many clips of one row are embedded.
 _MAX_SOUNDS = 4
+_SPLITS = ("train", "valid", "validation", "dev", "eval", "test", "all")
+#: Fields that a row's card shows in a place of their own; the others are its provenance.
+_SHOWN = {"id", "dataset", "seed_description", "prompt", "messages", "response", "first_response"}
 
 
 def write_report(
@@ -47,20 +39,21 @@ def write_report(
     title: str | None = None,
     progress: bool = True,
 ) -> Path:
-    """Read the rows once and write ``report.html`` and ``report.json`` into ``out_folder``; the HTML's path.
+    """Read the rows once, write ``report.html`` and ``report.json`` into ``out_folder``, and return the HTML's path.
 
     Args:
-        rows, rejected, summary, prices, perplexity, max_leak_checks: as `figures`.
+        rows, rejected, summary, prices, perplexity, max_leak_checks: as in `compute_stats`.
         audio_root: the folder that audio paths start from, or one per dataset (`AudioRoots`); None: no clips.
-        num_samples: rows to show with their clips, drawn by ``seed``; ``num_rejected`` likewise.
+        num_samples: number of random rows that are shown with their clips; ``seed`` decides which.
+        num_rejected: number of random rejected rows that are shown.
 
     Raises:
-        FileNotFoundError: nothing to read.
+        FileNotFoundError: there are no rows.
     """
     source = find_rows(rows, rejected=rejected, summary=summary)
     drawn: Reservoir[tuple[Mapping[str, Any], Line]] = Reservoir(num_samples, seed)
     dropped: Reservoir[Mapping[str, Any]] = Reservoir(num_rejected, seed)
-    found = count(
+    found = compute(
         source,
         prices=prices,
         perplexity=perplexity,
@@ -69,57 +62,64 @@ def write_report(
         see_row=lambda row, line: drawn.add((row, line)),
         see_rejected=lambda record, line: dropped.add(record),
     )
-    title = title or f"Rows of {source.name}"
-    roots = None
-    if audio_root is not None:
-        roots = AudioRoots(audio_root if isinstance(audio_root, Mapping) else {"default": audio_root})
-    cards = [_row(row, line, roots) for row, line in drawn.items]
-    body = _body(title, found, cards, [rejected_card(record) for record in dropped.items])
+    roots = None if audio_root is None else AudioRoots(audio_root)
+    files = f"{found['files']:,} file{'s' if found['files'] != 1 else ''}, {found['bytes'] / 1e6:,.1f} MB"
+    corpora = [(name, inside, sum(inside.values())) for name, inside in found["rows"]["by_corpus_and_split"].items()]
+    html = render(
+        "recipes/report/templates/report.html.jinja",
+        title=title or f"Rows of {source.name}",
+        read=f"{files}, read {datetime.now():%Y-%m-%d %H:%M}",
+        found=found,
+        corpora=sorted(corpora, key=lambda corpus: (-corpus[2], corpus[0])),
+        splits=sorted(found["rows"]["by_split"], key=lambda split: ((*_SPLITS, split).index(split), split)),
+        scores={"these rows": perplexity["own"], **(perplexity.get("others") or {})} if perplexity else {},
+        samples=[_row_card(row, line, roots) for row, line in drawn.items],
+        dropped=[_rejected_card(record) for record in dropped.items],
+    )
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
     _replace(out / "report.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-    _replace(out / "report.html", page(title, body))
+    _replace(out / "report.html", html)
     return out / "report.html"
 
 
-def _row(row: Mapping[str, Any], line: Line, roots: AudioRoots | None) -> str:
+def _row_card(row: Mapping[str, Any], line: Line, roots: AudioRoots | None) -> dict[str, Any]:
     entries = audio_entries(row)[:_MAX_SOUNDS]
-    sounds = [load_sound(entry, roots, dataset=row.get("dataset")) for entry in entries]
-    return row_card(row, sounds, split=split_of(row, line.path))
+    return {
+        "id": row["id"],
+        "tags": [row.get("dataset"), split_of(row, line.path), row.get("stage"), row.get("prompt_kind")],
+        "truncated": row.get("truncated"),
+        "sounds": [load_sound(entry, roots, dataset=row.get("dataset")) for entry in entries],
+        "texts": list(_texts(row)),
+        "provenance": {name: value for name, value in row.items() if name not in _SHOWN},
+    }
 
 
-def _body(title: str, found: Mapping[str, Any], samples: list[str], rejected: list[str]) -> str:
-    sections = [
-        ("rows", "Rows", rows_section(found)),
-        ("attributes", "What the descriptions state", attributes_section(found)),
-        ("prompts", "Prompts", prompts_section(found)),
-        ("responses", "Responses", responses_section(found)),
-        ("perplexity", "Target perplexity", perplexity_section(found)),
-        ("rejected", "Not kept", rejected_section(found)),
-        ("speed", "Speed and cost", speed_section(found)),
-        ("samples", f"{len(samples)} random rows", "".join(samples) or '<p class="none">none</p>'),
-    ]
-    if rejected:
-        sections.append(("dropped", f"{len(rejected)} random rejected rows", "".join(rejected)))
-    if found["recipe"] or found["summary"]:
-        sections.append(("recipe", "Recipe", _recipe(found)))
-    nav = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in sections)
-    when = datetime.now().strftime("%Y-%m-%d %H:%M")
-    files = f"{found['files']:,} file{'s' if found['files'] != 1 else ''}, {found['bytes'] / 1e6:,.1f} MB, read {when}"
-    body = "".join(f'<h2 id="{key}">{escape(name)}</h2>{html}' for key, name, html in sections)
-    return (
-        f'<h1>{escape(title)}</h1><p class="sub">{files}</p><nav>{nav}</nav>{tiles(found)}{body}'
-        "<footer>Written by nemo_desta. The same figures are in report.json.</footer>"
-    )
+def _rejected_card(record: Mapping[str, Any]) -> dict[str, Any]:
+    row = record.get("row")
+    whole = isinstance(row, Mapping) and isinstance(row.get("response"), str)
+    return {
+        "id": record.get("id"),
+        "reason": record.get("reason"),
+        "detail": str(record.get("detail") or ""),
+        "texts": list(_texts(row)) if whole and (row.get("prompt") or row.get("messages")) else [],
+    }
 
 
-def _recipe(found: Mapping[str, Any]) -> str:
-    parts = []
-    for name in ("recipe", "summary"):
-        if found[name]:
-            shown = escape(json.dumps(found[name], ensure_ascii=False, indent=1))
-            parts.append(f"<details><summary>{name}.json</summary><pre>{shown}</pre></details>")
-    return card("How these rows were made", "".join(parts))
+def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(label, CSS class or "folded", text) of each text of the row, in reading order."""
+    if description := row.get("seed_description"):
+        yield "Description that the LLM read in place of the audio", "description", str(description)
+    for message in row.get("messages") or ():
+        if isinstance(message, Mapping) and message.get("role") == "system":
+            yield "System", "description", str(message.get("content"))
+    yield "Prompt", "prompt", str(row.get("prompt") or prompt_of(row))
+    thought, answer = split_thought(row["response"])
+    if thought is not None:
+        yield f"thought, {len(thought.split()):,} words", "folded", thought
+    yield "Response", "response", answer or "(no text after the thought)"
+    if isinstance(first := row.get("first_response"), str):
+        yield "the first answer, before it was rewritten", "folded", first
 
 
 def _replace(path: Path, text: str) -> None:

@@ -30,7 +30,7 @@ else:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """Memory that nobody has written holds NaN, so whoever reads it is seen."""
+    """`torch.empty` and the like return NaN: a test sees an element that a kernel reads early or never writes."""
     torch.use_deterministic_algorithms(True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield

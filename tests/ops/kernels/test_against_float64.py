@@ -10,6 +10,7 @@ from tests.ops.mix_pool_cases import (
     DEVICE,
     Case,
     all_cases,
+    few_cases,
     in_float64,
     make_inputs,
     output_grad,
@@ -24,7 +25,12 @@ OUTPUT_TOLERANCE = {"fp32": 2e-6, "fp16": 2e-3, "bf16": 1e-2}
 GRADIENT_TOLERANCE = {"fp32": 2e-6, "fp16": 1e-5, "bf16": 1e-5}
 
 
-@pytest.mark.parametrize("case", all_cases(), ids=str)
+FEW = few_cases()
+#: The interpreter takes seconds for a large shape: there `make test` runs every pair of knobs, `make test-slow` all.
+CASES = [pytest.param(case, marks=[] if case in FEW or DEVICE == "cuda" else pytest.mark.slow) for case in all_cases()]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_output_and_gradients_equal_float64(case):
     layers, parameters, windows = make_inputs(case)
     grad = output_grad(case)

@@ -23,9 +23,11 @@ def test_the_operator_keeps_the_rules_of_torch_library(case):
     full = windows.counts == case.window_frames  # slots beyond a count are not set, and opcheck would compare them
     table = windows.starts[full], windows.counts[full]
     if case.mode == "attention":
-        torch.library.opcheck(pool.pool_forward, (layers, weights, gain, bias, query, position, *table))
+        found = torch.library.opcheck(pool.pool_forward, (layers, weights, gain, bias, query, position, *table))
     else:
-        torch.library.opcheck(mix_stack.stack_forward, (layers, weights, gain, bias, *table, case.window_frames))
+        arguments = (layers, weights, gain, bias, *table, case.window_frames)
+        found = torch.library.opcheck(mix_stack.stack_forward, arguments)
+    assert len(found) >= 4 and set(found.values()) == {"SUCCESS"}
 
 
 @by_case
@@ -79,6 +81,40 @@ def test_two_runs_give_the_same_bits_and_the_number_of_programs_only_rounding(ca
     assert torch.equal(first[0], alone[0])
     for name, gradient in first[1].items():
         assert relative_rms(gradient, alone[1][name]) < 2e-6, name
+
+
+class OneProgramShort:
+    """A kernel whose last program is never started."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return self.kernel[(grid[0] - 1, *grid[1:])]
+
+
+@pytest.mark.parametrize(
+    ("case", "module", "name"),
+    [
+        (CASES[0], pool, "pool_forward_kernel"),
+        (CASES[0], pool, "pool_backward_rows_kernel"),
+        (CASES[0], pool, "pool_backward_kernel"),
+        (CASES[1], mix_stack, "stack_forward_kernel"),
+        (CASES[1], mix_stack, "stack_backward_kernel"),
+    ],
+)
+def test_an_element_that_no_program_writes_is_seen_as_nan(case, module, name, monkeypatch):
+    """These tests must be able to fail: outputs and buffers start as NaN, not as what an earlier test left there."""
+    layers, parameters, windows = make_inputs(case)
+    monkeypatch.setattr(module, name, OneProgramShort(getattr(module, name)))
+    found, grads = run_and_grad(kernel, layers, parameters, windows, case.mode, output_grad(case))
+    assert found.isnan().any() == ("forward" in name)
+    assert any(gradient.isnan().any() for gradient in grads.values())
+
+
+@pytest.mark.parametrize("empty", [torch.empty, torch.zeros(1).new_empty, lambda n: torch.empty_like(torch.zeros(n))])
+def test_new_memory_is_nan(empty):
+    assert empty(3).isnan().all()
 
 
 @by_case

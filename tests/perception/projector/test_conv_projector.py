@@ -14,18 +14,18 @@ from nemo_desta.perception.projector.released import from_alarm_adapter, from_al
 from nemo_desta.types import FrameGrid
 from tests.perception.projector.recipe import FIXTURES, load_arrays, load_weights
 from tests.perception.projector.toys import (
+    CROSS,
     RATE,
-    ToyEncoder,
+    SAMPLES,
     assert_batch_equals_alone,
     assert_every_gradient_is_finite,
     randomise,
     run,
+    toy_encoder,
     toy_encoders,
 )
 
 CASES = json.loads((FIXTURES / "alarm" / "cases.json").read_text())
-SAMPLES = [20_003, 16_000, 5_000, 1]
-CROSS = {"name": "cross_attention", "hidden_size": 8, "num_heads": 2, "feed_forward_size": 16}
 BODIES = {"downsampler_conformer": "downsampler", "mlp": "mlp", "identity": "identity"}
 
 
@@ -130,10 +130,10 @@ def test_perceiver_fusion_equals_alarm(case):
 def test_parameter_counts_are_alarms():
     whisper_grid, full = FrameGrid(RATE, 320), 2560
     encoders = {
-        "whisper": ToyEncoder(1280, (8, 16, 24, 32), whisper_grid),
-        "w2vbert": ToyEncoder(1024, (6, 10, 15, 20, 24), whisper_grid),
-        "muq": ToyEncoder(1024, (4, 8, 12), FrameGrid(24_000, 960)),
-        "sslam": ToyEncoder(768, (4, 8, 12), whisper_grid),
+        "whisper": toy_encoder(1280, (8, 16, 24, 32), whisper_grid),
+        "w2vbert": toy_encoder(1024, (6, 10, 15, 20, 24), whisper_grid),
+        "muq": toy_encoder(1024, (4, 8, 12), FrameGrid(24_000, 960)),
+        "sslam": toy_encoder(768, (4, 8, 12), whisper_grid),
     }
     with torch.device("meta"):
         projector = ConvProjector(
@@ -166,28 +166,8 @@ def test_perceiver_projector_puts_latents_before_the_main_stream_of_each_clip():
     assert_batch_equals_alone(projector.eval(), encoders, SAMPLES)
 
 
-@pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats")], ids="+".join)
-@pytest.mark.parametrize("fusion", ["sum", CROSS], ids=["sum", "cross"])
-@pytest.mark.parametrize(
-    "adapter",
-    [{"norm": "batch"}, {"depth": 2, "mix": "after"}, {"body": "mlp"}, {"body": "identity"}],
-    ids=["batchnorm", "depth2-after", "mlp", "identity"],
-)
-def test_a_clip_in_a_batch_equals_the_clip_alone(names, fusion, adapter):
-    encoders = {name: toy_encoders()[name] for name in names}
-    projector = randomise(
-        ConvProjector(encoders, 10, adapter={"hidden_size": 6, **adapter}, fusion=fusion, markers=True)
-    )
-    assert_batch_equals_alone(projector.eval(), encoders, SAMPLES)
-
-
-@pytest.mark.parametrize("fusion", ["sum", CROSS], ids=["sum", "cross"])
-def test_every_parameter_learns_and_nothing_is_cut(fusion):
+def test_nothing_is_cut():
     encoders = toy_encoders()
-    projector = randomise(
-        ConvProjector(encoders, 10, adapter={"hidden_size": 6}, adapters={"whisper": {"norm": "batch"}}, fusion=fusion)
-    )
-    assert_every_gradient_is_finite(projector, encoders, SAMPLES)
     alone = ConvProjector({"whisper": encoders["whisper"]}, 10)
     assert [alone.num_tokens(n, RATE) for n in (0, 320, 640, 641, 16_000)] == [1, 1, 1, 2, 25]
 
@@ -245,7 +225,7 @@ def test_wrong_knobs_are_named():
     encoders = toy_encoders()
     with pytest.raises(ConfigError, match="adapters.whisper.hiden_size.*Did you mean 'hidden_size'"):
         ConvProjector(encoders, 10, adapters={"whisper": {"hiden_size": 6}})
-    with pytest.raises(ValueError, match="'wisper' is no encoder.*Did you mean 'whisper'"):
+    with pytest.raises(ValueError, match="'wisper' is not an encoder.*Did you mean 'whisper'"):
         ConvProjector(encoders, 10, adapters={"wisper": {}})
     with pytest.raises(ConfigError, match="unknown fusion 'cross'.*Known: cross_attention, "):
         ConvProjector(encoders, 10, fusion="cross")

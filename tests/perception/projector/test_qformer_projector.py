@@ -9,22 +9,19 @@ from nemo_desta.types import EncoderOutput, FrameGrid
 from tests.perception.projector.recipe import load_arrays, load_weights
 from tests.perception.projector.toys import (
     RATE,
-    ToyEncoder,
-    assert_batch_equals_alone,
-    assert_every_gradient_is_finite,
+    SAMPLES,
+    SMALL_QFORMER,
     randomise,
     run,
+    toy_encoder,
     toy_encoders,
     toy_features,
 )
 
-SAMPLES = [20_003, 16_000, 5_000, 1]
-SMALL = {"num_queries": 3, "num_layers": 2, "num_heads": 2, "feed_forward_size": 16, "dropout": 0.0, "chunk_secs": 1}
-
 
 def original() -> QFormerProjector:
     """DeSTA2.5's connector at the fixture's size: 4 taps of 48 channels, windows of 6 s, 8 queries."""
-    encoder = ToyEncoder(48, (1, 2, 3, 4), FrameGrid(RATE, 320))
+    encoder = toy_encoder(48, (1, 2, 3, 4), FrameGrid(RATE, 320))
     projector = QFormerProjector(
         {"whisper": encoder}, 96, num_queries=8, num_layers=2, num_heads=4, chunk_secs=6, mask_padding=False
     )
@@ -70,30 +67,20 @@ def test_output_and_gradients_equal_desta25():
     [pytest.param(768, 2, 22_251_776, id="desta2-small"), pytest.param(1280, 6, 131_540_224, id="desta25-large-v3")],
 )
 def test_parameter_counts_are_the_papers(width, num_layers, expected):
-    encoder = ToyEncoder(width, (8, 16, 24, 32), FrameGrid(RATE, 320))
+    encoder = toy_encoder(width, (8, 16, 24, 32), FrameGrid(RATE, 320))
     with torch.device("meta"):
         projector = QFormerProjector({"whisper": encoder}, 4096, num_layers=num_layers)
     assert sum(p.numel() for p in projector.parameters()) == expected
 
 
-@pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats")], ids="+".join)
-@pytest.mark.parametrize("markers", [False, True])
-def test_a_clip_in_a_batch_equals_the_clip_alone(names, markers):
-    encoders = {name: toy_encoders()[name] for name in names}
-    projector = randomise(QFormerProjector(encoders, 10, markers=markers, **SMALL)).eval()
-    assert_batch_equals_alone(projector, encoders, SAMPLES)
-
-
-def test_every_parameter_learns_and_long_clips_get_more_vectors():
-    encoders = toy_encoders()
-    projector = randomise(QFormerProjector(encoders, 10, markers=True, **SMALL))
-    assert_every_gradient_is_finite(projector, encoders, SAMPLES)
+def test_long_clips_get_more_vectors():
+    projector = QFormerProjector(toy_encoders(), 10, markers=True, **SMALL_QFORMER)
     assert [projector.num_tokens(n, RATE) for n in (0, 16_000, 16_001, 95 * 16_000)] == [5, 5, 8, 287]
 
 
 def test_a_later_chunk_hears_only_its_own_seconds():
     encoders = {"whisper": toy_encoders()["whisper"]}
-    projector = randomise(QFormerProjector(encoders, 10, **SMALL)).eval()
+    projector = randomise(QFormerProjector(encoders, 10, **SMALL_QFORMER)).eval()
     features = toy_features(encoders, [40_000])
     before, _ = projector(features, audio_lens=torch.tensor([40_000]), sampling_rate=RATE)
     features["whisper"].layers[1][0, 50:100] += 1
@@ -103,7 +90,7 @@ def test_a_later_chunk_hears_only_its_own_seconds():
 
 def test_dropout_is_only_for_training():
     encoders = toy_encoders()
-    projector = QFormerProjector(encoders, 10, **(SMALL | {"dropout": 0.5}))
+    projector = QFormerProjector(encoders, 10, **(SMALL_QFORMER | {"dropout": 0.5}))
     assert not torch.equal(run(projector, encoders, SAMPLES[:1])[0], run(projector, encoders, SAMPLES[:1])[0])
     projector.eval()
     assert torch.equal(run(projector, encoders, SAMPLES[:1])[0], run(projector, encoders, SAMPLES[:1])[0])
@@ -113,8 +100,8 @@ def test_what_cannot_be_is_named():
     encoders = toy_encoders()
     with pytest.raises(ValueError, match="give num_heads"):
         QFormerProjector(encoders, 10)
-    projector = QFormerProjector(encoders, 10, **(SMALL | {"mask_padding": False}))
-    with pytest.raises(ValueError, match="'whisper' hands out 53"):
+    projector = QFormerProjector(encoders, 10, **(SMALL_QFORMER | {"mask_padding": False}))
+    with pytest.raises(ValueError, match="'whisper' returns 53"):
         run(projector, encoders, [16_001])
     with pytest.raises(ValueError, match="'layer_typo' is no tensor"):
         from_desta({"layer_typo": torch.zeros(1)})

@@ -8,31 +8,17 @@ from nemo_desta.ops import num_windows
 from nemo_desta.perception.projector import WindowProjector, build_projector
 from tests.perception.projector.toys import (
     RATE,
-    assert_batch_equals_alone,
-    assert_every_gradient_is_finite,
+    SAMPLES,
     randomise,
     run,
     toy_encoders,
     toy_features,
 )
 
-SAMPLES = [20_003, 16_000, 5_000, 1]
-
-
-@pytest.mark.parametrize("names", [("whisper",), ("beats",), ("whisper", "beats"), ("beats", "whisper")], ids="+".join)
-@pytest.mark.parametrize("mode", ["attention", "stack"])
-@pytest.mark.parametrize("markers", [False, True])
-def test_a_clip_in_a_batch_equals_the_clip_alone(names, mode, markers):
-    encoders = {name: toy_encoders()[name] for name in names}
-    projector = randomise(WindowProjector(encoders, 10, num_queries=2, mode=mode, markers=markers))
-    assert_batch_equals_alone(projector, encoders, SAMPLES)
-
 
 @pytest.mark.parametrize("rate", [6.25, 5, "25/3", 1.7])
-def test_every_parameter_learns_and_the_length_is_the_rate_times_the_duration(rate):
-    encoders = toy_encoders()
-    projector = randomise(WindowProjector(encoders, 10, tokens_per_second=rate, num_queries=3, markers=True))
-    assert_every_gradient_is_finite(projector, encoders, SAMPLES)
+def test_the_length_is_the_rate_times_the_duration(rate):
+    projector = WindowProjector(toy_encoders(), 10, tokens_per_second=rate, num_queries=3, markers=True)
     assert projector.num_tokens(40_003, RATE) == num_windows(40_003, RATE, rate) + 2
 
 

@@ -1,36 +1,36 @@
-"""Toy encoders for projector tests: no model, only the numbers that a projector reads, and made-up frames."""
-
-from dataclasses import dataclass
+"""Toy encoders for projector tests: shapes without a model, and made-up frames."""
 
 import torch
 
+from nemo_desta.perception.encoders import EncoderShape
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 RATE = 16000
+SAMPLES = [20_003, 16_000, 5_000, 1]  # of the clips of a batch
+SMALL_QFORMER = {
+    "num_queries": 3,
+    "num_layers": 2,
+    "num_heads": 2,
+    "feed_forward_size": 16,
+    "dropout": 0.0,
+    "chunk_secs": 1,
+}
+SMALL_WINDOW_QFORMER = {"hidden_size": 8, "num_heads": 2, "feed_forward_size": 16, "dropout": 0.0}
+CROSS = {"name": "cross_attention", "hidden_size": 8, "num_heads": 2, "feed_forward_size": 16}
 
 
-@dataclass(frozen=True)
-class ToyEncoder:
-    hidden_size: int
-    layer_ids: tuple[int, ...]
-    frame_grid: FrameGrid
-
-    @property
-    def sampling_rate(self) -> int:
-        return self.frame_grid.sampling_rate
-
-    def num_frames(self, num_samples: int) -> int:
-        return max(1, -(-num_samples // self.frame_grid.hop)) * self.frame_grid.frames_per_step
+def toy_encoder(width: int, layer_ids: tuple[int, ...], grid: FrameGrid) -> EncoderShape:
+    return EncoderShape(width, layer_ids, num_layers=max(layer_ids), frame_grid=grid)
 
 
-def toy_encoders(whisper_width: int = 12, beats_width: int = 8) -> dict[str, ToyEncoder]:
+def toy_encoders(whisper_width: int = 12, beats_width: int = 8) -> dict[str, EncoderShape]:
     return {
-        "whisper": ToyEncoder(whisper_width, (1, 2, 4), FrameGrid(RATE, 320)),
-        "beats": ToyEncoder(beats_width, (3, 6), FrameGrid(RATE, 2560, frames_per_step=8, overlap=True)),
+        "whisper": toy_encoder(whisper_width, (1, 2, 4), FrameGrid(RATE, 320)),
+        "beats": toy_encoder(beats_width, (3, 6), FrameGrid(RATE, 2560, frames_per_step=8, overlap=True)),
     }
 
 
-def toy_features(encoders: dict[str, ToyEncoder], samples: list[int], *, first_clip: int = 0, dtype=torch.float32):
+def toy_features(encoders: dict[str, EncoderShape], samples: list[int], *, first_clip: int = 0, dtype=torch.float32):
     """Frames that depend on the clip's number only, NaN behind each clip's end."""
     features = {}
     for name, encoder in encoders.items():

@@ -221,7 +221,7 @@ def test_a_nemo_manifest_is_read_as_it_is(replica: Replica) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"offset": 1.5}, "offset 1.5: a clip is a whole file"),
+        ({"offset": 1.5}, "offset 1.5: a clip must be a whole file"),
         ({"audio_filepath": 5}, "audio_filepath must be text"),
         ({"audio_filepath": "../../x.wav"}, "is not a file below the data root"),
         ({"text": None, "txt": 1, "domain": 5}, "domain must be text"),

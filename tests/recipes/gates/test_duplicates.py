@@ -8,7 +8,7 @@ import pytest
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import Duplicates, DuplicatesConfig
-from nemo_desta.recipes.gates.duplicates import Counts, HashSet
+from nemo_desta.recipes.hashes import HashCounts, HashSet
 
 LONG = (
     "The recording holds a man's voice that sounds calm and rather low, and while he talks about the weather of the "
@@ -122,7 +122,7 @@ def test_hash_set_is_a_set() -> None:
 def test_counts_never_count_too_few() -> None:
     rng = random.Random(0)
     numbers = [rng.getrandbits(64) for _ in range(2_000)]
-    counts, true = Counts(), dict.fromkeys(numbers, 0)
+    counts, true = HashCounts(), dict.fromkeys(numbers, 0)
     for _ in range(10_000):
         number = rng.choice(numbers)
         counts.add(number)

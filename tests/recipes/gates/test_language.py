@@ -3,13 +3,13 @@
 import pytest
 
 from nemo_desta.recipes.gates import GatesConfig, RowGates
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 GATES = RowGates(GatesConfig(leak=False))
 DESCRIPTION = "[00:00-00:02] Kids are talking by the door. (Gender: male, Emotion: happy, Duration: 2s)"
 
 
-def check(prompt: str, response: str, transcript: str | None = None, **clip: str) -> Verdict | None:
+def check(prompt: str, response: str, transcript: str | None = None, **clip: str) -> Rejection | None:
     audios = [{"audio": "a.wav", "text": transcript}]
     row = {"prompt": prompt, "response": response, "seed_description": DESCRIPTION, "truncated": False}
     return GATES.check({**row, "messages": [{"role": "user", "content": prompt, "audios": audios}]}, clip)

@@ -11,7 +11,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Generation, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak import LeakCheck, LeakJudge, read_verdict
 from nemo_desta.recipes.gates.leak_lexicon import LEXICON, Rule
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 
 HERE = Path(__file__).parent
 #: Sentences that give away that a text was read, and sentences on the same subjects that do not.
@@ -25,7 +25,7 @@ def check() -> LeakCheck:
     return LeakCheck()
 
 
-def verdict(check: LeakCheck, response: str, prompt: str = "Who speaks?", description: str = "") -> Verdict | None:
+def verdict(check: LeakCheck, response: str, prompt: str = "Who speaks?", description: str = "") -> Rejection | None:
     return check.check({"response": response, "prompt": prompt, "seed_description": description})
 
 
@@ -59,7 +59,7 @@ def test_leak_says_where_and_what(check: LeakCheck) -> None:
         ("Metadata", "metadata"),
     ]
     assert all(text[slice(*leak.span)] == leak.phrase for leak in check.find(text))
-    assert verdict(check, text) == Verdict(
+    assert verdict(check, text) == Rejection(
         "leak", "description: 'İt rains. Later, the description says so. The Metadata, too.'"
     )
 
@@ -175,14 +175,14 @@ class Judge:
 ROW = {"prompt": "Who speaks? {response}", "response": "A woman, says the note."}
 
 
-def judged(engine: Judge, **options: Any) -> Verdict | None:
+def judged(engine: Judge, **options: Any) -> Rejection | None:
     return asyncio.run(LeakJudge(engine, **options)(ROW, seed=4))
 
 
 def test_judge_keeps_and_drops() -> None:
     assert judged(Judge("Only sounds.\nNO")) is None
     engine = Judge("It mentions a note.\nYES")
-    assert judged(engine, sampling=SamplingConfig(99, 0.3)) == Verdict("leak (judge)", "It mentions a note. YES")
+    assert judged(engine, sampling=SamplingConfig(99, 0.3)) == Rejection("leak (judge)", "It mentions a note. YES")
     asked = engine.requests[0].messages[0]["content"]
     assert "=== Question ===\nWho speaks? {response}\n=== Reply ===\nA woman, says the note.\n===" in asked
     assert engine.requests[0].sampling.max_new_tokens == 99
@@ -204,8 +204,8 @@ def test_rambling_judge_is_asked_again_with_another_seed() -> None:
     ],
 )
 def test_judge_without_verdict_drops_unless_told_to_keep(said: Any, why: str) -> None:
-    assert judged(Judge(said, said)) == Verdict("judge unclear", why)
-    assert judged(Judge(said), retries=0) == Verdict("judge unclear", why)
+    assert judged(Judge(said, said)) == Rejection("judge unclear", why)
+    assert judged(Judge(said), retries=0) == Rejection("judge unclear", why)
     assert judged(Judge(said, said), on_unclear="keep") is None
 
 
@@ -216,12 +216,12 @@ def test_judge_that_cannot_work_is_refused() -> None:
         LeakJudge(Judge(), request="{prompt}?")
 
 
-def over_http(answer: Callable[[str], Any], rows: list[dict[str, Any]]) -> list[Verdict | None]:
+def over_http(answer: Callable[[str], Any], rows: list[dict[str, Any]]) -> list[Rejection | None]:
     pytest.importorskip("aiohttp")
     from nemo_desta.recipes.engines.openai import OpenAIEngine
     from nemo_desta.testing.openai_server import Faults, ScriptedServer
 
-    async def judge_all(url: str, model: str) -> list[Verdict | None]:
+    async def judge_all(url: str, model: str) -> list[Rejection | None]:
         engine = OpenAIEngine(url, model, api="chat", first_wait_secs=0.01, longest_wait_secs=0.02)
         judge = LeakJudge(engine)
         try:

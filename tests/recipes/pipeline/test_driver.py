@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_desta.recipes.engines.base import EngineError
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import Outcome, RecipeFolder, RecipeMismatch, finish, run_shards, write_plan
 from tests.recipes.pipeline.worker import RECIPE, Shout, run, units
 
@@ -155,7 +155,7 @@ def test_checks_across_rows_see_them_in_the_plans_order(tmp_path: Path) -> None:
     def second_of_a_unit(row):
         name = row["id"][:6]
         if name in seen:
-            return Verdict("second", name)
+            return Rejection("second", name)
         seen.add(name)
         return None
 
@@ -193,7 +193,7 @@ def test_text_that_is_no_utf8_is_written_all_the_same(tmp_path: Path) -> None:
     class Broken(Shout):
         async def make(self, item) -> Outcome:
             row = {"id": f"{item['id']}-p{item['k']}", "response": "half \ud800 a pair", "split": None}
-            return Outcome(row, Verdict("not text", "a lone surrogate"), 1)
+            return Outcome(row, Rejection("not text", "a lone surrogate"), 1)
 
     run_shards(folder, Broken(), [0], concurrency=2, progress=False)
     assert finish(folder, progress=False).rejected == {"not text": 2}

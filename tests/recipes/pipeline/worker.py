@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_desta.recipes.items import Verdict
+from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import Outcome, RecipeFolder, finish, run_shards, write_plan
 from nemo_desta.recipes.pipeline.stage import Wanted
 
@@ -23,7 +23,7 @@ class Shout:
         self.made: list[str] = []
 
     def wanted(self, unit: Mapping[str, Any]) -> list[Wanted]:
-        bad = Verdict("unlucky", f"unit {unit['id']}") if unit["number"] % 7 == 6 else None
+        bad = Rejection("unlucky", f"unit {unit['id']}") if unit["number"] % 7 == 6 else None
         return [Wanted(f"{unit['id']}-p{k}", {**unit, "k": k}, bad) for k in range(2)]
 
     async def make(self, item: Mapping[str, Any]) -> Outcome:

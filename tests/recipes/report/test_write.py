@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from nemo_desta.config import parse
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.recipes.check_rows import CheckConfig
-from nemo_desta.recipes.report import figures, write_report
+from nemo_desta.recipes.report import compute_stats, write_report
 from nemo_desta.recipes.report.command import ReportConfig, run_report
 from nemo_desta.recipes.report.samples import Reservoir, load_sound
 from tests.recipes.report.conftest import make_row
@@ -66,7 +66,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_plays_its_rows(folder: Path) 
     data = next(a for a in page.addresses if a.startswith("data:"))
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(data.partition(",")[2])))
     assert (len(samples), rate) == (12_000, 8000)
-    assert json.loads((folder / "out/report.json").read_text()) == figures(folder)
+    assert json.loads((folder / "out/report.json").read_text()) == compute_stats(folder)
 
 
 def test_text_from_rows_stays_text(folder: Path, write_rows: Callable[..., Path]) -> None:

@@ -1,9 +1,10 @@
-"""Hugging Face config -> megatron-core config and layers; what is not covered is refused by name, never skipped.
+"""Hugging Face config -> megatron-core config and layers. A feature that is not covered is refused by name.
 
-TransformerEngine layers where it is installed, otherwise megatron-core's own linear layers with the norm and the
+Layers are TransformerEngine's where it is installed, otherwise megatron-core's own linear layers with the norm and the
 attention of this file. Letters: S positions, B rows, A query heads, G key-value heads, H head size.
 """
 
+import importlib
 import importlib.util
 
 import torch
@@ -24,15 +25,15 @@ from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.names import ARCHITECTURES, head_size
+from nemo_desta.megatron.param_mapping import ARCHITECTURES, head_size
 
-#: Rotary embeddings whose cosines are not rescaled; for the others megatron-core has no place for the factor.
+#: Rotary embeddings without an attention factor; megatron-core has no setting for one.
 ROPE_TYPES = ("default", "linear", "llama3")
 
 #: Settings of an LLM's config that change the logits after the head.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
-#: Features by config key: the value that means "absent", and what a user would call it.
+#: Features by config key: the value that means "absent", and a name for the message.
 ABSENT = {
     "attention_bias": (False, "biases in the attention projections"),
     "mlp_bias": (False, "biases in the MLP"),
@@ -44,10 +45,10 @@ ABSENT = {
 
 
 def check_covered(config: PretrainedConfig) -> None:
-    """Whether megatron-core computes what this config says.
+    """Refuse an LLM that megatron-core would not compute exactly.
 
     Raises:
-        ConfigError: it does not; the message names the feature.
+        ConfigError: the message names the feature.
     """
     if config.model_type not in ARCHITECTURES:
         raise ConfigError(
@@ -77,19 +78,15 @@ def check_covered(config: PretrainedConfig) -> None:
 
 
 def rope_settings(config: PretrainedConfig) -> dict:
-    """Rotary settings wherever this version of transformers keeps them (5: rope_parameters; 4: rope_scaling)."""
+    """Rotary settings of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
     return dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
 
 
 def rotary_frequencies(config: PretrainedConfig) -> Tensor:
-    """(H / 2,) float32: the very frequencies that the Hugging Face model rotates with."""
-    if config.model_type == "llama":
-        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary
-    elif config.model_type == "qwen2":
-        from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding as Rotary
-    else:
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding as Rotary
-    rotary = Rotary(config)
+    """(H / 2,) float32: the frequencies of the Hugging Face model itself."""
+    kind = config.model_type  # covered, so the class has this name
+    module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    rotary = getattr(module, f"{kind.capitalize()}RotaryEmbedding")(config)
     if rotary.attention_scaling != 1.0:
         raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {rotary.attention_scaling}")
     return rotary.inv_freq.detach().float()
@@ -98,7 +95,7 @@ def rotary_frequencies(config: PretrainedConfig) -> Tensor:
 def transformer_config(
     config: PretrainedConfig, layout: Layout, *, dtype: torch.dtype, recompute: bool = False
 ) -> TransformerConfig:
-    """megatron-core's config for a covered LLM: frozen, so without dropout and without anything about weights."""
+    """megatron-core's config for a covered LLM. It is frozen: no dropout, no initialisation of weights."""
     check_covered(config)
     features = ARCHITECTURES[config.model_type]
     stages = layout.layers_per_stage(config.num_hidden_layers)
@@ -126,9 +123,9 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        variable_seq_lengths=True,  # batches are ragged: stages tell each other the shape
-        moe_token_dispatcher_type="alltoall",  # asked of dense models, too, once lengths vary
-        perform_initialization=False,  # every value comes from the checkpoint
+        variable_seq_lengths=True,  # batches are ragged: stages send each other the shape
+        moe_token_dispatcher_type="alltoall",  # checked for dense models, too, when lengths vary
+        perform_initialization=False,  # all values come from the checkpoint
         recompute_granularity="full" if recompute else None,
         recompute_method="uniform" if recompute else None,
         recompute_num_layers=1 if recompute else None,
@@ -149,11 +146,11 @@ def has_transformer_engine() -> bool:
     """Whether TransformerEngine is installed.
 
     Raises:
-        ImportError: it is, but megatron-core cannot use it.
+        ImportError: it is installed, but megatron-core cannot use it.
     """
     if importlib.util.find_spec("transformer_engine") is None:
         return False
-    import transformer_engine.pytorch  # noqa: F401  a broken install says here what is wrong with it
+    import transformer_engine.pytorch  # noqa: F401  a broken install fails here with its own message
     from megatron.core.extensions.transformer_engine import HAVE_TE
 
     if not HAVE_TE:
@@ -162,7 +159,7 @@ def has_transformer_engine() -> bool:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32, as the Hugging Face models compute it; fit for sequence parallelism."""
+    """Root-mean-square norm in float32, as in the Hugging Face models; works under sequence parallelism."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
         super().__init__()
@@ -180,7 +177,7 @@ class RMSNorm(nn.Module):
 
 
 class CausalAttention(MegatronModule):
-    """Causal attention by torch's fused kernel; the place of megatron-core's own, which keeps the (S, S) scores."""
+    """Causal attention by torch's fused kernel; replaces megatron-core's, which stores the (S, S) scores."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Audio files as blocks of samples: a header is never believed, a file that is cut is never used as if it were whole.
+"""Decodes audio files in blocks of samples. Headers are checked against the file; a truncated file is an error.
 
 Letters: S samples.
 """
@@ -21,23 +21,23 @@ from nemo_desta.data.mpeg import is_tagged, read_stream, with_length
 from nemo_desta.data.row_schema import LONGEST_SECS
 from nemo_desta.errors import RowError
 
-#: A clip may differ from the duration that was said by this many seconds, or by this share when that is more.
+#: Allowed difference between a clip's length and its stated duration: seconds, or a share when that is more.
 DURATION_TOLERANCE = (0.5, 0.05)
 #: Sampling rates that a clip may have, in Hz.
 RATES = (1_000, 768_000)
 
-_BLOCK = 1 << 24  # samples over all channels that are decoded at a time
-_HEAD = 1 << 16  # bytes of an mp3 that are searched for its tag
-_COUNTED_HEADER = 44  # bytes: some writers of WAV count the header among the samples
+_BLOCK = 1 << 24  # samples over all channels decoded at a time
+_HEAD = 1 << 16  # bytes of an mp3 searched for its tag
+_COUNTED_HEADER = 44  # bytes: some WAV writers count the header as samples
 _DENSEST = {"FLAC": 6554, "MP3": 48}  # samples of a channel per byte: the longest frame over the shortest
-_ENDLESS = 0x7FFFFFFFFFFFFFFF  # libsndfile's length of a FLAC that does not say it
+_ENDLESS = 0x7FFFFFFFFFFFFFFF  # libsndfile's length of a FLAC that does not state it
 
 
 class AudioError(RowError):
     """An audio file that cannot be used.
 
     ``reason`` is one of outside_root, not_found, corrupt, empty, too_long, cut (the file holds less than its header
-    says), wrong_duration (its length is not what the row says), rate, level (see `levels`), base64.
+    says), wrong_duration (its length differs from the row's), rate, level (see `levels`), base64.
     """
 
 
@@ -65,7 +65,7 @@ AudioFile = str | Path | TarSlice
 
 
 class Sound:
-    """An open audio file. ``num_frames``: samples of a channel by its header, None where the header does not say."""
+    """An open audio file. ``num_frames``: samples per channel by its header, None if the header does not state it."""
 
     def __init__(self, file: soundfile.SoundFile, name: str, num_frames: int | None) -> None:
         self.file = file
@@ -74,11 +74,11 @@ class Sound:
         self.sampling_rate = file.samplerate
 
     def blocks(self, most_secs: float = LONGEST_SECS) -> Iterator[np.ndarray]:
-        """All samples, (S, channels) float32 at a time. Behind ``most_secs`` the decoding stops, at the latest after
-        the next block.
+        """All samples in blocks of (S, channels) float32. Decoding stops after ``most_secs``, at the latest after the
+        next block.
 
         Raises:
-            AudioError: ``cut`` where the file ends before its header says; ``too_long`` above `LONGEST_SECS`.
+            AudioError: ``cut`` if the file ends earlier than its header says; ``too_long`` above `LONGEST_SECS`.
         """
         promised = math.inf if self.num_frames is None else self.num_frames
         wanted = min(promised, math.floor(min(most_secs, LONGEST_SECS) * self.sampling_rate) + 1)
@@ -104,10 +104,10 @@ class Sound:
 
 @contextmanager
 def open_sound(file: AudioFile | BinaryIO, name: str) -> Iterator[Sound]:
-    """Open what libsndfile knows. Whatever goes wrong in the body comes out as an AudioError too.
+    """Open a file with libsndfile. Errors in the body are also converted to AudioError.
 
     Raises:
-        UnknownFormat: libsndfile cannot open it. AudioError: no regular file, or cut as far as header and end tell.
+        UnknownFormat: libsndfile cannot open it. AudioError: no regular file, or truncated by its header and end.
     """
     with audio_guard(name):
         if isinstance(file, TarSlice):
@@ -144,7 +144,7 @@ def open_sound(file: AudioFile | BinaryIO, name: str) -> Iterator[Sound]:
 
 @contextmanager
 def audio_guard(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a stranger's file (a MemoryError too) into an AudioError that says ``name``."""
+    """Turn any error with an untrusted file (also a MemoryError) into an AudioError that names it."""
     try:
         yield
     except RowError:
@@ -155,10 +155,10 @@ def audio_guard(name: str) -> Iterator[None]:
 
 
 def regular_file(path: str, name: str) -> str:
-    """``path`` itself, when it is one of a regular file. A FIFO or a device is never opened.
+    """Return ``path`` if it is a regular file. A FIFO or a device is never opened.
 
     Raises:
-        AudioError: ``name`` is no such file, or headerless samples, which say neither rate nor type.
+        AudioError: not a regular file, or a headerless .raw file, whose rate and type are unknown.
     """
     try:
         found = os.stat(path)
@@ -180,36 +180,36 @@ def check_rate(rate: Any, name: str) -> None:
 
 
 def longest(duration: float | None) -> float:
-    """The most seconds of a clip that is said to have ``duration`` seconds; None: nothing is said."""
+    """The maximum length in seconds of a clip with the stated ``duration`` (None: not stated)."""
     if duration is None or not duration <= LONGEST_SECS:
         return LONGEST_SECS
     return duration + max(DURATION_TOLERANCE[0], DURATION_TOLERANCE[1] * duration)
 
 
 def duration_fault(found: float, said: float | None, who: str = "the row") -> str | None:
-    """None where a clip of ``found`` seconds has the duration that ``who`` says (None: unknown), within
-    `DURATION_TOLERANCE`; else both in words."""
+    """None if a clip of ``found`` seconds has the duration ``said`` by ``who`` (None: unknown), within
+    `DURATION_TOLERANCE`; otherwise a message with both."""
     if said is None or (said <= LONGEST_SECS and abs(found - said) <= longest(said) - said):
         return None
     return f"{found:.2f} s long, {who} says " + (f"{said:.2f} s" if said <= LONGEST_SECS else f"over {LONGEST_SECS} s")
 
 
 class _Forward(soundfile.SoundFile):
-    """Reads from the start to the end. soundfile clips requests to the header's length and seeks after each block;
-    both fail where the header is wrong."""
+    """Reads sequentially. soundfile limits requests to the header's length and seeks after each block; both fail when
+    the header is wrong."""
 
     def seekable(self) -> bool:
         return False
 
 
 def _slack(file: soundfile.SoundFile) -> int:
-    """Samples that decoders may leave out at the ends: one frame of an mp3."""
+    """Samples that decoders may omit at the ends: one frame of an mp3."""
     return (1152 if file.samplerate >= 32_000 else 576) if file.format == "MP3" else 0
 
 
 def _counted(opened: soundfile.SoundFile, raw: BinaryIO, name: str) -> tuple[soundfile.SoundFile, int | None]:
-    """An open mp3 and its length. One without a tag gets a tag, so that libsndfile need not guess its length."""
-    here = raw.tell()  # libsndfile may be reading from the same object
+    """An open mp3 and its length. A missing tag is added, so that libsndfile need not estimate the length."""
+    here = raw.tell()  # libsndfile may read from the same object
     raw.seek(0)
     data = raw.read(_HEAD)
     if not is_tagged(data):

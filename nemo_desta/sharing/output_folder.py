@@ -1,4 +1,4 @@
-"""Where a folder for others is written: beside its place, which it takes when it is complete."""
+"""Writes an output folder atomically: next to its final path, renamed when it is complete."""
 
 import os
 import shutil
@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_place(output: Path, source: Path, *, kind: str, is_earlier: Callable[[Path], bool], overwrite: bool) -> None:
-    """Refuse a place that holds something.
+def check_output(
+    output: Path, source: Path, *, kind: str, is_earlier: Callable[[Path], bool], overwrite: bool
+) -> None:
+    """Refuse a path that holds something.
 
     Args:
-        source: what the folder is made of, which must not be replaced by it.
-        kind: what ``is_earlier`` recognises, in words: that alone is replaced, with ``overwrite``.
+        source: what the folder is made of; it must not be replaced.
+        kind: name of what ``is_earlier`` recognises; only that is replaced, and only with ``overwrite``.
 
     Raises:
-        FileExistsError: something is at ``output`` that must not or shall not be replaced.
+        FileExistsError: something at ``output`` must not be replaced.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
@@ -28,10 +30,10 @@ def check_place(output: Path, source: Path, *, kind: str, is_earlier: Callable[[
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A path for a new folder beside ``output``, whose name it gets at the end. After an error nothing is left of it.
+def atomic_folder(output: Path) -> Iterator[Path]:
+    """A temporary path next to ``output``; at the end it is renamed to ``output``. After an error it is removed.
 
-    An earlier folder goes when the new one stands.
+    An earlier folder is removed once the new one is in place.
     """
     part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:

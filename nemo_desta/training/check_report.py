@@ -1,6 +1,6 @@
-"""``check=true``: what this config would train, what a second of audio costs, and whether it fits in memory.
+"""``check=true``: a summary of the run: trainable parameters, tokens per second of audio, estimated memory.
 
-Nothing is loaded: shapes come from configs (LLM on the meta device), the projector is built for real.
+The LLM is built on the meta device, without weights; encoders and projector are built for real.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
-from nemo_desta.core.build import build_encoders, build_projector_for, resolve_dtype
+from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.strategies import Split
 
@@ -18,7 +19,7 @@ GIB = 1024**3
 
 
 def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None = None) -> str:
-    """A readable summary of the run that ``settings`` describes; ``split``: how the LLM is cut up, if it is."""
+    """A summary of the run that ``settings`` describes; ``split``: how the LLM is split over GPUs, if it is."""
     llm_config = AutoConfig.from_pretrained(
         resolve_source(model.llm.path), trust_remote_code=model.llm.trust_remote_code
     )
@@ -34,7 +35,7 @@ def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None 
     per_second = projector.num_tokens(60 * rate, rate) / 60
     train = settings["data"]["train_ds"]
     tokens = train.get("batch_tokens") or 0
-    width = torch.finfo(resolve_dtype(model.llm.dtype)).bits // 8
+    width = torch.finfo(as_dtype(model.llm.dtype)).bits // 8
     num_parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
     frozen = llm_size / num_parts * width + encoder_size * width
     weights = frozen + trainable * 16  # fp32 weight, gradient, two Adam moments
@@ -49,20 +50,19 @@ def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None 
         f"projector      {model.perception.projector.get('name', 'window')}: {trainable:,} trainable parameters",
         f"audio tokens   {per_second:.2f} per second of audio; 10 s become {projector.num_tokens(10 * rate, rate)}",
         f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
-        f"activations "
-        f"at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
+        f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
         f"strategy       {settings['trainer']['strategy']['name']}, {settings['trainer'].get('devices')} devices, "
         f"{settings['trainer'].get('num_nodes', 1)} nodes, {settings['trainer'].get('max_steps')} steps",
         *([f"layout         {split.description}"] if split else []),
-        "data, weights and config are in place: leave out check=true to train",
+        "data, weights and config are complete: leave out check=true to train",
     ]
     return "\n".join(lines)
 
 
 def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: bool) -> float:
-    """What backward through the frozen blocks keeps for ``num_tokens`` positions.
+    """Bytes that backward through the frozen blocks keeps for ``num_tokens`` positions.
 
-    Per block and position: about ten vectors of the hidden size and three of the feed-forward's (inputs of norms, of
+    Estimate per block and position: ten vectors of the hidden size and three of the feed-forward's (inputs of norms,
     attention and of the gated product); with recomputation only the block's input.
     """
     if recompute:

@@ -6,7 +6,7 @@ import pytest
 
 from nemo_desta.data.sources import JsonlSource
 from nemo_desta.sharing.export import export_model
-from nemo_desta.training import record
+from nemo_desta.training import run_record
 
 
 def test_rows_are_counted_by_the_dataset_that_they_name(tmp_path, monkeypatch):
@@ -18,9 +18,9 @@ def test_rows_are_counted_by_the_dataset_that_they_name(tmp_path, monkeypatch):
     ]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{broken\n")
     source = JsonlSource(tmp_path / "all.jsonl")
-    assert record.count_datasets(source) == {"birds": 60, "all": 40}
-    monkeypatch.setattr(record, "MAX_ROWS_READ", 21)  # every fifth of 101
-    assert record.count_datasets(source) == {"birds": 60, "all": 40}
+    assert run_record.count_datasets(source) == {"birds": 60, "all": 40}
+    monkeypatch.setattr(run_record, "MAX_ROWS_READ", 21)  # every fifth of 101
+    assert run_record.count_datasets(source) == {"birds": 60, "all": 40}
 
 
 @pytest.mark.slow

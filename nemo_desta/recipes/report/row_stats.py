@@ -1,24 +1,25 @@
-"""What is counted of one row after the other; the figures at the end. No row is kept."""
+"""Statistics over rows, one row at a time. No row stays in memory."""
 
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.data.rows import audio_entries
+from nemo_desta.recipes.hashes import HashList
 from nemo_desta.recipes.report.checks import SampledLeaks, constraint_kept
-from nemo_desta.recipes.report.counts import CappedCounter, Clips, Hashes, Lengths, first_few, top
+from nemo_desta.recipes.report.counters import CappedCounter, Clips, Lengths, first_few, top
 from nemo_desta.recipes.report.descriptions import read_description
-from nemo_desta.recipes.report.scripts import script_of
-from nemo_desta.recipes.report.thoughts import split_thought, starts_thought
+from nemo_desta.recipes.unicode_scripts import script_of
 
-#: How many words of a prompt say how it begins.
+#: Prompts are also counted by their first words.
 _OPENING_WORDS = 2
 _NOT_SAID = "not said"
 
 
-class RowTally:
-    """Counts rows. ``leak_rate``: the share of them that the leak check looks at."""
+class RowStats:
+    """Counts rows. ``leak_rate``: share of the rows that the leak check reads."""
 
     def __init__(self, leak_rate: float = 1.0) -> None:
         self.total = 0
@@ -28,8 +29,8 @@ class RowTally:
         self.corpus_split: dict[str, Counter[str]] = {}
         self.attributes: dict[str, CappedCounter] = {}
         self.kinds, self.openings = CappedCounter(2000), CappedCounter(20_000)
-        self.prompts, self.prompt_hashes = CappedCounter(), Hashes()
-        self.keys, self.responses = Hashes(), Hashes()
+        self.prompts, self.prompt_hashes = CappedCounter(), HashList()
+        self.keys, self.responses = HashList(), HashList()
         self.thoughts, self.answers = Lengths(), Lengths()
         self.characters = Lengths()
         self.unclosed: dict[str, tuple[Lengths, Counter[str]]] = {}  # llm -> cut responses without a closing tag
@@ -61,16 +62,16 @@ class RowTally:
     def _prompt(self, row: Mapping[str, Any]) -> None:
         prompt = prompt_of(row)
         self.prompts.add(prompt if len(prompt) <= 500 else f"{prompt[:499]}…")
-        self.prompt_hashes.add(prompt)
+        self.prompt_hashes.append(prompt)
         self.openings.add(_opening(prompt))
         kinds = row.get("prompt_kind") or row.get("tasks") or ()
         for kind in [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list | tuple) else ():
             self.kinds.add(_word(kind))
-        self.keys.add((row.get("dataset", ""), row["id"], prompt))
+        self.keys.append((row.get("dataset", ""), row["id"], prompt))
 
     def _response(self, row: Mapping[str, Any]) -> None:
         response = row["response"]
-        self.responses.add(response)
+        self.responses.append(response)
         self.characters.add(len(response))
         thought, answer = split_thought(response)
         cut = bool(row.get("truncated"))
@@ -81,7 +82,7 @@ class RowTally:
                 self.answers.add(len(answer.split()))
             self._of(row)[1]["closed"] += 1
         elif cut and not starts_thought(response):
-            self._of(row)[0].add(len(response.split()))  # thought or answer: known when the others have been seen
+            self._of(row)[0].add(len(response.split()))  # whether thought or answer: see `_lengths`
         elif starts_thought(response):
             self.thoughts.add(len(response.split()))
             self.truncated["thoughts"] += 1
@@ -111,8 +112,7 @@ class RowTally:
                 seconds = facts.duration
             self.clips.add((row.get("dataset", ""), entry["audio"]), seconds)
 
-    def figures(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+    def to_json(self) -> dict[str, Any]:
         thoughts, answers, unfinished = self._lengths()
         return {
             "rows": {
@@ -131,14 +131,14 @@ class RowTally:
                 "frequent": self.prompts.most_common(15),
             },
             "responses": {
-                "answer_words": answers.figures(),
-                "thought_words": thoughts.figures(),
-                "characters": self.characters.figures(),
+                "answer_words": answers.to_json(),
+                "thought_words": thoughts.to_json(),
+                "characters": self.characters.to_json(),
                 "truncated": self.truncated["rows"],
                 "truncated_share": share(self.truncated["rows"], self.total),
                 "unfinished_thoughts": unfinished,
             },
-            "audio": self.clips.figures(),
+            "audio": self.clips.to_json(),
             "duplicates": {"rows": self.keys.num_repeated, "responses": self.responses.num_repeated},
             "leaks": {
                 "checked": self.leaks.checked,
@@ -150,7 +150,10 @@ class RowTally:
         }
 
     def _lengths(self) -> tuple[Lengths, Lengths, int]:
-        """Thoughts, answers, and unfinished thoughts: cut responses of an LLM whose others mostly close a thought."""
+        """Lengths of thoughts and of answers, and the number of unfinished thoughts.
+
+        A cut response without tags counts as a thought if most other responses of its LLM have a closed thought.
+        """
         thoughts, answers, unfinished = Lengths(), Lengths(), self.truncated["thoughts"]
         thoughts.update(self.thoughts)
         answers.update(self.answers)
@@ -172,8 +175,8 @@ class RowTally:
         return {"rows": rows, "obeyed": obeyed, "share": share(obeyed, rows), "by_kind": kinds}
 
 
-class RejectedTally:
-    """Counts rows that were not kept, by reason, with the first of each."""
+class RejectedStats:
+    """Counts rejected rows by reason, with the first examples of each reason."""
 
     def __init__(self) -> None:
         self.reasons = CappedCounter(2000)
@@ -185,7 +188,7 @@ class RejectedTally:
         example = {"id": _word(record.get("id")), "detail": str(record.get("detail") or "")[:300]}
         first_few(self.examples, reason, example)
 
-    def figures(self, kept: int) -> dict[str, Any]:
+    def to_json(self, kept: int) -> dict[str, Any]:
         total = self.reasons.total
         return {
             "total": total,
@@ -196,14 +199,13 @@ class RejectedTally:
 
 
 def prompt_of(row: Mapping[str, Any]) -> str:
-    """The prompt of a row; of one without the field, its last message."""
+    """The prompt of a row, or its last message if it has no such field."""
     prompt = row.get("prompt")
     return prompt if isinstance(prompt, str) and prompt else row["messages"][-1]["content"]
 
 
 @lru_cache(maxsize=4096)
 def _opening(prompt: str) -> str:
-    """The words that say how a prompt begins."""
     return " ".join(prompt.split(None, _OPENING_WORDS)[:_OPENING_WORDS]).strip(",.:;?!").capitalize()
 
 
@@ -212,7 +214,7 @@ def share(part: int, whole: int) -> float:
 
 
 def _word(value: Any) -> str:
-    """``value`` as text to count by."""
+    """``value`` as a key of a counter."""
     if isinstance(value, str) and value:
         return value[:200]
     return _NOT_SAID if value is None or value == "" else str(value)[:200]

@@ -1,4 +1,4 @@
-"""What a run knows about the model that it has trained, for the model's card: steps, rows, batches, validation."""
+"""Writes training.json for the model's card: steps, rows, batches and validation of the run."""
 
 import json
 from collections import Counter
@@ -11,12 +11,12 @@ from nemo_desta.data.row_source import RowSource
 from nemo_desta.errors import RowError, row_guard
 from nemo_desta.sharing.trained import RECORD_FILE
 
-#: Rows of a source that are looked at for the datasets they name; of more, every so many.
+#: Rows of a source that are read to count its datasets; of a larger source every n-th row.
 MAX_ROWS_READ = 100_000
 
 
 def write_record(folder: Path, trainer: Trainer, data: DestaDataModule, *, seed: int) -> None:
-    """Put `training.json` into a model folder. It names no path of this machine."""
+    """Write `training.json` into a model folder. It contains no path of this machine."""
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
     record = {
         "steps": trainer.global_step,
@@ -31,13 +31,13 @@ def write_record(folder: Path, trainer: Trainer, data: DestaDataModule, *, seed:
 
 
 def count_datasets(source: RowSource) -> dict[str, int]:
-    """Rows by the dataset that they name; of a large source estimated from rows spread evenly over it."""
+    """Rows per dataset; for a large source estimated from evenly spaced rows."""
     stride = -(-len(source) // MAX_ROWS_READ)
     counts: Counter[str] = Counter()
     for i in range(0, len(source), stride or 1):
         try:
             with row_guard():
                 counts[source.row(i).get("dataset") or source.name] += 1
-        except RowError:  # counted among the bad rows
+        except RowError:  # the data module counts bad rows
             continue
     return {name: count * stride for name, count in counts.most_common()}

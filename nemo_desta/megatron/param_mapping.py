@@ -1,105 +1,72 @@
-"""The one table of Hugging Face <-> megatron-core names, and how a tensor-parallel rank's tensor is made.
+"""The table of Hugging Face tensors and megatron-core parameters, and the part that a tensor-parallel rank holds.
 
-Loading and export read the same pieces in opposite directions, so that the round trip is exact. TransformerEngine
-layers keep their norms inside the linear layer behind them; local layers keep them apart: hence two names.
+Loading and export use the same pieces in opposite directions, so that a round trip is exact.
 Letters: G key-value groups, P query heads per group, H head size, D LLM width, F width of the MLP, V vocabulary.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
 Slices = tuple[slice, ...]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One line: a megatron-core parameter (``{}`` stands for the layer), the tensors it is made of, and how."""
-
-    local: str  # name with megatron-core's own layers
-    fused: str  # name with TransformerEngine layers
-    parts: tuple[str, ...]  # Hugging Face names
-    how: str  # a key of CUTS
-    needs: str = ""  # the feature without which an LLM has no such tensor
-
-
 #: Covered architectures (``model_type``) and what they have beyond norms, projections and a gated MLP without biases.
 ARCHITECTURES = {"llama": frozenset(), "qwen2": frozenset({"qkv_bias"}), "qwen3": frozenset({"qk_norm"})}
 
-#: How -> what a tensor-parallel rank holds of it.
-CUTS = {
-    "whole": "everything",
-    "columns": "an equal share of axis 1",
-    "gate_up": "an equal share of the gate's rows, then the same of the up projection's",
-    "qkv": "an equal share of the groups; the rows of a group are its query heads, its key, its value",
-    "vocab": "an equal share of the rows after padding; rows that no token has are zero",
-}
-
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
-_L, _H = "decoder.layers.{}.", "model.layers.{}."
-_ATTN, _MLP = "self_attention.", "mlp."
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a megatron-core parameter (``{}`` stands for the layer), its Hugging Face tensors, and how it is cut.
+
+    ``how``: what one rank holds. "whole": everything. "columns": an equal share of axis 1. "gate_up": an equal share
+    of the gate's rows, then the same of the up projection's. "qkv": an equal share of the groups; the rows of a group
+    are its query heads, its key, its value. "vocab": an equal share of the rows after padding; padded rows are zero.
+    ``needs``: the feature without which an LLM has no such tensor. ``fused``: the name in TransformerEngine layers
+    where it differs: they keep a norm inside the linear layer that follows.
+    """
+
+    local: str
+    parts: tuple[str, ...]
+    how: str
+    needs: str = ""
+    fused: str = ""
+
+
+def _layer(local: str, parts: Sequence[str], how: str, *, needs: str = "", fused: str = "") -> Row:
+    own, theirs = "decoder.layers.{}.", "model.layers.{}."
+    return Row(own + local, tuple(theirs + part for part in parts), how, needs, own + fused if fused else "")
+
 
 TABLE: tuple[Row, ...] = (
-    Row("embedding.word_embeddings.weight", "embedding.word_embeddings.weight", (EMBEDDINGS,), "vocab"),
-    Row(
-        f"{_L}input_layernorm.weight",
-        f"{_L}{_ATTN}linear_qkv.layer_norm_weight",
-        (f"{_H}input_layernorm.weight",),
+    Row("embedding.word_embeddings.weight", (EMBEDDINGS,), "vocab"),
+    _layer(
+        "input_layernorm.weight",
+        ["input_layernorm.weight"],
         "whole",
+        fused="self_attention.linear_qkv.layer_norm_weight",
     ),
-    Row(
-        f"{_L}{_ATTN}linear_qkv.weight",
-        f"{_L}{_ATTN}linear_qkv.weight",
-        tuple(f"{_H}self_attn.{x}_proj.weight" for x in "qkv"),
-        "qkv",
-    ),
-    Row(
-        f"{_L}{_ATTN}linear_qkv.bias",
-        f"{_L}{_ATTN}linear_qkv.bias",
-        tuple(f"{_H}self_attn.{x}_proj.bias" for x in "qkv"),
-        "qkv",
-        needs="qkv_bias",
-    ),
-    Row(
-        f"{_L}{_ATTN}q_layernorm.weight",
-        f"{_L}{_ATTN}q_layernorm.weight",
-        (f"{_H}self_attn.q_norm.weight",),
+    _layer("self_attention.linear_qkv.weight", [f"self_attn.{x}_proj.weight" for x in "qkv"], "qkv"),
+    _layer("self_attention.linear_qkv.bias", [f"self_attn.{x}_proj.bias" for x in "qkv"], "qkv", needs="qkv_bias"),
+    _layer("self_attention.q_layernorm.weight", ["self_attn.q_norm.weight"], "whole", needs="qk_norm"),
+    _layer("self_attention.k_layernorm.weight", ["self_attn.k_norm.weight"], "whole", needs="qk_norm"),
+    _layer("self_attention.linear_proj.weight", ["self_attn.o_proj.weight"], "columns"),
+    _layer(
+        "pre_mlp_layernorm.weight",
+        ["post_attention_layernorm.weight"],
         "whole",
-        needs="qk_norm",
+        fused="mlp.linear_fc1.layer_norm_weight",
     ),
-    Row(
-        f"{_L}{_ATTN}k_layernorm.weight",
-        f"{_L}{_ATTN}k_layernorm.weight",
-        (f"{_H}self_attn.k_norm.weight",),
-        "whole",
-        needs="qk_norm",
-    ),
-    Row(
-        f"{_L}{_ATTN}linear_proj.weight",
-        f"{_L}{_ATTN}linear_proj.weight",
-        (f"{_H}self_attn.o_proj.weight",),
-        "columns",
-    ),
-    Row(
-        f"{_L}pre_mlp_layernorm.weight",
-        f"{_L}{_MLP}linear_fc1.layer_norm_weight",
-        (f"{_H}post_attention_layernorm.weight",),
-        "whole",
-    ),
-    Row(
-        f"{_L}{_MLP}linear_fc1.weight",
-        f"{_L}{_MLP}linear_fc1.weight",
-        (f"{_H}mlp.gate_proj.weight", f"{_H}mlp.up_proj.weight"),
-        "gate_up",
-    ),
-    Row(f"{_L}{_MLP}linear_fc2.weight", f"{_L}{_MLP}linear_fc2.weight", (f"{_H}mlp.down_proj.weight",), "columns"),
-    Row("decoder.final_layernorm.weight", "decoder.final_layernorm.weight", ("model.norm.weight",), "whole"),
-    Row("output_layer.weight", "output_layer.weight", (HEAD,), "vocab"),
+    _layer("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], "gate_up"),
+    _layer("mlp.linear_fc2.weight", ["mlp.down_proj.weight"], "columns"),
+    Row("decoder.final_layernorm.weight", ("model.norm.weight",), "whole"),
+    Row("output_layer.weight", (HEAD,), "vocab"),
 )
 
-#: Tensors that old checkpoints carry although they are computed from the config: no home, and none needed.
+#: Tensors of old checkpoints that are computed from the config today: they need no parameter.
 COMPUTED = re.compile(r"\.rotary_emb\.inv_freq$")
 
 _NUMBER = re.compile(r"\.layers\.(\d+)\.")
@@ -116,21 +83,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Home:
-    """Where a parameter's values come from: its shape on this rank and the pieces that fill it."""
+    """A parameter's shape on this rank and the pieces that fill it."""
 
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
 
 def rows_of(config: PretrainedConfig) -> list[Row]:
-    """The lines of the table that this LLM has."""
+    """The lines of the table that apply to this LLM."""
     return [row for row in TABLE if not row.needs or row.needs in ARCHITECTURES[config.model_type]]
 
 
 def find_home(
     name: str, config: PretrainedConfig, *, layer_offset: int, padded_vocab_size: int, rank: int, size: int
 ) -> Home | None:
-    """What fills parameter ``name`` on tensor-parallel ``rank`` of ``size``; None for a name outside the table.
+    """The values of parameter ``name`` on tensor-parallel ``rank`` of ``size``; None for a name outside the table.
 
     Args:
         name: of a `GPTModel` parameter, with either kind of layers.
@@ -149,7 +116,7 @@ def find_home(
 
 
 def part_names(config: PretrainedConfig) -> set[str]:
-    """Every Hugging Face tensor that this LLM consists of."""
+    """All Hugging Face tensors of this LLM."""
     layers = range(config.num_hidden_layers)
     parts = [part for row in rows_of(config) for part in row.parts]
     names = {part.format(layer) for part in parts for layer in (layers if "{}" in part else [0])}
@@ -161,14 +128,12 @@ def part_shape(name: str, config: PretrainedConfig) -> tuple[int, ...]:
     D, F, V, H = config.hidden_size, config.intermediate_size, config.vocab_size, head_size(config)
     query, key = config.num_attention_heads * H, config.num_key_value_heads * H
     module, kind = name.split(".")[-2:]
-    rows = {"q_proj": query, "k_proj": key, "v_proj": key}
-    if kind == "bias":
-        return (rows[module],)
-    matrices = {"o_proj": (D, query), "gate_proj": (F, D), "up_proj": (F, D), "down_proj": (D, F)}
-    vectors = {"q_norm": (H,), "k_norm": (H,)}
-    tables = {"embed_tokens": (V, D), "lm_head": (V, D)}
-    known = {**{name: (count, D) for name, count in rows.items()}, **matrices, **vectors, **tables}
-    return known.get(module, (D,))
+    shapes = {
+        **{"q_proj": (query, D), "k_proj": (key, D), "v_proj": (key, D), "o_proj": (D, query)},
+        **{"gate_proj": (F, D), "up_proj": (F, D), "down_proj": (D, F)},
+        **{"q_norm": (H,), "k_norm": (H,), "embed_tokens": (V, D), "lm_head": (V, D)},
+    }
+    return shapes[module][:1] if kind == "bias" else shapes.get(module, (D,))
 
 
 def head_size(config: PretrainedConfig) -> int:

@@ -1,4 +1,4 @@
-"""The figures of a folder are what a count by hand gives."""
+"""The statistics of a folder equal a count by hand."""
 
 import json
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from nemo_desta.recipes.report import figures
-from nemo_desta.recipes.report.counts import CappedCounter, Lengths
-from nemo_desta.recipes.report.scripts import script_of
-from nemo_desta.recipes.report.thoughts import split_thought
+from nemo_desta.core.think_tags import split_thought
+from nemo_desta.recipes.report import compute_stats
+from nemo_desta.recipes.report.counters import CappedCounter, Lengths
+from nemo_desta.recipes.unicode_scripts import script_of
 from tests.recipes.report.conftest import make_row
 
 
 def test_rows_attributes_prompts_and_audio_are_counted(folder: Path) -> None:
-    found = figures(folder)
+    found = compute_stats(folder)
     rows = found["rows"]
     assert rows["total"] == 40
     assert rows["by_corpus"] == {"voices": 30, "birds": 10}
@@ -32,26 +32,26 @@ def test_rows_attributes_prompts_and_audio_are_counted(folder: Path) -> None:
 
 
 def test_rejected_rows_are_counted_by_reason_with_examples(folder: Path) -> None:
-    found = figures(folder)["rejected"]
+    found = compute_stats(folder)["rejected"]
     assert found["reasons"] == {"leak": 3, "empty": 1}
     assert found["share"] == pytest.approx(4 / 44, abs=1e-6)
     assert found["examples"]["empty"] == [{"id": "r0", "detail": "detail 0"}]
 
 
 def test_speed_and_cost_follow_from_the_summary(folder: Path) -> None:
-    speed = figures(folder, prices={"prompt": 2.0, "new": 10.0})["speed"]
+    speed = compute_stats(folder, prices={"prompt": 2.0, "new": 10.0})["speed"]
     assert speed["new_tokens_per_second"] == 50
     assert speed["cost"] == pytest.approx((4000 * 2 + 1000 * 10) / 1e6)
     assert speed["cost_per_1000_rows"] == pytest.approx(speed["cost"] * 25)
     with pytest.raises(ValueError, match="prices: 'output' is not known"):
-        figures(folder, prices={"output": 1.0})
+        compute_stats(folder, prices={"output": 1.0})
 
 
 def test_thoughts_and_answers_are_measured_apart(write_rows: Callable[..., Path]) -> None:
     closed = [make_row(i, response="one two three\n</think>\n\nfour five") for i in range(4)]
     cut = make_row(4, response="a thought without end that goes on", truncated=True)
     plain = make_row(5, response="a cut answer", truncated=True, llm="other")
-    found = figures(write_rows("rows.jsonl", [*closed, cut, plain]))["responses"]
+    found = compute_stats(write_rows("rows.jsonl", [*closed, cut, plain]))["responses"]
     assert found["thought_words"]["rows"] == 5
     assert found["thought_words"]["max"] == 7
     assert found["answer_words"]["rows"] == 5
@@ -64,7 +64,7 @@ def test_duplicates_leaks_and_formats_are_counted(write_rows: Callable[..., Path
     rows[1]["response"] = "According to the description, a bird sings."
     rows[2] |= {"constraint": ["max_words", [5]], "response": "Three words only."}
     rows[3] |= {"constraint": ["max_words", [5]], "response": "These are far more words than five."}
-    found = figures(write_rows("rows.jsonl", [*rows, rows[0]]))
+    found = compute_stats(write_rows("rows.jsonl", [*rows, rows[0]]))
     assert found["duplicates"] == {"rows": 1, "responses": 1}
     assert (found["leaks"]["checked"], found["leaks"]["rows"]) == (7, 1)
     assert found["leaks"]["examples"][0]["id"] == rows[1]["id"]
@@ -73,15 +73,15 @@ def test_duplicates_leaks_and_formats_are_counted(write_rows: Callable[..., Path
 
 def test_the_leak_check_can_be_held_to_a_draw(write_rows: Callable[..., Path]) -> None:
     path = write_rows("rows.jsonl", [make_row(i) for i in range(400)])
-    assert 60 < figures(path, max_leak_checks=100)["leaks"]["checked"] < 140
-    assert figures(path, max_leak_checks=None)["leaks"]["checked"] == 400
+    assert 60 < compute_stats(path, max_leak_checks=100)["leaks"]["checked"] < 140
+    assert compute_stats(path, max_leak_checks=None)["leaks"]["checked"] == 400
 
 
 def test_lines_that_are_no_rows_are_counted_and_passed_over(write_rows: Callable[..., Path]) -> None:
     path = write_rows("rows.jsonl", [make_row(0), {"id": "x"}, make_row(1)])
     with path.open("ab") as file:
         file.write(b'\xff\xfe\n{"id": "half')
-    found = figures(path)
+    found = compute_stats(path)
     assert found["rows"]["total"] == 2
     assert found["unreadable"]["reasons"] == {"not_json": 2, "schema": 1}
     assert f"{path}:2" in found["unreadable"]["examples"]["schema"][0]
@@ -89,14 +89,14 @@ def test_lines_that_are_no_rows_are_counted_and_passed_over(write_rows: Callable
 
 def test_rows_of_another_project_need_no_provenance(write_rows: Callable[..., Path]) -> None:
     bare = [{k: v for k, v in make_row(i).items() if k in ("id", "messages", "response")} for i in range(3)]
-    found = figures(write_rows("part-0.jsonl", bare).parent / "part-*.jsonl")
+    found = compute_stats(write_rows("part-0.jsonl", bare).parent / "part-*.jsonl")
     assert found["rows"]["by_stage"] == {"not said": 3}
     assert found["rejected"] is None and found["speed"] is None
 
 
 def test_a_folder_without_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no \*\.jsonl"):
-        figures(tmp_path)
+        compute_stats(tmp_path)
 
 
 def test_a_capped_counter_keeps_the_frequent_values() -> None:
@@ -112,11 +112,11 @@ def test_lengths_give_exact_quantiles_and_a_histogram_that_adds_up() -> None:
     lengths = Lengths()
     for n in [*range(1, 101), 10_000]:
         lengths.add(n)
-    found = lengths.figures()
+    found = lengths.to_json()
     assert (found["p5"], found["p50"], found["p95"], found["max"]) == (6, 51, 96, 10_000)
     assert sum(found["histogram"]["counts"]) == 101
     assert found["histogram"]["edges"][-1] <= 120  # the one huge value does not stretch it
-    assert Lengths().figures() == {"rows": 0}
+    assert Lengths().to_json() == {"rows": 0}
 
 
 @pytest.mark.parametrize(

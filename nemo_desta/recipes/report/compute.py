@@ -1,6 +1,6 @@
-"""The figures of a report: one pass over the rows and the rejected ones, in memory that hardly grows.
+"""Computes the statistics of a report in one pass over the kept and the rejected rows.
 
-Some 40 bytes per row stay (hashes that find duplicates and count distinct clips); everything else is capped.
+Memory grows by about 40 bytes per row (hashes that find duplicates and count clips); all other counters are capped.
 """
 
 import json
@@ -13,18 +13,18 @@ from tqdm import tqdm
 
 from nemo_desta.data.rows import Row, parse_row
 from nemo_desta.errors import RowError
-from nemo_desta.recipes.report.counts import first_few, top
+from nemo_desta.recipes.report.counters import first_few, top
+from nemo_desta.recipes.report.row_stats import RejectedStats, RowStats, share
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
-from nemo_desta.recipes.report.tally import RejectedTally, RowTally, share
 
-#: The leak check looks at no more rows than about these, unless it is told otherwise.
+#: Default of ``max_leak_checks``.
 MAX_LEAK_CHECKS = 10_000
 
-#: Called with what was read: a row or a rejected record, and its file and line.
+#: Called with each row or rejected record, and its file and line.
 Visitor = Callable[[Mapping[str, Any], Line], None]
 
 
-def figures(
+def compute_stats(
     rows: Paths,
     *,
     rejected: Paths | None = None,
@@ -34,24 +34,24 @@ def figures(
     max_leak_checks: int | None = MAX_LEAK_CHECKS,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Count what is in a rows folder, in JSONL files or patterns over them (`find_rows`).
+    """Statistics of a rows folder, of JSONL files, or of patterns over them (`find_rows`).
 
-    Lines that are no rows are counted by reason and passed over.
+    Lines that are not rows are counted by reason and skipped.
 
     Args:
-        rejected, summary: where a folder does not bring its own.
-        prices: per million tokens, ``{"prompt": 0.2, "new": 0.6}``, in whatever currency.
-        perplexity: taken over as it is (`nemo_desta.recipes.perplexity.Perplexity.to_json`).
-        max_leak_checks: of more rows than these, about so many are drawn for the leak check; None: every row.
+        rejected, summary: default: those of the folder.
+        prices: per million tokens in any currency, ``{"prompt": 0.2, "new": 0.6}``.
+        perplexity: `nemo_desta.recipes.perplexity.Perplexity.to_json`, copied into the result.
+        max_leak_checks: the leak check reads about so many random rows; None: every row.
 
     Raises:
-        FileNotFoundError: nothing to read.
+        FileNotFoundError: there are no rows.
     """
     source = find_rows(rows, rejected=rejected, summary=summary)
-    return count(source, prices=prices, perplexity=perplexity, max_leak_checks=max_leak_checks, progress=progress)
+    return compute(source, prices=prices, perplexity=perplexity, max_leak_checks=max_leak_checks, progress=progress)
 
 
-def count(
+def compute(
     source: RowsSource,
     *,
     prices: Mapping[str, float] | None = None,
@@ -61,10 +61,10 @@ def count(
     see_row: Visitor | None = None,
     see_rejected: Visitor | None = None,
 ) -> dict[str, Any]:
-    """`figures` of a found source; every row and every rejected record is also shown to its visitor."""
+    """`compute_stats` of a source; ``see_row`` and ``see_rejected`` get every row and every rejected record."""
     wanted = max_leak_checks or 0
-    tally = RowTally(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
-    dropped = RejectedTally()
+    stats = RowStats(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
+    dropped = RejectedStats()
     unreadable: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     with tqdm(total=source.num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=not progress) as bar:
@@ -75,7 +75,7 @@ def count(
                 unreadable[error.reason] += 1
                 first_few(examples, error.reason, str(error))
                 continue
-            tally.add(row, split_of(row, line.path))
+            stats.add(row, split_of(row, line.path))
             if see_row is not None:
                 see_row(row, line)
         for line in _followed(lines(source.rejected), bar):
@@ -87,14 +87,14 @@ def count(
             dropped.add(record)
             if see_rejected is not None:
                 see_rejected(record, line)
-    found = tally.figures()
+    found = stats.to_json()
     return {
         "name": source.name,
         "files": len(source.rows),
         "bytes": source.num_bytes,
         **found,
         "unreadable": {"lines": unreadable.total(), "reasons": top(unreadable), "examples": examples},
-        "rejected": dropped.figures(tally.total) if source.rejected else _rejected_by(source.summary, tally.total),
+        "rejected": dropped.to_json(stats.total) if source.rejected else _rejected_by(source.summary, stats.total),
         "speed": speed(source.summary, prices),
         "perplexity": dict(perplexity) if perplexity else None,
         "summary": dict(source.summary),
@@ -103,10 +103,10 @@ def count(
 
 
 def speed(summary: Mapping[str, Any], prices: Mapping[str, float] | None = None) -> dict[str, Any] | None:
-    """Tokens per second and cost of a run by its summary; None without one.
+    """Tokens per second and cost of a run, from its summary; None without a summary.
 
     Raises:
-        ValueError: prices of something else than ``prompt`` and ``new`` tokens.
+        ValueError: ``prices`` has a key other than ``prompt`` and ``new``.
     """
     if unknown := set(prices or {}) - {"prompt", "new"}:
         raise ValueError(f"prices: {sorted(unknown)[0]!r} is not known; give 'prompt' and 'new', per million tokens")
@@ -131,7 +131,7 @@ def speed(summary: Mapping[str, Any], prices: Mapping[str, float] | None = None)
 
 
 def _rejected_by(summary: Mapping[str, Any], kept: int) -> dict[str, Any] | None:
-    """Drop reasons as a summary counts them, for rows that come without rejected ones."""
+    """The summary's counts by reason, for rows without files of rejected records."""
     reasons = summary.get("rejected")
     if not isinstance(reasons, Mapping):
         return None

@@ -1,0 +1,167 @@
+"""All layouts of an LLM on a number of GPUs, the memory of each, and the layout to choose."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from transformers import PretrainedConfig
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.megatron import audio_memory, llm_memory
+from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.llm_memory import Load
+
+GIB = 1 << 30
+#: Largest number of GPUs that is tried when nothing fits.
+MAX_GPUS = 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """An LLM to train through, ``load`` per micro-batch with ``clips`` clips padded to ``secs``, and the GPUs for it.
+
+    ``num_micro_batches``: per step. ``usable``: bytes of a GPU. ``sequence_parallel``: "on", "off", or "auto"
+    (wherever TP > 1).
+    """
+
+    llm: PretrainedConfig
+    load: Load
+    encoders: tuple[audio_memory.Encoder, ...]
+    clips: int
+    secs: float
+    num_micro_batches: int
+    gpus: int
+    gpus_per_node: int
+    usable: int
+    sequence_parallel: str = "auto"
+
+    def with_rows(self, rows: int) -> "Job":
+        """The job with ``rows`` per micro-batch, its targets and clips in proportion, and recomputation."""
+        old = self.load
+        load = replace(old, rows=rows, targets=max(1, old.targets * rows // old.rows), recompute=True)
+        return replace(self, load=load, clips=-(-self.clips * rows // old.rows))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A layout on the GPUs of a job. ``stages``: bytes on one GPU of each pipeline stage, by kind.
+
+    ``total``: bytes on a GPU of stage ``heaviest``. ``bubble``: share of the time in the pipeline's ends.
+    """
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    sequence_parallel: bool
+    data_parallel_size: int
+    recompute: bool
+    bubble: float
+    total: int
+    fits: bool
+    heaviest: int
+    stages: list[dict[str, int]]
+
+    @property
+    def gpus_per_copy(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+
+def plans(job: Job) -> Iterator[Plan]:
+    """Every layout that `Layout.check` accepts, without and with recomputation (only with it, if the load says so)."""
+    for tensor in range(1, min(job.gpus, job.gpus_per_node) + 1):
+        if job.sequence_parallel == "on" and tensor == 1:
+            continue
+        for pipeline in range(1, job.gpus // tensor + 1):
+            layout = Layout(tensor, pipeline, sequence_parallel=job.sequence_parallel != "off" and tensor > 1)
+            try:
+                copies = layout.check(job.llm, job.gpus)
+            except ConfigError:
+                continue
+            bubble = (pipeline - 1) / (job.num_micro_batches + pipeline - 1)
+            for recompute in (True,) if job.load.recompute else (False, True):
+                stages = stage_bytes(job, layout, replace(job.load, recompute=recompute))
+                heaviest = max(stages, key=lambda stage: stage["total"])
+                yield Plan(
+                    *(tensor, pipeline, layout.sequence_parallel, copies, recompute, bubble),
+                    total=heaviest["total"],
+                    fits=heaviest["total"] <= job.usable,
+                    heaviest=heaviest["stage"],
+                    stages=stages,
+                )
+
+
+def stage_bytes(job: Job, layout: Layout, load: Load) -> list[dict[str, int]]:
+    """Bytes by kind on a GPU of every pipeline stage. ``logits`` and ``working`` are never in memory together."""
+    last = layout.pipeline_parallel_size - 1
+    found = []
+    for stage in range(last + 1):
+        kept = llm_memory.kept_bytes(job.llm, layout, stage, load)
+        kept += llm_memory.sent_bytes(job.llm, layout, stage, load)
+        in_flight = llm_memory.in_flight(layout, stage, job.num_micro_batches)
+        encoders, projector, working = _audio_bytes(job, layout, load, in_flight) if stage == 0 else (0, 0, 0)
+        held = {
+            "weights": llm_memory.num_parameters(job.llm, layout, stage) * load.width,
+            "activations": in_flight * kept,
+            "encoders": encoders,
+            "projector": projector,
+        }
+        passing = {
+            "logits": llm_memory.logits_bytes(job.llm, layout, load) if stage == last else 0,
+            "working": max(llm_memory.working_bytes(job.llm, layout, load), working),
+        }
+        total = sum(held.values()) + max(passing.values())
+        found.append({"stage": stage, **held, **passing, "total": total})
+    return found
+
+
+def recommend(found: Iterable[Plan]) -> tuple[Plan, str] | None:
+    """The plan to choose and the reason; None when nothing fits.
+
+    Recomputation comes last: it runs every layer forward once more, half as much again for a frozen LLM (forward and
+    the gradient of the input). Then the fewest GPUs per copy, because copies exchange only the projector's gradients.
+    Then the fewest pipeline stages, because stages wait for each other.
+    """
+    fitting = [plan for plan in found if plan.fits]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda plan: (plan.recompute, plan.gpus_per_copy, plan.pipeline_parallel_size))
+    why = f"the fewest GPUs per copy of the LLM ({best.gpus_per_copy})"
+    why += " without recomputation" if not best.recompute else "; recomputation is needed to fit"
+    if best.gpus_per_copy == 1:
+        return best, why + ": the LLM fits one GPU, where strategy=ddp does the same"
+    if best.pipeline_parallel_size == 1:
+        return best, why + ", and no pipeline stages that wait for each other"
+    return best, why + f", {best.bubble:.0%} of the time in the pipeline's ends"
+
+
+def smallest_changes(job: Job) -> Iterator[tuple[str, Plan]]:
+    """The smallest changes after which a layout fits: fewer rows per micro-batch, more GPUs; may be none."""
+    rows, gpus = job.load.rows, job.gpus
+    doubled = [gpus << times for times in range(1, MAX_GPUS.bit_length()) if gpus << times <= MAX_GPUS]
+    fewer_rows = (
+        (f"micro-batches of {fewer} instead of {rows}, with recomputation", job.with_rows(fewer))
+        for fewer in range(rows - 1, 0, -1)
+    )
+    more_gpus = (
+        (
+            f"{more} GPUs instead of {gpus}",
+            replace(job, gpus=more, gpus_per_node=max(job.gpus_per_node, min(more, 8))),
+        )
+        for more in doubled
+    )
+    for changes in (fewer_rows, more_gpus):
+        for change, changed in changes:
+            if best := recommend(plans(changed)):
+                yield change, best[0]
+                break
+
+
+def _audio_bytes(job: Job, layout: Layout, load: Load, in_flight: int) -> tuple[int, int, int]:
+    """Encoders; projector with its optimiser; temporary memory: on a GPU of stage 0."""
+    D, w = job.llm.hidden_size, load.width
+    clips = -(-job.clips // layout.tensor_parallel_size)  # of the rank that encodes the most
+    kept = audio_memory.kept_bytes(job.encoders, clips, job.secs, D, w)
+    text = 3 * load.rows * load.length * D * w  # embeddings of the ids, of the splice, and the LLM's order of axes
+    gathered = 2 * int(job.clips * job.secs * audio_memory.TOKENS_PER_SECOND) * D * w
+    working = max(audio_memory.working_bytes(job.encoders, clips, job.secs, w), text + gathered)
+    frozen = sum(encoder.parameters for encoder in job.encoders) * w
+    trained = audio_memory.projector_parameters(job.encoders, D) * audio_memory.TRAINED
+    return frozen + in_flight * kept, trained, working

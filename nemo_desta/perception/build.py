@@ -1,0 +1,62 @@
+"""Perception's config -> encoders, their shapes, projector, token counts."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from nemo_desta.config import PerceptionConfig, nearest
+from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders import AudioEncoder, EncoderShape, build_encoder, encoder_shape
+from nemo_desta.perception.projector import Projector, build_projector
+from nemo_desta.sources import resolve_source
+
+
+def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
+    """The encoders that the config uses by name, in its order."""
+    return {name: build_encoder(knobs, dtype=config.dtype) for name, knobs in _used_encoders(config).items()}
+
+
+def encoder_shapes(config: PerceptionConfig) -> dict[str, EncoderShape]:
+    """The shapes of `build_encoders`; no weights are loaded."""
+    return {name: encoder_shape(knobs, dtype=config.dtype) for name, knobs in _used_encoders(config).items()}
+
+
+def build_projector_for(
+    config: PerceptionConfig,
+    encoders: Mapping[str, AudioEncoder | EncoderShape],
+    output_size: int,
+    *,
+    output_rms: float | None = None,
+) -> Projector:
+    """The projector that the config names, for these encoders (or shapes)."""
+    knobs = dict(config.projector)
+    name = knobs.pop("name", "window")
+    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
+
+
+def token_counter(config: PerceptionConfig, output_size: int) -> Callable[[int], int]:
+    """Samples of a clip at ``sampling_rate`` -> its vectors, as `FusedPerception.num_tokens`; no weights are loaded.
+
+    ``output_size``: width of the LLM.
+    """
+    with torch.device("meta"):
+        projector = build_projector_for(config, encoder_shapes(config), output_size)
+    return lambda num_samples: projector.num_tokens(num_samples, config.sampling_rate)
+
+
+def _used_encoders(config: PerceptionConfig) -> dict[str, dict[str, Any]]:
+    """The arguments of every encoder in use."""
+    names = list(config.encoders) if config.use is None else list(config.use)
+    if not names:
+        raise ConfigError("'model.perception.encoders' is empty: at least one encoder is needed")
+    used = {}
+    for name in names:
+        if name not in config.encoders:
+            raise ConfigError(f"model.perception.use names '{name}'.{nearest(name, config.encoders)}")
+        knobs = {"name": name, **config.encoders[name]}
+        if isinstance(knobs.get("path"), str):
+            knobs["path"] = resolve_source(knobs["path"])
+        used[name] = knobs
+    return used
