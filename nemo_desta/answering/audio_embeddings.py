@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 
 from nemo_desta.answering.clips import Clip
@@ -74,9 +75,7 @@ def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
     room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * model.sampling_rate
     for group in _groups(sorted(new.values(), key=lambda clip: len(clip.audio)), room):
         lens = torch.tensor([len(clip.audio) for clip in group])
-        audio = torch.zeros(len(group), int(lens.max()))
-        for i, clip in enumerate(group):
-            audio[i, : lens[i]] = torch.from_numpy(clip.audio)
+        audio = pad_sequence([torch.from_numpy(clip.audio) for clip in group], batch_first=True)
         vectors, num_vectors = model.perceive(audio.to(device), lens.to(device))
         for clip, row, count in zip(group, vectors, num_vectors.tolist(), strict=True):
             found[clip.key] = row[:count].clone()
@@ -95,7 +94,7 @@ def embed_prompts(
     ids, lens = (t.to(device) for t in batch_rows([torch.tensor(ids, dtype=torch.int64) for ids, _ in prompts]))
     text = table(ids.clamp(min=0))
     num_vectors = torch.tensor([v.shape[0] for v in vectors], dtype=torch.int64, device=device)
-    padded = nn.utils.rnn.pad_sequence(vectors, batch_first=True) if vectors else text.new_zeros(0, 0, text.shape[-1])
+    padded = pad_sequence(vectors, batch_first=True) if vectors else text.new_zeros(0, 0, text.shape[-1])
     return splice(text, ids, lens, lens, vectors=padded, vector_lens=num_vectors, padding_side=padding_side)
 
 

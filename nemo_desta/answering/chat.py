@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nemo_desta.answering.audio_embeddings import LocalChatModel, Transcriber
 from nemo_desta.answering.clips import load_clip
@@ -122,9 +123,9 @@ def encode(
     if audio is None:
         clips = [load_clip(item, model.sampling_rate).audio for prompt in prompts for item in prompt.audios]
         audio_lens = torch.tensor([len(clip) for clip in clips], dtype=torch.int64)
-        audio = torch.zeros(len(clips), int(audio_lens.max()) if clips else 0)
-        for i, clip in enumerate(clips):
-            audio[i, : len(clip)] = torch.from_numpy(clip)
+        audio = torch.zeros(0, 0)
+        if clips:
+            audio = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
     batch = {
         "audio": audio.float(),
         "audio_lens": torch.as_tensor(audio_lens, dtype=torch.int64),
