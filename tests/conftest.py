@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -40,14 +40,16 @@ socket.socket.connect = _local_only(socket.socket.connect)
 socket.socket.connect_ex = _local_only(socket.socket.connect_ex)
 
 
-def pytest_configure() -> None:
-    gc.disable()  # imports make millions of objects that stay; looking for garbage among them takes seconds
-
-
-def pytest_collection_finish() -> None:
-    gc.collect()
-    gc.freeze()  # what is imported by now is never garbage: each later collection looks at the tests' objects only
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports create millions of objects that stay: no garbage collection looks at them, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -86,6 +86,7 @@ def test_the_example_of_a_new_encoder_and_projector_runs():
     code = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     try:
         exec(compile(code, "docs/extend.md", "exec"), {"__name__": "extend"})
+        assert "my_encoder" in ENCODERS.factories and "my_projector" in PROJECTORS.factories
     finally:
         ENCODERS.factories.pop("my_encoder", None)
         PROJECTORS.factories.pop("my_projector", None)
