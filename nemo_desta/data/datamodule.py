@@ -111,12 +111,6 @@ class DestaDataModule(LightningDataModule):
             loaders.append(SizedPlanLoader(plan, dataset, **workers))
         return loaders
 
-    def num_train_batches(self, epoch: int = 0) -> int:
-        """Steps of one epoch; reads every row once."""
-        if self.settings.train is None:
-            raise ConfigError("data.train_ds is not given")
-        return self._open(self.settings.train, seed=None)[0].num_batches(epoch)
-
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Called by Lightning right before a step consumes the batch; only here the batch counts as consumed."""
         if self.trainer.training:

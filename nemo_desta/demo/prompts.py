@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_desta.demo.world import TASKS, gold, tasks_of
+from nemo_desta.demo.world import TASKS, gold
 
 #: task -> (question, sentence of the answer). The last pair of each task is held out of the training.
 WORDINGS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -270,43 +270,11 @@ def follows_format(format: str, answer: str) -> bool:
     return text.endswith(".") and not text.startswith("Answer:")
 
 
-def prompts_for(
-    row: Mapping[str, Any],
-    count: int,
-    seed: int,
-    *,
-    formats: Sequence[str] = ("plain",),
-    kinds: Sequence[str] = ("value",),
-    tasks: Sequence[str] | None = None,
-) -> list[Prompt]:
-    """``count`` prompts that the row's metadata can answer (each task once before any task comes twice).
-
-    Yes/no and choice are drawn only for tasks that have them, formats and wordings only from the training ones.
-    """
-    rng = random.Random(f"{seed}/{row['id']}")
-    known = [task for task in tasks_of(row) if tasks is None or task in tasks]
-    if not known:
-        raise ValueError(f"row {row['id']!r} holds no value of any wanted task ({', '.join(tasks or TASKS)})")
-    prompts: list[Prompt] = []
-    while len(prompts) < count:
-        for task in rng.sample(known, len(known))[: count - len(prompts)]:
-            truth = gold(row, task)
-            possible = [kind for kind in kinds if kind in ("value", "describe") or _offers(task, truth)]
-            kind = rng.choice(possible)
-            format = rng.choice([f for f in formats if f in formats_of(task, kind)] or ["plain"])
-            prompts.append(make_prompt(task, kind, format, truth=truth, wording=None, format_wording=None, rng=rng))
-    return prompts
-
-
 def formats_of(task: str, kind: str) -> tuple[str, ...]:
     """The formats in which a question can be answered."""
     if kind == "describe":
         return DESCRIBE_FORMATS
     return TRANSCRIPT_FORMATS if task == "transcript" else tuple(FORMATS)
-
-
-def _offers(task: str, truth: str | None) -> bool:
-    return task in YES_NO and truth in (TASKS[task].values or ())
 
 
 def _pick(wordings: Sequence[Any], index: int | None, rng: random.Random) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 import nemo_desta.demo
 from nemo_desta.demo.pool import rephrase_pool
-from nemo_desta.demo.prompts import FORMATS, WORDINGS, YES_NO, apply_format, follows_format, make_prompt, prompts_for
+from nemo_desta.demo.prompts import FORMATS, WORDINGS, YES_NO, apply_format, follows_format, make_prompt
 from nemo_desta.demo.prompts import true_answer as answer_of
 from nemo_desta.demo.world import TASKS, gold, parse_answer, parse_yes_no, tasks_of
 from nemo_desta.recipes.prompts import parse_prompts
@@ -97,19 +97,6 @@ def test_yes_no_answers_say_yes_exactly_for_the_asked_value():
         verdicts.append(parse_yes_no(answer_of(SPEECH, prompt)))
         assert (verdicts[-1] == "yes") == (prompt.asked == "male")
     assert set(verdicts) == {"yes", "no"}
-
-
-def test_prompts_for_asks_only_what_the_row_holds_and_is_deterministic():
-    prompts = prompts_for(SOUND, 7, seed=3, formats=tuple(FORMATS), kinds=("value", "yes_no", "choice"))
-    assert prompts == prompts_for(SOUND, 7, seed=3, formats=tuple(FORMATS), kinds=("value", "yes_no", "choice"))
-    assert {prompt.task for prompt in prompts} == {"sound_class", "sound_group", "domain"}
-    held_out = {WORDINGS[task][-1][0] for task in WORDINGS}
-    assert not any(prompt.text in held_out for prompt in prompts)
-
-
-def test_a_row_without_any_wanted_value_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match="row 'b' holds no value"):
-        prompts_for(SOUND, 1, seed=0, tasks=["gender"])
 
 
 def test_every_task_has_wordings_with_one_held_out_and_distinct_questions():
