@@ -1,7 +1,9 @@
 """Memory of the frozen LLM on one GPU of a pipeline stage: weights, what backward keeps, logits.
 
 The formulas follow this package's code (mcore_config.py, llm.py, loss.py). Formulas for full training do not apply: a
-frozen linear layer keeps its weight and not its input, so most of their terms are missing. See docs/megatron.md.
+frozen linear layer keeps its weight and not its input, so most of their terms are missing.
+See docs/explain/memory_planner.md.
+
 Letters: B rows, Z positions, D LLM width, A query heads, G key-value groups, H head size, F MLP width, V padded
 vocabulary, N supervised tokens, w bytes per number.
 """

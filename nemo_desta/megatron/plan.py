@@ -1,6 +1,6 @@
 """Which layouts of the frozen LLM fit these GPUs? ``python -m nemo_desta.megatron.plan --llm llama-3.1-70b --gpus 8``
 
-Only computed: no weights, no GPU, no megatron-core. docs/megatron.md gives the formulas and their sources.
+It computes: no weights, no GPU, no megatron-core. docs/explain/memory_planner.md has the formulas and their sources.
 """
 
 import argparse

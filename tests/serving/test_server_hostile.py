@@ -184,9 +184,9 @@ def test_a_refused_request_leaves_nothing_behind(model):
         gc.disable()
         tracemalloc.start()
         try:
-            for body in [*refused] * 4:
+            for body in [*refused] * 10:
                 post(server, body)
-            assert tracemalloc.get_traced_memory()[0] < 2e6  # of 5 MB
+            assert tracemalloc.get_traced_memory()[0] < 1.8e6  # of 13 MB
         finally:
             tracemalloc.stop()
             gc.enable()
@@ -195,10 +195,10 @@ def test_a_refused_request_leaves_nothing_behind(model):
 # ---- heads and connections
 
 
-def test_300_connections_without_a_whole_head_are_closed_and_others_served_meanwhile(model):
-    allow_files(1000)
-    with served(model, header_timeout_secs=2.0, max_batch_size=8, max_queue=8, max_connections=100) as server:
-        with connected(server, b"GET /v1/models HTTP/1.1\r\nX-Slow: ", count=300) as socks:
+def test_2000_connections_without_a_whole_head_are_closed_and_others_served_meanwhile(model):
+    allow_files(4000)
+    with served(model, header_timeout_secs=3.0, max_batch_size=8, max_queue=8, max_connections=100) as server:
+        with connected(server, b"GET /v1/models HTTP/1.1\r\nX-Slow: ", count=2000) as socks:
             until(lambda: num_connections(server) <= 100)
             assert all(alive(server) for _ in range(3))
             answers = [read_all(sock) for sock in socks]  # each ends: by a newer one, or by time

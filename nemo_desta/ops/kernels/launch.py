@@ -75,7 +75,7 @@ def candidates(channels: int, rows_held: int, max_row_registers: int) -> list[La
     Args:
         channels: C.
         rows_held: rows that a program keeps through its loop, as M running sums.
-        max_row_registers: registers per thread that these rows may take; found by compiling (docs/kernel.md).
+        max_row_registers: registers per thread that these rows may take; found by compiling (docs/explain/kernel.md).
     """
     launches = [Launch(channels, 2**i) for i in range(MAX_WARPS.bit_length())]
     # a wider program than the row has channels would idle

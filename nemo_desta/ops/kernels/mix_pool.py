@@ -2,8 +2,8 @@
 
 Forward reads every frame of every layer once and writes one vector per window and query: no mixed, normalised or
 gathered frame ever reaches memory. Backward reads the same frames once more; it needs a few numbers per frame and the
-pooled vectors in float32, nothing else (docs/kernel.md derives the formulas). Windows may overlap: nothing is added to
-memory that another program adds to, so there are no atomics, and two runs give the same bits.
+pooled vectors in float32, nothing else (docs/explain/kernel.md derives the formulas). Windows may overlap. No two
+programs add to the same memory, so there are no atomics, and two runs give the same bits.
 
 Letters: N encoder layers, B clips, T frames, C encoder width, P windows of the batch, K frames of the longest window,
 M queries, G programs of a backward kernel. In the kernels x is a normalised frame, without gain and bias.

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 _MAX_TEXT = 6000
@@ -35,8 +34,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "style": Markup((templates / "style.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
+        "style": (templates / "style.css").read_text(encoding="utf-8"),
+        "script": script,
         "script_hash": digest,
         "ticks": _ticks,
     }
