@@ -35,6 +35,7 @@ from nemo_desta.perception.encoders import fbank as kaldi
 from nemo_desta.perception.encoders.beats import FBANK_MEAN, FBANK_STD, FRAMES_PER_STEP
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.log_mel import LogMel
+from nemo_desta.perception.masks import zero_beyond
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class BeatsStudent(nn.Module):
         fbank = self._fbank(F.pad(batch.audio, (0, samples - batch.audio.shape[1])))
         fbank = (fbank - FBANK_MEAN) / (2 * FBANK_STD)
         fbank = mask_features(fbank.transpose(1, 2), rng).transpose(1, 2)
-        fbank = kaldi.zero_beyond(fbank, frames)
+        fbank = zero_beyond(fbank, frames)
         fbank = F.pad(fbank, (0, 0, 0, int(steps.max()) * FRAMES_PER_STEP - fbank.shape[1]))
         lens = steps * BANDS_PER_STEP
         return self.heads.loss(self.encoder(fbank, lens)[-1], lens, batch.labels)

@@ -4,7 +4,6 @@ Layers are TransformerEngine's where it is installed, otherwise megatron-core's 
 attention of this file. Letters: S positions, B rows, A query heads, G key-value heads, H head size.
 """
 
-import importlib
 import importlib.util
 
 import torch
@@ -84,9 +83,13 @@ def rope_settings(config: PretrainedConfig) -> dict:
 
 def rotary_frequencies(config: PretrainedConfig) -> Tensor:
     """(H / 2,) float32: the frequencies of the Hugging Face model itself."""
-    kind = config.model_type  # covered, so the class has this name
-    module = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
-    rotary = getattr(module, f"{kind.capitalize()}RotaryEmbedding")(config)
+    if config.model_type == "llama":
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary
+    elif config.model_type == "qwen2":
+        from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding as Rotary
+    else:
+        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding as Rotary
+    rotary = Rotary(config)
     if rotary.attention_scaling != 1.0:
         raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {rotary.attention_scaling}")
     return rotary.inv_freq.detach().float()

@@ -101,7 +101,7 @@ def test_a_checkpoint_to_export(poisoned, tmp_path, canary, tiny):
         export_model(file, tmp_path / "out")
     model = {**tiny, "llm": {**tiny["llm"], "trust_remote_code": True}}
     torch.save({"nemo_desta": {"model": model, "frozen": {}}, "state_dict": {}}, tmp_path / "y.ckpt")
-    with pytest.raises(UntrustedConfig, match=r"y\.ckpt' asks for .*trust_remote_code"):
+    with pytest.raises(UntrustedConfig, match=r"y\.ckpt' holds settings that only you .*trust_remote_code"):
         export_model(tmp_path / "y.ckpt", tmp_path / "out")
     assert not canary.exists() and not (tmp_path / "out").exists()
 
