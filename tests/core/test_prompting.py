@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -214,13 +212,3 @@ def test_transcript_dropout_and_noise_depend_on_the_draw_alone(chatml: PromptBui
     assert len(set(texts)) > 20  # noise differs from draw to draw
     without_draw = text_of(builder, builder.prompt(messages).ids)
     assert "<A>one two three four five six seven eight" in without_draw
-
-
-def test_rows_audio_and_prompts_need_no_nemo() -> None:
-    code = (
-        "import sys, nemo_desta.data.rows, nemo_desta.data.audio_io, nemo_desta.core.prompting\n"
-        "import nemo_desta.data.dataset, nemo_desta.data.sources\n"
-        "print([name for name in ('nemo', 'lightning', 'lhotse', 'omegaconf') if name in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
