@@ -4,7 +4,6 @@ Ray restarts a worker that dies; the worker resumes after the last row in its jo
 folder, and its file locks must work (local disks, NFSv4, Lustre with flock).
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ from tqdm import tqdm
 from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage, freeze_dates
 from nemo_desta.recipes.pipeline import RecipeFolder, run_shards
 from nemo_desta.recipes.settings import parse_recipe
-
-logger = logging.getLogger(__name__)
 
 
 class ShardWorker:

@@ -7,25 +7,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.check_rows import run_check
+from nemo_desta.recipes.report.command import run_report
+from nemo_desta.recipes.run import run_recipe
+from nemo_desta.recipes.shar import run_shar
 
-COMMANDS = ("generate", "report", "check", "shar")
+COMMANDS = {"generate": run_recipe, "report": run_report, "check": run_check, "shar": run_shar}
 
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:
     """Run the recipe. Printing the returned object shows its result; `failed` says whether a script should fail."""
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     name = plain.pop("recipe", None)
-    if name == "generate":
-        from nemo_desta.recipes.run import run_recipe as run
-    elif name == "report":
-        from nemo_desta.recipes.report.command import run_report as run
-    elif name == "check":
-        from nemo_desta.recipes.check_rows import run_check as run
-    elif name == "shar":
-        from nemo_desta.recipes.shar import run_shar as run
-    else:
+    if str(name) not in COMMANDS:
         raise ConfigError(f"unknown recipe {name!r}.{nearest(str(name), COMMANDS)}")
-    return run(plain)
+    return COMMANDS[name](plain)
 
 
 def failed(result: Any) -> bool:

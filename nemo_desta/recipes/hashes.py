@@ -1,7 +1,6 @@
 """Sets, lists and counts of 64-bit hashes: millions of rows are compared in a few bytes of memory per row."""
 
 from array import array
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -52,10 +51,7 @@ class HashList:
 
     def firsts(self) -> np.ndarray:
         """(len,): for each position, the first position that holds the same value."""
-        if not self._hashes:
-            return np.zeros(0, dtype=np.int64)
-        values = np.frombuffer(self._hashes, dtype=np.int64)
-        _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(np.asarray(self._hashes), return_index=True, return_inverse=True)
         return first[inverse.reshape(-1)]
 
     @property
@@ -87,7 +83,6 @@ class HashCounts:
             if self._rows[at] < 65_535:
                 self._rows[at] += 1
 
-    def _cells(self, number: int) -> Iterator[tuple[int, int]]:
+    def _cells(self, number: int) -> tuple[tuple[int, int], tuple[int, int]]:
         mask = (1 << self._BITS) - 1
-        yield 0, number & mask
-        yield 1, (number >> 32) & mask
+        return (0, number & mask), (1, (number >> 32) & mask)

@@ -24,9 +24,9 @@ from nemo_desta.recipes.build import (
     units,
 )
 from nemo_desta.recipes.corpora import Corpus
+from nemo_desta.recipes.items import Wanted
 from nemo_desta.recipes.pipeline import RecipeFolder, Summary, finish, run_shards, write_plan
 from nemo_desta.recipes.pipeline.finish import read_summary
-from nemo_desta.recipes.pipeline.stage import Wanted
 from nemo_desta.recipes.prompts import PromptPool
 from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
 

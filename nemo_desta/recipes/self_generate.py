@@ -13,8 +13,7 @@ from nemo_desta.errors import RowError, row_guard
 from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
-from nemo_desta.recipes.items import Item, Rejection
-from nemo_desta.recipes.pipeline.stage import Outcome, Wanted
+from nemo_desta.recipes.items import Item, Outcome, Rejection, Wanted
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 

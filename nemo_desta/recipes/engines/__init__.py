@@ -42,8 +42,6 @@ __all__ = [
     "generate_all",
 ]
 
-_LAZY = {"HFEngine": "hf", "OpenAIEngine": "openai", "VLLMEngine": "vllm"}
-
 
 @dataclass(frozen=True)
 class HFSettings:
@@ -81,18 +79,14 @@ class OpenAISettings(Connection):
 
 
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
-
-
+_CLASSES = {"hf": "HFEngine", "vllm": "VLLMEngine", "openai": "OpenAIEngine"}
 #: Knobs of an engine that change its answers. The others decide where it runs and how fast.
 _OF_THE_TEXT = ("name", "model", "api", "extra_body", "dtype", "engine_args")
 
 
 def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
     """The part of an engine's ``settings`` that decides about the rows. The server, its key and its load may change.
-
-    Raises:
-        ConfigError: unknown engine or knob, with the nearest known one.
-    """
+    Raises `ConfigError` for an unknown engine or knob."""
     knobs = vars(_parsed(settings))
     kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
     return {**kept, "model": kept["model"] or llm} if "model" in kept else kept
@@ -108,32 +102,23 @@ def build_engine(
     """The engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
 
     ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine, if
-    the server's name for the LLM is not also the tokenizer's.
-
-    Raises:
-        ConfigError: unknown engine or knob, with the nearest known one. EngineError: no server, or no tokenizer.
+    the server's name for the LLM is not also the tokenizer's. Raises `ConfigError` for an unknown engine or knob,
+    `EngineError` if there is no server or no tokenizer.
     """
     knobs = dict(vars(_parsed(settings)))
     name = knobs.pop("name")
     if tokenizer is not None and name != "openai":
         raise ConfigError(f"the {name} engine reads the LLM's own tokenizer; tokenizer={tokenizer} is for openai only")
-    if name == "hf":
-        from nemo_desta.recipes.engines.hf import HFEngine
-
-        return HFEngine.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **knobs)
-    if name == "vllm":
-        from nemo_desta.recipes.engines.vllm import VLLMEngine
-
-        given = {key: value for key, value in knobs.pop("engine_args").items() if value is not None}
-        given |= {key: value for key, value in knobs.items() if value is not None}
-        return VLLMEngine.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **given)
-    from nemo_desta.recipes.engines.openai import OpenAIEngine
-
-    model = knobs.pop("model") or llm
-    known_by = knobs.pop("tokenizer") or tokenizer or (llm if knobs["api"] == "completions" else None)
-    engine = OpenAIEngine(model=model, tokenizer=known_by, chat_template_kwargs=chat_template_kwargs, **knobs)
-    engine.connect()
-    return engine
+    engine_class = __getattr__(_CLASSES[name])
+    if name == "openai":
+        model = knobs.pop("model") or llm
+        known_by = knobs.pop("tokenizer") or tokenizer or (llm if knobs["api"] == "completions" else None)
+        engine = engine_class(model=model, tokenizer=known_by, chat_template_kwargs=chat_template_kwargs, **knobs)
+        engine.connect()
+        return engine
+    given = [*knobs.pop("engine_args", {}).items(), *knobs.items()]
+    options = {key: value for key, value in given if value is not None}
+    return engine_class.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **options)
 
 
 def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISettings:
@@ -144,6 +129,7 @@ def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISe
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(f"nemo_desta.recipes.engines.{_LAZY[name]}"), name)
+    for module, engine_class in _CLASSES.items():
+        if engine_class == name:
+            return getattr(import_module(f"nemo_desta.recipes.engines.{module}"), name)
     raise AttributeError(f"module 'nemo_desta.recipes.engines' has no attribute {name!r}")

@@ -16,11 +16,9 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """The sampling settings of a recipe, as rows store them. The defaults are DeSTA2.5-Audio's.
-
-    ``temperature``: 0 takes the likeliest token. None takes temperature, top-p and top-k from the LLM's own generation
-    config, as reasoning LLMs need it.
-    """
+    """The sampling settings of a recipe, as rows store them. The defaults are DeSTA2.5-Audio's. ``temperature``: 0
+    takes the likeliest token; None takes temperature, top-p and top-k from the LLM's own generation config, as
+    reasoning LLMs need it."""
 
     max_new_tokens: int = 512
     temperature: float | None = 0.05
@@ -30,11 +28,8 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class Request:
-    """A request for one answer.
-
-    ``seed``: of this answer's random numbers, which do not depend on the batch. ``prefix``: raw text after the
-    generation prompt that the answer continues (a thought, for instance); the answer does not repeat it.
-    """
+    """``seed``: of this answer's random numbers, which do not depend on the batch. ``prefix``: raw text after the
+    generation prompt that the answer continues (a thought, for instance); the answer does not repeat it."""
 
     messages: Messages
     sampling: SamplingConfig
@@ -45,8 +40,7 @@ class Request:
 class Generation(NamedTuple):
     """``text``: the raw continuation of the generation prompt. It keeps special tokens such as a closing think tag,
     but not the end-of-turn token. ``truncated``: the token limit came before the end of the turn. ``error``: why there
-    is no text, None if there is one. Token counts are 0 if the engine does not count tokens.
-    """
+    is no text, None if there is one. Token counts are 0 if the engine does not count tokens."""
 
     text: str
     truncated: bool
@@ -57,8 +51,7 @@ class Generation(NamedTuple):
 
 class Engine(Protocol):
     """An LLM to query. ``name`` and ``revision`` are stored in the rows (``llm``, ``llm_revision``). ``concurrency``:
-    how many requests should run together. ``prompts``: renders by the LLM's chat template, None if a server does.
-    """
+    how many requests should run together. ``prompts``: renders by the LLM's chat template, None if a server does."""
 
     name: str
     revision: str | None
@@ -68,11 +61,9 @@ class Engine(Protocol):
     async def generate(self, request: Request) -> Generation:
         """The answer. A fault of this one request is returned as ``error``. A fault of the engine itself (no such
         server, key refused) raises `EngineError`."""
-        ...
 
     async def close(self) -> None:
         """Free connections and workers."""
-        ...
 
 
 class EngineError(RuntimeError):

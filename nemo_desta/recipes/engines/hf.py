@@ -5,19 +5,18 @@ numbers, so its answer does not depend on the batch.
 """
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from nemo_desta.answering.decoder import Decoder
 from nemo_desta.answering.sampling import own_sampling
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Generation
-from nemo_desta.recipes.engines.local import LocalEngine, llm_name, llm_revision
+from nemo_desta.recipes.engines.local import LocalEngine, llm_identity
 from nemo_desta.recipes.engines.scheduler import Job, Result
 from nemo_desta.sources import resolve_source
 
@@ -35,46 +34,26 @@ _FREE_SHARE = 1 / 4
 class HFEngine(LocalEngine):
     """A frozen causal LLM in this process.
 
-    ``model``: a transformers causal LLM; ``tokenizer``: its tokenizer, with a chat template. ``chat_template_kwargs``
-    must be those of the training that will read the answers. A batch that does not fit the GPU's memory is halved
-    and retried, and later batches are kept smaller.
+    ``model``: a transformers causal LLM; ``local``: ``name``, ``revision``, ``chat_template_kwargs`` of `LocalEngine`.
+    A batch that does not fit the GPU's memory is halved and retried, and later batches are kept smaller.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        name: str,
-        revision: str | None = None,
-        batch_size: int = 32,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 32, **local: Any) -> None:
         super().__init__(
             tokenizer,
-            name=name,
-            revision=revision,
             end_ids=model.generation_config.eos_token_id,
             context=model.config.get_text_config().max_position_embeddings,
             batch_size=batch_size,
             concurrency=batch_size * _BATCHES_SORTED_TOGETHER,
-            chat_template_kwargs=chat_template_kwargs,
+            **local,
         )
         self.model = model.eval().requires_grad_(False)
         self.too_many_tokens: int | None = None  # a batch of so many (rows x longest) once ran out of memory
         self._reset()
 
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_size: int = 32,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-    ) -> "HFEngine":
-        """Load from a hub id, a folder, or ``package:<path>``.
+    def from_pretrained(cls, path: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> "HFEngine":
+        """Load from a hub id, a folder, or ``package:<path>``; ``options`` go to the constructor.
 
         ``auto``: the GPU if there is one; bfloat16 on it, float32 on a CPU. Raises ``FileNotFoundError`` for a folder
         without tokenizer, ``ConfigError`` for an unknown dtype.
@@ -90,14 +69,7 @@ class HFEngine(LocalEngine):
         if dtype == "auto":
             dtype = "float32" if device == "cpu" else "bfloat16"
         model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
-        return cls(
-            model.to(device),
-            AutoTokenizer.from_pretrained(source, trust_remote_code=False),
-            name=llm_name(path),
-            revision=llm_revision(path),
-            batch_size=batch_size,
-            chat_template_kwargs=chat_template_kwargs,
-        )
+        return cls(model.to(device), **llm_identity(path), **options)
 
     def own_sampling(self) -> dict[str, Any]:
         # Without the config's repetition penalty: targets come from the bare LLM.
@@ -113,10 +85,17 @@ class HFEngine(LocalEngine):
             self._decoder.remove({key for key, job in self._rows.items() if job not in jobs})
             self._rows = {key: job for key, job in self._rows.items() if job in jobs}
             self._add([job for job in jobs if job not in self._rows.values()], max(job.positions for job in jobs))
+            ended: list[int] = []
             for _ in range(_STEPS):
-                if ended := self._step():
-                    return ended
-            return []
+                for key, token in self._decoder.step():
+                    job = self._rows[key]
+                    job.new.append(token)
+                    if token in self.end_ids or len(job.new) == job.sampling.max_new_tokens:
+                        ended.append(key)
+                if ended:
+                    break
+            self._decoder.remove(set(ended))
+            return [(job, job.new) for job in map(self._rows.pop, ended)]
         except torch.cuda.OutOfMemoryError as error:
             problem = str(error).partition(".")[0]
         except Exception:
@@ -146,18 +125,6 @@ class HFEngine(LocalEngine):
         self._rows |= zip(self._decoder.add(ids, mask, [job.sampling for job in jobs]), jobs, strict=True)
         self._joining = []
 
-    def _step(self) -> list[tuple[Job, Result]]:
-        """One token for every row; the rows that ended with it leave."""
-        ended = []
-        for key, token in self._decoder.step():
-            job = self._rows[key]
-            job.new.append(token)
-            if token in self.end_ids or len(job.new) == job.sampling.max_new_tokens:
-                ended.append(key)
-        self._decoder.remove(set(ended))
-        jobs = [self._rows.pop(key) for key in ended]
-        return [(job, job.new) for job in jobs]
-
     def _make_smaller(self, problem: str) -> list[tuple[Job, Result]]:
         """Start all rows again in smaller batches; a row that was alone does not fit at all."""
         jobs = [*self._rows.values(), *self._joining]
@@ -166,12 +133,8 @@ class HFEngine(LocalEngine):
         if not size:
             return [(jobs[0], Generation("", False, f"{tokens} tokens do not fit the GPU's memory: {problem}"))]
         self.too_many_tokens = tokens * size + 1
-        logger.warning(
-            "%d answers of up to %d tokens did not fit the GPU's memory: trying %d (batch_size is too large)",
-            len(jobs),
-            tokens,
-            size,
-        )
+        found = f"{len(jobs)} answers of up to {tokens} tokens did not fit the GPU's memory"
+        logger.warning("%s: trying %d (batch_size is too large)", found, size)
         return []
 
     def _reset(self) -> None:

@@ -7,12 +7,15 @@ environment, is kept in the session's headers only, and is removed from every te
 
 import asyncio
 import email.utils
+import itertools
 import json
 import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -27,18 +30,20 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 Parse = Callable[[Mapping[str, Any]], Answer]
 
-#: Statuses of a wrong request; other requests may be right.
-_WRONG_REQUEST = (400, 413, 422)
-#: Transient statuses below 500.
-_BUSY = (408, 425, 429)
-#: Attempts to reach the server before the first request: some five seconds.
-_FIRST_CONTACT_ATTEMPTS = 6
 #: Longest ``Retry-After`` that is accepted.
 _LONGEST_RETRY_AFTER_SECS = 600.0
 
 
 class RequestFailed(Exception):
     """This one request has no answer; others may have theirs. The text says why."""
+
+
+class NotServed(EngineError):
+    """The server has no such model or address (404), or answers with an unknown status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class _Transient(Exception):
@@ -70,18 +75,20 @@ class Connection:
 
 
 class HttpClient:
-    """A client of one server, used from one event loop at a time; `close` it before the loop ends.
-
-    ``stats`` counts ``requests`` (retries included) and ``retries`` by cause.
-
-    Raises:
-        ConfigError: the base URL is no URL or carries a password.
-    """
+    """A client of one server, used from one event loop at a time; `close` it before the loop ends. ``stats`` counts
+    ``requests`` (retries included) and ``retries`` by cause. Raises `ConfigError` for a base URL that is no URL or
+    carries a password."""
 
     def __init__(self, connection: Connection) -> None:
-        self.base_url = _checked(connection.base_url)
+        url = urlsplit(connection.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConfigError(f"base_url must be like http://localhost:8000/v1, found {connection.base_url!r}")
+        if url.username or url.password or url.query:
+            found = f"base_url for {url.hostname} carries a user, a password or a query"
+            raise ConfigError(f"{found}; keys come from the environment only")
+        self.base_url = connection.base_url.rstrip("/") + ("" if url.path.strip("/") else "/v1")
         self.connection = connection
-        self.stats: dict[str, Any] = {"requests": 0, "retries": {}}
+        self.stats: dict[str, Any] = {"requests": 0, "retries": Counter()}
         self._jitter = random.Random()  # its own: waits must not change anyone's seeded numbers
         self._num_answered = 0
         self._session: Any = None
@@ -89,39 +96,30 @@ class HttpClient:
         self._slots: asyncio.Semaphore
 
     async def post(self, path: str, body: bytes, parse: Parse[Answer]) -> Answer:
-        """What ``parse`` makes of the JSON answer.
-
-        Any exception of ``parse`` except `RequestFailed` and `EngineError` counts as a malformed answer.
-
-        Raises:
-            RequestFailed: the server refuses this request, or fails at every attempt while it answers others.
-            EngineError: the server does not answer any more, or refuses the key or the address.
-        """
-        before = self._num_answered
+        """What ``parse`` makes of the JSON answer. An exception of ``parse`` other than the two below counts as a
+        malformed answer. Raises `RequestFailed` if the server refuses this request, or fails at every attempt while
+        it answers others; `EngineError` if the server does not answer any more, or refuses the key or the address."""
+        before, tries = self._num_answered, self.connection.max_retries + 1
         try:
-            return await self._retry(lambda: self._try("POST", path, body, parse), self.connection.max_retries)
+            return await self._retry("POST", path, body, parse, tries)
         except _Transient as problem:
-            what = f"{self.connection.max_retries + 1} tries, the last: {problem}"
+            what = f"{tries} tries, the last: {problem}"
             # Is it this request, or is the server down? Then every following row would fail too: the run must stop.
             if problem.cause != "status 429" and (self._num_answered > before or await self._alive()):
                 raise RequestFailed(what) from None
             raise EngineError(f"{self.base_url} does not answer any more: {what}") from None
 
     async def models(self) -> list[dict[str, Any]]:
-        """The models that the server lists; empty if it does not list them.
-
-        Raises:
-            EngineError: no server, or it refuses the key.
-        """
-        attempts = _FIRST_CONTACT_ATTEMPTS
+        """The models that the server lists, if it does. Raises `EngineError` if there is no server, or for the key."""
+        tries = 6  # some five seconds
         try:
-            return await self._retry(lambda: self._try("GET", "/models", None, read_models), attempts - 1)
+            return await self._retry("GET", "/models", None, read_models, tries)
         except _Transient as problem:
             raise EngineError(
-                f"no server answers at {self.base_url} ({attempts} tries, the last: {problem}); is it running, "
+                f"no server answers at {self.base_url} ({tries} tries, the last: {problem}); is it running, "
                 "and is the address right?"
             ) from None
-        except RequestFailed:
+        except (RequestFailed, NotServed):  # a server need not list its models
             return []
 
     async def close(self) -> None:
@@ -130,11 +128,11 @@ class HttpClient:
         if session is not None:
             await session.close()
 
-    def open(self) -> None:
-        """Open a session for the running event loop, if there is none."""
+    def open(self) -> bool:
+        """Open a session for the running event loop, if there is none; returns whether it is a new one."""
         loop = asyncio.get_running_loop()
         if self._session is not None and self._loop is loop:
-            return
+            return False
         try:
             import aiohttp
         except ImportError as error:
@@ -151,23 +149,22 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout)),
         )
+        return True
 
-    async def _retry(self, attempt: Callable[[], Awaitable[Answer]], max_retries: int) -> Answer:
-        for number in range(max_retries + 1):
+    async def _retry(self, method: str, path: str, body: bytes | None, parse: Parse[Answer], tries: int) -> Answer:
+        for number in itertools.count(1):
             try:
-                answer = await attempt()
+                answer = await self._try(method, path, body, parse)
                 self._num_answered += 1
                 return answer
             except _Transient as problem:
-                if number == max_retries:
+                if number >= tries:
                     raise
-                retries = self.stats["retries"]
-                retries[problem.cause] = retries.get(problem.cause, 0) + 1
-                logger.debug("try %d of %d failed: %s", number + 1, max_retries + 1, problem)
-                bound = min(self.connection.longest_wait_secs, self.connection.first_wait_secs * 2**number)
+                self.stats["retries"][problem.cause] += 1
+                logger.debug("try %d of %d failed: %s", number, tries, problem)
+                bound = min(self.connection.longest_wait_secs, self.connection.first_wait_secs * 2 ** (number - 1))
                 wait = max(self._jitter.uniform(0, bound), problem.retry_after)
             await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
 
     async def _try(self, method: str, path: str, body: bytes | None, parse: Parse[Answer]) -> Answer:
         import aiohttp
@@ -178,9 +175,8 @@ class HttpClient:
             self.stats["requests"] += 1
             try:
                 # A redirect would take the key elsewhere and turn POST into GET.
-                async with self._session.request(
-                    method, self.base_url + path, data=body, allow_redirects=False
-                ) as response:
+                url = self.base_url + path
+                async with self._session.request(method, url, data=body, allow_redirects=False) as response:
                     content = await response.read()
             except asyncio.TimeoutError:
                 raise _Transient("timeout", f"{self.connection.timeout_secs:g} s") from None
@@ -198,29 +194,25 @@ class HttpClient:
 
     def _refuse(self, status: int, headers: Mapping[str, str], content: bytes) -> NoReturn:
         said = self._clean(_message(content))
-        if status >= 500 or status in _BUSY:
+        if status >= 500 or status in (408, 425, 429):
             retry_after = _retry_after_secs(headers.get("Retry-After"))
             if retry_after > _LONGEST_RETRY_AFTER_SECS:
                 raise EngineError(f"{self.base_url} asks to come back in {retry_after:.0f} s ({status}: {said})")
             raise _Transient(f"status {status}", said, retry_after)
         if status in (401, 403):
-            found = "is refused" if self._key() else "is not set"
-            raise EngineError(
-                f"{self.base_url} wants another key ({status}: {said}): the environment variable "
-                f"{self.connection.api_key_env} {found}"
-            )
-        if status in _WRONG_REQUEST:
+            found = f"environment variable {self.connection.api_key_env} is {'refused' if self._key() else 'not set'}"
+            raise EngineError(f"{self.base_url} wants another key ({status}: {said}): the {found}")
+        if status in (400, 413, 422):  # other requests may be right
             raise RequestFailed(f"the server refuses this request ({status}): {said}")
         raise NotServed(f"{self.base_url} answered {status}: {said}", status)
 
     async def _alive(self) -> bool:
         try:
-            await self._try("GET", "/models", None, lambda data: data)
-        except (RequestFailed, NotServed):
+            with suppress(RequestFailed, NotServed):
+                await self._try("GET", "/models", None, dict)
             return True
         except (_Transient, EngineError):
             return False
-        return True
 
     def _key(self) -> str | None:
         return os.environ.get(self.connection.api_key_env) or None
@@ -230,44 +222,19 @@ class HttpClient:
         return " ".join((text.replace(key, "<key>") if key else text).split())[:300]
 
 
-class NotServed(EngineError):
-    """The server has no such model or address (404), or answers with an unknown status."""
-
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
-        self.status = status
-
-
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"base_url must be like http://localhost:8000/v1, found {url!r}")
-    if parts.username or parts.password or parts.query:
-        raise ConfigError(
-            f"base_url for {parts.hostname} carries a user, a password or a query; keys come from the environment only"
-        )
-    return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
-
-
 def _message(content: bytes) -> str:
     """The text of an error's body: in OpenAI's form, in FastAPI's, or as it is."""
-    try:
+    with suppress(ValueError, AttributeError, RecursionError):
         data = json.loads(content)
         error = data.get("error", data)
         return str(error.get("message") or error.get("detail") or data) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError, RecursionError):
-        return content.decode(errors="replace")
+    return content.decode(errors="replace")
 
 
 def _retry_after_secs(value: str | None) -> float:
     """Seconds from a ``Retry-After`` header: a number or a date; 0 if there is none or it cannot be read."""
-    if not value:
-        return 0.0
-    try:
+    with suppress(TypeError, ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(TypeError, ValueError, OverflowError, OSError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError, OSError):
-        return 0.0
+    return 0.0

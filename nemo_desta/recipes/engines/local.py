@@ -3,33 +3,41 @@
 `hf.HFEngine` and `vllm.VLLMEngine` add how the model answers a batch.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.core.fingerprint import short_fingerprint
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.errors import RowError
 from nemo_desta.recipes.engines.base import Generation, Request
-from nemo_desta.recipes.engines.scheduler import Job, Result, Scheduler
+from nemo_desta.recipes.engines.scheduler import Advance, Job, Scheduler
 from nemo_desta.sources import local_folder, resolve_source
 
 
 class LocalEngine:
-    """An `Engine` over a model in this process; subclasses define `advance` and `own_sampling`.
+    """An `Engine` over a model in this process. Subclasses define ``advance``, see `Scheduler` (it may return more ids
+    after an end id), and ``own_sampling``: temperature and filters that the LLM's authors recommend, as fields of
+    `answering.sampling.Sampling`.
 
     ``end_ids``: those of the LLM's generation config; the tokenizer's and the template's are added.
     ``context``: positions that the LLM has for prompt and answer together.
     ``batch_size``, ``concurrency``: requests in a batch, and requests that are sorted by length together.
+    ``chat_template_kwargs``: must be those of the training that will read the answers.
     """
+
+    advance: Advance
+    own_sampling: Callable[[], dict[str, Any]]
 
     def __init__(
         self,
         tokenizer: Any,
         *,
         name: str,
-        revision: str | None,
+        revision: str | None = None,
         end_ids: int | Sequence[int] | None,
         context: int,
         batch_size: int,
@@ -49,14 +57,6 @@ class LocalEngine:
         self.context = context
         self._scheduler = Scheduler(self.advance, size=batch_size, window=concurrency)
 
-    def advance(self, jobs: list[Job]) -> Iterable[tuple[Job, Result]]:
-        """Work on the answers to ``jobs``; see `Scheduler`. Ids after an end id are ignored."""
-        raise NotImplementedError
-
-    def own_sampling(self) -> dict[str, Any]:
-        """Temperature and filters that the LLM's authors recommend, as fields of `answering.sampling.Sampling`."""
-        raise NotImplementedError
-
     async def generate(self, request: Request) -> Generation:
         """See `Engine`. A prompt that leaves no room for ``max_new_tokens`` in the LLM's context becomes an error."""
         try:
@@ -69,25 +69,22 @@ class LocalEngine:
         if len(ids) > room:
             error = f"prompt of {len(ids)} tokens, the context leaves {room} beside max_new_tokens"
             return Generation("", False, error, len(ids))
-        if asked.temperature is None:
-            how = self.own_sampling()
-        else:
-            how = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k or 0}
+        given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k or 0}
+        how = self.own_sampling() if asked.temperature is None else given
         sampling = Sampling(max_new_tokens=asked.max_new_tokens, seed=request.seed, **how)
         # Ids become text here and not in the worker thread: two threads must not use the tokenizer at a time.
         new = await self._scheduler.submit(Job(ids, sampling))
-        return new if isinstance(new, Generation) else self._decode(len(ids), new)
-
-    async def close(self) -> None:
-        await self._scheduler.close()
-
-    def _decode(self, prompt_tokens: int, new: Sequence[int]) -> Generation:
+        if isinstance(new, Generation):
+            return new
         end = next((i for i, token in enumerate(new) if token in self.end_ids), None)
         text = self.tokenizer.decode(new[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if end is not None:
-            return Generation(text, False, None, prompt_tokens, end + 1)
+            return Generation(text, False, None, len(ids), end + 1)
         # A cut inside a character of several bytes would leave a replacement mark that the LLM did not generate.
-        return Generation(text.rstrip("\ufffd"), True, None, prompt_tokens, len(new))
+        return Generation(text.rstrip("\ufffd"), True, None, len(ids), len(new))
+
+    async def close(self) -> None:
+        await self._scheduler.close()
 
 
 def llm_name(path: str) -> str:
@@ -96,12 +93,14 @@ def llm_name(path: str) -> str:
     return folder.resolve().name if folder.is_dir() else path
 
 
-def llm_revision(path: str) -> str | None:
-    """12 characters for weights, tokenizer and settings: the hub's commit, or a hash of the folder.
+def llm_identity(path: str) -> dict[str, Any]:
+    """The LLM's ``tokenizer``, ``name`` and ``revision``.
 
-    None for an LLM that is not on this machine.
+    ``revision``: 12 characters for weights, tokenizer and settings: the hub's commit, or a hash of the folder. None
+    for an LLM that is not on this machine.
     """
-    folder = local_folder(path)
-    if folder is None:
-        return None
-    return folder.name[:12] if folder.parent.name == "snapshots" else short_fingerprint(folder)
+    tokenizer = AutoTokenizer.from_pretrained(resolve_source(path), trust_remote_code=False)
+    revision, folder = None, local_folder(path)
+    if folder is not None:
+        revision = folder.name[:12] if folder.parent.name == "snapshots" else short_fingerprint(folder)
+    return {"tokenizer": tokenizer, "name": llm_name(path), "revision": revision}

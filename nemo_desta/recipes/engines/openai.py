@@ -31,7 +31,6 @@ class OpenAIEngine:
     """See the module.
 
     Args:
-        base_url: see `Connection`.
         model: the name by which the server knows the LLM.
         tokenizer: hub id, folder or ``package:<path>`` of its tokenizer; ``model`` if None. Over chat it is optional.
             Without it, a thought that the server splits off is written back with its opening tag, which is wrong for a
@@ -39,15 +38,12 @@ class OpenAIEngine:
         api: one of `APIS`.
         chat_template_kwargs: must be those of the training that will read the answers.
         extra_body: fields added to every request; a null removes one of our fields, for servers that refuse it.
-        connection: further fields of `Connection` (``concurrency``, ``timeout_secs``, ``max_retries``, ...).
+        base_url, connection: fields of `Connection` (``concurrency``, ``timeout_secs``, ``max_retries``, ...).
 
     The attribute ``concurrency`` is twice the connection's: while some rows are between two requests or wait for a
     retry, other rows keep the connections busy. ``revision`` is the ``root`` of the server's model, known after
-    `connect` or the first answer. ``stats`` counts ``requests`` (retries included), ``answers``, ``errors`` and
-    ``retries`` by cause.
-
-    Raises:
-        ConfigError: unknown ``api``, or ``base_url`` is no URL or carries a password.
+    `connect` or the first answer. ``stats`` adds ``answers`` and ``errors`` to those of `HttpClient`. Raises
+    `ConfigError` for an unknown ``api``, or a ``base_url`` that is no URL or carries a password.
     """
 
     def __init__(
@@ -76,47 +72,39 @@ class OpenAIEngine:
         if api == "completions" or tokenizer:
             builder = _prompt_builder(tokenizer or model, self.chat_template_kwargs)
         self.prompts = builder if api == "completions" else None
-        self._end_of_turn_id = builder.end_of_turn_id if builder else None
         self._end_of_turn = builder.tokenizer.decode([builder.end_of_turn_id]) if builder else ""
-        format = think_format(builder) if builder else None
-        self._think = format or ThinkFormat()
-        self._first_contact: asyncio.Task[None] | None = None
-        self._known = False
+        self._think = (think_format(builder) if builder else None) or ThinkFormat()
+        self._served: dict[str | None, str | None] | None = None  # the server's models and their roots
+        self._meeting: asyncio.Lock
 
     async def generate(self, request: Request) -> Generation:
         """See `Engine`. Raises `EngineError` if the server is down or refuses the key or model, or for a ``prefix``
         over chat."""
-        self.client.open()
-        if not self._known:
-            await self._meet()
+        await self._meet()
+        path, parse = "/completions", self._parse_completion
+        if self.api == "chat":
+            path, parse = "/chat/completions", self._parse_chat
         try:
-            if self.api == "chat":
-                path, body, parse = "/chat/completions", self._chat_body(request), self._parse_chat
-            else:
-                path, body, parse = "/completions", self._completion_body(request), self._parse_completion
-            reply, truncated = await self.client.post(path, json.dumps(body).encode(), parse)
+            reply, truncated = await self.client.post(path, json.dumps(self._body(request)).encode(), parse)
         except (RowError, RequestFailed) as error:
             self.stats["errors"] += 1
             return Generation("", False, str(error))
         except NotServed as error:
-            raise await self._what_is_served(error) from None
+            if error.status != 404 or not self._served:
+                raise
+            served = ", ".join(map(str, self._served))
+            raise EngineError(f"{error}; it serves: {served}; asked for: {self.name}") from None
         self.stats["answers"] += 1
         return Generation(reply.text or "", truncated, None, reply.prompt_tokens or 0, reply.new_tokens or 0)
 
     async def close(self) -> None:
         """Close all connections; the next request opens new ones."""
-        task, self._first_contact = self._first_contact, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
         await self.client.close()
 
     def connect(self) -> None:
-        """Reach the server now, so that ``revision`` is known; for code that is not asynchronous. Raises `EngineError`
-        as `generate` does."""
+        """Reach the server now, so that ``revision`` is known; for code that is not async. Errors as in `generate`."""
 
         async def reach() -> None:
-            self.client.open()
             try:
                 await self._meet()
             finally:
@@ -127,86 +115,52 @@ class OpenAIEngine:
 
     async def _meet(self) -> None:
         """Ask once which models there are, even if many requests start together."""
-        loop = asyncio.get_running_loop()
-        if self._first_contact is None or self._first_contact.get_loop() is not loop:
-            self._first_contact = loop.create_task(self._look_around())
-        # Shielded: cancelling one caller must not cancel the task that the others wait for.
-        await asyncio.shield(self._first_contact)
-
-    async def _look_around(self) -> None:
-        try:
-            entries = await self.client.models()
-        except NotServed:  # a server need not list its models
-            entries = []
-        names = [entry.get("id") for entry in entries]
-        if entries and self.name not in names:
-            logger.warning("%s serves %s, not %r", self.client.base_url, ", ".join(map(str, names)), self.name)
-        for entry in entries:
+        if self.client.open():
+            self._meeting = asyncio.Lock()  # of this event loop
+        async with self._meeting:
+            if self._served is not None:
+                return
             # Not `created`: in most servers it is the time of the request, and equal rows would differ.
-            if entry.get("id") == self.name and isinstance(root := entry.get("root"), str):
+            served = {entry.get("id"): entry.get("root") for entry in await self.client.models()}
+            if served and self.name not in served:
+                logger.warning("%s serves %s, not %r", self.client.base_url, ", ".join(map(str, served)), self.name)
+            if root := served.get(self.name):
                 # A folder's path differs from machine to machine; its last part names the LLM.
                 self.revision = PurePath(root).name if root.startswith(("/", ".", "~")) else root
-        self._known = True
+            self._served = served
 
-    async def _what_is_served(self, error: NotServed) -> EngineError:
-        names = []
-        if error.status == 404:
-            try:
-                names = [str(entry.get("id")) for entry in await self.client.models()]
-            except EngineError:
-                pass
-        served = f"; it serves: {', '.join(names)}; asked for: {self.name}" if names else ""
-        return EngineError(f"{error}{served}")
-
-    def _completion_body(self, request: Request) -> dict[str, Any]:
-        assert self.prompts is not None
+    def _body(self, request: Request) -> dict[str, Any]:
         sampling = request.sampling
-        body = {
-            "model": self.name,
-            "prompt": self.prompts.text_prompt(request.messages, request.prefix),
-            "max_tokens": sampling.max_new_tokens,
-            "seed": request.seed,
-            # The template has written its special tokens. The answer's must be returned (a closing think tag).
-            "add_special_tokens": False,
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
-            "stop_token_ids": [self._end_of_turn_id],
-        }
-        if sampling.temperature is not None:
-            # vLLM takes missing settings from the LLM's generation config, so all are given.
-            body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1}
-            body |= {"min_p": 0.0, "repetition_penalty": 1.0}
-        return self._with_extra(body)
-
-    def _chat_body(self, request: Request) -> dict[str, Any]:
-        if request.prefix:
-            raise EngineError("no budget forcing over chat: a prefix needs api=completions")
-        sampling = request.sampling
-        body = {
-            "model": self.name,
-            "messages": [{"role": m["role"], "content": m["content"]} for m in request.messages],
-            "max_tokens": sampling.max_new_tokens,
-            "seed": request.seed,
-        }
-        # Only fields of OpenAI's own API, and settings that were given.
-        if self.chat_template_kwargs:
-            body["chat_template_kwargs"] = self.chat_template_kwargs
+        body: dict[str, Any] = {"model": self.name, "max_tokens": sampling.max_new_tokens, "seed": request.seed}
         if sampling.temperature is not None:
             body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-            if sampling.top_k is not None:
+        if self.prompts is None:
+            # Only fields of OpenAI's own API, and settings that were given.
+            if request.prefix:
+                raise EngineError("no budget forcing over chat: a prefix needs api=completions")
+            body["messages"] = [{"role": m["role"], "content": m["content"]} for m in request.messages]
+            if self.chat_template_kwargs:
+                body["chat_template_kwargs"] = self.chat_template_kwargs
+            if sampling.temperature is not None and sampling.top_k is not None:
                 body["top_k"] = sampling.top_k
-        return self._with_extra(body)
-
-    def _with_extra(self, body: dict[str, Any]) -> dict[str, Any]:
-        if not self.extra_body:
-            return body
-        return {key: value for key, value in (body | self.extra_body).items() if value is not None}
+        else:
+            body |= {
+                "prompt": self.prompts.text_prompt(request.messages, request.prefix),
+                # The template has written its special tokens. The answer's must be returned (a closing think tag).
+                "add_special_tokens": False,
+                "skip_special_tokens": False,
+                "spaces_between_special_tokens": False,
+                "stop_token_ids": [self.prompts.end_of_turn_id],
+            }
+            if sampling.temperature is not None:
+                # vLLM takes missing settings from the LLM's generation config, so all are given.
+                body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        if self.extra_body:
+            body = {key: value for key, value in (body | self.extra_body).items() if value is not None}
+        return body
 
     def _parse_completion(self, data: Mapping[str, Any]) -> tuple[Reply, bool]:
-        reply = read_completion(data)
-        if reply.text is None:
-            raise MalformedAnswer("text is None")
-        return self._ended(reply)
+        return self._ended(read_completion(data))
 
     def _parse_chat(self, data: Mapping[str, Any]) -> tuple[Reply, bool]:
         reply = read_chat(data)
@@ -231,7 +185,7 @@ class OpenAIEngine:
             raise RequestFailed("the server's content filter blocked the answer")
         if reason != "stop":  # null or abort: the server gave the request up
             raise MalformedAnswer(f"finish_reason is {reason!r}")
-        return reply._replace(text=text.removesuffix(self._end_of_turn) if self._end_of_turn else text), False
+        return reply._replace(text=text.removesuffix(self._end_of_turn)), False
 
 
 def _prompt_builder(tokenizer: str, chat_template_kwargs: Mapping[str, Any]) -> PromptBuilder:

@@ -36,23 +36,20 @@ class Job:
 
 #: The new ids of a job, or its error.
 Result = Sequence[int] | Generation
+#: Works on a batch and returns the jobs that ended, with their results; see `Scheduler`.
+Advance = Callable[[list[Job]], Iterable[tuple[Job, Result]]]
 
 
 class Scheduler:
-    """Keeps a batch of jobs full.
+    """Keeps a batch of ``size`` jobs full.
 
-    Args:
-        advance: does a piece of work on a batch, and returns the jobs that ended in it with their results. It is
-            called in one worker thread with all jobs of the batch, the new ones and those of earlier calls that have
-            no result yet. A job that is not in the batch any more has been cancelled.
-        size: jobs in a batch.
-        window: jobs that are sorted together if they fill several batches. The longest prompts come first, so that
-            a batch holds like lengths.
+    ``advance`` does a piece of work on a batch, and returns the jobs that ended in it with their results. It is called
+    in one worker thread with all jobs of the batch, the new ones and those of earlier calls that have no result yet. A
+    job that is not in the batch any more has been cancelled. ``window``: jobs that are sorted together if they fill
+    several batches. The longest prompts come first, so that a batch holds like lengths.
     """
 
-    def __init__(
-        self, advance: Callable[[list[Job]], Iterable[tuple[Job, Result]]], *, size: int, window: int
-    ) -> None:
+    def __init__(self, advance: Advance, *, size: int, window: int) -> None:
         self.advance = advance
         self.size = size
         self.window = window
@@ -60,36 +57,37 @@ class Scheduler:
         self._sorted: deque[Job] = deque()
         self._batch: list[Job] = []
         self._worker: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llm")
 
     async def submit(self, job: Job) -> Result:
         """The job's result. Raises `EngineError` if the model raises anything."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # the callers of an event loop that has ended are gone
-            self._loop, self._worker = loop, None
-            self._forget()
+        if stale := self._worker is None or self._worker.get_loop() is not loop:
+            self._forget()  # the callers of an event loop that has ended are gone
+        if stale or self._worker.done():
+            self._worker = loop.create_task(self._work())
         job.answer = loop.create_future()
         self._new.append(job)
-        if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
         return await job.answer
 
     async def close(self) -> None:
         """Cancel all jobs, and end the thread when its present call is over. Later jobs start a new thread."""
-        if self._worker is not None and self._loop is asyncio.get_running_loop():
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        self._worker = None
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.to_thread(thread.shutdown)
+        worker, self._worker = self._worker, None
+        if worker is not None and worker.get_loop() is asyncio.get_running_loop():
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+        thread, self._thread = self._thread, ThreadPoolExecutor(1, thread_name_prefix="llm")
+        await asyncio.to_thread(thread.shutdown)
 
     async def _work(self) -> None:
         try:
             while self._new or self._sorted or self._batch:
                 if not self._batch:
-                    await self._until_quiet()
+                    seen, turns = 0, 0
+                    while turns < QUIET_TURNS and len(self._new) < self.window:
+                        turns = turns + 1 if len(self._new) == seen else 0
+                        seen = len(self._new)
+                        await asyncio.sleep(0)
                 self._fill()
                 if self._batch:
                     await self._advance()
@@ -102,13 +100,6 @@ class Scheduler:
         jobs = [*self._new, *self._sorted, *self._batch]
         self._new, self._sorted, self._batch = [], deque(), []
         return jobs
-
-    async def _until_quiet(self) -> None:
-        seen, turns = 0, 0
-        while turns < QUIET_TURNS and len(self._new) < self.window:
-            turns = turns + 1 if len(self._new) == seen else 0
-            seen = len(self._new)
-            await asyncio.sleep(0)
 
     def _fill(self) -> None:
         """Move waiting jobs into the batch. Jobs whose caller was cancelled go."""
@@ -124,11 +115,9 @@ class Scheduler:
                 self._batch.append(job)
 
     async def _advance(self) -> None:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="llm")
-        batch = self._batch
+        batch = list(self._batch)
         try:
-            ended = await asyncio.get_running_loop().run_in_executor(self._thread, self.advance, list(batch))
+            ended = await asyncio.get_running_loop().run_in_executor(self._thread, self.advance, batch)
         except Exception as error:
             self._batch = []
             what = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"

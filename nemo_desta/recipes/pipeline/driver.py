@@ -5,26 +5,21 @@ follow each other without a pause. Several processes may work in one folder; eac
 """
 
 import asyncio
-import logging
-import queue
 import sys
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 
 from tqdm import tqdm
 
 from nemo_desta.recipes.engines.base import Engine
+from nemo_desta.recipes.items import Outcome, Stage, Wanted
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines
 from nemo_desta.recipes.pipeline.shard import FLUSH_SECS, Shard
-from nemo_desta.recipes.pipeline.stage import Outcome, Stage, Wanted
 
-logger = logging.getLogger(__name__)
-
-SWITCH_SECS = 2e-4
-#: Rows that the reading thread passes on together.
+#: Rows that the reading thread returns together.
 CHUNK_ROWS = 64
 
 
@@ -41,18 +36,15 @@ def run_shards(
 
     ``concurrency``: number of rows in progress at once. ``engines`` are closed at the end in any case. Returns the
     shards that this call finished. When an error, Ctrl-C or a kill stops the run, settled rows are kept and the next
-    call resumes after them.
-
-    Raises:
-        EngineError: the engine cannot be used. Any error of the stage is raised too.
+    call resumes after them. Raises `EngineError` if the engine cannot be used, and any error of the stage.
     """
 
     async def run() -> list[int]:
         interval = sys.getswitchinterval()
         # The reading thread releases the GIL for every file; with the default interval it would wait 5 ms each time.
-        sys.setswitchinterval(SWITCH_SECS)
+        sys.setswitchinterval(2e-4)
         try:
-            return await _Driver(folder, stage, concurrency, progress).run(list(numbers))
+            return await _Driver(folder, stage, concurrency, progress).run(numbers)
         finally:
             sys.setswitchinterval(interval)
             for engine in {id(engine): engine for engine in engines}.values():  # one LLM may write and judge
@@ -61,106 +53,90 @@ def run_shards(
     return asyncio.run(run())
 
 
-@dataclass
-class _Open:
-    """A shard in progress. ``ids``: in the plan's order; ``waiting``: unsettled rows; ``read``: its plan was read."""
-
-    shard: Shard
-    ids: list[str] = field(default_factory=list)
-    waiting: int = 0
-    read: bool = False
-
-
 class _Driver:
     def __init__(self, folder: RecipeFolder, stage: Stage, concurrency: int, progress: bool) -> None:
         self.folder = folder
         self.stage = stage
         self.concurrency = max(1, concurrency)
-        self.progress = progress
         self.finished: list[int] = []
-        self._open: dict[int, _Open] = {}
-        self._chunks: queue.Queue = queue.Queue(maxsize=max(4, 2 * self.concurrency // CHUNK_ROWS))
-        self._stop = threading.Event()
-        self._clock = time.monotonic()
-
-    async def run(self, numbers: Sequence[int]) -> list[int]:
-        total = self.folder.num_units() * self.stage.rows_per_unit
-        self._bar = tqdm(total=total, desc="rows", unit="row", disable=not self.progress, smoothing=0.05)
-        self._kept = self._dropped = self._news = 0
+        self._open: dict[int, Shard] = {}
+        self._tasks: set[asyncio.Task] = set()
         self._slots = asyncio.Semaphore(self.concurrency)
         self._failure: asyncio.Future = asyncio.get_running_loop().create_future()
-        tasks: set[asyncio.Task] = set()
+        self._clock = time.monotonic()
+        total = folder.num_units() * stage.rows_per_unit
+        self._bar = tqdm(total=total, desc="rows", unit="row", disable=not progress, smoothing=0.05)
+        self._counts = {"kept": 0, "dropped": 0}
+        self._news = 0
+
+    async def run(self, numbers: Iterable[int]) -> list[int]:
+        loop = asyncio.get_running_loop()
         ticking = asyncio.create_task(self._tick())
-        reader = threading.Thread(target=self._read, args=(numbers,), daemon=True, name="plan reader")
-        reader.start()
+        reader = ThreadPoolExecutor(1, "plan reader")
+        read = partial(loop.run_in_executor, reader, next, self._read(numbers), None)
+        ahead = deque(read() for _ in range(max(4, 2 * self.concurrency // CHUNK_ROWS)))
         try:
-            with ThreadPoolExecutor(1, "chunks") as waiting:
-                await self._settle_all(waiting, tasks)
+            while (chunk := await ahead.popleft()) is not None:
+                ahead.append(read())
+                await self._start(*chunk)
+            await self._unless_failed(asyncio.gather(*self._tasks))
         finally:
-            self._stop.set()
-            ticking.cancel()
-            for task in tasks:
+            running = [ticking, *ahead, *self._tasks]
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            reader.join()
-            for state in self._open.values():
-                state.shard.release()
+            await asyncio.gather(*running, return_exceptions=True)
+            reader.shutdown()
+            for shard in self._open.values():
+                shard.release()
             self._show()
             self._bar.close()
             if self._failure.done():
                 self._failure.exception()
         return self.finished
 
-    async def _settle_all(self, waiting: ThreadPoolExecutor, tasks: set[asyncio.Task]) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            chunk = await loop.run_in_executor(waiting, self._chunks.get)
-            if isinstance(chunk, BaseException):
-                raise chunk
-            if chunk is None:
-                break
-            state, first, rows, is_last = chunk
-            self._open.setdefault(state.shard.number, state)
-            state.ids += [wanted.id for wanted in rows]
-            state.waiting += len(rows)
-            for place, wanted in enumerate(rows, start=first):
-                if wanted.id in state.shard.settled:
-                    self._news += 1
-                elif wanted.verdict is not None:
-                    self._settled(state, place, wanted.id, Outcome(None, wanted.verdict))
-                else:
-                    await self._slot()
-                    task = asyncio.create_task(self._make(state, place, wanted))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-                    continue
-                state.waiting -= 1
-            state.read = is_last
-            self._close(state)
-        if tasks:
-            done = asyncio.gather(*tasks)
-            await asyncio.wait([done, self._failure], return_when=asyncio.FIRST_COMPLETED)
+    def _read(self, numbers: Iterable[int]) -> Iterator[tuple[Shard, list[Wanted], bool]]:
+        """Claims the shards and yields their rows in chunks, the last one of each with True; in the reading thread."""
+        for number in numbers:
+            if (shard := Shard.claim(self.folder, number)) is None:
+                continue
+            self._open[number] = shard
+            rows: list[Wanted] = []
+            for unit in read_lines(self.folder.plan_file(number)):
+                rows += self.stage.wanted(unit)
+                if len(rows) >= CHUNK_ROWS:
+                    yield shard, rows, False
+                    rows = []
+            yield shard, rows, True
+
+    async def _start(self, shard: Shard, rows: Sequence[Wanted], is_last: bool) -> None:
+        """Settle the rows that need no LLM, and start the others one by one, as others end."""
+        first = len(shard.ids)
+        shard.ids += [wanted.id for wanted in rows]
+        shard.waiting += len(rows)
+        for place, wanted in enumerate(rows, start=first):
+            if wanted.id in shard.settled:
+                self._settle(shard, place, wanted.id, None)
+            elif wanted.verdict is not None:
+                self._settle(shard, place, wanted.id, Outcome(None, wanted.verdict))
+            else:
+                await self._unless_failed(self._slots.acquire())
+                task = asyncio.create_task(self._make(shard, place, wanted))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if is_last:
+            self._done(shard)
+
+    async def _unless_failed(self, waited: Awaitable[object]) -> None:
+        """Wait for ``waited``. Raises the error of a row as soon as there is one."""
+        waiting = asyncio.ensure_future(waited)
+        await asyncio.wait([waiting, self._failure], return_when=asyncio.FIRST_COMPLETED)
         if self._failure.done():
+            waiting.cancel()
             raise self._failure.exception()
 
-    async def _slot(self) -> None:
-        """Wait until one more row may start. Raises an error that a row raised in the meantime."""
-        if not self._slots.locked():
-            await self._slots.acquire()
-        else:
-            acquired = asyncio.ensure_future(self._slots.acquire())
-            await asyncio.wait([acquired, self._failure], return_when=asyncio.FIRST_COMPLETED)
-            if not acquired.done():
-                acquired.cancel()
-        if self._failure.done():
-            raise self._failure.exception()
-
-    async def _make(self, state: _Open, place: int, wanted: Wanted) -> None:
+    async def _make(self, shard: Shard, place: int, wanted: Wanted) -> None:
         try:
-            outcome = await self.stage.make(wanted.item)
-            self._settled(state, place, wanted.id, outcome)
-            state.waiting -= 1
-            self._close(state)
+            self._settle(shard, place, wanted.id, await self.stage.make(wanted.item))
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -169,66 +145,36 @@ class _Driver:
         finally:
             self._slots.release()
 
-    def _settled(self, state: _Open, place: int, row_id: str, outcome: Outcome) -> None:
-        state.shard.append(place, row_id, outcome)
-        self._kept += outcome.verdict is None
-        self._dropped += outcome.verdict is not None
+    def _settle(self, shard: Shard, place: int, row_id: str, outcome: Outcome | None) -> None:
+        """Record the outcome of a row; None if the journal has it."""
+        if outcome is not None:
+            shard.append(place, row_id, outcome)
+            self._counts["kept" if outcome.verdict is None else "dropped"] += 1
         self._news += 1
+        self._done(shard)
+
+    def _done(self, shard: Shard) -> None:
+        """Count a settled row, or the end of the plan. Finish the shard if nothing is left."""
+        shard.waiting -= 1
+        if shard.waiting:
+            return
+        shard.finish()
+        del self._open[shard.number]
+        self.finished.append(shard.number)
+        now = time.monotonic()
+        with (self.folder.shards / "seconds.jsonl").open("ab") as file:
+            file.write(dump_line({"shard": shard.number, "seconds": round(now - self._clock, 3)}))
+        self._clock = now
 
     async def _tick(self) -> None:
         """Periodically flush settled rows and update the progress bar."""
         while True:
             await asyncio.sleep(FLUSH_SECS)
-            for state in self._open.values():
-                state.shard.flush()
+            for shard in list(self._open.values()):  # the reading thread adds shards
+                shard.flush()
             self._show()
 
     def _show(self) -> None:
-        self._bar.set_postfix(kept=self._kept, dropped=self._dropped, refresh=False)
+        self._bar.set_postfix(self._counts, refresh=False)
         self._bar.update(self._news)
         self._news = 0
-
-    def _close(self, state: _Open) -> None:
-        """Finish a shard whose last row is settled."""
-        if state.waiting or not state.read:
-            return
-        state.shard.finish(state.ids)
-        del self._open[state.shard.number]
-        self.finished.append(state.shard.number)
-        now = time.monotonic()
-        with (self.folder.shards / "seconds.jsonl").open("ab") as file:
-            file.write(dump_line({"shard": state.shard.number, "seconds": round(now - self._clock, 3)}))
-        self._clock = now
-
-    # The methods below run in the reading thread.
-
-    def _read(self, numbers: Sequence[int]) -> None:
-        try:
-            for number in numbers:
-                shard = Shard.claim(self.folder, number)
-                if shard is not None and not self._read_shard(shard):
-                    shard.release()
-                    return
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _read_shard(self, shard: Shard) -> bool:
-        """Pass on a shard's rows in chunks. False when the run has stopped."""
-        state, first, rows = _Open(shard), 0, []
-        for unit in read_lines(self.folder.plan_file(shard.number)):
-            rows += self.stage.wanted(unit)
-            if len(rows) >= CHUNK_ROWS:
-                if not self._put((state, first, rows, False)):
-                    return False
-                first, rows = first + len(rows), []
-        return self._put((state, first, rows, True))
-
-    def _put(self, chunk: object) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._chunks.put(chunk, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False

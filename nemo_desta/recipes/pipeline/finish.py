@@ -6,7 +6,10 @@ Shards are read in the plan's order, so the same shards give the same files, byt
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,49 @@ from tqdm import tqdm
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines, write_json
 from nemo_desta.recipes.pipeline.shard import outcome_of
-from nemo_desta.recipes.pipeline.summary import Summary
 
 #: A check across rows: why a row is rejected, given the rows before it, or None.
 Check = Callable[[Mapping[str, Any]], Rejection | None]
+
+
+@dataclass
+class Summary:
+    """Counts of all wanted rows. ``rows``: kept, by split; ``rejected``: by reason, with three ``examples`` each.
+
+    ``seconds``: sum over all processes; a shard that a kill interrupted counts from the restart.
+    ``missing_shards``: shards that other processes still work on; ``rows/`` is written after the last of them.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    truncated: int = 0
+    attempts: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    seconds: float = 0.0
+    missing_shards: int = 0
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def written(self) -> int:
+        return self.rows.total()
+
+    @property
+    def num_rejected(self) -> int:
+        return self.rejected.total()
+
+    def __str__(self) -> str:
+        if self.missing_shards:
+            return f"{self.missing_shards} shards are held by other processes; the last one to finish writes rows/"
+        by_split = ", ".join(f"{split} {count}" for split, count in sorted(self.rows.items()))
+        written = f"rows written: {self.written} ({by_split or 'none'}; {self.truncated} of them truncated)"
+        lines = [written, f"rows rejected: {self.num_rejected}"]
+        for reason, count in self.rejected.most_common():
+            lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples.get(reason, []))}")
+        if self.new_tokens and self.seconds:
+            lines.append(f"tokens: {self.new_tokens} in {self.seconds:.0f} s ({self.new_tokens / self.seconds:.0f}/s)")
+        return "\n".join(lines)
 
 
 def finish(
@@ -34,9 +76,10 @@ def finish(
     ``about``: further entries of the summary. While other processes still work on shards, nothing is written and the
     summary gives the number of missing shards. After a kill the shards are still there and the next call starts over.
     """
+    ended = folder.shards.with_name(".shards.ended")
     with folder.lock("finish", wait=True):
         if folder.finished:
-            for left in (folder.shards, folder.shards.with_name(".shards.ended")):
+            for left in (folder.shards, ended):
                 shutil.rmtree(left, ignore_errors=True)
             return read_summary(folder)
         if missing := folder.unfinished():
@@ -45,7 +88,7 @@ def finish(
         parts = [Path(f"{target}.part") for target in (folder.rows, folder.rejected)]
         for old in (*parts, folder.rows, folder.rejected):
             shutil.rmtree(old, ignore_errors=True)
-        with _Writer(parts[0], rows_per_file) as rows, _Writer(parts[1], rows_per_file) as rejected:
+        with closing(_Writer(parts[0], rows_per_file)) as rows, closing(_Writer(parts[1], rows_per_file)) as rejected:
             numbers = tqdm(range(folder.num_shards()), "finishing", unit="shard", disable=not progress, leave=False)
             for number in numbers:
                 for record in read_lines(folder.shard_file(number)):
@@ -54,8 +97,9 @@ def finish(
             os.replace(part, target)
         seconds = folder.shards / "seconds.jsonl"
         summary.seconds = round(sum(r["seconds"] for r in read_lines(seconds)), 1) if seconds.exists() else 0.0
-        write_json(folder.summary, summary.to_json())
-        ended = folder.shards.with_name(".shards.ended")
+        counts = {"rows": dict(sorted(summary.rows.items())), "rejected": dict(summary.rejected.most_common())}
+        plain = {"written": summary.written, **asdict(summary), **counts}
+        write_json(folder.summary, plain | plain.pop("about"))
         os.replace(folder.shards, ended)  # atomic: no process may find a half removed folder and start over
         shutil.rmtree(ended)
         return summary
@@ -63,15 +107,18 @@ def finish(
 
 def read_summary(folder: RecipeFolder) -> Summary:
     """The summary of a finished recipe."""
-    return Summary.from_json(json.loads(folder.summary.read_text(encoding="utf-8")))
+    plain = json.loads(folder.summary.read_text(encoding="utf-8"))
+    plain.pop("written", None)
+    names = {item.name for item in fields(Summary)} - {"about"}
+    known = {name: plain.pop(name) for name in names & plain.keys()}
+    return Summary(**known | {key: Counter(known[key]) for key in ("rows", "rejected")}, about=plain)
 
 
 def _place(record: dict[str, Any], checks: Sequence[Check], rows: Any, rejected: Any, summary: Summary) -> None:
-    outcome = outcome_of(record)
-    row, verdict = outcome.row, outcome.verdict
-    summary.attempts += outcome.attempts
-    summary.prompt_tokens += outcome.prompt_tokens
-    summary.new_tokens += outcome.new_tokens
+    row, verdict, attempts, prompt_tokens, new_tokens = outcome_of(record)
+    summary.attempts += attempts
+    summary.prompt_tokens += prompt_tokens
+    summary.new_tokens += new_tokens
     if verdict is None:
         verdict = next((found for check in checks if (found := check(row)) is not None), None)
     split = (row or {}).get("split") or "all"
@@ -80,7 +127,10 @@ def _place(record: dict[str, Any], checks: Sequence[Check], rows: Any, rejected:
         summary.rows[split] += 1
         summary.truncated += bool(row.get("truncated"))
         return
-    summary.reject(verdict.reason, f"{record['id']} ({verdict.detail})")
+    summary.rejected[verdict.reason] += 1
+    if len(examples := summary.examples.setdefault(verdict.reason, [])) < 3:
+        what = f"{record['id']} ({verdict.detail})"
+        examples.append(what if len(what) <= 200 else f"{what[:197]}...")
     rejected.write(split, {"id": record["id"], "reason": verdict.reason, "detail": verdict.detail, "row": row})
 
 
@@ -92,15 +142,15 @@ class _Writer:
         self.folder = folder
         self.rows_per_file = rows_per_file
         self._files: dict[str, Any] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
     def write(self, split: str, row: Mapping[str, Any]) -> None:
-        count = self._counts.get(split, 0)
-        if count % self.rows_per_file == 0:
+        number, place = divmod(self._counts[split], self.rows_per_file)
+        if place == 0:
             self._end(split)
-            self._files[split] = (self.folder / f"{split}-{count // self.rows_per_file:05d}.jsonl").open("wb")
+            self._files[split] = (self.folder / f"{split}-{number:05d}.jsonl").open("wb")
         self._files[split].write(dump_line(row))
-        self._counts[split] = count + 1
+        self._counts[split] += 1
 
     def _end(self, split: str) -> None:
         if file := self._files.pop(split, None):
@@ -108,9 +158,6 @@ class _Writer:
             os.fsync(file.fileno())
             file.close()
 
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         for split in list(self._files):
             self._end(split)

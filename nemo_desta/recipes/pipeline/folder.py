@@ -1,4 +1,4 @@
-"""A recipe's output folder: its layout, the recipe that it belongs to, and atomic writes.
+"""A recipe's output folder: its layout, the recipe that it belongs to, its plan, and atomic writes.
 
 recipe.json                      the settings that determine its rows
 shards/plan/00000.jsonl          the units of each shard, then plan.json
@@ -12,15 +12,18 @@ summary.json                     counts; its presence says that the recipe has e
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
+from tqdm import tqdm
 
-from nemo_desta.data.jsonl_log import try_lock
+from nemo_desta.data.jsonl_log import json_line, try_lock
 
 #: Our own files that hold no content: files under a temporary name, and locks.
 OWN_FILES = re.compile(r"\..+\.(\d+|lock)")
@@ -43,41 +46,34 @@ class RecipeFolder:
         self.rejected = self.path / "rejected"
 
     def claim(self, recipe: Mapping[str, Any]) -> None:
-        """Begin the recipe, or resume the same one.
-
-        Raises:
-            RecipeMismatch: the folder's recipe differs, or the folder holds something else.
-        """
+        """Begin the recipe, or resume the same one. Raises `RecipeMismatch` if the folder's recipe differs, or if it
+        holds something else."""
         for folder in (self.path, self.shards, self.plan, self.rows, self.rejected):
             remove_leftovers(folder)
         recipe = json.loads(json.dumps(recipe))
         for _ in range(50):  # another process may be claiming a folder that is not empty right now
-            if self.recipe.exists() or not self._holds_something():
+            if self.recipe.exists() or all(OWN_FILES.fullmatch(item.name) for item in self.path.glob("*")):
                 break
             time.sleep(0.02)
-        if self.recipe.exists():
-            found = json.loads(self.recipe.read_text(encoding="utf-8"))
-            if differing := sorted(_differences(found, recipe)):
-                raise RecipeMismatch(
-                    f"{self.path} holds rows of another recipe; these settings differ: {'; '.join(differing)}. "
-                    "Give the same settings to resume, or another output folder"
-                )
-            return
-        if self._holds_something():
+        else:
             raise RecipeMismatch(f"{self.path} is not empty and holds no recipe.json; give a new folder as output")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.recipe, recipe)
+        if not self.recipe.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.recipe, recipe)
+            return
+        found = json.loads(self.recipe.read_text(encoding="utf-8"))
+        if differing := sorted(_differences(found, recipe)):
+            raise RecipeMismatch(
+                f"{self.path} holds rows of another recipe; these settings differ: {'; '.join(differing)}. "
+                "Give the same settings to resume, or another output folder"
+            )
 
     def remember(self, key: str, value: Any) -> None:
-        """Add a value to the recipe that is only known during the run, such as the revision of the LLM.
-
-        Raises:
-            RecipeMismatch: the recipe holds another value.
-        """
+        """Add a value to the recipe that is only known during the run, such as the revision of the LLM. Raises
+        `RecipeMismatch` if the recipe holds another value."""
         if (kept := self.settle(key, value)) != value:
-            raise RecipeMismatch(
-                f"{self.path} holds rows with {key} {kept!r}, now it is {value!r}; give another folder"
-            )
+            what = f"{key} {kept!r}, now it is {value!r}"
+            raise RecipeMismatch(f"{self.path} holds rows with {what}; give another folder")
 
     def settle(self, key: str, value: Any) -> Any:
         """The recipe's value of ``key``; ``value`` is stored first if there is none."""
@@ -86,9 +82,6 @@ class RecipeFolder:
             kept = recipe.setdefault(key, value)
             write_json(self.recipe, recipe)
         return kept
-
-    def _holds_something(self) -> bool:
-        return self.path.exists() and any(not OWN_FILES.fullmatch(item.name) for item in self.path.iterdir())
 
     @property
     def finished(self) -> bool:
@@ -120,6 +113,32 @@ class RecipeFolder:
             yield try_lock(file, wait=wait)
 
 
+def write_plan(
+    folder: RecipeFolder, units: Iterable[Mapping[str, Any]], *, shard_size: int, progress: bool = True
+) -> int:
+    """Divide ``units`` into shards of ``shard_size`` unless the folder has a plan; returns the number of shards.
+
+    One process writes, others wait for it. A plan that a kill left half-written is written again. A complete plan is
+    never changed, so rows do not move between shards when the corpus grows later. No units are a `ValueError`.
+    """
+    with folder.lock("plan", wait=True):
+        shards = folder.num_shards()
+        if shards is not None:
+            return shards
+        shutil.rmtree(folder.plan, ignore_errors=True)
+        folder.plan.mkdir(parents=True)
+        shards, count, units = 0, 0, iter(units)
+        with tqdm(desc="reading the corpus", unit="clip", disable=not progress, leave=False) as bar:
+            while part := list(islice(units, shard_size)):
+                write_lines(folder.plan_file(shards), map(dump_line, part))
+                shards, count = shards + 1, count + len(part)
+                bar.update(len(part))
+        if not count:
+            raise ValueError("the corpus holds no clips of the wanted splits; nothing to do")
+        write_json(folder.plan / "plan.json", {"shards": shards, "units": count})
+        return shards
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` as a whole."""
     write_lines(path, [json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"])
@@ -143,14 +162,10 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of `write_lines` whose process was killed; a running process holds a lock on its file."""
     for part in folder.glob(".*"):
-        if not re.fullmatch(r"\..+\.\d+", part.name):
-            continue
-        try:
-            with part.open("rb") as file:
+        if re.fullmatch(r"\..+\.\d+", part.name):
+            with suppress(FileNotFoundError), part.open("rb") as file:  # its process may just have renamed it
                 if time.time() - os.fstat(file.fileno()).st_mtime > 60 and try_lock(file):
                     part.unlink()
-        except FileNotFoundError:  # its process has just renamed it
-            continue
 
 
 def dump_line(value: Any) -> bytes:
@@ -158,7 +173,7 @@ def dump_line(value: Any) -> bytes:
     try:
         return orjson.dumps(value, default=list, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        return json_line(value)
 
 
 def read_lines(path: Path) -> Iterator[Any]:

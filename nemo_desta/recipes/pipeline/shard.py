@@ -1,12 +1,10 @@
 """One shard in progress: its lock, its journal, and the finished file in the plan's order."""
 
 import json
-from collections.abc import Sequence
 
 from nemo_desta.data.jsonl_log import JsonlLog, try_lock
-from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.items import Outcome, Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, write_lines
-from nemo_desta.recipes.pipeline.stage import Outcome
 
 #: A write holds at most LINES_TOGETHER rows; the driver also flushes every FLUSH_SECS.
 LINES_TOGETHER, FLUSH_SECS = 32, 0.1
@@ -15,7 +13,8 @@ LINES_TOGETHER, FLUSH_SECS = 32, 0.1
 class Shard:
     """Shard ``number`` of a folder, held by this process from `claim` until `finish` or `release`.
 
-    ``settled``: ids whose outcome is in the journal.
+    ``settled``: ids whose outcome is in the journal. The driver adds to ``ids`` all rows that it has read of the plan,
+    in the plan's order. ``waiting``: how many of them have no outcome, plus one until the whole plan is read.
     """
 
     def __init__(self, folder: RecipeFolder, number: int, lock: object) -> None:
@@ -33,6 +32,8 @@ class Shard:
             except (ValueError, TypeError, KeyError):
                 raise ValueError(f"{self._part}:{line_number}: not a settled row; was the file edited?") from None
         self.settled = {row_id for _, row_id, _ in self._entries}
+        self.ids: list[str] = []
+        self.waiting = 1
 
     @classmethod
     def claim(cls, folder: RecipeFolder, number: int) -> "Shard | None":
@@ -52,17 +53,10 @@ class Shard:
 
     def append(self, place: int, row_id: str, outcome: Outcome) -> None:
         """Record the outcome of a row; ``place``: its position in this shard's plan."""
-        verdict = outcome.verdict
-        record = {
-            "place": place,
-            "id": row_id,
-            "reason": verdict.reason if verdict else None,
-            "detail": verdict.detail if verdict else None,
-            "row": outcome.row,
-            "attempts": outcome.attempts,
-            "tokens": [outcome.prompt_tokens, outcome.new_tokens],
-        }
-        line = dump_line(record)
+        row, verdict, attempts, *tokens = outcome
+        reason, detail = verdict or (None, None)
+        record = {"place": place, "id": row_id, "reason": reason, "detail": detail, "row": row}
+        line = dump_line({**record, "attempts": attempts, "tokens": tokens})
         self._entries.append((place, row_id, line))
         self._lines.append(line)
         self.settled.add(row_id)
@@ -75,17 +69,13 @@ class Shard:
             self._log.append(b"".join(self._lines))
             self._lines.clear()
 
-    def finish(self, wanted: Sequence[str]) -> None:
-        """Write the finished file, in the order of ``wanted``, and release the shard.
-
-        Raises:
-            RuntimeError: the journal holds other rows than ``wanted``.
-        """
-        lines = sorted(self._entries)
-        found, expected = [row_id for _, row_id, _ in lines], list(wanted)
-        if found != expected:
-            raise RuntimeError(f"{self._part} holds {len(found)} rows, the plan wants {len(expected)} others")
-        write_lines(self.folder.shard_file(self.number), (line for _, _, line in lines))
+    def finish(self) -> None:
+        """Write the finished file, in the plan's order, and release the shard. Raises `RuntimeError` if the journal
+        holds other rows than the plan."""
+        self._entries.sort()
+        if [row_id for _, row_id, _ in self._entries] != self.ids:
+            raise RuntimeError(f"{self._part} holds {len(self._entries)} rows, the plan wants {len(self.ids)} others")
+        write_lines(self.folder.shard_file(self.number), (line for _, _, line in self._entries))
         self.release()
         self._part.unlink(missing_ok=True)
 

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.items import Rejection, Wanted
 from nemo_desta.recipes.pipeline import Outcome, RecipeFolder, finish, run_shards, write_plan
-from nemo_desta.recipes.pipeline.stage import Wanted
 
 RECIPE = {"seed": 3, "corpus": "toy"}
 
