@@ -1,22 +1,26 @@
 """Check whether a clip's audio can be used and how long it is, from the header and the end of the file.
 
-An unusable clip raises no error: it gets a `Rejection`, which is counted. ``headers.py`` confirms intact WAV files in
-a fraction of libsndfile's time; all other files are opened with libsndfile.
+An unusable clip raises no error: it gets a `Rejection`, which is counted.
 """
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import PurePath
+from struct import unpack_from
 from typing import Any
 
 import numpy as np
 
-from nemo_desta.data.audio_decoding import AudioError, duration_fault, longest, open_sound, regular_file
+from nemo_desta.data.audio_decoding import RATES, AudioError, duration_fault, longest, open_sound, regular_file
 from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.headers import intact_seconds
 from nemo_desta.recipes.items import Rejection
 
+_HEAD = 4096  # bytes; holds every WAV header without long notes before the samples
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_BITS = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}
+_RATES = range(RATES[0], 655_351)  # Hz
 # Folders and a name in a row, none of them hidden, ".." or Windows: nothing to resolve.
 _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
 
@@ -24,12 +28,11 @@ _PLAIN = re.compile(r"[^/\\.\0][^/\\\0]*(?:/[^/\\.\0][^/\\\0]*)*")
 def check_audio(
     clip: Mapping[str, Any], data_root: str | os.PathLike[str], *, decode: bool = False
 ) -> tuple[Rejection | None, float | None]:
-    """(why the clip cannot be used or None, its seconds by its header or None where that cannot be read).
+    """(why the clip cannot be used or None, its seconds or None where the header cannot be read).
 
-    Reasons: ``missing audio`` (also a folder, a pipe or a device instead of a file); ``corrupt audio`` (unreadable,
-    empty, or shorter than its header says); ``wrong duration`` when the file's length differs from ``duration``.
-    ``decode`` reads every sample, which also finds damage in the middle and samples that are not finite. A file that
-    is longer than its ``duration`` is not read to its end.
+    Reasons: ``missing audio`` (also a folder, a pipe or a device); ``corrupt audio`` (unreadable, empty, or shorter
+    than its header says); ``wrong duration`` (the file's length differs from ``duration``). ``decode`` reads the
+    samples, up to ``duration``, and also finds damage in the middle and samples that are not finite.
     """
     name, claimed = clip["audio"], clip.get("duration")
     try:
@@ -49,7 +52,7 @@ def check_audio(
 def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str = "", what: str = "audio") -> str:
     """``audio`` as a normalised path relative to ``data_root``; ``CorpusError`` when it lies outside of it.
 
-    Only the path text is checked. Links inside the root are followed, see `OutwardLinks`.
+    Only the path text is checked. Links inside the root are followed, see `outward_links`.
     """
     if _PLAIN.fullmatch(audio):
         return audio
@@ -60,31 +63,27 @@ def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str 
     return PurePath(os.path.relpath(full, root)).as_posix()
 
 
-class OutwardLinks:
+def outward_links(data_root: str | os.PathLike[str]) -> Callable[[str], str | None]:
     """Finds folders that are links out of the data root: (relative audio path) -> a warning, or None.
 
-    Training does not follow such a link by itself (`AudioRoots`), so the user is warned before rows are made. Each
-    folder is checked once. Links to single files are not checked.
+    Training does not follow such a link by itself (`AudioRoots`). Links to single files are not checked.
     """
+    root = os.path.abspath(data_root)
+    real_root = os.path.realpath(root)
 
-    def __init__(self, data_root: str | os.PathLike[str]):
-        self._root = os.path.abspath(data_root)
-        self._real = os.path.realpath(self._root)
-        self._known: dict[str, str | None] = {"": None}
+    @cache
+    def warning(folder: str) -> str | None:
+        if not folder:
+            return None
+        above, real = warning(os.path.dirname(folder)), os.path.realpath(os.path.join(root, folder))
+        if above is not None or os.path.commonpath([real_root, real]) == real_root:
+            return above
+        return (
+            f"folder '{folder}' is a link to {real}, outside the data root: training reads these clips only where "
+            "that folder is one of data.audio_roots"
+        )
 
-    def __call__(self, audio: str) -> str | None:
-        return self._of(os.path.dirname(audio))
-
-    def _of(self, folder: str) -> str | None:
-        if folder not in self._known:
-            above, real = self._of(os.path.dirname(folder)), os.path.realpath(os.path.join(self._root, folder))
-            if above is None and os.path.commonpath([self._real, real]) != self._real:
-                above = (
-                    f"folder '{folder}' is a link to {real}, outside the data root: training reads these clips only "
-                    "where that folder is one of data.audio_roots"
-                )
-            self._known[folder] = above
-        return self._known[folder]
+    return lambda audio: warning(os.path.dirname(audio))
 
 
 def _seconds(path: str, name: str, claimed: float | None, decode: bool) -> float:
@@ -102,3 +101,31 @@ def _seconds(path: str, name: str, claimed: float | None, decode: bool) -> float
                 secs = num_frames / sound.sampling_rate
                 raise AudioError("corrupt", f"{name} holds samples that are not finite before {secs:.2f} s")
         return num_frames / sound.sampling_rate
+
+
+def intact_seconds(path: str) -> float | None:
+    """Seconds of an intact plain WAV file by its header, in a fraction of libsndfile's time.
+
+    None: another format, a rare header or damage; libsndfile must decide. Raises ``OSError``.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        head, size = os.read(descriptor, _HEAD), os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    at, rate, block = 12, 0, 0
+    while at + 8 <= len(head):
+        name, length = head[at : at + 4], unpack_from("<I", head, at + 4)[0]
+        if name == b"data":
+            whole = 0 < length <= size - at - 8 and block > 0 and rate > 0
+            return length // block / rate if whole and length >= block else None
+        if name == b"fmt " and at + 24 <= len(head):
+            kind, channels, rate, _, block, bits = unpack_from("<HHIIHH", head, at + 8)
+            if kind == _EXTENSIBLE and at + 34 <= len(head):
+                kind = unpack_from("<H", head, at + 32)[0]
+            if bits not in _BITS.get(kind, ()) or block != channels * bits // 8 or rate not in _RATES:
+                return None
+        at += 8 + length + length % 2
+    return None

@@ -8,12 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nemo_desta.config import MISSING, check_keys, nearest, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.errors import CorpusError, named
 
 READERS = ("csv", "tsv", "jsonl", "json", "files", "lhotse", "huggingface")
 DOMAINS = ("speech", "sound", "music", "audio")
+_CARDS = resources.files("nemo_desta.recipes.corpora") / "cards"
 CLIP_FIELDS = ("id", "audio", "duration", "transcript", "caption", "speaker_id", "group", "segments", "speakers")
 
 
@@ -24,15 +27,14 @@ class SourceConfig:
     ``type``: csv, tsv (no quotes), jsonl, json (one object of objects, or one list of objects), files (each matched
     file is a row), lhotse (cuts, or recordings with ``supervisions``), huggingface (parquet, or a saved dataset).
     ``files``: glob or globs below the data root, ``**`` for any depth. ``pattern``: regular expression for each
-    file's path relative to the data root; its named groups are fields. Every row also has the fields ``file``,
-    ``folder``, ``stem``. A column of the row wins over a group, a group over these three.
+    file's path; its named groups are fields. Every row also has the fields ``file``, ``folder``, ``stem``. A column
+    of the row wins over a group, a group over these three.
 
-    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks; null: a comma, semicolon or tab, as the header
-    of a csv file has it), ``columns``: names, where the file has no header; the last one takes the rest of the line.
-    ``comment``: lines that start so are skipped. ``quoted``: whether double quotes hold fields together. ``missing``:
-    cells that are exactly one of these have no value (huggingface, too); null: `readers.MISSING_MARKERS` in tables by
-    our own names, none where the card has a ``clip``. ``where``: field -> value or values; other rows do not belong
-    to the corpus.
+    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks; null: found in the header of a csv file);
+    ``columns``: names, where the file has no header, the last one takes the rest of the line; ``comment``: how lines
+    to skip start; ``quoted``: whether double quotes hold fields together. ``missing`` (huggingface, too): cells that
+    have no value; null: `readers.MISSING_MARKERS` in tables by our own names, none where the card has a ``clip``.
+    ``where``: field -> value or values; other rows do not belong to the corpus.
     """
 
     type: str = MISSING
@@ -126,7 +128,7 @@ class Card:
 
 def shipped_cards() -> list[str]:
     """Names of the cards that ship with the package."""
-    return sorted(item.name.removesuffix(".yaml") for item in _folder().iterdir() if item.name.endswith(".yaml"))
+    return sorted(item.name.removesuffix(".yaml") for item in _CARDS.iterdir() if item.name.endswith(".yaml"))
 
 
 def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Card:
@@ -134,18 +136,14 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
 
     Raises ``CorpusError`` naming the card and the key, with the nearest known name.
     """
-    import yaml
-
     text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")):
-        source: Any = Path(text)
-    elif text in shipped_cards():
-        source = _folder() / f"{text}.yaml"
-    else:
-        hint = nearest(text, shipped_cards())
+    is_file, known = text.endswith((".yaml", ".yml")), shipped_cards()
+    if not is_file and text not in known:
+        hint = nearest(text, known)
         raise CorpusError(
             f"no corpus '{text}'.{hint} A card file (.yaml) or a manifest (.jsonl, .csv, .tsv) works, too"
         )
+    source = Path(text) if is_file else _CARDS / f"{text}.yaml"
     try:
         values = yaml.safe_load(source.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -162,14 +160,12 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
 def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
     """A card from a plain mapping. Raises ``CorpusError`` naming the key that is wrong."""
     with named(f"card {where}"):
-        values = dict(values)
         if isinstance(values.get("reader"), Mapping):
-            reader = values["reader"] = dict(values["reader"])
+            reader = dict(values["reader"])
             for key, kind in (("tables", TableConfig), ("texts", TextConfig)):
-                if isinstance(reader.get(key), Mapping):
-                    reader[key] = {
-                        name: parse(kind, value, f"reader.{key}.{name}") for name, value in reader[key].items()
-                    }
+                if isinstance(joined := reader.get(key), Mapping):
+                    reader[key] = {name: parse(kind, one, f"reader.{key}.{name}") for name, one in joined.items()}
+            values = {**values, "reader": reader}
         card = parse(Card, values, "card")
         _check(card)
     return card
@@ -177,14 +173,14 @@ def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
 
 def _check(card: Card) -> None:
     sources = {"reader": card.reader, **{f"reader.tables.{name}": t for name, t in card.reader.tables.items()}}
+    patterns = {f"reader.parts.{name}": pattern for name, pattern in card.reader.parts.items()}
     for where, source in sources.items():
         if source.type not in READERS:
             raise ConfigError(f"{where}.type '{source.type}' is not known.{nearest(source.type, READERS)}")
         globs = [source.files] if isinstance(source.files, str) else source.files
         if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
             raise ConfigError(f"{where}.files must be a glob or a list of globs, found {source.files!r}")
-    patterns = {f"{where}.pattern": source.pattern for where, source in sources.items() if source.pattern}
-    patterns.update({f"reader.parts.{name}": pattern for name, pattern in card.reader.parts.items()})
+        patterns[f"{where}.pattern"] = source.pattern or ""
     for where, pattern in patterns.items():
         try:
             re.compile(pattern)
@@ -196,30 +192,22 @@ def _check(card: Card) -> None:
     if card.clip and not {"id", "audio"} <= set(card.clip):
         raise ConfigError("clip needs at least id and audio; leave it out where rows carry our own field names")
     check_keys(card.values, [*card.attributes, *CLIP_FIELDS, "language", "domain"], "values")
-    for where, mapping in {
-        **{f"values.{k}": v for k, v in card.values.items()},
-        "split.values": card.split.values,
-    }.items():
+    maps = {"split.values": card.split.values, **{f"values.{name}": found for name, found in card.values.items()}}
+    for where, mapping in maps.items():
         if not isinstance(mapping, Mapping):
             raise ConfigError(f"{where} must be a mapping, value as found -> value, found {mapping!r:.80}")
-        for key in mapping:
-            if isinstance(key, bool):
-                raise ConfigError(f"{where}: YAML reads an unquoted yes, no, on or off as {key}; put it in quotes")
+        if flags := [key for key in mapping if isinstance(key, bool)]:
+            raise ConfigError(f"{where}: YAML reads an unquoted yes, no, on or off as {flags[0]}; put it in quotes")
     shares = card.split.shares
     for where, given in (("shares", shares.keys()), ("values", card.split.values.values())):
-        for split in given:
-            if not isinstance(split, str | None):
-                raise ConfigError(f"split.{where}: a split's name must be text, found {split!r:.80}")
+        if wrong := [split for split in given if not isinstance(split, str | None)]:
+            raise ConfigError(f"split.{where}: a split's name must be text, found {wrong[0]!r:.80}")
     if not all(isinstance(share, int | float) for share in shares.values()):
         raise ConfigError(f"split.shares must be numbers, found {shares}")
     if shares and (abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0):
         raise ConfigError(f"split.shares must be 0 or more and add up to 1, found {shares}")
     if None in card.split.values.values() and not shares:
         raise ConfigError("split.values leaves clips to split.shares (null), but there are no shares")
-
-
-def _folder() -> Any:
-    return resources.files("nemo_desta.recipes.corpora") / "cards"
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

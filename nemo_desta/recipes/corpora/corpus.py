@@ -15,9 +15,8 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import Card, read_card
 from nemo_desta.recipes.corpora.clip_maker import ClipMaker
-from nemo_desta.recipes.corpora.errors import CorpusError, named, named_records
+from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
 from nemo_desta.recipes.corpora.files import lines, matching_files
-from nemo_desta.recipes.corpora.notices import Notices
 from nemo_desta.recipes.corpora.own_names import FLAT
 from nemo_desta.recipes.corpora.readers import MISSING_MARKERS, read_records
 from nemo_desta.recipes.describe import NOT_AUDIBLE
@@ -78,43 +77,36 @@ class Corpus:
 
     def __init__(self, card: Card, data_root: str | os.PathLike[str], *, splits: Iterable[str] | None = None):
         self.card = card
+        self.name, self.version = card.name, card.version
         self.data_root = Path(data_root)
         self.splits = None if splits is None else frozenset(map(str, splits))
         #: Attributes that descriptions leave out: shell patterns over names.
         self.not_audible: frozenset[str] = NOT_AUDIBLE | frozenset(card.not_audible)
         self._notices = Notices()
-
-    @property
-    def name(self) -> str:
-        return self.card.name
-
-    @property
-    def notices(self) -> dict[tuple[str, str], int]:
-        """(file, what) -> rows, of the last reading: ignored keys, columns left out, cells that count as missing. Each
-        is logged once per file."""
-        return dict(self._notices.counts)
-
-    @property
-    def version(self) -> str:
-        return self.card.version
+        #: (file, what) -> rows, of the last reading: ignored keys, columns left out, cells that count as missing.
+        self.notices: Mapping[tuple[str, str], int] = self._notices.counts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for _, clip in self.located():
-            yield clip
-
-    def located(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(``file:row``, clip) of every clip; the former is for messages."""
-        self._notices.start()
+        self._notices.counts.clear()
         with named(f"card {self.name}"):
             make = ClipMaker(self.card, self.data_root, self._notices)
+        reader = self.card.reader
+        if reader.type in FLAT and not self.card.clip and reader.missing is None:
+            reader = replace(reader, missing=list(MISSING_MARKERS))
         ids: set[int] = set()
         split_of_group: dict[int, str | None] = {}
         seen_splits: set[str | None] = set()
         kept = 0
-        records = read_records(self._source(), self.data_root, self._notices)
-        for where, row, of_file in named_records(records, f"the start of {', '.join(self.card.reader.globs)}"):
+        records = read_records(reader, self.data_root, self._notices)
+        where = f"the start of {', '.join(reader.globs)}"
+        while True:
+            with named(f"after {where}"):
+                record = next(records, None)
+            if record is None:
+                break
+            where = record[0]
             with named(where):
-                clip = make(where, row, of_file)
+                clip = make(*record)
             key, split = hash(clip["id"]), clip.get("split")  # 8 bytes stand for an id
             if key in ids:
                 raise CorpusError(f"{where}: id {clip['id']!r} was seen before; ids are unique in a corpus")
@@ -129,19 +121,13 @@ class Corpus:
             seen_splits.add(split)
             if self.splits is None or split in self.splits:
                 kept += 1
-                yield where, clip
+                yield clip
         self._notices.end()
         if self.splits and not kept:
-            found = ", ".join(sorted(str(split) for split in seen_splits)) or "no clip at all"
+            found = ", ".join(sorted(map(str, seen_splits))) or "no clip at all"
             raise CorpusError(
                 f"corpus '{self.name}': no clip in {', '.join(sorted(self.splits))}; its splits: {found}"
             )
-
-    def _source(self) -> Any:
-        """The reader's config; tables with our own names get the default markers of missing values."""
-        reader = self.card.reader
-        is_table = reader.type in FLAT and not self.card.clip
-        return replace(reader, missing=list(MISSING_MARKERS)) if is_table and reader.missing is None else reader
 
 
 def _holds_lines(path: Path) -> bool:

@@ -1,10 +1,16 @@
-"""The error type of this package, and a guard that converts other errors to it."""
+"""The error type of this package, a guard that converts other errors to it, and warnings about files."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from nemo_desta.errors import ConfigError
+
+#: Limit of different notices per corpus, so that a file of random keys cannot fill the memory.
+MOST = 1000
+
+logger = logging.getLogger(__name__)
 
 
 class CorpusError(ValueError):
@@ -13,10 +19,7 @@ class CorpusError(ValueError):
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Turn any error with one row or card into a `CorpusError` that names ``where``.
-
-    A `CorpusError` and an ImportError pass unchanged.
-    """
+    """Turn any error with one row or card, except an ImportError, into a `CorpusError` that names ``where``."""
     try:
         yield
     except (CorpusError, ImportError):
@@ -27,13 +30,26 @@ def named(where: str) -> Iterator[None]:
         raise CorpusError(f"{where}: {type(error).__name__}: {str(error):.300}") from error
 
 
-def named_records(records: Any, where: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """The records one by one; an error while reading names the record that came before it."""
-    iterator = iter(records)
-    while True:
-        with named(f"after {where}"):
-            record = next(iterator, None)
-        if record is None:
+class Notices:
+    """Logs each warning about a file once, with its first ``file:row``. ``counts``: (file, what) -> rows."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._said: set[tuple[str, str]] = set()
+        self._summed = False
+
+    def add(self, where: str, what: str) -> None:
+        key = (where.rpartition(":")[0], what)
+        if key not in self.counts and len(self.counts) >= MOST:
             return
-        where = record[0]
-        yield record
+        self.counts[key] += 1
+        if key not in self._said and len(self._said) < MOST:
+            self._said.add(key)
+            logger.warning("%s: %s", where, what)
+
+    def end(self) -> None:
+        """The whole corpus was read: log each count, after the first reading only."""
+        if not self._summed:
+            for (file, what), count in self.counts.items():
+                logger.warning("%s: %s: %d rows", file, what, count)
+        self._summed = True

@@ -12,20 +12,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
 
+#: (split, further fields of its rows, names of class labels by column, batches of rows)
+_Part: TypeAlias = tuple[str, dict[str, Any], dict[str, list[str]], Any]
 _BATCH = 64  # rows in memory at a time
-_ENDINGS = {
-    b"fLaC": ".flac",
-    b"OggS": ".ogg",
-    b"RIFF": ".wav",
-    b"ID3": ".mp3",
-    b"\xff\xfb": ".mp3",
-    b"\xff\xf3": ".mp3",
-}
+_MP3 = dict.fromkeys((b"ID3", b"\xff\xfb", b"\xff\xf3"), ".mp3")
+_ENDINGS = {b"fLaC": ".flac", b"OggS": ".ogg", b"RIFF": ".wav", **_MP3}
 
 
 class HuggingFaceReader:
@@ -36,66 +32,25 @@ class HuggingFaceReader:
         self._extract_to = source.extract_to if isinstance(source, ReaderConfig) else None
 
     def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """``(where, row)`` each.
-
-        Raises:
-            CorpusError: an incomplete dataset, or audio that cannot be written below the data root.
-        """
+        """``(where, row)`` each. Raises ``CorpusError``: an incomplete dataset, or audio that cannot be written."""
         path = self._root / relative
-        if path.is_dir():
-            parts = self._saved(path)
-        elif path.suffix == ".parquet":
-            parts = self._parquet(path)
-        else:
+        if not path.is_dir() and path.suffix != ".parquet":
             raise CorpusError(f"{path}: neither a .parquet file nor a folder written by save_to_disk")
         folder = None  # of this dataset's embedded audio
-        for split, extra, names, batches in parts:
-            number = 0
-            for batch in batches:
-                for row in batch.to_pylist():
-                    number += 1
-                    where = f"{path / split}:{number}"
-                    written = 0
-                    for column, value in row.items():
-                        if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
-                            if value["bytes"] is not None:
-                                folder = folder or self._new_folder(relative, where)
-                                written += 1
-                            name = f"{number - 1:08d}" if written < 2 else f"{number - 1:08d}-{written}"
-                            row[column] = self._audio(value, f"{folder}/{split}/{name}", where)
-                        elif column in names and isinstance(value, int) and 0 <= value < len(names[column]):
-                            row[column] = names[column][value]
-                    yield where, {**extra, **row}
-
-    def _parquet(self, path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
-        try:
-            import pyarrow.parquet
-        except ImportError:
-            raise ImportError("parquet files need pyarrow: pip install pyarrow") from None
-        try:
-            file = pyarrow.parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise CorpusError(f"{path}: not a whole parquet file ({error})") from None
-        info = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        features = (info.get("info") or {}).get("features") or {}
-        names = {column: kind["names"] for column, kind in features.items() if "names" in kind}
-        yield "", {}, names, file.iter_batches(batch_size=_BATCH)
-
-    def _saved(self, path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]], Any]]:
-        try:
-            import datasets
-        except ImportError:
-            raise ImportError("saved datasets need datasets: pip install datasets") from None
-        try:
-            loaded = datasets.load_from_disk(str(path))
-        except (OSError, ValueError, KeyError) as error:
-            raise CorpusError(f"{path}: not a folder written by save_to_disk ({error})") from None
-        single = isinstance(loaded, datasets.Dataset)
-        for split, data in [(None, loaded)] if single else loaded.items():
-            names = {column: kind.names for column, kind in data.features.items() if hasattr(kind, "names")}
-            split = str(data.split or "") if split is None else split
-            batches = data.with_format("arrow").iter(batch_size=_BATCH)
-            yield "" if single else split, {"hf_split": split or None}, names, batches
+        for split, extra, names, batches in _saved(path) if path.is_dir() else _parquet(path):
+            for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+                where = f"{path / split}:{number + 1}"
+                written = 0
+                for column, value in row.items():
+                    if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
+                        if value["bytes"] is not None:
+                            folder = folder or self._new_folder(relative, where)
+                            written += 1
+                        name = f"{number:08d}" if written < 2 else f"{number:08d}-{written}"
+                        row[column] = self._audio(value, f"{folder}/{split}/{name}", where)
+                    elif column in names and isinstance(value, int) and 0 <= value < len(names[column]):
+                        row[column] = names[column][value]
+                yield where, {**extra, **row}
 
     def _audio(self, value: Mapping[str, Any], name: str, where: str) -> str:
         """Path of the clip; relative to the data root if it was written here."""
@@ -109,7 +64,7 @@ class HuggingFaceReader:
         ending = PurePosixPath(path or "").suffix
         if not re.fullmatch(r"\.\w{1,8}", ending):
             ending = next((e for m, e in _ENDINGS.items() if content.startswith(m)), ".audio")
-        relative = PurePosixPath(f"{name}{ending}").as_posix()
+        relative = PurePosixPath(f"{name}{ending}").as_posix()  # a dataset without splits has two slashes
         target = self._root / relative
         try:
             if not (target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content):
@@ -131,13 +86,42 @@ class HuggingFaceReader:
         inside = [part for part in PurePosixPath(dataset).parts if part not in ("/", "..")]
         folder = PurePosixPath(self._extract_to, *inside[:-1], f"{inside[-1]}-{_fingerprint(self._root / dataset)}")
         root, real = Path(os.path.realpath(self._root)), Path(os.path.realpath(self._root / folder))
-        is_inside = real.is_relative_to(root) and ".." not in folder.parts and not folder.is_absolute()
-        if not is_inside:
+        if not real.is_relative_to(root) or ".." in folder.parts or folder.is_absolute():
             raise CorpusError(
                 f"{where}: reader.extract_to '{self._extract_to}' leads to {real}; it must be a folder below the data "
                 f"root {root}"
             )
         return folder.as_posix()
+
+
+def _parquet(path: Path) -> Iterator[_Part]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError("parquet files need pyarrow: pip install pyarrow") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorpusError(f"{path}: not a whole parquet file ({error})") from None
+    info = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    features = (info.get("info") or {}).get("features") or {}
+    names = {column: kind["names"] for column, kind in features.items() if "names" in kind}
+    yield "", {}, names, file.iter_batches(batch_size=_BATCH)
+
+
+def _saved(path: Path) -> Iterator[_Part]:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("saved datasets need datasets: pip install datasets") from None
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise CorpusError(f"{path}: not a folder written by save_to_disk ({error})") from None
+    for split, data in ({"": loaded} if isinstance(loaded, datasets.Dataset) else loaded).items():
+        names = {column: kind.names for column, kind in data.features.items() if hasattr(kind, "names")}
+        batches = data.with_format("arrow").iter(batch_size=_BATCH)
+        yield split, {"hf_split": split or str(data.split or "") or None}, names, batches
 
 
 def _fingerprint(path: Path) -> str:

@@ -7,26 +7,24 @@ are attributes, because a table cannot hold objects.
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.card import CLIP_FIELDS, Card
-from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.notices import Notices
+from nemo_desta.recipes.corpora.errors import Notices
 from nemo_desta.recipes.corpora.template import fields_of
 
 FLAT = ("csv", "tsv", "huggingface")
-FIELDS = (*CLIP_FIELDS, "domain", "language", "split", "source")
-SEGMENT_FIELDS = ("start", "end", "transcript", "speaker", "attributes")
+FIELDS = frozenset((*CLIP_FIELDS, "domain", "language", "split", "source"))
+SEGMENT_FIELDS = frozenset(("start", "end", "transcript", "speaker", "attributes"))
+_NAMES = yaml.safe_load(Path(__file__).with_name("own_names.yaml").read_text(encoding="utf-8"))
 #: NeMo's names -> ours, in a row with an ``audio_filepath``.
-NEMO = {"audio_filepath": "audio", "text": "transcript", "lang": "language", "speaker": "speaker_id"}
-#: Names in other formats whose spelling is not close to ours.
-_MEANT = {
-    **{"text": "transcript", "transcription": "transcript", "sentence": "transcript", "lang": "language"},
-    **{"speaker": "speaker_id", "path": "audio", "file": "audio", "wav": "audio", "filename": "audio"},
-}
-_MEANT_IN_SEGMENTS = {"text": "transcript", "begin": "start", "start_time": "start", "end_time": "end", "stop": "end"}
+NEMO: dict[str, str] = _NAMES["nemo"]
 #: Unnamed columns, as pandas writes and reads them: the row number.
 _NAMELESS = re.compile(r"|Unnamed: ?\d+(?:_level_\d+)?|__index_level_\d+__")
 
@@ -35,45 +33,44 @@ class OwnNames:
     """(row, where, folder of its file) -> clip, for a card without ``clip``."""
 
     def __init__(self, card: Card, notices: Notices):
-        self._name, self._notices = card.name, notices
-        self._flat = card.reader.type in FLAT
-        self._generated = card.reader.type == "lhotse"  # our own reader made these rows
-        self._strict = card.reader.strict_keys
+        self._card, self._notices = card, notices
         reader = card.reader
         of_card = fields_of([card.attributes, card.split.by, *(t.match for t in reader.tables.values())])
-        of_card |= fields_of([text.path for text in reader.texts.values()]) | set(reader.parts) | set(reader.where)
-        self._known = {*FIELDS, "attributes", *of_card, "key"}
-        self._meant: dict[str, str | None] = {}
-        self._has_domain = card.domain is not None
+        of_card |= fields_of([text.path for text in reader.texts.values()])
+        self._known = FIELDS | of_card | {"attributes", "key", *reader.parts, *reader.where}
 
     def __call__(self, row: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
         if row.get("audio_filepath") is not None and row.get("audio") is None:
-            row = self._from_nemo(row, where, folder)
-        clip = self._from_columns(row, where) if self._flat else row
-        if not self._flat and not self._generated:
-            self._check_keys(clip, where)
-        if clip.get("attributes") is None:
-            clip["attributes"] = {}
-        clip.setdefault("source", self._name)
-        return clip
+            row = self._from_nemo(row, folder)
+        if self._card.reader.type in FLAT:
+            row = self._from_columns(row, where)
+        elif self._card.reader.type != "lhotse":  # our own reader made those rows
+            self._check_keys(row, self._known, where)
+            segments = row.get("segments")
+            for segment in segments if isinstance(segments, list) else ():
+                if isinstance(segment, dict):
+                    self._check_keys(segment, SEGMENT_FIELDS, where, "segments.")
+        if row.get("attributes") is None:
+            row["attributes"] = {}
+        row.setdefault("source", self._card.name)
+        return row
 
-    def _from_nemo(self, row: dict[str, Any], where: str, folder: str) -> dict[str, Any]:
+    def _from_nemo(self, row: dict[str, Any], folder: str) -> dict[str, Any]:
         """The row with our names. Paths are relative to the manifest's folder; a missing id becomes the path."""
         offset = row.get("offset") or 0
         if offset not in (0, "0", "0.0"):
-            raise CorpusError(
-                f"{where}: offset {offset!r}: a clip must be a whole file; split the audio into files and leave "
-                "offset out"
+            raise ConfigError(
+                f"offset {offset!r}: a clip must be a whole file; split the audio into files and leave offset out"
             )
         result = {NEMO.get(name, name): value for name, value in row.items() if name not in ("offset", *NEMO.values())}
         result |= {name: value for name, value in row.items() if name in NEMO.values() and value is not None}
         audio = result["audio"]
         if not isinstance(audio, str):
-            raise CorpusError(f"{where}: audio_filepath must be text, found {audio!r:.80}")
+            raise ConfigError(f"audio_filepath must be text, found {audio!r:.80}")
         result["audio"] = (PurePosixPath(folder) / audio).as_posix() if folder != "." else audio
         if result.get("id") is None:
             result["id"] = audio
-        if result.get("domain") is None and not self._has_domain and "text" in row:
+        if result.get("domain") is None and self._card.domain is None and "text" in row:
             result["domain"] = "speech"
         return result
 
@@ -86,51 +83,36 @@ class OwnNames:
             elif name == "attributes" and isinstance(value, dict):
                 clip["attributes"] |= {key: one for key, one in value.items() if one is not None}
             elif _NAMELESS.fullmatch(name):
-                self._leave_out(name, value, where)
+                if value is not None and not re.fullmatch(r"-?\d+(?:\.0)?", str(value)):
+                    raise ConfigError(
+                        f"column '{name}' has no name of its own and holds {value!r:.60}; name it in the header, or "
+                        "take it out (df.to_csv(index=False))"
+                    )
+                self._notices.add(where, f"column '{name}' holds row numbers (pandas' index) and is left out")
             elif value is not None:
                 clip["attributes"][name] = value
-                if (meant := self._nearest(name, FIELDS, _MEANT)) is not None and row.get(meant) is None:
+                if (meant := _nearest(name, FIELDS)) is not None and row.get(meant) is None:
                     self._notices.add(where, f"column '{name:.60}' is read as an attribute, not as '{meant}'")
         return clip
 
-    def _leave_out(self, name: str, value: Any, where: str) -> None:
-        """Drop a column that pandas made of its index (row numbers)."""
-        if value is not None and not re.fullmatch(r"-?\d+(?:\.0)?", str(value)):
-            raise CorpusError(
-                f"{where}: column '{name}' has no name of its own and holds {value!r:.60}; name it in the header, or "
-                "take it out (df.to_csv(index=False))"
-            )
-        self._notices.add(where, f"column '{name}' holds row numbers (pandas' index) and is left out")
-
-    def _check_keys(self, clip: Mapping[str, Any], where: str) -> None:
-        if not clip.keys() <= self._known:
-            self._check_unknown(clip, self._known, _MEANT, where)
-        segments = clip.get("segments")
-        for segment in segments if isinstance(segments, list) else ():
-            if isinstance(segment, dict) and not segment.keys() <= set(SEGMENT_FIELDS):
-                self._check_unknown(segment, SEGMENT_FIELDS, _MEANT_IN_SEGMENTS, where, "segments.")
-
-    def _check_unknown(
-        self, given: Mapping[str, Any], known: Collection[str], meant: Mapping[str, str], where: str, of: str = ""
-    ) -> None:
-        for key in given:
-            if key in known or self._strict is False:
-                continue
-            near = self._nearest(key, known, meant)
+    def _check_keys(self, given: Mapping[str, Any], known: frozenset[str], where: str, of: str = "") -> None:
+        """``of``: "" for a row, "segments." for one of its segments."""
+        if given.keys() <= known or not self._card.reader.strict_keys:
+            return
+        for key in (key for key in given if key not in known):
+            near = _nearest(key, known, of)
             if near is not None and given.get(near) is None:
-                raise CorpusError(
-                    f"{where}: unknown key '{of}{key:.60}', and no '{of}{near}'. Rename it; if it is a field of your "
-                    "own, the card's reader.strict_keys: false keeps it"
+                raise ConfigError(
+                    f"unknown key '{of}{key:.60}', and no '{of}{near}'. Rename it; if it is a field of your own, the "
+                    "card's reader.strict_keys: false keeps it"
                 )
             belongs = "" if of else ", put facts about the sound into 'attributes'"
             self._notices.add(where, f"key '{of}{key:.60}' is not read{belongs}")
 
-    def _nearest(self, key: str, known: Collection[str], meant: Mapping[str, str]) -> str | None:
-        """The known field that ``key`` resembles, if any."""
-        if key not in self._meant:
-            plain = re.sub(r"[\W_]+", "_", key[:100]).strip("_").lower()
-            close = difflib.get_close_matches(plain, known, n=1, cutoff=0.8)
-            if len(self._meant) > 10_000:
-                self._meant.clear()
-            self._meant[key] = meant.get(plain) or (plain if plain in known else close[0] if close else None)
-        return self._meant[key]
+
+@lru_cache(10_000)
+def _nearest(key: str, known: frozenset[str], of: str = "") -> str | None:
+    """The known field that ``key`` resembles, if any."""
+    plain = re.sub(r"[\W_]+", "_", key[:100]).strip("_").lower()
+    meant = _NAMES["meant"][of].get(plain) or (plain if plain in known else None)
+    return meant or next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.8)), None)

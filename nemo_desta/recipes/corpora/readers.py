@@ -1,25 +1,41 @@
 """A card's reader: the files that its globs match, read by their type, as a stream of `Record`.
 
-Rows are streamed, except from JSON documents. Joined tables are in ``tables.py``.
+Rows are streamed, except from JSON documents. Tables joined to the rows are kept on disk.
+
+Lhotse manifests are read without lhotse: JSON lines of cuts, or of recordings and supervisions. Only whole files are
+accepted: a cut that is a part of its recording, a mix or padding has no audio file of its own.
+``cuts.save_audios(folder)`` writes one, as the error says.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nemo_desta.recipes.corpora.card import SourceConfig
-from nemo_desta.recipes.corpora.errors import CorpusError
-from nemo_desta.recipes.corpora.files import matching_files
-from nemo_desta.recipes.corpora.formats import Record, csv_rows, json_entries, json_lines
+from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
+from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
+from nemo_desta.recipes.corpora.files import Record, csv_rows, json_entries, json_lines, matching_files
 from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
-from nemo_desta.recipes.corpora.lhotse_reader import LhotseReader
-from nemo_desta.recipes.corpora.notices import Notices
-from nemo_desta.recipes.corpora.template import as_key
+from nemo_desta.recipes.corpora.template import Template, as_key
 
 #: Spellings of a missing value in pandas, Python and spreadsheets. NA is left out: it is a country and a continent.
 MISSING_MARKERS = ("nan", "NaN", "NAN", "None", "none", "null", "NULL", "N/A", "n/a", "#N/A", "<NA>", "NaT")
+
+#: A lhotse cut counts as a whole recording up to this difference in seconds.
+_WHOLE = 0.01
+
+#: Type -> rows of one file.
+_FORMATS = {
+    "csv": csv_rows,
+    "tsv": csv_rows,
+    "jsonl": lambda path, _: json_lines(path),
+    "json": lambda path, _: json_entries(path),
+    "files": lambda path, _: [(str(path), {})],
+}
 
 
 def read_records(source: SourceConfig, root: Path, notices: Notices | None = None) -> Iterator[Record]:
@@ -28,53 +44,70 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
     Raises ``CorpusError``: a glob that matches nothing, a path that ``pattern`` does not match, a row that cannot be
     read (not UTF-8, a truncated line, a missing column).
     """
-    read_rows = _rows_of(source, root)
-    conditions = {name: {as_key(v) for v in _as_list(value)} for name, value in source.where.items()}
-    pattern = re.compile(source.pattern) if source.pattern else None
-    missing = frozenset(source.missing or ())
     folders = source.type == "huggingface"
+    reader = (HuggingFaceReader if folders else _LhotseReader)(source, root) if source.type not in _FORMATS else None
+    conditions = {
+        name: {as_key(one) for one in (value if isinstance(value, list) else [value])}
+        for name, value in source.where.items()
+    }
+    missing = frozenset(source.missing or ())
     for relative in chain.from_iterable(matching_files(root, glob, folders=folders) for glob in source.globs):
-        of_file = _path_fields(relative, pattern)
-        for where, row in read_rows(relative):
-            if missing or source.type == "huggingface":
+        path = PurePosixPath(relative)
+        of_file = {"file": relative, "folder": str(path.parent), "stem": path.stem}
+        if source.pattern:
+            match = re.fullmatch(source.pattern, relative)
+            if match is None:
+                raise CorpusError(
+                    f"{relative} does not match the card's pattern {source.pattern}; narrow reader.files"
+                )
+            of_file.update(match.groupdict())
+        for where, row in reader.rows(relative) if reader else _FORMATS[source.type](root / relative, source):
+            if missing or folders:
                 row = _without_missing(row, missing, where, notices)
-            if not conditions or _kept(conditions, row, of_file, where):
+            if all(_holds(name, wanted, row, of_file, where) for name, wanted in conditions.items()):
                 yield where, row, of_file
 
 
-def _rows_of(source: SourceConfig, root: Path) -> Callable[[str], Iterator[tuple[str, dict[str, Any]]]]:
-    if source.type in ("csv", "tsv"):
-        return lambda relative: csv_rows(root / relative, source)
-    if source.type == "jsonl":
-        return lambda relative: json_lines(root / relative)
-    if source.type == "json":
-        return lambda relative: json_entries(root / relative)
-    if source.type == "files":
-        return lambda relative: iter([(str(root / relative), {})])
-    if source.type == "lhotse":
-        return LhotseReader(source, root).rows
-    return HuggingFaceReader(source, root).rows
+class Table:
+    """A joined table, on disk: looks up ``records`` by ``key``; ``many``: several rows may share a key.
+
+    Raises ``CorpusError`` naming the row: a repeated key (unless ``many``), a key without value or of unknown fields.
+    """
+
+    def __init__(self, records: Iterable[Record], key: Template, *, many: bool = False):
+        self.columns: list[str] = []
+        # "": a temporary database. SQLite keeps it in memory while small, then on disk, and deletes it on close.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        unique = "" if many else "UNIQUE"
+        self._database.execute(f"CREATE TABLE rows (position INTEGER PRIMARY KEY, key TEXT {unique}, row TEXT)")
+        self._database.execute("BEGIN")
+        for where, row, of_file in records:
+            fields = {**of_file, **row}
+            self.columns = self.columns or list(fields)
+            with named(where):
+                value = key(fields)
+                if value is None:
+                    raise CorpusError(f"{where}: no value for the key of this table")
+                entry = (as_key(value), json.dumps(fields))
+                try:
+                    self._database.execute("INSERT INTO rows (key, row) VALUES (?, ?)", entry)
+                except sqlite3.IntegrityError:
+                    raise CorpusError(f"{where}: key {entry[0]!r} was seen before in this table") from None
+        if many:
+            self._database.execute("CREATE INDEX keys ON rows (key)")
+        self._database.execute("COMMIT")
+        self.rows = lru_cache(4096)(self._rows)
+
+    def _rows(self, key: str) -> list[dict[str, Any]]:
+        found = self._database.execute("SELECT row FROM rows WHERE key = ? ORDER BY position", (key,))
+        return [json.loads(row) for (row,) in found]
 
 
-def _path_fields(relative: str, pattern: re.Pattern[str] | None) -> dict[str, Any]:
-    path = PurePosixPath(relative)
-    fields = {"file": relative, "folder": str(path.parent), "stem": path.stem}
-    if pattern is not None:
-        match = pattern.fullmatch(relative)
-        if match is None:
-            raise CorpusError(f"{relative} does not match the card's pattern {pattern.pattern}; narrow reader.files")
-        fields.update(match.groupdict())
-    return fields
-
-
-def _kept(conditions: dict[str, set[str]], row: dict[str, Any], of_file: dict[str, Any], where: str) -> bool:
-    for name, wanted in conditions.items():
-        fields = row if name in row else of_file
-        if name not in fields:
-            raise CorpusError(f"{where}: no field '{name}', which reader.where asks for; known: {', '.join(row)}")
-        if as_key(fields[name]) not in wanted:
-            return False
-    return True
+def _holds(name: str, wanted: set[str], row: dict[str, Any], of_file: dict[str, Any], where: str) -> bool:
+    fields = row if name in row else of_file
+    if name not in fields:
+        raise CorpusError(f"{where}: no field '{name}', which reader.where asks for; known: {', '.join(row)}")
+    return as_key(fields[name]) in wanted
 
 
 def _without_missing(
@@ -91,5 +124,77 @@ def _without_missing(
     return result
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+class _LhotseReader:
+    """Rows: ``id, audio, duration, transcript, language, speaker_id, group, attributes`` (gender and the supervision's
+    custom values); several supervisions become ``segments`` and ``speakers``.
+    """
+
+    def __init__(self, source: SourceConfig, root: Path):
+        self._root = root
+        glob = source.supervisions if isinstance(source, ReaderConfig) else None
+        files = () if glob is None else matching_files(root, glob)
+        records = ((where, row, {}) for file in files for where, row in json_lines(root / file))
+        self._supervisions = Table(records, lambda fields: fields.get("recording_id"), many=True)
+
+    def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        for where, item in json_lines(self._root / relative):
+            if "sources" in item:  # a recording
+                yield where, _lhotse_row(item, item, self._supervisions.rows(str(item.get("id"))), where)
+            elif "recording" in item:
+                yield where, _lhotse_row(item, _whole_recording(item, where), item.get("supervisions") or [], where)
+            else:
+                kind = item.get("type", "an object without 'sources' and 'recording'")
+                raise CorpusError(
+                    f"{where}: {kind} has no audio file of its own; save it with cuts.save_audios(folder)"
+                )
+
+
+def _whole_recording(cut: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    recording = cut["recording"]
+    start, duration = cut.get("start", 0), cut.get("duration")
+    if abs(start) > _WHOLE or duration is None or abs(duration - recording.get("duration", duration)) > _WHOLE:
+        raise CorpusError(
+            f"{where}: cut {cut.get('id')!r} ({start:g} s, {duration} s long) is only part of a recording of "
+            f"{recording.get('duration')} s; save it as a file of its own with cuts.save_audios(folder)"
+        )
+    channel = cut.get("channel")
+    there = {one for source in recording["sources"] for one in source.get("channels") or ()}
+    if channel is not None and there and set(channel if isinstance(channel, list) else [channel]) != there:
+        raise CorpusError(
+            f"{where}: cut {cut.get('id')!r} is channel {channel} of a recording with the channels {sorted(there)}, "
+            "and the channels of a file are averaged; save this channel on its own with cuts.save_audios(folder)"
+        )
+    return recording
+
+
+def _lhotse_row(
+    item: Mapping[str, Any], recording: Mapping[str, Any], spoken: list[Any], where: str
+) -> dict[str, Any]:
+    sources = recording["sources"]
+    if len(sources) != 1 or sources[0].get("type") != "file":
+        found = ", ".join(str(source.get("type")) for source in sources) or "none"
+        raise CorpusError(f"{where}: {item.get('id')!r} needs one source of type 'file', found {found}")
+    if recording.get("transforms"):
+        raise CorpusError(
+            f"{where}: {item.get('id')!r} has transforms ({recording['transforms']!r}), which are not applied; save it"
+        )
+    row = {"id": item["id"], "audio": sources[0]["source"], "duration": item.get("duration"), "attributes": {}}
+    speakers = {one["speaker"]: _attributes(one) for one in spoken if one.get("speaker")}
+    languages = {one["language"] for one in spoken if one.get("language")}
+    row["language"] = languages.pop() if len(languages) == 1 else None
+    speaker = next(iter(speakers)) if len(speakers) == 1 else None
+    row["group"], row["speaker_id"] = speaker or recording["id"], speaker
+    if len(spoken) == 1:
+        row["transcript"], row["attributes"] = spoken[0].get("text"), _attributes(spoken[0])
+    elif spoken:
+        row["speakers"] = speakers
+        row["segments"] = []
+        for one in spoken:
+            times = {"start": max(0.0, one["start"]), "end": one["start"] + one["duration"]}
+            row["segments"].append({**times, "transcript": one.get("text"), "speaker": one.get("speaker")})
+    return row
+
+
+def _attributes(supervision: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"gender": supervision.get("gender"), **(supervision.get("custom") or {})}
+    return {name: value for name, value in known.items() if isinstance(value, (str, int, float))}

@@ -9,23 +9,22 @@ known". A text without braces is a constant.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.errors import CorpusError
+
+#: A compiled template: record -> value. Raises `UnknownField`.
+Template: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
 #: Latin-1 control characters that should be Windows-1252 punctuation (quotes, dashes), as in MELD's tables.
 _WINDOWS = {code: bytes([code]).decode("cp1252", errors="ignore") or None for code in range(0x80, 0xA0)}
 
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].lower()
-
-
 FILTERS: dict[str, Callable[[str], Any]] = {
     "stem": lambda text: PurePosixPath(text).stem,  # a/b.wav -> b
     "lower": str.lower,
-    "sentence": _sentence,  # HELLO THERE -> Hello there
+    "sentence": lambda text: text[:1].upper() + text[1:].lower(),  # HELLO THERE -> Hello there
     "words": lambda text: text.replace("_", " "),  # a_b -> a b
     "list": lambda text: [part.strip() for part in text.split(",") if part.strip()],  # "a,b" -> two values
     "windows": lambda text: text.translate(_WINDOWS),
@@ -34,59 +33,17 @@ FILTERS: dict[str, Callable[[str], Any]] = {
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
-class UnknownField(Exception):
+class UnknownField(ConfigError):
     """A template names a field that the row does not have."""
 
-    def __init__(self, name: str, record: Mapping[str, Any]):
-        super().__init__(name)
-        self._name, self._record = name, record
 
-    def __str__(self) -> str:
-        return f"no field '{self._name}'.{nearest(self._name, _names(self._record))}"
+def compile_value(value: Any, *, where: str) -> Template:
+    """A card's value as a function of a record: a template, a list of templates (None left out), or a constant.
 
-
-class Template:
-    """One compiled template. ``template(record)`` gives its value; raises `UnknownField`."""
-
-    def __init__(self, text: str, *, where: str):
-        """Raises ``CorpusError`` for an unknown filter or stray braces; ``where`` names the card's key."""
-        self.text = text
-        self._parts: list[str | _Field] = []
-        end = 0
-        for match in _FIELD.finditer(text):
-            self._literal(text[end : match.start()], where)
-            self._parts.append(_Field(match[1], where))
-            end = match.end()
-        self._literal(text[end:], where)
-        self._single = self._parts[0] if len(self._parts) == 1 and isinstance(self._parts[0], _Field) else None
-
-    def __call__(self, record: Mapping[str, Any]) -> Any:
-        if self._single is not None:
-            return self._single(record)
-        texts = []
-        for part in self._parts:
-            if isinstance(part, str):
-                texts.append(part)
-                continue
-            value = part(record)
-            if value is None and not part.optional:
-                return None
-            texts.append(
-                "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            )
-        return "".join(texts).strip() or None
-
-    def _literal(self, text: str, where: str) -> None:
-        if "{" in text or "}" in text:
-            raise CorpusError(f"{where}: a brace without its partner in {self.text!r}; a field is written {{name}}")
-        if text:
-            self._parts.append(text)
-
-
-def compile_value(value: Any, *, where: str) -> Callable[[Mapping[str, Any]], Any]:
-    """A card's value as a function of a record: a template, a list of templates (None left out), or a constant."""
+    Raises ``CorpusError`` for an unknown filter or stray braces; ``where`` names the card's key.
+    """
     if isinstance(value, str):
-        return Template(value, where=where)
+        return _template(value, where)
     if isinstance(value, list):
         parts = [compile_value(part, where=f"{where}[{i}]") for i, part in enumerate(value)]
         return lambda record: [found for part in parts if (found := part(record)) is not None] or None
@@ -110,49 +67,56 @@ def as_key(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
-class _Field:
-    """``name?|filter|filter`` of one pair of braces."""
+def _template(text: str, where: str) -> Template:
+    first, *pieces = _FIELD.split(text)  # a text, then a field and a text for each pair of braces
+    if any("{" in literal or "}" in literal for literal in (first, *pieces[1::2])):
+        raise CorpusError(f"{where}: a brace without its partner in {text!r}; a field is written {{name}}")
+    fields = [_field(inside, where) for inside in pieces[::2]]
+    if len(fields) == 1 and not first and not pieces[1]:
+        return fields[0][0]
 
-    def __init__(self, inside: str, where: str):
-        name, *filters = (part.strip() for part in inside.split("|"))
-        self.optional = name.endswith("?")
-        self.name = name.removesuffix("?")
-        if not self.name:
-            raise CorpusError(f"{where}: empty braces {{{inside}}}; a field is written {{name}}")
-        self._path = self.name.split(".")
-        for one in filters:
-            if one not in FILTERS:
-                raise CorpusError(f"{where}: unknown filter '{one}' in {{{inside}}}.{nearest(one, FILTERS)}")
-        self._filters = [FILTERS[one] for one in filters]
+    def fill(record: Mapping[str, Any]) -> str | None:
+        texts = [first]
+        for (field, optional), literal in zip(fields, pieces[1::2], strict=True):
+            value = field(record)
+            if value is None and not optional:
+                return None
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            texts += ["" if value is None else shown, literal]
+        return "".join(texts).strip() or None
 
-    def __call__(self, record: Mapping[str, Any]) -> Any:
-        try:
-            value = record[self.name] if self.name in record else self._nested(record)
-        except UnknownField:
-            if not self.optional:
-                raise
-            return None
+    return fill
+
+
+def _field(inside: str, where: str) -> tuple[Template, bool]:
+    """``name?|filter|filter`` of one pair of braces, and whether it is optional."""
+    name, *filters = (part.strip() for part in inside.split("|"))
+    optional, name = name.endswith("?"), name.removesuffix("?")
+    path = name.split(".")
+    if not name:
+        raise CorpusError(f"{where}: empty braces {{{inside}}}; a field is written {{name}}")
+    for one in filters:
+        if one not in FILTERS:
+            raise CorpusError(f"{where}: unknown filter '{one}' in {{{inside}}}.{nearest(one, FILTERS)}")
+
+    def value_of(record: Mapping[str, Any]) -> Any:
+        value: Any = record
+        for part in (name,) if name in record else path:
+            if not isinstance(value, Mapping) or part not in value:
+                if optional:
+                    return None
+                raise UnknownField(f"no field '{name}'.{nearest(name, _names(record))}")
+            value = value[part]
         if isinstance(value, str):
             value = value.strip()
         if value is None or value == "" or value == []:
             return None
-        for one in self._filters:
-            value = _each(one, value)
+        for one in filters:
+            convert = FILTERS[one]
+            value = [convert(str(item)) for item in value] if isinstance(value, list) else convert(str(value))
         return value
 
-    def _nested(self, record: Mapping[str, Any]) -> Any:
-        value: Any = record
-        for name in self._path:
-            if not isinstance(value, Mapping) or name not in value:
-                raise UnknownField(self.name, record)
-            value = value[name]
-        return value
-
-
-def _each(function: Callable[[str], Any], value: Any) -> Any:
-    if isinstance(value, list):
-        return [function(str(one)) for one in value]
-    return function(str(value))
+    return value_of, optional
 
 
 def _names(record: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ _QUOTES = {'"': '"', "\u201c": "\u201d", "'": "'", "`": "`"}
 def parse_candidates(text: str, *, tag: str = "prompts", truncated: bool = False) -> list[str]:
     """The prompts in ``text``, in order, duplicates included.
 
-    Read is the part after the last ``<tag>`` up to its closing tag, or the whole text without tags. Lines below a
+    Only the part after the last ``<tag>`` up to its closing tag is read, or the whole text without tags. Lines below a
     numbered or bulleted line belong to it (the options of a question), up to a blank line; text before the first one
     is introduction. ``truncated``: the answer was cut by its token limit, so an unfinished last entry is dropped.
     """
@@ -35,13 +35,8 @@ def _json_list(text: str) -> list[str] | None:
         values = json.loads(text[start : end + 1])
     except (ValueError, RecursionError):
         return None
-    found = []
-    for value in values:
-        if isinstance(value, dict):
-            value = value.get("prompt") or value.get("question")
-        if isinstance(value, str):
-            found.append(value)
-    return found or None
+    texts = [value.get("prompt") or value.get("question") if isinstance(value, dict) else value for value in values]
+    return [text for text in texts if isinstance(text, str)] or None
 
 
 def _entries(lines: list[str]) -> list[str]:
@@ -55,9 +50,7 @@ def _entries(lines: list[str]) -> list[str]:
         if found := marker.match(line):
             entries.append(line[found.end() :])
             is_open = True
-        elif not line.strip():
-            is_open = False
-        elif is_open:
+        elif is_open := is_open and bool(line.strip()):
             entries[-1] += f"\n{line.strip()}"
     return entries
 

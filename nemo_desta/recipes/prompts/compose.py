@@ -3,8 +3,8 @@
 import itertools
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,11 @@ def prompt_set(
     Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts.
     """
     if not isinstance(given, (str, os.PathLike)):
-        ready = [entry for entry in given if isinstance(entry, Prompt)]
-        return PromptPool(ready if len(ready) == len(given) and ready else parse_prompts(given), values=values)
-    if given == "pool":
-        return PromptPool(base_prompts(), values=values)
-    if given == "composed":
-        return PromptPool([*base_prompts(), *compose(base_prompts(), seed=seed)], values=values)
+        ready = given and all(isinstance(entry, Prompt) for entry in given)
+        return PromptPool(given if ready else parse_prompts(given), values=values)
+    if given in SETS:
+        composed = compose(base_prompts(), seed=seed) if given == "composed" else []
+        return PromptPool([*base_prompts(), *composed], values=values)
     path = resolve_source(str(given))
     if not Path(path).is_file():
         raise FileNotFoundError(f"prompts: {str(given)!r} is no file and none of the sets {', '.join(SETS)}")
@@ -65,24 +64,23 @@ def compose(bases: Sequence[Prompt], *, seed: int = 0) -> list[Prompt]:
 
 def compositions(bases: Sequence[Prompt]) -> Iterator[Prompt]:
     """Every base in every suitable format, with every wording and number: all that `compose` draws from."""
-    for base in bases:
-        for form in _formats():
-            if form.suits(base):
-                for args, wording in itertools.product(form.arguments(base), form.wordings):
-                    yield form.put(base, args, wording)
+    for base, form in itertools.product(bases, _formats()):
+        if form.suits(base):
+            for args, wording in itertools.product(form.arguments(base), form.wordings):
+                yield form.put(base, args, wording)
 
 
 @dataclass(frozen=True)
 class Format:
-    """An output format to ask for. ``kinds``: kinds of prompts that it suits; ``choices``: its possible arguments,
-    None: the names that the prompt requires; ``single``: only for prompts about one attribute; ``spoken`` False: not
-    for prompts about the transcript.
+    """An output format to ask for, see ``formats.yaml``. ``kinds``: kinds of prompts that it suits; ``args``: its
+    possible arguments, or "requires": the names that the prompt requires; ``single``: only for prompts about one
+    attribute; ``spoken`` False: not for prompts about the transcript.
     """
 
     name: str
-    kinds: frozenset[str]
-    choices: tuple[tuple[str | int, ...], ...] | None
-    wordings: tuple[str, ...]
+    kinds: Sequence[str]
+    wordings: Sequence[str]
+    args: Any = ((),)
     single: bool = False
     spoken: bool = True
 
@@ -90,37 +88,32 @@ class Format:
         """Whether the format suits a prompt. Prompts that already ask for a format are excluded."""
         if base.constraint is not None or base.kind not in self.kinds:
             return False
-        attributes = [name for name in base.requires if name not in ("transcript", "caption")]
-        if self.choices is None and (not attributes or len(attributes) < len(base.requires)):
+        about_attributes = not {"transcript", "caption"} & set(base.requires)
+        if self.args == "requires" and not (base.requires and about_attributes):
             return False
         if not self.spoken and "transcript" in base.requires:
             return False
-        return not self.single or (len(base.requires) == len(attributes) == 1)
+        return not self.single or (len(base.requires) == 1 and about_attributes)
 
-    def arguments(self, base: Prompt) -> tuple[tuple[str | int, ...], ...]:
-        return (base.requires,) if self.choices is None else self.choices
+    def arguments(self, base: Prompt) -> Sequence[Sequence[str | int]]:
+        return (base.requires,) if self.args == "requires" else self.args
 
-    def put(self, base: Prompt, args: tuple[str | int, ...], wording: str) -> Prompt:
+    def put(self, base: Prompt, args: Sequence[str | int], wording: str) -> Prompt:
         """``{0}``, ``{1}``: an argument; ``{all}``: all, quoted; ``{prompt}``: the base, else it comes first."""
-        quoted = [f'"{arg}"' for arg in args]
-        shown = wording.replace("{all}", " and ".join([", ".join(quoted[:-1]), quoted[-1]] if quoted[1:] else quoted))
+        *others, last = [f'"{arg}"' for arg in args] or [""]
+        shown = wording.replace("{all}", f"{', '.join(others)} and {last}" if others else last)
         for number, arg in enumerate(args):
             shown = shown.replace(f"{{{number}}}", str(arg))
         text = shown.replace("{prompt}", base.prompt) if "{prompt}" in shown else f"{base.prompt} {shown}"
         name = f"{base.prompt_id}+{self.name}-{text_hash(text)}"
-        return Prompt(name, text, base.tasks, base.requires, base.domains, base.kind, Constraint(self.name, args))
+        return replace(base, prompt_id=name, prompt=text, constraint=Constraint(self.name, tuple(args)))
 
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[Format, ...]:
     file = _FOLDER.parent / "formats.yaml"
-    entries = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return tuple(_format(entry, f"{file.name}:{number}") for number, entry in enumerate(entries, start=1))
-
-
-def _format(entry: Mapping[str, Any], at: str) -> Format:
-    choices = None if entry.get("args") == "requires" else tuple(tuple(args) for args in entry.get("args") or [[]])
-    for args in choices or ():
-        parse_constraint({"name": entry["name"], "args": args}, at)
-    options = {name: entry[name] for name in ("single", "spoken") if name in entry}
-    return Format(entry["name"], frozenset(entry["kinds"]), choices, tuple(entry["wordings"]), **options)
+    formats = tuple(Format(**entry) for entry in yaml.safe_load(file.read_text(encoding="utf-8")))
+    for number, form in enumerate(formats, start=1):
+        for args in () if form.args == "requires" else form.args:
+            parse_constraint({"name": form.name, "args": args}, f"{file.name}:{number}")
+    return formats

@@ -25,17 +25,14 @@ def obeys(constraint: Constraint, answer: str) -> bool | None:
     if constraint.name not in CONSTRAINTS:
         raise ValueError(f"no constraint {constraint.name!r}; there are {', '.join(sorted(CONSTRAINTS))}")
     check = CONSTRAINTS[constraint.name]
-    if check is None:
-        return None
     try:
-        return check(answer.strip(), *constraint.args)
+        return None if check is None else check(answer.strip(), *constraint.args)
     except TypeError as error:
         raise ValueError(f"constraint {constraint.name!r} cannot take {list(constraint.args)!r}: {error}") from None
 
 
 def parse_constraint(entry: Any, at: str) -> Constraint:
-    """A constraint as ``{"name": ..., "args": [...]}`` or ``[name, [args]]`` (how JSON writes it); ``at`` says where
-    the ``ValueError`` comes from."""
+    """From ``{"name": ..., "args": [...]}``, or ``[name, [args]]`` as JSON writes it; ``at``: where, for errors."""
     if isinstance(entry, (list, tuple)) and len(entry) == 2:
         entry = {"name": entry[0], "args": entry[1]}
     if not isinstance(entry, Mapping) or "name" not in entry or not set(entry) <= {"name", "args"}:
@@ -82,13 +79,10 @@ def _sentences(answer: str, count: int) -> bool:
     return len(ends) == count and re.search(r"[.!?\u2026]+[\"'\u201d\u2019)\]*]*$", answer) is not None
 
 
-def _listed(pattern: str) -> Callable[..., bool]:
-    def check(answer: str, count: int | None = None) -> bool:
-        lines = _lines(answer)
-        fits = bool(lines) and all(re.match(pattern, line) for line in lines)
-        return fits and (count is None or len(lines) == count)
-
-    return check
+def _bullets(answer: str, count: int | None = None) -> bool:
+    lines = _lines(answer)
+    fits = bool(lines) and all(re.match(r"[-*\u2022]\s+\S", line) for line in lines)
+    return fits and (count is None or len(lines) == count)
 
 
 def _numbered(answer: str, count: int) -> bool:
@@ -101,14 +95,9 @@ def _starts_with(answer: str, *phrases: str) -> bool:
     return any(re.match(re.escape(phrase) + r"(?!\w)", answer, flags=re.IGNORECASE) for phrase in phrases)
 
 
-def _one_word(answer: str) -> bool:
-    return len(answer.split()) == 1 and len(_words(answer)) == 1
-
-
 def _quoted(answer: str) -> bool:
     pairs = {'"': '"', "\u201c": "\u201d"}
-    inside = answer[1:-1]
-    return len(answer) > 2 and pairs.get(answer[0]) == answer[-1] and not set(inside) & set('"\u201c\u201d')
+    return len(answer) > 2 and pairs.get(answer[0]) == answer[-1] and not set(answer[1:-1]) & set('"\u201c\u201d')
 
 
 def _holds(answer: str, word: str) -> bool:
@@ -125,10 +114,10 @@ CONSTRAINTS: dict[str, Callable[..., bool] | None] = {
     "min_words": lambda a, n: len(_words(a)) >= n,
     "word_range": lambda a, low, high: low <= len(_words(a)) <= high,
     "exact_words": lambda a, n: len(_words(a)) == n,
-    "one_word": _one_word,
+    "one_word": lambda a: len(a.split()) == len(_words(a)) == 1,
     "sentences": _sentences,
     "paragraphs": lambda a, n: len([p for p in re.split(r"\n\s*\n", a) if p.strip()]) == n,
-    "bullets": _listed(r"[-*\u2022]\s+\S"),  # nothing but bullets; so many, if a number is given
+    "bullets": _bullets,  # nothing but bullets; so many, if a number is given
     "numbered": _numbered,  # nothing but lines "1. ..." to "n. ..."
     "starts_with": _starts_with,  # one of the phrases
     "ends_with": lambda a, phrase: a.endswith(phrase),

@@ -1,8 +1,10 @@
 """The seeded draw of prompts for one clip: uniform over kinds, only answerable ones, fast for large pools."""
 
 import random
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, overload
+from collections import UserList
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from nemo_desta.recipes.describe import NOT_AUDIBLE, audible_names
 from nemo_desta.recipes.prompts.fill import ValueLists, fill
@@ -11,17 +13,12 @@ from nemo_desta.recipes.prompts.prompt import Prompt
 #: A kind with fewer fitting prompts (formats not counted) is drawn proportionally less often.
 _ENOUGH = 10
 
-#: Size of the cache (domain, attributes held) -> prompts that fit; a full cache is emptied.
-_REMEMBERED = 1024
+#: Prompts of one kind: those without a constraint and those with one.
+_Kind = tuple[list[Prompt], list[Prompt]]
 
 
 def draw(
-    prompts: Sequence[Prompt],
-    row: Mapping[str, Any],
-    count: int,
-    *,
-    seed: int,
-    exclude: Collection[str] = NOT_AUDIBLE,
+    prompts: Sequence[Prompt], row: Mapping[str, Any], count: int, *, seed: int, exclude: Collection[str] = NOT_AUDIBLE
 ) -> list[Prompt]:
     """Up to ``count`` different answerable prompts, filled. The result does not depend on other rows.
 
@@ -50,94 +47,65 @@ def held_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -
     return held
 
 
-class PromptPool(Sequence[Prompt]):
-    """Prompts prepared for drawing for many rows.
+class PromptPool(UserList[Prompt]):
+    """Prompts prepared for drawing for many rows; not to be changed.
 
     ``values``: possible values of attributes, for wrong options (see `fill`), ideally those of the corpus itself;
     ``constraint_share``: how often, within a kind that has both, a prompt that asks for a format is drawn.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], *, values: ValueLists | None = None, constraint_share: float = 0.5
+        self, prompts: Iterable[Prompt], *, values: ValueLists | None = None, constraint_share: float = 0.5
     ) -> None:
-        self.prompts = tuple(prompts)
+        super().__init__(prompts)
         self.values = values
         self.constraint_share = constraint_share
-        self._strata: dict[Any, list[tuple[_Kind, int]]] = {}
-
-    @overload
-    def __getitem__(self, index: int) -> Prompt: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Prompt]: ...
-    def __getitem__(self, index: int | slice) -> Prompt | Sequence[Prompt]:
-        return self.prompts[index]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
+        self._fitting = lru_cache(1024)(self._find_fitting)
 
     def draw(
         self, row: Mapping[str, Any], count: int, *, seed: int, exclude: Collection[str] = NOT_AUDIBLE
     ) -> list[Prompt]:
         """See `draw`."""
         rng = random.Random(f"{seed}:{row['id']}")
-        fitting = self._fitting(row, frozenset(exclude))
-        kinds: list[_Kind | _Lots] = [kind for kind, _ in fitting]
+        fitting = self._fitting(row["domain"], frozenset(held_names(row, exclude)))
+        kinds = [(_Lots(plain), _Lots(constrained)) for (plain, constrained), _ in fitting]
         shares = [share for _, share in fitting]
-        whole = sum(shares)
         drawn: list[Prompt] = []
         while kinds and len(drawn) < count:
-            point, number = rng.random() * whole, 0
-            while point >= shares[number] and number < len(shares) - 1:
-                point -= shares[number]
-                number += 1
-            kind = kinds[number]
-            if not isinstance(kind, _Lots):
-                kind = kinds[number] = _Lots(kind)
-            prompt = kind.take(rng, self.constraint_share)
-            if not any(kind.lefts):
-                whole -= shares[number]
+            number = rng.choices(range(len(kinds)), shares)[0]
+            plain, constrained = kinds[number]
+            if plain.left and constrained.left:
+                lots = constrained if rng.random() < self.constraint_share else plain
+            else:
+                lots = plain if plain.left else constrained
+            prompt = lots.take(rng)
+            if not plain.left and not constrained.left:
                 del kinds[number], shares[number]
             if (filled := fill(prompt, row, seed=seed, values=self.values)) is not None:
                 drawn.append(filled)
         return drawn
 
-    def _fitting(self, row: Mapping[str, Any], exclude: frozenset[str]) -> list[tuple["_Kind", int]]:
-        """The fitting kinds, each with its share of the draws."""
-        held = frozenset(held_names(row, exclude))
-        key = (row["domain"], held)
-        if key not in self._strata:
-            by_kind: dict[str, _Kind] = {}
-            for prompt in self.prompts:
-                if _fits(prompt, row["domain"], held):
-                    plain, constrained = by_kind.setdefault(prompt.kind, ([], []))
-                    (plain if prompt.constraint is None else constrained).append(prompt)
-            if len(self._strata) >= _REMEMBERED:
-                self._strata.clear()
-            self._strata[key] = [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
-        return self._strata[key]
-
-
-#: Prompts of one kind: those without a constraint and those with one.
-_Kind = tuple[list[Prompt], list[Prompt]]
+    def _find_fitting(self, domain: str, held: frozenset[str]) -> list[tuple[_Kind, int]]:
+        """The fitting prompts by kind, each kind with its share of the draws."""
+        by_kind: dict[str, _Kind] = {}
+        for prompt in self:
+            if _fits(prompt, domain, held):
+                by_kind.setdefault(prompt.kind, ([], []))[prompt.constraint is not None].append(prompt)
+        return [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
 
 
 class _Lots:
-    """Draws without replacement (sparse Fisher-Yates shuffle), without copying the lists."""
+    """Draws from one list without replacement (sparse Fisher-Yates shuffle), without copying it."""
 
-    def __init__(self, kind: _Kind) -> None:
-        self.lists = kind
-        self.lefts = [len(kind[0]), len(kind[1])]
-        self.moved: tuple[dict[int, int], dict[int, int]] = ({}, {})
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.prompts, self.left, self.moved = prompts, len(prompts), {}
 
-    def take(self, rng: random.Random, constraint_share: float) -> Prompt:
-        """One of the remaining prompts, uniformly from the list that the share selects."""
-        which = int(rng.random() < constraint_share) if all(self.lefts) else int(self.lefts[0] == 0)
-        self.lefts[which] -= 1
-        last, moved = self.lefts[which], self.moved[which]
-        place = int(rng.random() * (last + 1))
-        picked = moved.get(place, place)
-        moved[place] = moved.get(last, last)
-        return self.lists[which][picked]
+    def take(self, rng: random.Random) -> Prompt:
+        self.left -= 1
+        place = int(rng.random() * (self.left + 1))
+        picked = self.moved.get(place, place)
+        self.moved[place] = self.moved.get(self.left, self.left)
+        return self.prompts[picked]
 
 
 def _fits(prompt: Prompt, domain: str, held: Collection[str]) -> bool:

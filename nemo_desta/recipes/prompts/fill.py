@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from nemo_desta.recipes.describe import _values as texts_of
 from nemo_desta.recipes.prompts.prompt import SLOT, Prompt
 
 #: Values of attributes by name. An entry is one value, or several synonyms separated by "|" (happy|joyful) that must
@@ -53,23 +54,26 @@ def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueList
             rng.shuffle(options)
         else:
             options.insert(rng.randrange(len(options) + 1), right)
-        options += ["None of these"] if with_none else []
-        shown = _lettered(options, rng) if which.startswith("options") else _or(options)
-    return replace(prompt, prompt=_put(prompt.prompt, slot.group(), shown))
+        if which.startswith("options"):
+            options += ["None of these"] if with_none else []
+            style = rng.choice(("{}. {}", "{}) {}", "({}) {}"))
+            lines = "\n".join(map(style.format, "ABCDEFGH", options))
+            before, after = prompt.prompt.split(slot.group(), 1)
+            return replace(prompt, prompt=f"{before.rstrip()}\n{lines}\n{after.lstrip()}".rstrip())
+        shown = ", ".join(options[:-1]) + ("," if len(options) > 2 else "") + f" or {options[-1]}"
+    return replace(prompt, prompt=prompt.prompt.replace(slot.group(), shown))
 
 
 def true_values(row: Mapping[str, Any], name: str) -> list[str]:
     """The clip's values of ``name``; several if several are right (two sounds in one clip). Empty if unknown or if it
     differs between speakers, so that no single answer is right."""
     segments, speakers = row.get("segments") or [], row.get("speakers") or {}
-    found = _texts((row.get("attributes") or {}).get(name))
-    if name == "number_of_speakers" and not found:
+    parts = [row.get("attributes"), *(s.get("attributes") for s in segments), *speakers.values()]
+    found = [tuple(texts_of((part or {}).get(name))) for part in parts]
+    if name == "number_of_speakers" and not found[0]:
         return [str(n)] if (n := len({s["speaker"] for s in segments if s.get("speaker") is not None})) else []
-    parts = [*(s.get("attributes") for s in segments), *speakers.values()]
-    of_parts = {tuple(texts) for part in parts if (texts := _texts((part or {}).get(name)))}
-    if len(of_parts | ({tuple(found)} if found else set())) > 1:
-        return []
-    return found or [text for texts in of_parts for text in texts]
+    known = set(found) - {()}
+    return list(known.pop()) if len(known) == 1 else []
 
 
 class _Values:
@@ -85,10 +89,10 @@ class _Values:
 def _known_values() -> dict[str, list[_Values]]:
     file = Path(__file__).with_name("values.yaml")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    known = {}
-    for name, lists in [*content["closed"].items(), *content["open"].items()]:
-        known[name] = [_Values(entries, closed=name in content["closed"]) for entries in lists]
-    return known
+    return {
+        name: [_Values(entries, closed=name in content["closed"]) for entries in lists]
+        for name, lists in (content["closed"] | content["open"]).items()
+    }
 
 
 def _wrong_values(
@@ -96,25 +100,21 @@ def _wrong_values(
 ) -> list[str]:
     """Wrong values in random order, one per entry of the right value's list; none that could also be right."""
     lists = [_Values(values[name], closed=False)] if values and name in values else _known_values().get(name, [])
-    on = next((one for one in lists if right.casefold() in one.members), None)
-    if on is None:
-        on = next((one for one in lists if not one.closed), None)
-    if on is None:
+    fitting = [one for one in lists if right.casefold() in one.members] or [one for one in lists if not one.closed]
+    if not fitting:
         return []
+    on = fitting[0]
     taken = {on.members[value.casefold()] for value in true if value.casefold() in on.members}
     wrong = [rng.choice(group) for number, group in enumerate(on.groups) if number not in taken]
     rng.shuffle(wrong)
-    bare = [_bare(value) for value in true]
-    return [value for value in wrong if not any(_within(_bare(value), known) for known in bare)]
+    return [value for value in wrong if not any(_overlap(value, known) for known in true)]
 
 
-def _within(a: str, b: str) -> bool:
+def _overlap(a: str, b: str) -> bool:
     """Whether one's words occur in the other, as "guitar" in "acoustic guitar": both may then be right."""
-    return f" {a} " in f" {b} " or f" {b} " in f" {a} "
-
-
-def _bare(value: str) -> str:
-    return " ".join(re.findall(r"\w+", value.casefold()))
+    words = [re.findall(r"\w+", value.casefold()) for value in (a, b)]
+    a, b = (f" {' '.join(found)} " for found in words)
+    return a in b or b in a
 
 
 def _in_style(right: str, wrong: Sequence[str]) -> str:
@@ -123,29 +123,3 @@ def _in_style(right: str, wrong: Sequence[str]) -> str:
     if all(value[:1].islower() for value in wrong):
         return right.lower()
     return right[:1].upper() + right[1:] if all(value[:1].isupper() for value in wrong) else right
-
-
-def _lettered(options: Sequence[str], rng: random.Random) -> str:
-    style = rng.choice(("{}. {}", "{}) {}", "({}) {}"))
-    return "\n".join(style.format("ABCDEFGH"[i], option) for i, option in enumerate(options))
-
-
-def _or(options: Sequence[str]) -> str:
-    return ", ".join(options[:-1]) + ("," if len(options) > 2 else "") + f" or {options[-1]}"
-
-
-def _put(template: str, slot: str, shown: str) -> str:
-    """Put lettered options on lines of their own."""
-    if slot.startswith("{options"):
-        before, after = template.split(slot, 1)
-        return f"{before.rstrip()}\n{shown}\n{after.lstrip()}".rstrip()
-    return template.replace(slot, shown)
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, (list, tuple)):
-        return [text for one in value for text in _texts(one)]
-    if value is None or isinstance(value, bool):
-        return [] if value is None else ["yes" if value else "no"]
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
-    return [text] if text else []

@@ -66,7 +66,13 @@ def load_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 (byte {error.start} is {error.object[error.start]:#04x})") from None
     if Path(path).suffix in (".yaml", ".yml"):
-        return parse_prompts(_yaml_list(content, path), where=str(path))
+        try:
+            entries = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        if not isinstance(entries, list):
+            raise ValueError(f"{path}: expected a list of prompts or groups, found a {type(entries).__name__}")
+        return parse_prompts(entries, where=str(path))
     entries = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
@@ -81,21 +87,11 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _yaml_list(content: str, path: str | os.PathLike[str]) -> list[Any]:
-    try:
-        entries = yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(entries, list):
-        raise ValueError(f"{path}: expected a list of prompts or groups, found a {type(entries).__name__}")
-    return entries
-
-
 def _group(entry: Mapping[str, Any], at: str) -> list[Prompt]:
-    shared = {name: value for name, value in entry.items() if name != "prompts"}
+    shared = dict(entry)
+    texts = shared.pop("prompts")
     if clash := {"prompt", "prompt_id"} & set(shared):
         raise ValueError(f"{at}: a group of prompts has no {sorted(clash)[0]!r} of its own")
-    texts = entry["prompts"]
     if not isinstance(texts, Sequence) or isinstance(texts, str) or not texts:
         raise ValueError(f"{at}: prompts must be a list of texts, found {texts!r}")
     head = [*(shared.get("domains") or ["any"])[:1], shared.get("kind") or "ask", *(shared.get("requires") or ())]
@@ -111,16 +107,15 @@ def _prompt(entry: Mapping[str, Any], at: str) -> Prompt:
     if unknown := set(entry) - known:
         raise ValueError(f"{at}: unknown field {sorted(unknown)[0]!r}; a prompt has {', '.join(sorted(known))}")
     values = dict(entry)
-    for name in ("prompt_id", "prompt"):
-        if not isinstance(values.get(name), str) or not values[name].strip():
+    values.setdefault("kind", "")
+    for name in ("prompt_id", "prompt", "kind"):
+        if not isinstance(values.get(name), str) or not (values[name].strip() or name == "kind"):
             raise ValueError(f"{at}: {name} must be text, found {values.get(name)!r}")
     for name in ("tasks", "requires", "domains"):
         items = values.get(name) or ()
         if isinstance(items, str) or not all(isinstance(item, str) for item in items):
             raise ValueError(f"{at}: {name} must be a list of names, found {items!r}")
         values[name] = tuple(items)
-    if not isinstance(values.setdefault("kind", ""), str):
-        raise ValueError(f"{at}: kind must be text, found {values['kind']!r}")
     if values.get("constraint") is not None:
         values["constraint"] = parse_constraint(values["constraint"], at)
     if (slot := SLOT.search(values["prompt"])) and not values["requires"]:

@@ -1,15 +1,18 @@
 """Prompts as in ALARM: an LLM generates candidates from one clip's description, a judge keeps the good ones.
 
 The candidates are shuffled by the seed and judged one by one until enough have passed. This equals a uniform draw
-among all candidates that would pass, with a fraction of the judge's calls. The wording is our own (paper: ALARM,
-corpus construction; its texts are not public).
+among all candidates that would pass, with a fraction of the judge's calls. The wording in ``propose.yaml`` is our own
+(paper: ALARM, corpus construction; its texts are not public).
 """
 
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nemo_desta.core.think_tags import KNOWN_TAGS
 from nemo_desta.core.thinking import ThinkFormat, split, think_format
@@ -18,52 +21,7 @@ from nemo_desta.recipes.prompts.candidates import parse_candidates
 from nemo_desta.recipes.prompts.prompt import Prompt, text_hash
 from nemo_desta.recipes.prompts.wording import leak
 
-WRITER_SYSTEM = """\
-You invent things to ask about audio recordings. An assistant with excellent hearing will get one recording together \
-with one of your prompts. The assistant gets only the sound. You cannot hear it, so you get some facts about it.
-
-Write {count} prompts for the recording. What each of them must be like:
-- Its answer follows from the facts, or it asks for something that can be made out of them (a story, a translation, \
-a reply, an opinion).
-- It speaks to someone who listens: "the recording", "the voice", "what you hear". Never let it show that facts were \
-put down in words: no mention of a description, transcript, caption, text, metadata, tags or labels, and nothing \
-quoted from them that a listener would be told in advance.
-- It does not give away its own answer.
-- It stands alone, without reference to another prompt.
-Make them as different as you can: short and long, plain and playful; direct questions, comparisons, yes-no and \
-multiple choice, role play, creative tasks, translations, step-by-step reasoning, and some that ask for a format, \
-such as JSON, a word limit or capitals only.
-
-Put the prompts as a numbered list between <prompts> and </prompts>, and write nothing after that."""
-
-WRITER_EXAMPLES = """
-
-To give you an idea of what there can be, here are the facts about some other recordings:
-{examples}"""
-
-WRITER_USER = """\
-The facts about the recording:
-{description}
-
-Write the {count} prompts now."""
-
-JUDGE_SYSTEM = """\
-You check prompts for an assistant that hears a recording and knows nothing else about it. You are shown some facts \
-about the recording, which the assistant will not see, and one prompt. Check three things:
-1. Can the prompt be answered from these facts? Creative tasks pass if the facts are enough to start from; questions \
-about what the facts leave open do not.
-2. Would somebody who is listening to the recording naturally say this?
-3. Does the prompt keep quiet about any written form of the facts? A mention of a description, transcript, caption, \
-text, metadata, tags or labels as something that is at hand fails, and so does a prompt that tells its own answer.
-Give your reasons in a sentence or two. Then write one last line: YES if all three hold, otherwise NO."""
-
-JUDGE_USER = """\
-The facts about the recording:
-{description}
-
-The prompt:
-{prompt}"""
-
+_TEXTS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("propose.yaml").read_text(encoding="utf-8"))
 _SHORTEST, _LONGEST = 8, 800
 _JUDGE_SAMPLING = SamplingConfig(1024, None)
 
@@ -80,6 +38,7 @@ class Proposed:
     new_tokens: int = 0
 
 
+@dataclass(eq=False)
 class PromptProposer:
     """Queries an LLM for prompts about one clip.
 
@@ -88,41 +47,25 @@ class PromptProposer:
         judge_engine: the LLM that judges; None: no judge, only the lexical check.
         num_candidates: prompts requested at once.
         num_examples: descriptions of other clips in the writer's instructions, drawn from ``examples`` by the seed.
-        examples: descriptions used when a call passes none.
         sampling: by default the LLM's own generation config, as in ALARM; the judge always uses its own.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        judge_engine: Engine | None = None,
-        num_candidates: int = 20,
-        num_examples: int = 5,
-        examples: Sequence[str] = (),
-        sampling: SamplingConfig = SamplingConfig(4000, None),  # noqa: B008 - frozen
-    ) -> None:
-        if num_candidates < 1 or num_examples < 0:
-            raise ValueError(
-                f"num_candidates is {num_candidates}, num_examples {num_examples}; they are at least 1 and 0"
-            )
-        self.engine = engine
-        self.judge_engine = judge_engine
-        self.num_candidates = num_candidates
-        self.num_examples = num_examples
-        self.examples = examples
-        self.sampling = sampling
+    engine: Engine
+    _: KW_ONLY
+    judge_engine: Engine | None = None
+    num_candidates: int = 20
+    num_examples: int = 5
+    examples: Sequence[str] = ()
+    sampling: SamplingConfig = SamplingConfig(4000, None)
+
+    def __post_init__(self) -> None:
+        if self.num_candidates < 1 or self.num_examples < 0:
+            found = f"num_candidates is {self.num_candidates}, num_examples {self.num_examples}"
+            raise ValueError(f"{found}; they are at least 1 and 0")
         self._think: dict[int, ThinkFormat | None] = {}
 
     async def __call__(
-        self,
-        item_id: str,
-        clip: Mapping[str, Any],
-        description: str,
-        count: int,
-        *,
-        seed: int,
-        examples: Sequence[str] | None = None,
+        self, item_id: str, clip: Mapping[str, Any], description: str, count: int, *, seed: int
     ) -> Proposed:
         """Up to ``count`` prompts for one clip; they depend only on the item and the seed.
 
@@ -131,26 +74,24 @@ class PromptProposer:
         """
         proposed = Proposed()
         rng = random.Random(f"{seed}:{item_id}:propose")
-        others = [text for text in (self.examples if examples is None else examples) if text != description]
+        others = [text for text in self.examples if text != description]
         shown = rng.sample(others, min(self.num_examples, len(others)))
-        answer = await self._ask(self.engine, self._writer_messages(description, shown), self.sampling, rng, proposed)
+        system = _TEXTS["writer_system"].format(count=self.num_candidates)
+        if shown:
+            system += "\n\n" + _TEXTS["writer_examples"].format(examples="\n\n".join(shown))
+        user = _TEXTS["writer_user"].format(count=self.num_candidates, description=description)
+        answer = await self._ask(self.engine, system, user, self.sampling, rng, proposed)
         for text in self._candidates(answer, rng, proposed):
             if len(proposed.prompts) == count:
                 break
-            if why := await self._objection(text, description, seed, item_id, proposed):
+            rng_of_judge = random.Random(f"{seed}:{item_id}:judge:{text}")
+            if why := await self._objection(text, description, rng_of_judge, proposed):
                 proposed.rejected.append((text, why))
             else:
                 name = f"proposed-{text_hash(text)}"
                 domains = (clip["domain"],) if clip.get("domain") else ()
                 proposed.prompts.append(Prompt(name, text, ("proposed",), (), domains, "proposed"))
         return proposed
-
-    def _writer_messages(self, description: str, examples: Sequence[str]) -> list[dict[str, str]]:
-        system = WRITER_SYSTEM.format(count=self.num_candidates)
-        if examples:
-            system += WRITER_EXAMPLES.format(examples="\n\n".join(examples))
-        user = WRITER_USER.format(count=self.num_candidates, description=description)
-        return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
     def _candidates(self, answer: Generation, rng: random.Random, proposed: Proposed) -> list[str]:
         """The candidates in the writer's answer, in random order, without duplicates."""
@@ -172,7 +113,7 @@ class PromptProposer:
         rng.shuffle(drawn)
         return drawn
 
-    async def _objection(self, text: str, description: str, seed: int, item_id: str, proposed: Proposed) -> str | None:
+    async def _objection(self, text: str, description: str, rng: random.Random, proposed: Proposed) -> str | None:
         """Why the candidate is rejected, or None."""
         if not _SHORTEST <= len(text) <= _LONGEST:
             return f"{len(text)} characters; a prompt has {_SHORTEST} to {_LONGEST}"
@@ -180,14 +121,12 @@ class PromptProposer:
             return f"leak, {found}"
         if self.judge_engine is None:
             return None
-        user = JUDGE_USER.format(prompt=text, description=description)
-        messages = [{"role": "system", "content": JUDGE_SYSTEM}, {"role": "user", "content": user}]
-        rng = random.Random(f"{seed}:{item_id}:judge:{text}")
-        answer = await self._ask(self.judge_engine, messages, _JUDGE_SAMPLING, rng, proposed)
+        user = _TEXTS["judge_user"].format(prompt=text, description=description)
+        answer = await self._ask(self.judge_engine, _TEXTS["judge_system"], user, _JUDGE_SAMPLING, rng, proposed)
         if answer.error is not None:
             return f"judge, LLM error: {answer.error}"
-        text_of_judge = self._without_thought(answer.text, self.judge_engine)
-        verdict = None if answer.truncated else parse_verdict(text_of_judge or "")
+        answer_text = self._without_thought(answer.text, self.judge_engine)
+        verdict = None if answer.truncated else parse_verdict(answer_text or "")
         if verdict is None:
             return "judge gave no verdict"
         return None if verdict else "judge said no"
@@ -203,13 +142,9 @@ class PromptProposer:
         return text
 
     async def _ask(
-        self,
-        engine: Engine,
-        messages: list[dict[str, str]],
-        sampling: SamplingConfig,
-        rng: random.Random,
-        proposed: Proposed,
+        self, engine: Engine, system: str, user: str, sampling: SamplingConfig, rng: random.Random, proposed: Proposed
     ) -> Generation:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         answer = await engine.generate(Request(messages, sampling, rng.getrandbits(32)))
         proposed.calls += 1
         proposed.prompt_tokens += answer.prompt_tokens

@@ -1,24 +1,15 @@
-"""Detects prompts that refer to a text about the clip instead of its sound."""
+"""Detects prompts that refer to a text about the clip instead of its sound, by the patterns of ``wording.yaml``."""
 
 import re
+from pathlib import Path
 
-_THINGS = r"(?:descriptions?|transcripts?|transcriptions?|captions?|text|summary|summaries|entry|entries|fields?)"
-_GIVEN = r"(?:provided|given|available|listed|attached|accompanying|above|following|supplied|stated|mentioned)"
-_INFORMATION = r"(?:information|info|details|data)"
+import yaml
 
-#: (what is wrong, pattern); case is ignored.
-_LEAKS = (
-    ("metadata", r"\bmeta-?data\b|\bannotat\w+|\battributes?\b|\b(?:tags?|labels?|time-?stamps?|key-value)\b"),
-    ("a text as given", rf"\b(?:the|this|that|these|those|your|each|{_GIVEN})\s+(?:\w+\s+)?{_THINGS}\b"),
-    ("information as given", rf"\b{_GIVEN}\s+(?:audio\s+)?(?:{_INFORMATION}|properties|values?)\b"),
-    ("information as given", rf"\b(?:according to|based on|using|from) (?:the|this|these) {_INFORMATION}\b"),
-    ("as written", r"\b(?:as|is|are|was|were) (?:described|listed|stated|specified|noted|written|labell?ed)\b"),
-    ("as written", r"\b(?:described|listed|stated|mentioned|specified|written) (?:above|below|here)\b"),
-    ("as written", rf"\b(?:described|listed|stated|mentioned|specified|written) in (?:the|this) {_THINGS}\b"),
-    ("reading", r"\b(?:you|i|we) (?:have |just |just now )?read\b|\bread(?:ing)? (?:this|the) (?!aloud)"),
-    ("a description itself", r"\[\d{1,2}:\d{2}\s*-|\|[\w /]+\||\(\w+: [^)]*, \w[\w ]*: "),
-)
-_PATTERNS = tuple((what, re.compile(pattern, flags=re.IGNORECASE)) for what, pattern in _LEAKS)
+_WORDS = yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
+_PATTERNS = [
+    (what, re.compile(re.sub(r"<(\w+)>", lambda name: _WORDS["lists"][name[1]], pattern), flags=re.IGNORECASE))
+    for what, pattern in _WORDS["patterns"]
+]
 
 
 def leak(prompt: str) -> str | None:
@@ -26,7 +17,5 @@ def leak(prompt: str) -> str | None:
 
     The check is strict: a false alarm costs one proposal, but a missed leak teaches the LLM to speak of texts.
     """
-    for what, pattern in _PATTERNS:
-        if found := pattern.search(prompt):
-            return f"{what}: {found.group()!r}"
-    return None
+    matches = ((what, pattern.search(prompt)) for what, pattern in _PATTERNS)
+    return next((f"{what}: {found.group()!r}" for what, found in matches if found), None)

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from nemo_desta.recipes.corpora import CorpusError, check_audio, relative_audio
-from nemo_desta.recipes.corpora.headers import intact_seconds
+from nemo_desta.recipes.corpora.audio import intact_seconds
 from nemo_desta.testing.data import with_flac_length
 
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, 30000)

@@ -8,7 +8,7 @@ import yaml
 
 from nemo_desta.recipes.corpora import CorpusError, load_corpus, shipped_cards
 from nemo_desta.recipes.corpora.card import parse_card, read_card
-from nemo_desta.recipes.corpora.template import Template, UnknownField
+from nemo_desta.recipes.corpora.template import UnknownField, compile_value
 
 CARD: dict[str, Any] = {
     "name": "mine",
@@ -135,12 +135,12 @@ def test_templates(template: str, value: Any) -> None:
         "table": {"column": "joined"},
         "Sr No.": "dotted",
     }
-    assert Template(template, where="x")(record) == value
+    assert compile_value(template, where="x")(record) == value
 
 
 def test_an_unknown_field_names_the_nearest_also_of_a_joined_table() -> None:
     with pytest.raises(UnknownField, match="no field 'table.colum'. Did you mean 'table.column'"):
-        Template("{table.colum}", where="x")({"a": 1, "table": {"column": "joined"}})
+        compile_value("{table.colum}", where="x")({"a": 1, "table": {"column": "joined"}})
 
 
 def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:

@@ -96,14 +96,16 @@ def test_the_writer_sees_description_and_examples_and_the_judge_each_candidate()
     sampling = SamplingConfig(77, 1.0)
     proposer = PromptProposer(writer, judge_engine=judge, num_candidates=7, num_examples=2, sampling=sampling)
     examples = [DESCRIPTION, *(f"[00:00-00:0{i}] example {i}" for i in range(1, 9))]
-    proposed = propose(proposer, examples=examples)
+    proposer.examples = examples
+    proposed = propose(proposer)
     system, user = (message["content"] for message in writer.requests[0].messages)
     assert "Write 7 prompts" in system and sum(text in system for text in examples) == 2
     assert DESCRIPTION in user and DESCRIPTION not in system and writer.requests[0].sampling == sampling
     asked = judge.requests[-1].messages[-1]["content"]
     assert DESCRIPTION in asked and asked.endswith(proposed.prompts[0].prompt)
-    propose(proposer, examples=examples, item="another")
+    propose(proposer, item="another")
     assert writer.requests[1].messages[0] != writer.requests[0].messages[0]
+    proposer.examples = ()
     propose(proposer)
     assert "other recordings" not in writer.requests[2].messages[0]["content"]
     assert writer.requests[1].seed != writer.requests[0].seed
