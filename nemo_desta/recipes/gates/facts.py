@@ -7,29 +7,19 @@ costs a row, a miss costs nothing, so an answer that hedges or also names the tr
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
 from nemo_desta.recipes.items import Rejection
 
 #: Other words for a value, by attribute; matched as whole words.
-SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "gender": {
-        "male": ("man", "man's", "gentleman", "boy", "masculine"),
-        "female": ("woman", "woman's", "lady", "girl", "feminine"),
-    },
-    "emotion": {
-        "happy": ("happiness", "joyful", "cheerful"),
-        "sad": ("sadness", "sorrowful"),
-        "angry": ("anger",),
-        "fearful": ("fear", "afraid", "scared"),
-        "disgust": ("disgusted",),
-        "disgusted": ("disgust",),
-        "surprised": ("surprise",),
-        "surprise": ("surprised",),
-    },
-}
+SYNONYMS: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
+    Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8")
+)
 _NEGATED = re.compile(
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\bwithout|\brather than|\binstead of|\bunlike|\bless)"
     r"(?: (?:a|an|the|any|at|all|really|very|particularly|sound|sounding|seem|be|is|of|being|especially|likely|to))*$"
@@ -86,21 +76,20 @@ class FactCheck:
         asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
         attributes = seen.clip.get("attributes") or {}
         for name in asked:
-            if name not in self._words or (true := attributes.get(name)) is None:
-                continue
-            if verdict := self._contradiction(name, _texts(true), seen.lower):
-                return verdict
+            if name in self._words and (value := attributes.get(name)) is not None:
+                true, named = _texts(value), self._named(name, seen.lower)
+                if (wrong := named - true) and not named & true and not _HEDGED.search(seen.lower):
+                    detail = f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}"
+                    return Rejection("contradicts attributes", detail)
         return None
 
-    def _contradiction(self, name: str, true: set[str], text: str) -> Rejection | None:
+    def _named(self, name: str, text: str) -> set[str]:
+        """Values of the attribute that the text names without a negation."""
         named: set[str] = set()
         for found in self._pattern[name].finditer(text):
             if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
                 named.add(self._words[name][found[0]])
-        wrong = named - true
-        if not wrong or named & true or _HEDGED.search(text):
-            return None
-        return Rejection("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
+        return named
 
 
 def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:

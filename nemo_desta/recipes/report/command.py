@@ -65,9 +65,6 @@ def run_report(plain: Mapping[str, Any]) -> Written:
 
         found = target_perplexity(rows, seed=settings["seed"], progress=settings["progress"], **scoring)
     perplexity = None if found is None else found.to_json()
-    return Written(write_report(rows, output or _default_output(rows), perplexity=perplexity, **settings), found)
-
-
-def _default_output(rows: Any) -> Path:
-    """The recipe's folder, or the current one."""
-    return Path(rows) if isinstance(rows, str) and Path(rows).is_dir() else Path.cwd()
+    if output is None:  # the recipe's folder, or the current one
+        output = rows if isinstance(rows, str) and Path(rows).is_dir() else Path.cwd()
+    return Written(write_report(rows, output, perplexity=perplexity, **settings), found)
