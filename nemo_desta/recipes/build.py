@@ -38,11 +38,8 @@ EXAMPLES_FROM = 1000
 
 
 def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
-    """The corpora and each one's root.
-
-    Raises:
-        FileNotFoundError: a root, manifest or list of rows that does not exist. ConfigError: a corpus without root.
-    """
+    """The corpora and each one's root. Raises ``FileNotFoundError`` for a root, manifest or list of rows that does not
+    exist, ``ConfigError`` for a corpus without root."""
     names = [config.corpus] if isinstance(config.corpus, str) else list(config.corpus or ())
     splits, card = config.splits, config.card or None
     corpora = [load_corpus(name, _root(config.data_root, name), splits=splits, overrides=card) for name in names]

@@ -158,11 +158,8 @@ class CheckConfig:
 
 
 def run_check(plain: Mapping[str, Any]) -> CheckReport:
-    """Run `check_rows` with a config; ``output`` names a JSON file for the report.
-
-    Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
-    """
+    """Run `check_rows` with a config; ``output`` names a JSON file for the report. Raises ``ConfigError`` for unknown
+    or missing settings, ``FileNotFoundError`` without rows."""
     settings = dict(vars(parse(CheckConfig, plain, where="check")))
     rows, llm, output = (settings.pop(name) for name in ("rows", "llm", "output"))
     if settings["max_target_tokens"] is not None and llm is None:

@@ -98,10 +98,7 @@ def make_rows(
 
 def my_shards(share: str | None, total: int) -> list[int]:
     """The shards of a job ``i/n`` of an array, counted from 0 (Slurm: ``$SLURM_ARRAY_TASK_ID/8``); all when None.
-
-    Raises:
-        ConfigError: not of that form, or ``i`` is not below ``n``.
-    """
+    Raises ``ConfigError`` for another form, or an ``i`` that is not below ``n``."""
     if share is None:
         return list(range(total))
     found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(share))

@@ -110,11 +110,8 @@ RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check",
 
 
 def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
-    """The config of a generating recipe.
-
-    Raises:
-        ConfigError: unknown keys, wrong types, values still ``???`` (all of them at once), settings that contradict.
-    """
+    """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
+    (all of them at once), and settings that contradict."""
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")

@@ -57,8 +57,7 @@ class FactCheck:
                 f"gates.facts.attributes: {sorted(unknown)[0]!r} is no attribute of the corpus; it has "
                 f"{', '.join(sorted(values)) or 'none'}"
             )
-        self._words: dict[str, dict[str, str]] = {}  # attribute -> word in lower case -> value
-        self._pattern: dict[str, re.Pattern[str]] = {}
+        self._words: dict[str, tuple[re.Pattern[str], dict[str, str]]] = {}  # attribute -> word in lower case -> value
         for name in sorted(wanted):
             known = set().union(*map(_texts, values[name]))
             if not 2 <= len(known) <= config.max_values:
@@ -68,9 +67,9 @@ class FactCheck:
                 for value, others in table.items():
                     for word in others if value.lower() in known else ():
                         words.setdefault(word.lower(), value.lower())
-            self._words[name] = words
             longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
-            self._pattern[name] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+            pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+            self._words[name] = pattern, words
 
     def __call__(self, seen: Seen) -> Rejection | None:
         asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
@@ -85,11 +84,12 @@ class FactCheck:
 
     def _named(self, name: str, text: str) -> set[str]:
         """Values of the attribute that the text names without a negation."""
-        named: set[str] = set()
-        for found in self._pattern[name].finditer(text):
-            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
-                named.add(self._words[name][found[0]])
-        return named
+        pattern, words = self._words[name]
+        return {
+            words[found[0]]
+            for found in pattern.finditer(text)
+            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:])
+        }
 
 
 def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:

@@ -51,11 +51,8 @@ class Written:
 
 
 def run_report(plain: Mapping[str, Any]) -> Written:
-    """Run `write_report` with a config.
-
-    Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
-    """
+    """Run `write_report` with a config. Raises ``ConfigError`` for unknown or missing settings, ``FileNotFoundError``
+    without rows."""
     settings = dict(vars(parse(ReportConfig, plain, where="report")))
     rows, output = settings.pop("rows"), settings.pop("output")
     scoring = {name: settings.pop(name) for name in _SCORING}

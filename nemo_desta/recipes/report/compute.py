@@ -101,11 +101,8 @@ def compute_stats(
 
 
 def speed(summary: Mapping[str, Any], prices: Mapping[str, float] | None = None) -> dict[str, Any] | None:
-    """Tokens per second and cost of a run, from its summary; None without a summary.
-
-    Raises:
-        ValueError: ``prices`` has a key other than ``prompt`` and ``new``.
-    """
+    """Tokens per second and cost of a run, from its summary; None without a summary. Raises ``ValueError`` if
+    ``prices`` has a key other than ``prompt`` and ``new``."""
     if unknown := set(prices or {}) - {"prompt", "new"}:
         raise ValueError(f"prices: {sorted(unknown)[0]!r} is not known; give 'prompt' and 'new', per million tokens")
     seconds, new, prompt = (_number(summary.get(name)) for name in ("seconds", "new_tokens", "prompt_tokens"))

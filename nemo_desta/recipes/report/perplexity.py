@@ -125,8 +125,8 @@ def target_perplexity(
     asked = found["own"].recipe.get("request") or {}
     began = found["own"].recipe.get("template_date")
     wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
-    model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, "")
-    name = name or Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
+    model, tokenizer = _load(llm, device, dtype) if isinstance(llm, str) else llm
+    loaded = Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     date = datetime.fromisoformat(began) if began else None
     builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, date=date)
@@ -147,7 +147,7 @@ def target_perplexity(
         if not scored:
             raise ValueError(f"{label}: none of {len(wanted)} rows could be scored ({dict(skipped)})")
         scores[label] = _summed(scored, skipped)
-    return Perplexity(name, scores.pop("own"), scores)
+    return Perplexity(llm_name(llm) if isinstance(llm, str) else loaded, scores.pop("own"), scores)
 
 
 def text_messages(
@@ -263,7 +263,7 @@ def _mean(scored: Sequence[_Scored]) -> Score:
     return Score(len(scored), tokens, nll, exp(min(nll, 700.0)), middle, exp(min(middle, 700.0)))
 
 
-def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
+def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -273,4 +273,4 @@ def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(source, trust_remote_code=False), llm_name(llm)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(source, trust_remote_code=False)
