@@ -7,11 +7,10 @@ Letters: S samples, N frames of 25 ms, 100 a second.
 import re
 from collections.abc import Collection
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
-
-MEASURES = ("pitch", "volume", "speaking_speed", "noise_level", "silence")
 
 #: Silence: frames this far below the loudest frame, for at least 0.1 s. Praat's defaults.
 _SILENCE_DB, _SILENCE_FRAMES = 25.0, 10
@@ -41,6 +40,9 @@ class Measurements(NamedTuple):
     silence: float | None = None
 
 
+MEASURES = Measurements._fields
+
+
 def measure(
     audio: np.ndarray, sampling_rate: int, transcript: str | None = None, *, names: Collection[str] = MEASURES
 ) -> Measurements:
@@ -68,7 +70,7 @@ def measure(
     silence = _silence(levels)
     pitch = _pitch(audio, sampling_rate) if {"pitch", "speaking_speed"} & set(names) else None
     found = {
-        "pitch": lambda: _median_pitch(pitch),
+        "pitch": lambda: None if pitch is None else float(np.median(_voiced(pitch))),
         "volume": lambda: _loudness(audio, sampling_rate),
         "speaking_speed": lambda: _rate(audio, sampling_rate, transcript, silence, pitch),
         "noise_level": lambda: _snr(levels),
@@ -126,27 +128,25 @@ def _loudness(audio: np.ndarray, sampling_rate: int) -> float | None:
 
 @lru_cache(maxsize=8)
 def _meter(sampling_rate: int) -> Any:
-    try:
-        import pyloudnorm
-    except ImportError as error:
-        raise ImportError("measuring volume needs pyloudnorm: pip install 'nemo_desta[measure]'") from error
-    return pyloudnorm.Meter(sampling_rate)
+    return _imported("pyloudnorm", "volume needs pyloudnorm").Meter(sampling_rate)
 
 
-def _parselmouth() -> Any:
+def _sound(audio: np.ndarray, sampling_rate: int) -> Any:
+    parselmouth = _imported("parselmouth", "pitch and speaking speed needs praat-parselmouth")
+    return parselmouth.Sound(audio, sampling_frequency=sampling_rate)
+
+
+def _imported(name: str, need: str) -> Any:
     try:
-        import parselmouth
+        return import_module(name)
     except ImportError as error:
-        raise ImportError(
-            "measuring pitch and speaking speed needs praat-parselmouth: pip install 'nemo_desta[measure]'"
-        ) from error
-    return parselmouth
+        raise ImportError(f"measuring {need}: pip install 'nemo_desta[measure]'") from error
 
 
 def _pitch(audio: np.ndarray, sampling_rate: int) -> Any | None:
     """Praat's pitch object, in two passes: the second searches near the result of the first (De Looze and Hirst 2008),
     which avoids octave errors. None: too short, or no voice."""
-    sound = _parselmouth().Sound(audio, sampling_frequency=sampling_rate)
+    sound = _sound(audio, sampling_rate)
     shortest = 3.1 / sound.duration  # Praat needs three periods of the lowest pitch
     floor, ceiling = 75.0, 600.0
     for _ in range(2):
@@ -166,10 +166,6 @@ def _voiced(pitch: Any) -> np.ndarray:
     return frequency[frequency > 0]
 
 
-def _median_pitch(pitch: Any | None) -> float | None:
-    return None if pitch is None else float(np.median(_voiced(pitch)))
-
-
 def _rate(
     audio: np.ndarray, sampling_rate: int, transcript: str | None, silence: float, pitch: Any | None
 ) -> float | None:
@@ -183,7 +179,7 @@ def _nuclei(audio: np.ndarray, sampling_rate: int, pitch: Any | None) -> int:
     loudest (after De Jong and Wempe 2009)."""
     from scipy.signal import find_peaks
 
-    sound = _parselmouth().Sound(audio, sampling_frequency=sampling_rate)
+    sound = _sound(audio, sampling_rate)
     if pitch is None or sound.duration <= 6.5 / 50:
         return 0
     intensity = sound.to_intensity(minimum_pitch=50.0, time_step=0.01)

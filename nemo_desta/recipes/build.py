@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.core.thinking import think_format
+from nemo_desta.data.rows import read_rows
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
@@ -18,13 +20,16 @@ from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
 from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
+from nemo_desta.recipes.hashes import hash64
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.measure import add_measured
 from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
 from nemo_desta.recipes.prompts import PromptPool, prompt_set
 from nemo_desta.recipes.prompts.propose import PromptProposer
 from nemo_desta.recipes.rephrase import Rephraser
 from nemo_desta.recipes.rephrase_text import RephraseInstructions
+from nemo_desta.recipes.report.sources import find_rows
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 from nemo_desta.recipes.settings import RecipeConfig
 
@@ -33,22 +38,17 @@ EXAMPLES_FROM = 1000
 
 
 def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
-    """The corpora and each one's root.
-
-    Raises:
-        FileNotFoundError: a root, manifest or list of rows that does not exist. ConfigError: a corpus without root.
-    """
+    """The corpora and each one's root. Raises ``FileNotFoundError`` for a root, manifest or list of rows that does not
+    exist, ``ConfigError`` for a corpus without root."""
     names = [config.corpus] if isinstance(config.corpus, str) else list(config.corpus or ())
-    corpora = []
-    for name in names:
-        root = _root(config.data_root, name)
-        corpora.append(load_corpus(name, root, splits=config.splits, overrides=config.card or None))
-    twice = {corpus.name for corpus in corpora if sum(other.name == corpus.name for other in corpora) > 1}
-    if twice:
+    splits, card = config.splits, config.card or None
+    corpora = [load_corpus(name, _root(config.data_root, name), splits=splits, overrides=card) for name in names]
+    roots = {corpus.name: Path(corpus.data_root) for corpus in corpora}
+    if twice := Counter(corpus.name for corpus in corpora) - Counter(roots.keys()):
         raise ConfigError(
             f"corpora with the same name make rows that cannot be told apart: {', '.join(sorted(twice))}"
         )
-    return corpora, {corpus.name: Path(corpus.data_root) for corpus in corpora}
+    return corpora, roots
 
 
 def build_prompts(config: RecipeConfig) -> PromptPool | None:
@@ -60,15 +60,16 @@ def fingerprint(pool: PromptPool | None) -> str | None:
     """A short hash of a pool's contents: with a changed prompt file the recipe is another one."""
     if pool is None:
         return None
-    text = json.dumps([astuple(prompt) for prompt in pool] + [pool.values], ensure_ascii=False, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _short_hash(json.dumps([*map(astuple, pool), pool.values], ensure_ascii=False, default=list))
 
 
 def template_fingerprint(engine: Engine) -> str | None:
     """A short hash of the engine's chat template; None when a server renders the prompts."""
-    if engine.prompts is None:
-        return None
-    return hashlib.sha256(str(engine.prompts.tokenizer.chat_template).encode()).hexdigest()[:12]
+    return None if engine.prompts is None else _short_hash(str(engine.prompts.tokenizer.chat_template))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def clips(
@@ -79,8 +80,7 @@ def clips(
     for corpus in corpora:
         for clip in (read or iter)(corpus):
             if len(corpora) > 1:
-                short = int.from_bytes(hashlib.blake2b(clip["id"].encode(), digest_size=8).digest(), "big")
-                if short in seen:
+                if (short := hash64(clip["id"])) in seen:
                     raise ConfigError(
                         f"clip id {clip['id']!r} of {corpus.name} is in another corpus, too; run them separately"
                     )
@@ -116,24 +116,30 @@ def build_stage(
 ) -> Stage:
     """What makes the rows."""
     writing, judging = engines
-    request = config.request
-    sampling = {name: value for name, value in asdict(request.sampling).items() if value is not None}
+    sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
+    values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
     shared: dict[str, Any] = {
-        "gate": build_gates(config, corpora).check,
+        "gate": RowGates(config.gates, values=values).check,
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
         "regenerable": REGENERABLE,
         "provenance": {"llm": writing.name, "llm_revision": writing.revision, "sampling": sampling},
     }
-    rephraser = build_rephraser(config, writing) if config.rephrase.enabled else None
+    rephraser, knobs = None, config.rephrase
+    if knobs.enabled:
+        rephraser = Rephraser(
+            writing,
+            max_thinking_tokens=knobs.max_thinking_tokens,
+            max_new_tokens=knobs.max_new_tokens,
+            sampling=knobs.sampling,
+            instructions=RephraseInstructions.from_config(knobs.instructions or {}),
+        )
     if config.rows is not None:
         return SelfRephrase(rephraser=rephraser, seed=config.seed, **shared)
     think = think_format(writing.prompts) if writing.prompts is not None else None
     return SelfGenerate(
         rows=build_clip_rows(config, corpora, roots, pool),
-        answerer=Answerer(
-            writing, request.sampling, request.template, request.system, request.max_thinking_tokens, think
-        ),
+        answerer=Answerer(writing, **vars(config.request), think=think),
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
@@ -169,42 +175,14 @@ def cross_checks(config: RecipeConfig) -> list[Check]:
 def units(config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path]) -> Iterator[Mapping[str, Any]]:
     """The input of the run, lazily: clips, or rows of an earlier self-generation."""
     if config.rows is not None:
-        from nemo_desta.data.rows import read_rows
-        from nemo_desta.recipes.report.sources import find_rows
-
         yield from read_rows(find_rows(config.rows).rows)
         return
-    if not (names := config.describe.measure):
-        yield from clips(corpora)
-        return
-    from nemo_desta.recipes.measure import add_measured
 
     def measured(corpus: Corpus) -> Iterator[Mapping[str, Any]]:
         cache = Path(config.output) / "measured"
-        return add_measured(corpus, roots[corpus.name], names, cache, corpus=corpus.name)
+        return add_measured(corpus, roots[corpus.name], config.describe.measure, cache, corpus=corpus.name)
 
-    yield from clips(corpora, measured)
-
-
-def build_gates(config: RecipeConfig, corpora: Sequence[Corpus]) -> RowGates:
-    """The gates over one row. The fact check reads the corpora once to collect all attribute values."""
-    values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
-    return RowGates(config.gates, values=values)
-
-
-def build_rephraser(config: RecipeConfig, engine: Engine) -> Rephraser:
-    """Rewrites by the same LLM."""
-    knobs = config.rephrase
-    options = {}
-    if knobs.instructions is not None:
-        options["instructions"] = RephraseInstructions.from_config(knobs.instructions)
-    return Rephraser(
-        engine,
-        max_thinking_tokens=knobs.max_thinking_tokens,
-        max_new_tokens=knobs.max_new_tokens,
-        sampling=knobs.sampling,
-        **options,
-    )
+    yield from clips(corpora, measured if config.describe.measure else None)
 
 
 def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engine, judging: Engine) -> PromptProposer:

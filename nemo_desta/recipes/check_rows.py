@@ -5,7 +5,8 @@ Memory grows by about 60 bytes per row, to find duplicates and clips that are in
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -40,9 +41,9 @@ class CheckReport:
     rows: int = 0
     bad_lines: int = 0
     audios: int = 0
-    problems: dict[str, int] = field(default_factory=dict)
+    problems: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    splits: dict[str, int] = field(default_factory=dict)
+    splits: Counter[str] = field(default_factory=Counter)
     not_checked: list[str] = field(default_factory=list)
     max_examples: int = 5
 
@@ -57,9 +58,8 @@ class CheckReport:
 
     def found(self, reason: str, what: str) -> None:
         """Count one problem."""
-        self.problems[reason] = self.problems.get(reason, 0) + 1
-        kept = self.examples.setdefault(reason, [])
-        if len(kept) < self.max_examples:
+        self.problems[reason] += 1
+        if len(kept := self.examples.setdefault(reason, [])) < self.max_examples:
             kept.append(what)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class CheckReport:
         by_split = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
         lines = self.rows + self.bad_lines
         out = [f"rows: {self.rows:,} ({by_split or 'none'}), of {lines:,} lines; {self.audios:,} audios"]
-        for reason, count in sorted(self.problems.items(), key=lambda item: -item[1]):
+        for reason, count in self.problems.most_common():
             out += [f"  {reason}: {count:,}", *(f"    {example}" for example in self.examples[reason])]
             if count > len(self.examples[reason]):
                 out.append(f"    ... and {count - len(self.examples[reason]):,} more")
@@ -111,16 +111,17 @@ def check_rows(
         raise ValueError("max_target_tokens counts tokens: give the LLM's tokenizer, too")
     source = find_rows(rows)
     report = CheckReport(max_examples=max_examples)
-    clips = None
+    clip_problem = builder = thoughts = None
     if audio_roots is not None:
-        clips = _Clips(AudioRoots(audio_roots), decode)
+        clip_problem = _clip_check(AudioRoots(audio_roots), decode)
     else:
         report.not_checked.append("audio files (give audio_roots)")
-    builder = thoughts = None
+    if isinstance(tokenizer, str):
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(resolve_source(tokenizer), trust_remote_code=False)
     if tokenizer is not None:
-        builder = PromptBuilder(
-            _tokenizer(tokenizer), audio_locator_tag, chat_template_kwargs, system_role=system_role
-        )
+        builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, system_role=system_role)
         thoughts = ThoughtCheck(builder)
     else:
         report.not_checked.append("chat template and length of targets (give the LLM or its tokenizer)")
@@ -131,7 +132,7 @@ def check_rows(
             report.found(error.reason, f"{line.where}: {error}")
         for entry in audio_entries(row):
             report.audios += 1
-            if clips is not None and (problem := clips.problem(entry, row.get("dataset"))):
+            if clip_problem is not None and (problem := clip_problem(entry, row.get("dataset"))):
                 report.found(problem.reason, f"{line.where}: row '{row['id']}': {problem}")
     seen.finish(report.found)
     if seen.groups_unknown:
@@ -157,11 +158,8 @@ class CheckConfig:
 
 
 def run_check(plain: Mapping[str, Any]) -> CheckReport:
-    """Run `check_rows` with a config; ``output`` names a JSON file for the report.
-
-    Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
-    """
+    """Run `check_rows` with a config; ``output`` names a JSON file for the report. Raises ``ConfigError`` for unknown
+    or missing settings, ``FileNotFoundError`` without rows."""
     settings = dict(vars(parse(CheckConfig, plain, where="check")))
     rows, llm, output = (settings.pop(name) for name in ("rows", "llm", "output"))
     if settings["max_target_tokens"] is not None and llm is None:
@@ -176,7 +174,7 @@ def run_check(plain: Mapping[str, Any]) -> CheckReport:
 def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[tuple[Row, Line]]:
     total = sum(path.stat().st_size for path in source.rows)
     with tqdm(total=total, desc="checking rows", unit="B", unit_scale=True, disable=not progress) as bar:
-        for line in lines(source.rows):
+        for line in lines(source.rows, bar):
             try:
                 line.raw.decode("utf-8-sig")
                 row = parse_row(line.raw, line.where)
@@ -192,11 +190,9 @@ def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[t
             else:
                 if not line.whole:
                     report.found("no line end", f"{line.where}: the last line has no line end")
-                split = split_of(row, line.path)
                 report.rows += 1
-                report.splits[split] = report.splits.get(split, 0) + 1
+                report.splits[split_of(row, line.path)] += 1
                 yield row, line
-            bar.update(len(line.raw))
 
 
 def _problems(
@@ -212,9 +208,8 @@ def _problems(
         elif example is not None:
             length = len(example.ids) - example.prompt_len
             if max_target_tokens is not None and length > max_target_tokens:
-                yield RowError(
-                    "long target", f"{name}: a target of {length:,} tokens, the limit is {max_target_tokens:,}"
-                )
+                limit = f"the limit is {max_target_tokens:,}"
+                yield RowError("long target", f"{name}: a target of {length:,} tokens, {limit}")
             if spelt := builder.control_token(row):
                 yield RowError("control tokens", f"{name}: {spelt} in its text is read as text, not as that token")
     except RowError as error:
@@ -229,34 +224,24 @@ def _problems(
         yield RowError("unknown key", f"{name}: nothing reads {', '.join(map(repr, unknown))}")
 
 
-class _Clips:
-    """Checks audio files, each once while its rows are near each other."""
+def _clip_check(roots: AudioRoots, decode: bool) -> Callable[[Mapping[str, Any], str | None], RowError | None]:
+    """(audio entry, dataset) -> its problem. A file is read once while its rows are near each other."""
 
-    def __init__(self, roots: AudioRoots, decode: bool) -> None:
-        self.roots, self.decode = roots, decode
-        self._check = lru_cache(maxsize=16_384)(self._seconds)
-
-    def problem(self, entry: Mapping[str, Any], dataset: str | None) -> RowError | None:
-        found = self._check(entry["audio"], dataset if dataset in self.roots.roots else None)
-        if isinstance(found, RowError):
-            return found
-        if fault := duration_fault(found, entry.get("duration")):
-            return RowError("wrong duration", f"'{entry['audio']}' is {fault}")
-        return None
-
-    def _seconds(self, audio: str, dataset: str | None) -> float | RowError:
+    @lru_cache(maxsize=16_384)
+    def seconds(audio: str, dataset: str | None) -> float | RowError:
         try:
             with row_guard():
-                path = self.roots.resolve(audio, dataset=dataset)
-                rejection, seconds = check_audio({"audio": str(path)}, "", decode=self.decode)
+                path = roots.resolve(audio, dataset=dataset)
+                rejection, found = check_audio({"audio": str(path)}, "", decode=decode)
         except RowError as error:
             return error
-        return RowError(rejection.reason, rejection.detail) if rejection else seconds
+        return RowError(rejection.reason, rejection.detail) if rejection else found
 
+    def problem(entry: Mapping[str, Any], dataset: str | None) -> RowError | None:
+        found = seconds(entry["audio"], dataset if dataset in roots.roots else None)
+        if isinstance(found, RowError):
+            return found
+        fault = duration_fault(found, entry.get("duration"))
+        return RowError("wrong duration", f"'{entry['audio']}' is {fault}") if fault else None
 
-def _tokenizer(given: Any) -> Any:
-    if not isinstance(given, str):
-        return given
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(resolve_source(given), trust_remote_code=False)
+    return problem

@@ -94,11 +94,8 @@ def _conversation(
         (_seconds(row, s.get("start"), "segment start"), _seconds(row, s.get("end"), "segment end"), i, s)
         for i, s in enumerate(row["segments"])
     )
-    order: dict[str, str] = {}  # speaker -> "the first speaker"
-    for *_, segment in segments:
-        if (speaker := _speaker(segment)) is not None:
-            number = len(order)
-            order.setdefault(speaker, f"the {_ORDINALS[number] if number < 10 else number + 1} speaker")
+    speakers = dict.fromkeys(_speaker(segment) for *_, segment in segments if segment.get("speaker") is not None)
+    order = {s: _ORDINALS[n] if n < len(_ORDINALS) else str(n + 1) for n, s in enumerate(speakers)}
     known = {name: _audible(value, exclude) for name, value in (row.get("speakers") or {}).items()}
 
     lines = []
@@ -106,17 +103,17 @@ def _conversation(
         text, speaker = _text(segment.get("transcript")), _speaker(segment)
         own = _audible(segment.get("attributes"), exclude)
         if dialect == "desta25":
-            items = [f"Speaker: {order[speaker].split()[1]}"] if speaker is not None else []
+            items = [f"Speaker: {order[speaker]}"] if speaker is not None else []
             items += _pairs({**known.get(speaker, {}), **own}, title=True)
             lines.append(_line(_span(start, end), text, [*items, f"Duration: {_whole(end - start)}s"]))
         else:
-            head = [_span(start, end), *([order[speaker]] if speaker is not None else []), *_pairs(own)]
-            lines.append(_line(", ".join(head), text or "|Speech|", []))
+            head = [] if speaker is None else [f"the {order[speaker]} speaker"]
+            lines.append(_line(", ".join([_span(start, end), *head, *_pairs(own)]), text or "|Speech|", []))
     whole = {"number_of_speakers": str(len(order)), **attributes} if order else attributes
     if dialect == "desta25":
         last = [*_pairs(whole, title=True), f"Duration: {_whole(duration)}s"]
     else:
-        each = {f"{order[s]} {key}": value for s in order for key, value in known.get(s, {}).items()}
+        each = {f"the {order[s]} speaker {key}": value for s in order for key, value in known.get(s, {}).items()}
         last = [f"duration: {_whole(duration)}s", *_pairs(whole), *_pairs(each)]
     return "\n".join([*lines, f"({', '.join(last)})"])
 
@@ -130,7 +127,9 @@ def _audible(attributes: Mapping[str, Any] | None, exclude: Collection[str]) -> 
     """Known attributes as text: several values are joined with "/", None and excluded ones are left out."""
     kept, exclude = {}, frozenset(exclude)
     for key, value in (attributes or {}).items():
-        is_exact_age = (key == "age" or key.endswith("_age")) and _is_number(value)
+        is_exact_age = False
+        if (key == "age" or key.endswith("_age")) and not isinstance(value, bool):
+            is_exact_age = isinstance(value, int | float) or str(value).strip().isdigit()
         if not _is_hidden(key, is_exact_age, exclude):
             kept[key] = "/".join(_values(value))
     return {key: value for key, value in kept.items() if value}
@@ -159,10 +158,6 @@ def _values(value: Any) -> list[str]:
 
 def _text(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and (isinstance(value, (int, float)) or str(value).strip().isdigit())
 
 
 def _speaker(segment: Mapping[str, Any]) -> str | None:
@@ -200,11 +195,9 @@ def _check_segment(row: Mapping[str, Any], segment: Any, where: str, name: str) 
 
 
 def _check_attributes(attributes: Any, where: str) -> None:
-    if attributes is None:
-        return
-    if not isinstance(attributes, Mapping):
+    if not isinstance(attributes, Mapping | None):
         raise ValueError(f"{where} must be an object, name -> value, found {attributes!r:.80}")
-    for name, value in attributes.items():
+    for name, value in (attributes or {}).items():
         if not isinstance(name, str):
             raise ValueError(f"{where}: names must be text, found {name!r:.80}")
         _check_value(value, f"{where}.{name:.80}")

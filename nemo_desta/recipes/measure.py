@@ -22,6 +22,7 @@ from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.acoustics import MEASURES, Measurements, measure
 from nemo_desta.recipes.hashes import hash64
+from nemo_desta.recipes.pipeline.folder import write_json
 
 __all__ = ["MEASURES", "WORDS", "Measurements", "Quantiles", "add_measured", "measure", "words"]
 
@@ -63,17 +64,8 @@ class Quantiles:
             (heapq.heappush if len(drawn) < _SAMPLE else heapq.heappushpop)(drawn, entry)
         return cls({name: _bounds(name, [getattr(figures, name) for _, figures in drawn]) for name in names})
 
-    def word(self, name: str, value: float | None) -> str | None:
-        """The word for a value; None if there is no value or the corpus hardly varies."""
-        pair = self.bounds.get(name)
-        if value is None or pair is None:
-            return None
-        return WORDS[name][(value > pair[0]) + (value > pair[1])]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.bounds, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+    def save(self, path: Path) -> None:
+        write_json(path, self.bounds)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Quantiles":
@@ -81,9 +73,12 @@ class Quantiles:
 
 
 def words(figures: Measurements, quantiles: Quantiles) -> dict[str, str]:
-    """Measure -> word, of the measures that have one."""
-    found = {name: quantiles.word(name, getattr(figures, name)) for name in MEASURES}
-    return {name: word for name, word in found.items() if word is not None}
+    """Measure -> word, of the measures that have a value and vary in the corpus."""
+    found = {}
+    for name, value in figures._asdict().items():
+        if value is not None and (pair := quantiles.bounds.get(name)) is not None:
+            found[name] = WORDS[name][(value > pair[0]) + (value > pair[1])]
+    return found
 
 
 def add_measured(
@@ -123,18 +118,13 @@ def add_measured(
     for clip in clips:
         one = cached.of(clip)
         new = {} if one is None else words(one, quantiles)
-        yield {
-            **clip,
-            "attributes": {**new, **{k: v for k, v in (clip.get("attributes") or {}).items() if v is not None}},
-        }
+        known = {name: value for name, value in (clip.get("attributes") or {}).items() if value is not None}
+        yield {**clip, "attributes": {**new, **known}}
     cached.report()
 
 
 class _Cache:
-    """Measurements by clip id, from the cache file or measured and appended to it.
-
-    Memory: 28 bytes per clip that was in the file when it was read.
-    """
+    """Measurements by clip id: those in the cache file (28 bytes each in memory), others measured and appended."""
 
     def __init__(self, path: Path, names: Sequence[str], data_root: str | os.PathLike[str]) -> None:
         self._path, self._names, self._root = path, tuple(names), Path(data_root)
@@ -147,9 +137,15 @@ class _Cache:
         at = int(np.searchsorted(self._keys, np.uint64(key)))
         if at < len(self._keys) and self._keys[at] == key:
             return Measurements(*(None if math.isnan(value) else float(value) for value in self._values[at]))
-        one = self._measure(clip)
-        if one is not None:
-            append_shared(self._path, {"id": clip["id"], **{name: getattr(one, name) for name in self._names}})
+        wanted = [name for name in self._names if name not in OF_SPEECH or clip.get("domain") == "speech"]
+        try:
+            audio, sampling_rate = read_audio(self._root / clip["audio"], duration=clip.get("duration"))
+            one = measure(audio.mean(axis=1), sampling_rate, clip.get("transcript"), names=wanted)
+        except ValueError as error:
+            self._unreadable[type(error).__name__] += 1
+            logger.info("not measured: %s (%s)", clip["id"], error)
+            return None
+        append_shared(self._path, {"id": clip["id"], **{name: getattr(one, name) for name in self._names}})
         return one
 
     def reload(self) -> None:
@@ -171,16 +167,6 @@ class _Cache:
     def report(self) -> None:
         for reason, count in self._unreadable.items():
             logger.warning("measured attributes: %d clips could not be read (%s)", count, reason)
-
-    def _measure(self, clip: Mapping[str, Any]) -> Measurements | None:
-        wanted = [name for name in self._names if name not in OF_SPEECH or clip.get("domain") == "speech"]
-        try:
-            audio, sampling_rate = read_audio(self._root / clip["audio"], duration=clip.get("duration"))
-            return measure(audio.mean(axis=1), sampling_rate, clip.get("transcript"), names=wanted)
-        except ValueError as error:
-            self._unreadable[type(error).__name__] += 1
-            logger.info("not measured: %s (%s)", clip["id"], error)
-            return None
 
 
 def _bounds(name: str, values: Iterable[float | None]) -> tuple[float, float] | None:

@@ -6,11 +6,11 @@ them for its own, and restored afterwards. The rewriter's own thought is dropped
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
-from nemo_desta.core.think_tags import ThinkTags
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
+from nemo_desta.errors import RowError
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.rephrase_text import INSTRUCTIONS, RephraseInstructions
@@ -32,6 +32,7 @@ class Rephrased(NamedTuple):
     new_tokens: int
 
 
+@dataclass(eq=False)
 class Rephraser:
     """Rewrites raw answers of ``engine``'s LLM with the same LLM.
 
@@ -47,28 +48,22 @@ class Rephraser:
     changed", "answer lost", "rewriting too short", "rewriting too long", "nothing to rewrite".
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        format: ThinkFormat | None = None,
-        max_thinking_tokens: int = 1536,
-        max_new_tokens: int = 4096,
-        sampling: SamplingConfig = SamplingConfig(4096, None),  # noqa: B008 - frozen
-        instructions: RephraseInstructions = INSTRUCTIONS,
-        cut_sentence: str = CUT_SENTENCE,
-        length_ratio: tuple[float, float] = (0.5, 2.0),
-    ) -> None:
-        if not 0 <= length_ratio[0] < length_ratio[1]:
-            raise ValueError(f"length_ratio is {length_ratio}; expected a smaller and a larger number, 0 or more")
-        self.engine = engine
-        self.format = think_format(engine.prompts) if format is None and engine.prompts is not None else format
-        self.max_thinking_tokens = max_thinking_tokens
-        self.max_new_tokens = max_new_tokens
-        self.sampling = replace(sampling, max_new_tokens=max_new_tokens)
-        self.instructions = instructions
-        self.cut_sentence = cut_sentence
-        self.length_ratio = length_ratio
+    engine: Engine
+    _: KW_ONLY
+    format: ThinkFormat | None = None
+    max_thinking_tokens: int = 1536
+    max_new_tokens: int = 4096
+    sampling: SamplingConfig = SamplingConfig(4096, None)
+    instructions: RephraseInstructions = INSTRUCTIONS
+    cut_sentence: str = CUT_SENTENCE
+    length_ratio: tuple[float, float] = (0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.length_ratio[0] < self.length_ratio[1]:
+            raise ValueError(f"length_ratio is {self.length_ratio}; expected a smaller and a larger number, 0 or more")
+        if self.format is None and self.engine.prompts is not None:
+            self.format = think_format(self.engine.prompts)
+        self.sampling = replace(self.sampling, max_new_tokens=self.max_new_tokens)
 
     async def __call__(self, response: str, *, truncated: bool, seed: int) -> Rephrased:
         """``response``: a raw answer (R0), ``truncated`` when it was cut by its token limit."""
@@ -81,114 +76,96 @@ class Rephraser:
         shown = response.strip() if tag is None else _with_neutral_tags(before, self.format, tag)
         messages = self.instructions.messages(shown, tag=tag, answer_tag=answer_tag)
 
-        generation = await self._generate(Request(messages, self.sampling, seed))
-        text, error = "", _generation_error(generation)
-        if error is None:
-            rewritten, error = _rewritten(generation.text, self.format, answer_tag)
-            if error is None:
-                text, error = self._as_raw_answer(rewritten, before, shown, tag)
-        return Rephrased("" if error else text, truncated, error, generation.prompt_tokens, generation.new_tokens)
-
-    async def _generate(self, request: Request) -> Generation:
+        request = Request(messages, self.sampling, seed)
         if self.engine.prompts is None:
-            return await self.engine.generate(request)
-        return await generate_with_budget(
-            self.engine,
-            request,
-            max_thinking_tokens=self.max_thinking_tokens,
-            max_new_tokens=self.max_new_tokens,
-            format=self.format,
-            cut_sentence=self.cut_sentence,
-        )
-
-    def _as_raw_answer(
-        self, rewritten: str, before: Thought, shown: str, tag: str | None
-    ) -> tuple[str, Rejection | None]:
-        """The rewritten text with R0's tags and white space, and unfinished if R0 was."""
-        after, error = _parts(rewritten, before, shown, tag)
-        if error is not None:
-            return "", error
-        if self.format is not None and tag is not None:
-            after = after._replace(
-                thought=_with_tags(after.thought, tag, self.format.tags),
-                answer=after.answer and _with_tags(after.answer, tag, self.format.tags),
+            generation = await self.engine.generate(request)
+        else:
+            generation = await generate_with_budget(
+                self.engine,
+                request,
+                max_thinking_tokens=self.max_thinking_tokens,
+                max_new_tokens=self.max_new_tokens,
+                format=self.format,
+                cut_sentence=self.cut_sentence,
             )
-        after = Thought(
-            _spaced_like(after.thought, before.thought), _spaced_like(after.answer, before.answer), *before[2:]
-        )
+        text, error = "", None
+        try:
+            text = self._as_raw_answer(_rewritten(generation, self.format, answer_tag), before, shown, tag)
+        except RowError as found:
+            error = Rejection(found.reason, str(found))
+        return Rephrased(text, truncated, error, generation.prompt_tokens, generation.new_tokens)
+
+    def _as_raw_answer(self, rewritten: str, before: Thought, shown: str, tag: str | None) -> str:
+        """The rewritten text with R0's tags and white space, and unfinished if R0 was."""
+        thought, answer = _parts(rewritten, before, shown, tag)
+        if self.format is not None and tag is not None:
+            tags = self.format.tags
+            thought, answer = (
+                part and part.replace(f"<{tag}>", tags.open).replace(f"</{tag}>", tags.close)
+                for part in (thought, answer)
+            )
+        after = Thought(_spaced_like(thought, before.thought), _spaced_like(answer, before.answer), *before[2:])
         text = join(after, self.format)
         if split(text, self.format) != after:
-            return "", Rejection(
-                "think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}"
-            )
-        return text, self._length_error("thought", before.thought, after.thought) or self._length_error(
-            "answer", before.answer, after.answer
-        )
-
-    def _length_error(self, what: str, before: str | None, after: str | None) -> Rejection | None:
-        old, new = (len((text or "").strip()) for text in (before, after))
-        if new < self.length_ratio[0] * old - LENGTH_SLACK:
-            return Rejection("rewriting too short", f"{what} of {old} characters became {new}")
-        if new > self.length_ratio[1] * old + LENGTH_SLACK:
-            return Rejection("rewriting too long", f"{what} of {old} characters became {new}")
-        return None
+            raise RowError("think block changed", f"the rewriting has think tags of its own: {_start(rewritten)}")
+        for what in ("thought", "answer"):
+            old, new = (len((getattr(parts, what) or "").strip()) for parts in (before, after))
+            if new < self.length_ratio[0] * old - LENGTH_SLACK:
+                raise RowError("rewriting too short", f"{what} of {old} characters became {new}")
+            if new > self.length_ratio[1] * old + LENGTH_SLACK:
+                raise RowError("rewriting too long", f"{what} of {old} characters became {new}")
+        return text
 
 
 def _with_neutral_tags(parts: Thought, format: ThinkFormat, tag: str) -> str:
     """R0 as the rewriter sees it: always with both tags, even where R0 itself lacks one."""
+    opening, closing = format.tags.open, format.tags.close
     thought = (parts.thought or "").strip("\n")
     if parts.finished:
-        text = f"{format.tags.open}\n{thought}\n{format.tags.close}\n\n{(parts.answer or '').strip()}".rstrip()
+        text = f"{opening}\n{thought}\n{closing}\n\n{(parts.answer or '').strip()}".rstrip()
     else:
-        text = f"{format.tags.open}\n{thought.rstrip()}\n{format.tags.close}"
-    return text.replace(format.tags.open, f"<{tag}>").replace(format.tags.close, f"</{tag}>")
+        text = f"{opening}\n{thought.rstrip()}\n{closing}"
+    return text.replace(opening, f"<{tag}>").replace(closing, f"</{tag}>")
 
 
-def _with_tags(text: str | None, tag: str, tags: ThinkTags) -> str:
-    return (text or "").replace(f"<{tag}>", tags.open).replace(f"</{tag}>", tags.close)
-
-
-def _generation_error(generation: Generation) -> Rejection | None:
-    if generation.error is not None:
-        return Rejection("LLM error", generation.error)
-    if generation.truncated:
-        return Rejection("rewriter cut", f"its token limit came at {generation.text[-60:]!r}")
-    return None
-
-
-def _rewritten(text: str, format: ThinkFormat | None, answer_tag: str | None) -> tuple[str, Rejection | None]:
+def _rewritten(generation: Generation, format: ThinkFormat | None, answer_tag: str | None) -> str:
     """The rewritten text: the part of the rewriter's answer after its last opening tag."""
+    text = generation.text
+    if generation.error is not None:
+        raise RowError("LLM error", generation.error)
+    if generation.truncated:
+        raise RowError("rewriter cut", f"its token limit came at {text[-60:]!r}")
     answer = split(text, format).answer
     if answer is None:
-        return "", Rejection("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
+        raise RowError("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
     if answer_tag is None:
-        return answer.strip(), None
+        return answer.strip()
     _, opened, rest = answer.rpartition(f"<{answer_tag}>")
     if not opened:
-        return "", Rejection("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
-    return rest.partition(f"</{answer_tag}>")[0].strip(), None
+        raise RowError("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
+    return rest.partition(f"</{answer_tag}>")[0].strip()
 
 
-def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[Thought, Rejection | None]:
+def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[str | None, str | None]:
     """Thought and answer of a rewritten text that still has neutral tags."""
     if tag is None:
-        lost = None if rewritten else Rejection("answer lost", "the rewriting is empty")
-        return Thought(None, rewritten, True), lost
+        if not rewritten:
+            raise RowError("answer lost", "the rewriting is empty")
+        return None, rewritten
     opening, closing = f"<{tag}>", f"</{tag}>"
-    had_text = bool((before.thought or "").strip())
     body = rewritten.partition(opening)[2] if opening in rewritten else rewritten
     thought, closed, answer = body.partition(closing)
-    if (before.finished and not closed) or (not closed and opening not in rewritten):
-        return before, Rejection("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
-    if had_text and not thought.strip():
-        return before, Rejection("think block lost", f"the thought is empty in {_start(rewritten)}")
+    if not closed and (before.finished or opening not in rewritten):
+        raise RowError("think block lost", f"the first answer has a thought, not so {_start(rewritten)}")
+    if (before.thought or "").strip() and not thought.strip():
+        raise RowError("think block lost", f"the thought is empty in {_start(rewritten)}")
     if rewritten.count(closing) > max(shown.count(closing), 1) or rewritten.count(opening) > shown.count(opening):
-        return before, Rejection("think block changed", f"more think tags than before in {_start(rewritten)}")
+        raise RowError("think block changed", f"more think tags than before in {_start(rewritten)}")
     if not before.finished:  # text after the closing tag that we added is not R0's
-        return Thought(thought, None, False), None
+        return thought, None
     if (before.answer or "").strip() and not answer.strip():
-        return before, Rejection("answer lost", f"nothing after the thought in {_start(rewritten)}")
-    return Thought(thought, answer, True), None
+        raise RowError("answer lost", f"nothing after the thought in {_start(rewritten)}")
+    return thought, answer
 
 
 def _free_name(names: Sequence[str], text: str, taken: str | None = None) -> str:

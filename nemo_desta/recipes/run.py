@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,28 +92,19 @@ def make_rows(
     freeze_dates(folder, engines)
     stage = build_stage(config, corpora, roots, pool, engines)
     gc.freeze()  # scanning the loaded objects in each collection would cost a quarter of a row's time
-    return run_shards(
-        folder,
-        stage,
-        numbers,
-        concurrency=engines[0].concurrency,
-        engines=engines,
-        progress=config.progress,
-    )
+    concurrency = engines[0].concurrency
+    return run_shards(folder, stage, numbers, concurrency=concurrency, engines=engines, progress=config.progress)
 
 
 def my_shards(share: str | None, total: int) -> list[int]:
     """The shards of a job ``i/n`` of an array, counted from 0 (Slurm: ``$SLURM_ARRAY_TASK_ID/8``); all when None.
-
-    Raises:
-        ConfigError: not of that form, or ``i`` is not below ``n``.
-    """
+    Raises ``ConfigError`` for another form, or an ``i`` that is not below ``n``."""
     if share is None:
         return list(range(total))
-    first, slash, count = str(share).partition("/")
-    if not slash or not first.strip().isdigit() or not count.strip().isdigit() or not int(first) < int(count):
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(share))
+    if not found or not int(found[1]) < int(found[2]):
         raise ConfigError(f"shard must be i/n with i from 0 to n-1, such as 0/8, found {share!r}")
-    return list(range(int(first), total, int(count)))
+    return list(range(int(found[1]), total, int(found[2])))
 
 
 @dataclass

@@ -17,28 +17,22 @@ from nemo_desta.recipes.items import Item, Outcome, Rejection, Wanted
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 
-#: Checks a clip's file: why it is unusable or None, and its length in seconds.
-AudioCheck = Callable[[Mapping[str, Any]], tuple[Rejection | None, float | None]]
-#: Up to ``count`` prompts for a clip, by seed.
-DrawPrompts = Callable[[Mapping[str, Any], int], Sequence[Prompt]]
 #: (attempt, seed) -> the row as far as it got, and why it is rejected.
 Draft = Callable[[int, int], Awaitable[tuple[dict[str, Any] | None, Rejection | None]]]
-#: Why a finished row is rejected, or None.
-Gate = Callable[[Mapping[str, Any], Mapping[str, Any]], Rejection | None]
 
 
 @dataclass
 class ClipRows:
     """Which rows a clip becomes, before any LLM is queried.
 
-    ``draw`` returns prompts from a pool; None leaves them to an LLM. ``check_clip`` and ``check_audio`` may reject
-    the clip.
+    ``draw`` returns up to so many prompts for a clip; None leaves them to an LLM. ``check_clip`` and ``check_audio``
+    say why the clip is unusable or None; ``check_audio`` also returns its length in seconds.
     """
 
-    draw: DrawPrompts | None
+    draw: Callable[[Mapping[str, Any], int], Sequence[Prompt]] | None
     rows_per_clip: int = 1
     check_clip: Callable[[Mapping[str, Any]], Rejection | None] | None = None
-    check_audio: AudioCheck | None = None
+    check_audio: Callable[[Mapping[str, Any]], tuple[Rejection | None, float | None]] | None = None
     dialect: str = "desta25"
     not_audible: Collection[str] = NOT_AUDIBLE
     seed: int = 0
@@ -46,16 +40,16 @@ class ClipRows:
     def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
         """``rows_per_clip`` rows; a row that cannot be made carries the reason. An error in a clip's data rejects only
         its own rows ("unusable clip")."""
-        ids = [f"{unit['id']}-p{k}" for k in range(self.rows_per_clip)]
+        ids, clip = [f"{unit['id']}-p{k}" for k in range(self.rows_per_clip)], dict(unit)
         try:
             with row_guard():
-                return self._wanted(dict(unit), ids)
+                if (problem := self._problem(clip)) is None:
+                    return self._wanted(clip, ids)
         except RowError as error:
-            return [Wanted(row_id, None, Rejection("unusable clip", str(error))) for row_id in ids]
+            problem = Rejection("unusable clip", str(error))
+        return [Wanted(row_id, None, problem) for row_id in ids]
 
     def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
-        if problem := self._problem(clip):
-            return [Wanted(row_id, None, problem) for row_id in ids]
         description = describe(clip, self.dialect, exclude=self.not_audible)
         prompts = [None] * len(ids) if self.draw is None else self.draw(clip, len(ids))
         lacking = Rejection("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
@@ -74,7 +68,7 @@ class ClipRows:
             if clip.get("duration") is None:
                 clip["duration"] = seconds
         if problem is None and clip.get("duration") is None:
-            return Rejection("unknown duration", "neither the corpus nor the audio file's header states it")
+            problem = Rejection("unknown duration", "neither the corpus nor the audio file's header states it")
         return problem
 
 
@@ -86,7 +80,7 @@ class _Attempts:
     reasons is made again, at most ``max_attempts`` times in all. ``provenance``: further fields of every row.
     """
 
-    gate: Gate
+    gate: Callable[[Mapping[str, Any], Mapping[str, Any]], Rejection | None]
     judge: Judge | None = None
     max_attempts: int = 3
     regenerable: Collection[str] = frozenset()

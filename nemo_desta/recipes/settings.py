@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
@@ -111,13 +109,9 @@ class RecipeConfig:
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
-def parse_recipe(cfg: DictConfig | Mapping[str, Any]) -> RecipeConfig:
-    """The config of a generating recipe.
-
-    Raises:
-        ConfigError: unknown keys, wrong types, values still ``???`` (all of them at once), settings that contradict.
-    """
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
+    """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
+    (all of them at once), and settings that contradict."""
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")

@@ -24,12 +24,9 @@ class SharConfig:
 
 
 def run_shar(plain: Mapping[str, Any]) -> str:
-    """Write the shar folder; returns a message for the user.
-
-    Raises:
-        ConfigError, FileNotFoundError, FileExistsError: see `parse`, `find_rows` and `write_shar`. RowError: the first
-        row that cannot be used, by file and line.
-    """
+    """Write the shar folder; returns a message for the user. Raises ``ConfigError``, ``FileNotFoundError``,
+    ``FileExistsError`` (see `parse`, `find_rows`, `write_shar`), and ``RowError`` for the first row that cannot be
+    used, by file and line."""
     config = parse(SharConfig, plain, where="shar")
     roots = {"default": config.audio_root} if isinstance(config.audio_root, str) else dict(config.audio_root)
     source = JsonlSource(find_rows(config.rows).rows, roots)

@@ -79,27 +79,21 @@ class RowGates:
         *,
         values: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        gates: list[tuple[bool, Callable[[Seen], Rejection | None] | None]] = [
-            (config.empty, text.empty),
-            (config.not_text, text.not_text),
-            (config.truncated == "drop", text.truncated),
-            (config.length is not None, config.length),
-            (config.loops is not None, config.loops),
-            (config.language is not None, config.language),
-            (config.refusals is not None, config.refusals),
+        gates: list[Callable[[Seen], Rejection | None] | None] = [
+            text.empty if config.empty else None,
+            text.not_text if config.not_text else None,
+            text.truncated if config.truncated == "drop" else None,
+            *(config.length, config.loops, config.language, config.refusals),
         ]
         if config.leak:
             leak = LeakCheck()
-            gates.append((True, lambda seen: leak.check(seen.row)))
+            gates.append(lambda seen: leak.check(seen.row))
         if config.facts is not None:
-            gates.append((True, FactCheck(config.facts.values if values is None else values, config.facts)))
-        self._gates = [gate for wanted, gate in gates if wanted and gate is not None]
+            gates.append(FactCheck(config.facts.values if values is None else values, config.facts))
+        self._gates = [gate for gate in gates if gate is not None]
         self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 
     def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Rejection | None:
         """Why ``row`` is rejected, or None. ``clip``: its manifest row, if there is one."""
         seen = Seen(row, clip, self._closing_tags)
-        for gate in self._gates:
-            if verdict := gate(seen):
-                return verdict
-        return None
+        return next(filter(None, (gate(seen) for gate in self._gates)), None)

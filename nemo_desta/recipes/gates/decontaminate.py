@@ -83,37 +83,26 @@ def _looks_like_path(item: str) -> bool:
 def _read(path: Path, field: str | None) -> Iterator[str]:
     if not path.is_file():
         raise FileNotFoundError(f"benchmark list {path} does not exist")
-    kind = path.suffix.lower()
-    readers = {".csv": _table, ".tsv": _table, ".jsonl": _jsonl, ".txt": _plain}
-    if kind not in readers:
-        raise ValueError(f"{path}: a benchmark list is one of {', '.join(readers)}, found {kind or 'no file type'!r}")
-    yield from readers[kind](path, field)
-
-
-def _plain(path: Path, field: str | None) -> Iterator[str]:
-    for _, line in _lines(path):
-        if line.strip():
-            yield line.strip()
-
-
-def _jsonl(path: Path, field: str | None) -> Iterator[str]:
+    kind, kinds = path.suffix.lower(), (".csv", ".tsv", ".jsonl", ".txt")
+    if kind not in kinds:
+        raise ValueError(f"{path}: a benchmark list is one of {', '.join(kinds)}, found {kind or 'no file type'!r}")
+    if kind in (".csv", ".tsv"):
+        rows = csv.DictReader((line for _, line in _lines(path)), delimiter="\t" if kind == ".tsv" else ",")
+        for row in rows:
+            yield _value(row, field, f"{path}:{rows.line_num}")
+        return
     for number, line in _lines(path):
-        if not line.strip():
+        if not (item := line.strip()):
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON ({error.msg} at character {error.pos})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: expected one JSON object per line, found a {type(row).__name__}")
-        yield _value(row, field, f"{path}:{number}")
-
-
-def _table(path: Path, field: str | None) -> Iterator[str]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter)
-    for row in rows:
-        yield _value(row, field, f"{path}:{rows.line_num}")
+        if kind == ".jsonl":
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error.msg} at character {error.pos})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}:{number}: expected one JSON object per line, found a {type(row).__name__}")
+            item = _value(row, field, f"{path}:{number}")
+        yield item
 
 
 def _value(row: Mapping[str, Any], field: str | None, where: str) -> str:

@@ -59,7 +59,9 @@ class Duplicates:
         if audio != self._clip:
             self._clip, self._answers = audio, []
         words = words_of(answer_of(row["response"], closing_tags))
-        runs = _runs(words, 5) if config.near and len(words) >= config.min_near_words else None
+        runs = None
+        if config.near and len(words) >= config.min_near_words:
+            runs = frozenset(map(hash, zip(*(words[first:] for first in range(5)), strict=False)))
         if runs is not None and any(_alike(runs, other, config.min_jaccard) for other in self._answers):
             return Rejection("near duplicate", f"another answer about this clip reads {' '.join(words[:12])!r}")
         sketches = ()
@@ -81,11 +83,6 @@ class Duplicates:
 def plain_words(text: str) -> list[str]:
     """Words in lower case without punctuation, so that "What is it?" and "what is it" are one prompt."""
     return [word for piece in text.lower().split() if (word := piece.strip(".,;:!?\"'()[]*_"))]
-
-
-def _runs(words: list[str], length: int) -> frozenset[int]:
-    """All runs of ``length`` words, as numbers."""
-    return frozenset(map(hash, zip(*(words[first:] for first in range(length)), strict=False)))
 
 
 def _alike(one: frozenset[int], other: frozenset[int], least: float) -> bool:

@@ -7,29 +7,19 @@ costs a row, a miss costs nothing, so an answer that hedges or also names the tr
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
 from nemo_desta.recipes.items import Rejection
 
 #: Other words for a value, by attribute; matched as whole words.
-SYNONYMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "gender": {
-        "male": ("man", "man's", "gentleman", "boy", "masculine"),
-        "female": ("woman", "woman's", "lady", "girl", "feminine"),
-    },
-    "emotion": {
-        "happy": ("happiness", "joyful", "cheerful"),
-        "sad": ("sadness", "sorrowful"),
-        "angry": ("anger",),
-        "fearful": ("fear", "afraid", "scared"),
-        "disgust": ("disgusted",),
-        "disgusted": ("disgust",),
-        "surprised": ("surprise",),
-        "surprise": ("surprised",),
-    },
-}
+SYNONYMS: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
+    Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8")
+)
 _NEGATED = re.compile(
     r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\bwithout|\brather than|\binstead of|\bunlike|\bless)"
     r"(?: (?:a|an|the|any|at|all|really|very|particularly|sound|sounding|seem|be|is|of|being|especially|likely|to))*$"
@@ -67,8 +57,7 @@ class FactCheck:
                 f"gates.facts.attributes: {sorted(unknown)[0]!r} is no attribute of the corpus; it has "
                 f"{', '.join(sorted(values)) or 'none'}"
             )
-        self._words: dict[str, dict[str, str]] = {}  # attribute -> word in lower case -> value
-        self._pattern: dict[str, re.Pattern[str]] = {}
+        self._words: dict[str, tuple[re.Pattern[str], dict[str, str]]] = {}  # attribute -> word in lower case -> value
         for name in sorted(wanted):
             known = set().union(*map(_texts, values[name]))
             if not 2 <= len(known) <= config.max_values:
@@ -78,29 +67,29 @@ class FactCheck:
                 for value, others in table.items():
                     for word in others if value.lower() in known else ():
                         words.setdefault(word.lower(), value.lower())
-            self._words[name] = words
             longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
-            self._pattern[name] = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+            pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+            self._words[name] = pattern, words
 
     def __call__(self, seen: Seen) -> Rejection | None:
         asked = seen.row.get("prompt_requires") or seen.clip.get("prompt_requires") or ()
         attributes = seen.clip.get("attributes") or {}
         for name in asked:
-            if name not in self._words or (true := attributes.get(name)) is None:
-                continue
-            if verdict := self._contradiction(name, _texts(true), seen.lower):
-                return verdict
+            if name in self._words and (value := attributes.get(name)) is not None:
+                true, named = _texts(value), self._named(name, seen.lower)
+                if (wrong := named - true) and not named & true and not _HEDGED.search(seen.lower):
+                    detail = f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}"
+                    return Rejection("contradicts attributes", detail)
         return None
 
-    def _contradiction(self, name: str, true: set[str], text: str) -> Rejection | None:
-        named: set[str] = set()
-        for found in self._pattern[name].finditer(text):
-            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:]):
-                named.add(self._words[name][found[0]])
-        wrong = named - true
-        if not wrong or named & true or _HEDGED.search(text):
-            return None
-        return Rejection("contradicts attributes", f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}")
+    def _named(self, name: str, text: str) -> set[str]:
+        """Values of the attribute that the text names without a negation."""
+        pattern, words = self._words[name]
+        return {
+            words[found[0]]
+            for found in pattern.finditer(text)
+            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:])
+        }
 
 
 def value_sets(clips: Iterable[Mapping[str, Any]], max_values: int = 1000) -> dict[str, set[str]]:

@@ -7,8 +7,11 @@ others; its result counts only for long enough texts and above a minimum confide
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nemo_desta.recipes.gates.text import Seen, words_of
 from nemo_desta.recipes.items import Rejection
@@ -18,40 +21,18 @@ from nemo_desta.recipes.unicode_scripts import SCRIPTS
 _SCRIPT = {name: re.compile(f"[{letters}]" + ("{4}" if name == "Greek" else "")) for name, letters in SCRIPTS.items()}
 _ANY_SCRIPT = re.compile("|".join(pattern.pattern for pattern in _SCRIPT.values()))
 
-#: English function words that other European languages do not have.
-_ENGLISH = frozenset(
-    "about after again and any are because been before but could does each for from have how if into it its like "
-    "might not only other she should some such than that the their them then there these they this those through "
-    "too very what when where whether which while who why with would you your".split()
-)
+_WORDS = yaml.safe_load(Path(__file__).with_name("language.yaml").read_text(encoding="utf-8"))
+_ENGLISH = frozenset(_WORDS["english"].split())
 #: Minimum shares of function words: for English, and for a text that may be English.
 _IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
 
-_LANGUAGE_NAMES = (
-    "afrikaans albanian amharic arabic armenian basque bengali bosnian bulgarian burmese cantonese catalan chinese "
-    "croatian czech danish dutch english esperanto estonian filipino finnish flemish french galician georgian "
-    "german greek gujarati hausa hebrew hindi hungarian icelandic igbo indonesian irish italian japanese kannada "
-    "kazakh khmer korean kurdish lao latin latvian lithuanian macedonian malay malayalam mandarin marathi mongolian "
-    "nepali norwegian pashto persian farsi polish portuguese punjabi quechua romanian russian sanskrit serbian "
-    "sinhala slovak slovenian somali spanish swahili swedish tagalog tamil telugu thai tibetan turkish ukrainian "
-    "urdu uzbek vietnamese welsh yiddish yoruba zulu deutsch englisch französisch spanisch italienisch anglais "
-    "français allemand espagnol italien inglés francés alemán español italiano inglese francese tedesco inglês "
-    "francês alemão espanhol engels frans duits spaans"
-).split()
 _NAMES_LANGUAGE = re.compile(
     r"\b(?:translat|übersetz|tradu|vertaal|bilingual|(?:an|)other language|foreign language|"
-    rf"{'|'.join(_LANGUAGE_NAMES)})"
-    "|[中英法德日韩俄]语|[中英法德日韩俄]文|[英独仏]語|(?:日本|中国|韓国)語|翻译|翻訳|번역|(?:영|한국|일본|중국)어|перевед|язык",
+    + "|".join(_WORDS["names"].split())
+    + r")"
+    r"|[中英法德日韩俄]语|[中英法德日韩俄]文|[英独仏]語|(?:日本|中国|韓国)語|翻译|翻訳|번역|(?:영|한국|일본|중국)어|перевед|язык",
     re.IGNORECASE,
 )
-
-#: Languages to distinguish. Rare languages are left out: they cause false results on short texts.
-_LANGUAGES = (
-    "af ar be bg bn bs ca cs cy da de el en es et eu fa fi fr ga gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv "
-    "mk ml mn mr ms my ne nl nn no pa pl pt ro ru si sk sl sq sr sv sw ta te th tl tr uk ur vi zh"
-).split()
-#: Languages that are too similar to distinguish in a short text.
-_KIN = ("be ru uk bg mk sr", "bs hr sl sr", "ca es gl pt", "cs sk", "da nn no sv", "id ms", "af nl", "hi mr ne")
 
 
 @dataclass(frozen=True)
@@ -88,10 +69,11 @@ class LanguageGate:
         if expected != "en" and share >= 2 * _IS_ENGLISH:
             found, confidence = "en", 1.0
         else:
-            found, confidence = _IDENTIFIER.classify(" ".join(words[:60]))
+            found, confidence = _identifier().classify(" ".join(words[:60]))
         if confidence < self.min_confidence or _same(found, expected) or _is_spoken(found, seen):
             return None
-        if found != "en" and _share_known(words, seen) >= 0.5:
+        known = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''}"))
+        if found != "en" and sum(map(known.__contains__, words)) >= 0.5 * len(words):
             return None
         return Rejection(
             "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
@@ -114,28 +96,19 @@ class LanguageGate:
         return None
 
 
-class _Identifier:
-    """py3langid, loaded on the first use (about a second)."""
-
-    @cached_property
-    def _model(self) -> Any:
-        try:
-            from py3langid.langid import MODEL_FILE, LanguageIdentifier
-        except ImportError as error:
-            raise ImportError(
-                "the language gate needs py3langid: pip install 'nemo_desta[recipes]', or turn it off with "
-                "gates.language=null"
-            ) from error
-        model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        model.set_languages(sorted(set(_LANGUAGES) & set(model.labels)))
-        return model
-
-    def classify(self, text: str) -> tuple[str, float]:
-        """(ISO 639-1 code, confidence from 0 to 1)."""
-        return self._model.classify(text)
-
-
-_IDENTIFIER = _Identifier()
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    """py3langid, loaded on the first use (about a second). ``classify``: (ISO 639-1 code, confidence from 0 to 1)."""
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ImportError(
+            "the language gate needs py3langid: pip install 'nemo_desta[recipes]', or turn it off with "
+            "gates.language=null"
+        ) from error
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    model.set_languages(sorted(set(_WORDS["languages"].split()) & set(model.labels)))
+    return model
 
 
 def _english_share(words: Sequence[str]) -> float:
@@ -154,14 +127,14 @@ def _language_of_prompt(prompt: str, min_confidence: float) -> str | None:
     share = _english_share(words)
     if share >= 2 * _IS_ENGLISH and len(words) >= 4:
         return "en"
-    language, confidence = _IDENTIFIER.classify(" ".join(words))
+    language, confidence = _identifier().classify(" ".join(words))
     if confidence >= min_confidence or (language == "en" and share > 0):
         return language
     return None
 
 
 def _same(one: str, other: str) -> bool:
-    return one == other or any(one in kin.split() and other in kin.split() for kin in _KIN)
+    return one == other or any(one in kin.split() and other in kin.split() for kin in _WORDS["kin"])
 
 
 def _is_spoken(language: str, seen: Seen) -> bool:
@@ -170,10 +143,4 @@ def _is_spoken(language: str, seen: Seen) -> bool:
     if declared and _same(language, declared):
         return True
     spoken = words_of(seen.transcripts)
-    return len(spoken) >= 3 and _same(language, _IDENTIFIER.classify(" ".join(spoken[:60]))[0])
-
-
-def _share_known(words: Sequence[str], seen: Seen) -> float:
-    """Share of the answer's words that are in prompt or description."""
-    known = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''}"))
-    return sum(map(known.__contains__, words)) / len(words)
+    return len(spoken) >= 3 and _same(language, _identifier().classify(" ".join(spoken[:60]))[0])

@@ -7,6 +7,8 @@ does not exist. `LeakCheck` searches for phrases (`leak_lexicon`); `LeakJudge` q
 import random
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from nemo_desta.core.think_tags import split_thought, starts_thought
@@ -43,7 +45,10 @@ class LeakCheck:
             raise ConfigError(f"no leak lexicon for language {unknown[0]!r}; there is one for {', '.join(LEXICON)}")
         self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
         self._by_name = {rule.name: rule for rule in self.rules}
-        self._patterns = [_compiled(rule) for rule in self.rules]
+        self._patterns = [re.compile(rf"(?<!\w)(?:{rule.pattern})") for rule in self.rules]
+        for rule, pattern in zip(self.rules, self._patterns, strict=True):
+            if pattern.groups:
+                raise ConfigError(f"leak rule {rule.name!r} has a capturing group; write (?:...) for (...)")
         # Most texts contain triggers of at most two rules, and text search is much faster than regular expressions.
         bits: dict[str, int] = {}  # trigger -> its rules as a bit mask
         for number, rule in enumerate(self.rules):
@@ -91,31 +96,12 @@ class LeakCheck:
 
 
 #: The judge's request. ``{prompt}`` and ``{response}`` stand for the row's.
-JUDGE_REQUEST = """\
-An assistant with ears was played an audio clip and asked about it. We suspect that in truth it heard nothing and was \
-handed notes about the clip instead: a description, a transcript with attributes, a caption, metadata, tags. Decide \
-whether its reply gives that away.
-
-It gives that away if it speaks of such notes or of reading them ("the description says", "according to the \
-text", "labeled as", "it is not specified", "no information is provided"), copies pieces of them (times in brackets, \
-lists such as "Gender: male, Pitch: low"), or admits that there was no sound. Thinking aloud counts as much as the \
-answer.
-It does not give that away if it speaks of what can be heard, of words said in the clip (even when these are about \
-texts or descriptions), of its own guesses, or of a transcript, caption or format that the question asked it to write.
-Whether the reply is right does not matter.
-
-=== Question ===
-{prompt}
-=== Reply ===
-{response}
-=== End ===
-
-Say in a sentence or two what you found. Then write your verdict alone on the last line: YES if the reply gives notes \
-away, NO if it does not."""
+JUDGE_REQUEST = Path(__file__).with_name("leak_judge.txt").read_text(encoding="utf-8").rstrip("\n")
 
 _VERDICT = re.compile(r"\W*(?:(?:my |the )?(?:final )?(?:answer|verdict)(?: is)?\W+)?(yes|no)\W*", re.IGNORECASE)
 
 
+@dataclass(eq=False)
 class LeakJudge:
     """Queries an LLM whether the response reveals that a text was read.
 
@@ -129,24 +115,18 @@ class LeakJudge:
     Raises ``ConfigError`` for another ``on_unclear``, and for a request without these two.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        sampling: SamplingConfig = SamplingConfig(2048, None),  # noqa: B008 - frozen
-        on_unclear: str = "drop",
-        retries: int = 1,
-        request: str = JUDGE_REQUEST,
-    ) -> None:
-        if on_unclear not in ("drop", "keep"):
-            raise ConfigError(f"on_unclear must be 'drop' or 'keep', found {on_unclear!r}")
-        if missing := [mark for mark in ("{prompt}", "{response}") if mark not in request]:
+    engine: Engine
+    _: KW_ONLY
+    sampling: SamplingConfig = SamplingConfig(2048, None)
+    on_unclear: str = "drop"
+    retries: int = 1
+    request: str = JUDGE_REQUEST
+
+    def __post_init__(self) -> None:
+        if self.on_unclear not in ("drop", "keep"):
+            raise ConfigError(f"on_unclear must be 'drop' or 'keep', found {self.on_unclear!r}")
+        if missing := [mark for mark in ("{prompt}", "{response}") if mark not in self.request]:
             raise ConfigError(f"the judge's request holds no {missing[0]}")
-        self.engine = engine
-        self.sampling = sampling
-        self.on_unclear = on_unclear
-        self.retries = retries
-        self.request = request
 
     async def __call__(self, row: Mapping[str, Any], *, seed: int) -> Rejection | None:
         """Reason "leak (judge)" with the judge's text, "judge unclear" with its cause, or None for no leak."""
@@ -175,13 +155,6 @@ def read_verdict(text: str) -> bool | None:
     lines = [line for line in text.splitlines() if line.strip(" \t`*_#=-.")]
     found = _VERDICT.fullmatch(lines[-1]) if lines else None
     return None if found is None else found[1].lower() == "yes"
-
-
-def _compiled(rule: Rule) -> re.Pattern[str]:
-    pattern = re.compile(rf"(?<!\w)(?:{rule.pattern})")
-    if pattern.groups:
-        raise ConfigError(f"leak rule {rule.name!r} has a capturing group; write (?:...) for (...)")
-    return pattern
 
 
 def _lower(text: str) -> str:

@@ -43,7 +43,7 @@ def load_lexicon(path: Path) -> tuple[dict[str, str], tuple[Rule, ...]]:
         )
         for rule in found["rules"]
     ]
-    return found["asked"], tuple(rules)
+    return found.get("asked", {}), tuple(rules)
 
 
 #: Written thing in a phrase -> how a prompt asks for it; the English rules.

@@ -51,11 +51,8 @@ class Written:
 
 
 def run_report(plain: Mapping[str, Any]) -> Written:
-    """Run `write_report` with a config.
-
-    Raises:
-        ConfigError: unknown or missing settings. FileNotFoundError: there are no rows.
-    """
+    """Run `write_report` with a config. Raises ``ConfigError`` for unknown or missing settings, ``FileNotFoundError``
+    without rows."""
     settings = dict(vars(parse(ReportConfig, plain, where="report")))
     rows, output = settings.pop("rows"), settings.pop("output")
     scoring = {name: settings.pop(name) for name in _SCORING}
@@ -65,9 +62,6 @@ def run_report(plain: Mapping[str, Any]) -> Written:
 
         found = target_perplexity(rows, seed=settings["seed"], progress=settings["progress"], **scoring)
     perplexity = None if found is None else found.to_json()
-    return Written(write_report(rows, output or _default_output(rows), perplexity=perplexity, **settings), found)
-
-
-def _default_output(rows: Any) -> Path:
-    """The recipe's folder, or the current one."""
-    return Path(rows) if isinstance(rows, str) and Path(rows).is_dir() else Path.cwd()
+    if output is None:  # the recipe's folder, or the current one
+        output = rows if isinstance(rows, str) and Path(rows).is_dir() else Path.cwd()
+    return Written(write_report(rows, output, perplexity=perplexity, **settings), found)

@@ -4,18 +4,17 @@ Memory grows by about 40 bytes per row (hashes that find duplicates and count cl
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.data.rows import Row, parse_row
+from nemo_desta.data.rows import parse_row
 from nemo_desta.errors import RowError
-from nemo_desta.recipes.report.counters import first_few, top
-from nemo_desta.recipes.report.row_stats import RejectedStats, RowStats, share
-from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
+from nemo_desta.recipes.report.counters import Reasons, top
+from nemo_desta.recipes.report.row_stats import RowStats, share, short_word
+from nemo_desta.recipes.report.sources import Line, Paths, find_rows, lines, split_of
 
 #: Default of ``max_leak_checks``.
 MAX_LEAK_CHECKS = 10_000
@@ -33,6 +32,8 @@ def compute_stats(
     perplexity: Mapping[str, Any] | None = None,
     max_leak_checks: int | None = MAX_LEAK_CHECKS,
     progress: bool = False,
+    see_row: Visitor | None = None,
+    see_rejected: Visitor | None = None,
 ) -> dict[str, Any]:
     """Statistics of a rows folder, of JSONL files, or of patterns over them (`find_rows`).
 
@@ -43,58 +44,55 @@ def compute_stats(
         prices: per million tokens in any currency, ``{"prompt": 0.2, "new": 0.6}``.
         perplexity: `nemo_desta.recipes.report.perplexity.Perplexity.to_json`, copied into the result.
         max_leak_checks: the leak check reads about so many random rows; None: every row.
+        see_row, see_rejected: get every row and every rejected record.
 
     Raises:
         FileNotFoundError: there are no rows.
     """
     source = find_rows(rows, rejected=rejected, summary=summary)
-    return compute(source, prices=prices, perplexity=perplexity, max_leak_checks=max_leak_checks, progress=progress)
-
-
-def compute(
-    source: RowsSource,
-    *,
-    prices: Mapping[str, float] | None = None,
-    perplexity: Mapping[str, Any] | None = None,
-    max_leak_checks: int | None = MAX_LEAK_CHECKS,
-    progress: bool = False,
-    see_row: Visitor | None = None,
-    see_rejected: Visitor | None = None,
-) -> dict[str, Any]:
-    """`compute_stats` of a source; ``see_row`` and ``see_rejected`` get every row and every rejected record."""
     wanted = max_leak_checks or 0
     stats = RowStats(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
-    dropped = RejectedStats()
-    unreadable: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
+    unreadable, dropped = Reasons(), Reasons()
     with tqdm(total=source.num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=not progress) as bar:
-        for line in _followed(lines(source.rows), bar):
+        for line in lines(source.rows, bar):
             try:
                 row = parse_row(line.raw, line.where)
             except RowError as error:
-                unreadable[error.reason] += 1
-                first_few(examples, error.reason, str(error))
+                unreadable.add(error.reason, str(error))
                 continue
             stats.add(row, split_of(row, line.path))
             if see_row is not None:
                 see_row(row, line)
-        for line in _followed(lines(source.rejected), bar):
-            record = _record(line)
-            if record is None:
-                unreadable["rejected record"] += 1
-                first_few(examples, "rejected record", f"{line.where}: not a JSON object")
+        for line in lines(source.rejected, bar):
+            try:
+                record = json.loads(line.raw)
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict):
+                unreadable.add("rejected record", f"{line.where}: not a JSON object")
                 continue
-            dropped.add(record)
+            example = {"id": short_word(record.get("id")), "detail": str(record.get("detail") or "")[:300]}
+            dropped.add(short_word(record.get("reason")), example)
             if see_rejected is not None:
                 see_rejected(record, line)
-    found = stats.to_json()
+    reasons, total = dropped.counts.most_common(), dropped.counts.total
+    if not source.rejected:  # rows without files of rejected records
+        counted = source.summary.get("rejected")
+        reasons = top(counted) if isinstance(counted, Mapping) else None
+        total = sum((reasons or {}).values())
+    part = share(total, total + stats.total)
+    rejected_stats = {"total": total, "share": part, "reasons": reasons, "examples": dropped.examples}
     return {
         "name": source.name,
         "files": len(source.rows),
         "bytes": source.num_bytes,
-        **found,
-        "unreadable": {"lines": unreadable.total(), "reasons": top(unreadable), "examples": examples},
-        "rejected": dropped.to_json(stats.total) if source.rejected else _rejected_by(source.summary, stats.total),
+        **stats.to_json(),
+        "unreadable": {
+            "lines": unreadable.counts.total,
+            "reasons": unreadable.counts.most_common(),
+            "examples": unreadable.examples,
+        },
+        "rejected": None if reasons is None else rejected_stats,
         "speed": speed(source.summary, prices),
         "perplexity": dict(perplexity) if perplexity else None,
         "summary": dict(source.summary),
@@ -103,11 +101,8 @@ def compute(
 
 
 def speed(summary: Mapping[str, Any], prices: Mapping[str, float] | None = None) -> dict[str, Any] | None:
-    """Tokens per second and cost of a run, from its summary; None without a summary.
-
-    Raises:
-        ValueError: ``prices`` has a key other than ``prompt`` and ``new``.
-    """
+    """Tokens per second and cost of a run, from its summary; None without a summary. Raises ``ValueError`` if
+    ``prices`` has a key other than ``prompt`` and ``new``."""
     if unknown := set(prices or {}) - {"prompt", "new"}:
         raise ValueError(f"prices: {sorted(unknown)[0]!r} is not known; give 'prompt' and 'new', per million tokens")
     seconds, new, prompt = (_number(summary.get(name)) for name in ("seconds", "new_tokens", "prompt_tokens"))
@@ -128,29 +123,6 @@ def speed(summary: Mapping[str, Any], prices: Mapping[str, float] | None = None)
         "cost": cost,
         "cost_per_1000_rows": round(1000 * cost / written, 6) if cost is not None and written else None,
     }
-
-
-def _rejected_by(summary: Mapping[str, Any], kept: int) -> dict[str, Any] | None:
-    """The summary's counts by reason, for rows without files of rejected records."""
-    reasons = summary.get("rejected")
-    if not isinstance(reasons, Mapping):
-        return None
-    total = sum(reasons.values())
-    return {"total": total, "share": share(total, total + kept), "reasons": top(Counter(reasons)), "examples": {}}
-
-
-def _followed(found: Iterable[Line], bar: Any) -> Iterator[Line]:
-    for line in found:
-        yield line
-        bar.update(len(line.raw))
-
-
-def _record(line: Line) -> Row | None:
-    try:
-        record = json.loads(line.raw)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _number(value: Any) -> float:

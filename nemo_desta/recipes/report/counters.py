@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -30,48 +31,33 @@ class CappedCounter:
             self._counts = Counter(dict(self._counts.most_common(self.limit // 2)))
 
     def most_common(self, number: int | None = None) -> dict[Any, int]:
-        """Value -> count, see `top`."""
         return top(self._counts, number)
 
     def __len__(self) -> int:
         return len(self._counts)
 
 
-class Lengths:
+class Lengths(Counter[int]):
     """Counts of whole numbers; quantiles are exact."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-
-    def add(self, length: int) -> None:
-        self._counts[length] += 1
-
-    def update(self, other: "Lengths") -> None:
-        self._counts.update(other._counts)
-
-    def __len__(self) -> int:
-        return self._counts.total()
-
     def to_json(self, num_bins: int = 24) -> dict[str, Any]:
-        """Count, mean, quantiles, and a histogram: bin ``i`` is [edges[i], edges[i + 1]); the last bin is open.
-
-        The bins end at the 99th percentile, so that one huge value does not hide the others.
-        """
-        total = len(self)
+        """Count, mean, quantiles, and a histogram: bin ``i`` is [edges[i], edges[i + 1]); the last bin is open. The
+        bins end at the 99th percentile, so that one huge value does not hide the others."""
+        total = self.total()
         if not total:
             return {"rows": 0}
-        lengths = sorted(self._counts)
-        reached = list(accumulate(self._counts[length] for length in lengths))
+        lengths = sorted(self)
+        reached = list(accumulate(self[length] for length in lengths))
         at = {q: lengths[next(i for i, n in enumerate(reached) if n >= q / 100 * total)] for q in (5, 50, 95, 99)}
         width = _round_up(-(-(at[99] + 1 - lengths[0]) // num_bins))
         first = lengths[0] // width * width
         edges = list(range(first, max(at[99], first) + width + 1, width))
         counts = [0] * (len(edges) - 1)
         for length in lengths:
-            counts[min((length - first) // width, len(counts) - 1)] += self._counts[length]
+            counts[min((length - first) // width, len(counts) - 1)] += self[length]
         return {
             "rows": total,
-            "mean": round(sum(n * c for n, c in self._counts.items()) / total, 2),
+            "mean": round(sum(n * c for n, c in self.items()) / total, 2),
             **{f"p{q}": at[q] for q in (5, 50, 95)},
             "max": lengths[-1],
             "histogram": {"edges": edges, "counts": counts},
@@ -107,13 +93,21 @@ def _round_up(width: int) -> int:
     return next(step * size for step in (1, 2, 5, 10) if step * size >= width)
 
 
-def top(counts: Counter[Any], number: int | None = None) -> dict[Any, int]:
+def top(counts: Mapping[Any, int], number: int | None = None) -> dict[Any, int]:
     """Value -> count, most frequent first; equal counts in the order of the values' text."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:number])
 
 
-def first_few(found: dict[str, list[Any]], key: str, value: Any, number: int = 5) -> None:
-    """Keep the first ``number`` values under each of the first 200 keys."""
-    kept = found.setdefault(key, []) if key in found or len(found) < 200 else None
-    if kept is not None and len(kept) < number:
-        kept.append(value)
+class Reasons:
+    """Counts reasons; ``examples`` holds the first five examples of each of the first 200 reasons."""
+
+    def __init__(self) -> None:
+        self.counts = CappedCounter(2000)
+        self.examples: dict[str, list[Any]] = {}
+
+    def add(self, reason: str, example: Any) -> None:
+        self.counts.add(reason)
+        if reason not in self.examples and len(self.examples) >= 200:
+            return
+        if len(kept := self.examples.setdefault(reason, [])) < 5:
+            kept.append(example)

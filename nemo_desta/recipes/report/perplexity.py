@@ -125,7 +125,9 @@ def target_perplexity(
     asked = found["own"].recipe.get("request") or {}
     began = found["own"].recipe.get("template_date")
     wording = {name: asked[name] for name in ("template", "system") if asked.get(name)}
-    model, tokenizer, name = _load(llm, device, dtype) if isinstance(llm, str) else (*llm, _name(llm[0]))
+    model, tokenizer = _load(llm, device, dtype) if isinstance(llm, str) else llm
+    loaded = Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     date = datetime.fromisoformat(began) if began else None
     builder = PromptBuilder(tokenizer, audio_locator_tag, chat_template_kwargs, date=date)
     scores = {}
@@ -139,13 +141,13 @@ def target_perplexity(
             scored = []
             for first in range(0, len(wanted), batch_size * _BATCHES_SORTED_TOGETHER):
                 window = wanted[first : first + batch_size * _BATCHES_SORTED_TOGETHER]
-                examples = list(_examples(index, window, builder, wording, _context(model), skipped))
+                examples = list(_examples(index, window, builder, wording, context, skipped))
                 scored += _score(model, examples, batch_size)
                 bar.update(len(window))
         if not scored:
             raise ValueError(f"{label}: none of {len(wanted)} rows could be scored ({dict(skipped)})")
         scores[label] = _summed(scored, skipped)
-    return Perplexity(name, scores.pop("own"), scores)
+    return Perplexity(llm_name(llm) if isinstance(llm, str) else loaded, scores.pop("own"), scores)
 
 
 def text_messages(
@@ -217,11 +219,8 @@ def _score(model: Any, rows: Sequence[tuple[Row, Example]], batch_size: int) -> 
         with torch.inference_mode():
             nlls = response_nlls(model, [example for _, example in batch])
         for (row, example), nll in zip(batch, nlls, strict=True):
-            corpus, stage, llm = (
-                str(value or "not said")
-                for value in (row.get("corpus") or row.get("dataset"), row.get("stage"), row.get("llm"))
-            )
-            yield _Scored(nll, len(example.ids) - example.prompt_len, corpus, stage, llm)
+            groups = (row.get("corpus") or row.get("dataset"), row.get("stage"), row.get("llm"))
+            yield _Scored(nll, len(example.ids) - example.prompt_len, *(str(name or "not said") for name in groups))
 
 
 def response_nlls(model: Any, examples: Sequence[Example]) -> list[float]:
@@ -247,12 +246,13 @@ def response_nlls(model: Any, examples: Sequence[Example]) -> list[float]:
 
 
 def _summed(scored: Sequence[_Scored], skipped: Counter[str]) -> RowsScore:
-    groups: dict[str, dict[str, list[_Scored]]] = {"corpus": {}, "stage": {}, "llm": {}}
-    for one in scored:
-        for field, parts in groups.items():
+    def by(field: str) -> dict[str, Score]:
+        parts: dict[str, list[_Scored]] = {}
+        for one in scored:
             parts.setdefault(getattr(one, field), []).append(one)
-    by_field = {f"by_{field}": {key: _mean(parts[key]) for key in sorted(parts)} for field, parts in groups.items()}
-    return RowsScore(total=_mean(scored), skipped=dict(skipped.most_common()), **by_field)
+        return {key: _mean(parts[key]) for key in sorted(parts)}
+
+    return RowsScore(_mean(scored), by("corpus"), by("stage"), by("llm"), dict(skipped.most_common()))
 
 
 def _mean(scored: Sequence[_Scored]) -> Score:
@@ -263,11 +263,7 @@ def _mean(scored: Sequence[_Scored]) -> Score:
     return Score(len(scored), tokens, nll, exp(min(nll, 700.0)), middle, exp(min(middle, 700.0)))
 
 
-def _context(model: Any) -> int | None:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
+def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -276,13 +272,5 @@ def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any, str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
-    model = (
-        AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
-        .to(device)
-        .eval()
-    )
-    return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False), llm_name(llm)
-
-
-def _name(model: Any) -> str:
-    return Path(getattr(model.config, "name_or_path", "") or type(model).__name__).name
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -79,19 +79,20 @@ def find_rows(
         dropped = expand_paths(rejected)
     else:
         dropped = sorted((home / "rejected").glob("*.jsonl")) if home else []
-    noted = summary if isinstance(summary, Mapping) else _json(Path(summary) if summary else _under(home, "summary"))
+    noted = summary if isinstance(summary, Mapping) else _json(summary or (home and home / "summary.json"))
     if summary is not None and not noted:
         raise FileNotFoundError(f"no summary in {summary}; it is the JSON object that a recipe writes at its end")
-    return RowsSource(name, files, dropped, noted, _json(_under(home, "recipe")))
+    return RowsSource(name, files, dropped, noted, _json(home and home / "recipe.json"))
 
 
-def lines(paths: Iterable[Path]) -> Iterator[Line]:
-    """Every non-blank line of every file."""
+def lines(paths: Iterable[Path], bar: Any) -> Iterator[Line]:
+    """Every non-blank line of every file. ``bar``: a tqdm bar, which counts their bytes."""
     for path in paths:
         with open_plain(path) as file:
             for number, raw in enumerate(file, 1):
                 if not raw.isspace():
                     yield Line(path, number, raw, raw.endswith(b"\n"))
+                    bar.update(len(raw))
 
 
 def split_of(row: Mapping[str, Any], path: Path) -> str:
@@ -103,14 +104,10 @@ def split_of(row: Mapping[str, Any], path: Path) -> str:
     return found.group(1) if found else "not said"
 
 
-def _under(home: Path | None, name: str) -> Path | None:
-    return home / f"{name}.json" if home else None
-
-
-def _json(path: Path | None) -> Mapping[str, Any]:
+def _json(path: str | Path | None) -> Mapping[str, Any]:
     """The object in a JSON file; empty if the file is missing or, after a kill, incomplete."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        found = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

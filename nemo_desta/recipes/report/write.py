@@ -1,7 +1,5 @@
 """Writes a report: ``report.html``, a single file without links, and ``report.json``, the same statistics."""
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -10,11 +8,11 @@ from typing import Any
 from nemo_desta.core.think_tags import split_thought
 from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.rows import audio_entries
-from nemo_desta.recipes.report.compute import MAX_LEAK_CHECKS, compute
+from nemo_desta.recipes.report.compute import MAX_LEAK_CHECKS, compute_stats
 from nemo_desta.recipes.report.render import render
 from nemo_desta.recipes.report.row_stats import prompt_of
 from nemo_desta.recipes.report.samples import Reservoir, load_sound
-from nemo_desta.recipes.report.sources import Line, Paths, find_rows, split_of
+from nemo_desta.recipes.report.sources import Line, Paths, split_of
 
 #: At most this many clips of one row are embedded.
 _MAX_SOUNDS = 4
@@ -50,11 +48,14 @@ def write_report(
     Raises:
         FileNotFoundError: there are no rows.
     """
-    source = find_rows(rows, rejected=rejected, summary=summary)
+    from nemo_desta.recipes.pipeline.folder import write_json, write_lines  # needs the recipes' packages
+
     drawn: Reservoir[tuple[Mapping[str, Any], Line]] = Reservoir(num_samples, seed)
     dropped: Reservoir[Mapping[str, Any]] = Reservoir(num_rejected, seed)
-    found = compute(
-        source,
+    found = compute_stats(
+        rows,
+        rejected=rejected,
+        summary=summary,
         prices=prices,
         perplexity=perplexity,
         max_leak_checks=max_leak_checks,
@@ -67,7 +68,7 @@ def write_report(
     corpora = [(name, inside, sum(inside.values())) for name, inside in found["rows"]["by_corpus_and_split"].items()]
     html = render(
         "recipes/report/templates/report.html.jinja",
-        title=title or f"Rows of {source.name}",
+        title=title or f"Rows of {found['name']}",
         read=f"{files}, read {datetime.now():%Y-%m-%d %H:%M}",
         found=found,
         corpora=sorted(corpora, key=lambda corpus: (-corpus[2], corpus[0])),
@@ -78,8 +79,8 @@ def write_report(
     )
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "report.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-    _replace(out / "report.html", html)
+    write_json(out / "report.json", found)
+    write_lines(out / "report.html", [html.encode()])
     return out / "report.html"
 
 
@@ -120,9 +121,3 @@ def _texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "Response", "response", answer or "(no text after the thought)"
     if isinstance(first := row.get("first_response"), str):
         yield "the first answer, before it was rewritten", "folded", first
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
