@@ -16,6 +16,7 @@ import numpy as np
 
 from nemo_desta.core.think_tags import without_thought
 
+PERMUTATIONS = 200
 _Z = 1.959964  # two-sided 95 %
 
 #: A value directly after one of these (and perhaps an article) is ruled out, not named: "female, not male".
@@ -93,10 +94,8 @@ class ShuffledControl(NamedTuple):
     max: float
 
 
-def shuffled_control(
-    answers: Sequence[str | None], references: Sequence[str], permutations: int = 200, seed: int = 0
-) -> ShuffledControl:
-    """Accuracy of the answers when their clips are permuted.
+def shuffled_control(answers: Sequence[str | None], references: Sequence[str], *, seed: int = 0) -> ShuffledControl:
+    """Accuracy of the answers when their clips are permuted, `PERMUTATIONS` times.
 
     With one fixed question this equals asking about the wrong clips, because answers depend on the clips alone.
     """
@@ -105,7 +104,7 @@ def shuffled_control(
     given = np.array([ids.get(answer, -1) for answer in answers])
     true = np.array([ids[reference] for reference in references])
     rng = np.random.default_rng(seed)
-    scores = [float((rng.permutation(given) == true).mean()) for _ in range(permutations)]
+    scores = [float((rng.permutation(given) == true).mean()) for _ in range(PERMUTATIONS)]
     return ShuffledControl(float(np.mean(scores)), max(scores))
 
 
@@ -119,15 +118,13 @@ class TaskResult:
     shuffled: ShuffledControl
 
 
-def task_result(
-    task: str, predictions: Sequence[str | None], references: Sequence[str], *, permutations: int = 200, seed: int = 0
-) -> TaskResult:
+def task_result(task: str, predictions: Sequence[str | None], references: Sequence[str]) -> TaskResult:
     """Score one task: its predictions (`parse_value`) against the true values."""
     return TaskResult(
         task,
         attribute_accuracy(predictions, references),
         best_constant(references),
-        shuffled_control(predictions, references, permutations, seed),
+        shuffled_control(predictions, references),
     )
 
 

@@ -110,9 +110,7 @@ class _Options:
         self.longest = max(map(len, texts), default=0) + 200  # a longer answer is not just an option and punctuation
 
 
-@lru_cache(maxsize=4096)
-def _prepared(options: tuple[str, ...], letters: bool) -> _Options:
-    return _Options(options, letters)
+_prepared = lru_cache(maxsize=4096)(_Options)
 
 
 def _read(text: str, options: _Options) -> int | None:

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
+from nemo_desta.evaluation.settings import EndpointSettings
 from nemo_desta.recipes.engines.http_client import Connection, HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
 
@@ -20,16 +22,12 @@ FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
 
 
 def answer_rows_at(
-    base_url: str,
-    model: str,
+    endpoint: EndpointSettings,
     rows: str | Path,
     output: str | Path,
     *,
     tag: str,
     sampling: Mapping[str, Any],
-    concurrency: int = 16,
-    api_key_env: str = "OPENAI_API_KEY",
-    timeout_secs: float = 300.0,
     progress: bool = True,
 ) -> dict[str, int]:
     """Answers the rows of a JSONL file that have no answer in ``output`` yet; returns counts.
@@ -37,28 +35,24 @@ def answer_rows_at(
     Args:
         rows: ``{"id", "messages"}`` each, with paths of audio files. tag: marks the position of an audio in a message.
         sampling: fields of a chat completion (``temperature``, ``max_tokens``, ...), sent unchanged.
-        api_key_env: the environment variable that holds the key.
 
     Raises:
         EngineError: the server cannot be reached or rejects the key. ConfigError: ``output`` holds answers made with
             other settings.
     """
     asked = [json.loads(line) for line in Path(rows).read_bytes().splitlines()]  # bytes: str splits at U+2028
-    file = AnswerFile(output, {"model": model, "base_url": base_url, **sampling})
-    client = HttpClient(
-        Connection(base_url, concurrency=concurrency, timeout_secs=timeout_secs, api_key_env=api_key_env)
-    )
+    file = AnswerFile(output, {"model": endpoint.model, "base_url": endpoint.base_url, **sampling})
+    settings = asdict(endpoint)
+    model = settings.pop("model")
+    client = HttpClient(Connection(**settings))
     todo = [row for row in asked if row["id"] not in file.done]
-    failed = 0
 
     async def ask_all() -> None:
-        nonlocal failed
         client.open()
-        free = asyncio.Semaphore(concurrency)
+        free = asyncio.Semaphore(endpoint.concurrency)
         with tqdm(total=len(asked), initial=len(asked) - len(todo), desc="rows", disable=not progress) as bar:
 
             async def one(row: Mapping[str, Any]) -> None:
-                nonlocal failed
                 async with free:
                     messages = await asyncio.to_thread(_as_parts, row["messages"], tag)
                     body = json.dumps({"model": model, "messages": messages, **sampling}).encode()
@@ -66,7 +60,6 @@ def answer_rows_at(
                         answer = await client.post("/chat/completions", body, _parse)
                     except RequestFailed as error:
                         file.reject(row["id"], str(rows), "unanswered", str(error))
-                        failed += 1
                     else:
                         file.answer(row["id"], answer)
                 bar.update()
@@ -80,6 +73,7 @@ def answer_rows_at(
         asyncio.run(ask_all())
     finally:
         file.close()
+    failed = sum(row["id"] not in file.done for row in todo)
     return {"answered": len(todo) - failed, "before": len(asked) - len(todo), "failed": failed}
 
 

@@ -1,20 +1,21 @@
 """Reads a benchmark's official files as items, and files of predictions as rows to score.
 
-Nothing is downloaded: users fetch the files. `benchmark_files` says which files and from where.
+Nothing is downloaded: users fetch the files. benchmark_files.yaml says which files and from where.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nemo_desta.config import nearest
 from nemo_desta.data.audio_io import AudioError, AudioRoots
-from nemo_desta.evaluation.benchmark_files import LAYOUTS, Layout, Part
-from nemo_desta.evaluation.official_rows import Raw
+from nemo_desta.evaluation import official_rows
+from nemo_desta.evaluation.official_rows import Raw, read_table
 from nemo_desta.evaluation.scores import SCORERS, ItemError
-from nemo_desta.evaluation.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,22 @@ class Item:
     choices: tuple[str, ...]
     answer: str
     fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The official files of a benchmark, see benchmark_files.yaml."""
+
+    where: str
+    parts: list[dict[str, list[str]]]
+    folders: list[str] = field(default_factory=list)
+    own_folder: bool = False
+
+
+LAYOUTS: dict[str, Layout] = {
+    name: Layout(**values)
+    for name, values in yaml.safe_load(Path(__file__).with_name("benchmark_files.yaml").read_text("utf-8")).items()
+}
 
 
 def prediction_key(benchmark: str) -> str:
@@ -46,9 +63,11 @@ def read_items(benchmark: str, data_root: str | Path) -> list[Item]:
     roots = AudioRoots({"default": folder, "data_root": data_root})
     items: dict[str, Item] = {}
     for part, file in found:
-        for raw in part.read(read_table(file), file.relative_to(folder)):
+        place, (reader, *more) = file.relative_to(folder), part["reader"]
+        read = getattr(official_rows, reader)
+        for raw in (raw for i, row in enumerate(read_table(file)) for raw in read(row, i, place, *more)):
             if raw.id in items:
-                raise ItemError(f"'{raw.id}'", f"occurs twice in {file.relative_to(folder)}; ids must be unique")
+                raise ItemError(f"'{raw.id}'", f"occurs twice in {place}; ids must be unique")
             items[raw.id] = Item(raw.id, _audio(raw, roots), raw.question, raw.choices, raw.answer, raw.fields)
     if not items:
         raise ValueError(f"{benchmark}: no row in {', '.join(str(file) for _, file in found)}")
@@ -91,7 +110,7 @@ def _known(benchmark: str, known: Mapping[str, Any]) -> str:
     return benchmark
 
 
-def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[tuple[Part, Path]]]:
+def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[tuple[dict, Path]]]:
     """The first folder that holds files of the benchmark, and these files in order."""
     names = (benchmark, *layout.folders)
     folders = [data_root / name for name in names]
@@ -99,10 +118,10 @@ def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[t
         folders.append(data_root)
     for folder in folders:
         if folder.is_dir():
-            found = [(part, file) for part in layout.parts for file in _files(folder, part.patterns)]
+            found = [(part, file) for part in layout.parts for file in _files(folder, part["files"])]
             if found:
                 return folder, found
-    wanted = "; ".join(" or ".join(part.patterns) for part in layout.parts)
+    wanted = "; ".join(" or ".join(part["files"]) for part in layout.parts)
     raise FileNotFoundError(
         f"{benchmark}: none of its files is in {', '.join(map(str, folders))}. Expected: {wanted}. "
         f"{layout.where} Nothing is downloaded here."

@@ -7,7 +7,7 @@ import numpy as np
 RESAMPLES = 2000
 
 
-def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the mean of ``values`` (one per counted item; 0 and 1 for verdicts).
 
     Items are treated as independent. If all values are equal, both ends are that value.
@@ -22,9 +22,9 @@ def bootstrap_interval(values: Sequence[float], *, seed: int = 0, resamples: int
         return float(numbers[0]), float(numbers[0])
     rng = np.random.default_rng(seed)
     if set(np.unique(numbers)) <= {0.0, 1.0}:  # resampled verdicts are binomial draws
-        means = rng.binomial(len(numbers), numbers.mean(), resamples) / len(numbers)
+        means = rng.binomial(len(numbers), numbers.mean(), RESAMPLES) / len(numbers)
     else:
-        means = np.array([rng.choice(numbers, len(numbers)).mean() for _ in range(resamples)])
+        means = np.array([rng.choice(numbers, len(numbers)).mean() for _ in range(RESAMPLES)])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -16,7 +16,7 @@ from tqdm.asyncio import tqdm
 
 from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
-from nemo_desta.recipes.engines import Engine, Request, SamplingConfig, build_engine
+from nemo_desta.recipes.engines import Engine, Request, SamplingConfig
 
 
 class Judge:
@@ -27,7 +27,7 @@ class Judge:
         prices: per million prompt and new tokens, for the cost in the report.
     """
 
-    def __init__(self, engine: Engine, cache: str | Path, *, prices: tuple[float, float] | None = None) -> None:
+    def __init__(self, engine: Engine, cache: str | Path, *, prices: Sequence[float] | None = None) -> None:
         self.engine = engine
         self.cache = Path(cache)
         self.prices = prices
@@ -37,13 +37,6 @@ class Judge:
             key, text = record.get("key"), record.get("text")
             if isinstance(key, str) and isinstance(text, str):
                 self._known[key] = text
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], cache: str | Path) -> "Judge":
-        """``llm`` and ``engine`` as in the recipes, and ``prices: [prompt, new]``."""
-        prices = settings.get("prices")
-        engine = build_engine(settings["engine"], settings["llm"])
-        return cls(engine, cache, prices=tuple(prices) if prices else None)
 
     def ask(self, requests: Sequence[JudgeAsk], *, progress: bool = True) -> list[str | None]:
         """The judge's replies in order; None for a failed request."""
@@ -57,7 +50,7 @@ class Judge:
     def about(self) -> dict[str, Any]:
         """The judge's entry in the report."""
         found: dict[str, Any] = {"model": self.engine.name, "revision": self.engine.revision, **self.usage}
-        if self.prices is not None:
+        if self.prices:
             spent = self.usage["prompt_tokens"] * self.prices[0] + self.usage["new_tokens"] * self.prices[1]
             found["cost"] = round(spent / 1e6, 4)
         return found

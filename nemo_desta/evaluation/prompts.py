@@ -8,64 +8,63 @@ follow the papers' descriptions.
 import hashlib
 import inspect
 import re
+import string
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.files import Item
 
 Message = dict[str, Any]
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-FOCUS = "Focus on the audio clips and the instruction."
 SENTENCE = "The correct answer is:"
-INDEX_RULES = (
-    "You answer multiple-choice questions about audio. The options are numbered from 0, each as (index) text. Think "
-    "as long as you need, then give the index of the best option, one whole number and nothing else, between "
-    "<answer> and </answer>. Right: <answer>2</answer>. Wrong: <answer>(2) a dog</answer>, <answer>dog</answer>."
-)
+_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+_JINJA = Environment(undefined=StrictUndefined)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """``ask``: an item and the model's locator tag -> messages without audios. ``extract``: the answer's text (without
-    its thought) and the item -> the prediction."""
+    """``system``, ``user``: templates over an item. ``extract``: the answer's text (without its thought) and the item
+    -> the prediction."""
 
     name: str
-    ask: Callable[[Item, str], list[Message]]
+    system: str
+    user: str
     extract: Callable[[str, Item], str]
 
 
 def variant(name: str) -> Variant:
-    """A variant by name.
-
-    Raises:
-        ConfigError: no such variant.
-    """
+    """A variant by name. Raises ConfigError: no such variant."""
     if name not in VARIANTS:
         raise ConfigError(f"unknown prompt variant '{name}'.{nearest(name, VARIANTS)}")
     return VARIANTS[name]
 
 
 def messages(item: Item, chosen: Variant, tag: str) -> list[Message]:
-    """The variant's messages with the item's clip, if it has one, at the locator."""
-    asked = chosen.ask(item, tag if item.audio is not None else "")
+    """The variant's messages with the item's clip, if it has one, at the locator ``tag`` before the user's text."""
+    fields = {"question": item.question, "choices": item.choices, "letters": string.ascii_uppercase}
+    text = _JINJA.from_string(chosen.user).render(fields)
+    asked: Message = {"role": "user", "content": text.strip()}
     if item.audio is not None:
-        holder = next(message for message in asked if tag in message["content"])
-        holder["audios"] = [{"audio": str(item.audio)}]
-    return [{**message, "content": message["content"].strip()} for message in asked]
+        asked |= {"content": f"{tag}\n{text}".strip(), "audios": [{"audio": str(item.audio)}]}
+    return [{"role": "system", "content": chosen.system}, asked] if chosen.system else [asked]
 
 
 def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
     """Twelve hex digits of a hash over the source code of prompts, extraction and scorer, and of every module of this
-    package that the scorer uses."""
-    sources = [inspect.getsource(part) for one in chosen for part in (one.ask, one.extract)]
-    sources += [inspect.getsource(module) for module in _used_by(scorer)]
-    names = [one.name for one in chosen]
-    return hashlib.sha256("\0".join([*names, FOCUS, SENTENCE, INDEX_RULES, *sources]).encode()).hexdigest()[:12]
+    package that the scorer uses, with its texts."""
+    sources = [text for one in chosen for text in (one.name, one.system, one.user, inspect.getsource(one.extract))]
+    for module in _used_by(scorer):
+        texts = Path(module.__file__).with_suffix(".yaml")
+        sources += [inspect.getsource(module), texts.read_text("utf-8") if texts.is_file() else ""]
+    return hashlib.sha256("\0".join([SENTENCE, *sources]).encode()).hexdigest()[:12]
 
 
 def _used_by(module: ModuleType) -> list[ModuleType]:
@@ -82,46 +81,6 @@ def _used_by(module: ModuleType) -> list[ModuleType]:
             if isinstance(name, str) and name.startswith(room) and name in sys.modules:
                 waiting.append(sys.modules[name])
     return [found[name] for name in sorted(found)]
-
-
-# ---- prompts
-
-
-def _question(item: Item, tag: str) -> list[Message]:
-    return [{"role": "user", "content": f"{tag}\n{item.question}"}]
-
-
-def _letters(item: Item, tag: str) -> list[Message]:
-    """As in AIR-Bench and MMSU: lettered lines, the answer is one letter."""
-    lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, item.choices, strict=False))
-    last = LETTERS[len(item.choices) - 1]
-    text = f"{item.question}\n{lines}\nRespond with one letter from A to {last} and nothing else."
-    return [{"role": "user", "content": f"{tag}\n{text}"}]
-
-
-def _quoted(item: Item, tag: str) -> list[Message]:
-    """DeSTA2.5-Audio's first multiple-choice prompt: quoted options, answer without explanation."""
-    options = " ".join(f'"{choice}"' for choice in item.choices)
-    text = f"{item.question} Choose one of the options without explanation. The answer could be {options}"
-    return [{"role": "system", "content": FOCUS}, {"role": "user", "content": f"{tag}\n{text}"}]
-
-
-def _sentence(item: Item, tag: str) -> list[Message]:
-    """DeSTA2.5-Audio's second: a fixed sentence, "or" before the last option."""
-    *first, last = (f'"{choice}"' for choice in item.choices)
-    options = f"{', '.join(first)} or {last}" if first else last
-    text = f'{item.question} Choose from {options}. Answer with the sentence: {SENTENCE} "..."'
-    return [{"role": "system", "content": FOCUS}, {"role": "user", "content": f"{tag}\n{text}"}]
-
-
-def _indices(item: Item, tag: str) -> list[Message]:
-    """ALARM's: numbered options, an index between answer tags; audio before the text."""
-    options = "\n".join(f"({i}) {choice}" for i, choice in enumerate(item.choices))
-    text = f"<question>{item.question}</question>\n<options>\n{options}\n</options>"
-    return [{"role": "system", "content": INDEX_RULES}, {"role": "user", "content": f"{tag}\n{text}"}]
-
-
-# ---- extraction
 
 
 def _as_it_is(answer: str, item: Item) -> str:
@@ -142,28 +101,13 @@ def _by_index(answer: str, item: Item) -> str:
     return item.choices[index] if 0 <= index < len(item.choices) else inside
 
 
+_EXTRACT = {"whole": _as_it_is, "sentence": _behind_sentence, "index": _by_index}
 VARIANTS: dict[str, Variant] = {
-    one.name: one
-    for one in (
-        Variant("question", _question, _as_it_is),
-        Variant("letters", _letters, _as_it_is),
-        Variant("desta25_quoted", _quoted, _as_it_is),
-        Variant("desta25_sentence", _sentence, _behind_sentence),
-        Variant("alarm_index", _indices, _by_index),
-    )
+    name: Variant(name, given.get("system", ""), given["user"], _EXTRACT[given["extract"]])
+    for name, given in _TEXTS["variants"].items()
 }
-
-#: Default variant of each benchmark: its authors' prompt where they published one.
-DEFAULTS: dict[str, str] = {
-    "mmau": "desta25_sentence",
-    "mmar": "desta25_sentence",
-    "mmsu": "letters",
-    "air_bench": "letters",
-    "sakura": "question",
-    "speech_ifeval": "question",
-    "voicebench": "question",
-    "dynamic_superb": "question",
-}
+#: Default variant of each benchmark.
+DEFAULTS: dict[str, str] = _TEXTS["defaults"]
 
 
 def default_variant(benchmark: str, choices: Sequence[str]) -> str:

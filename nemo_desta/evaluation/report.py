@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.evaluation.attributes import render_table
+from nemo_desta.evaluation.scores import MODES
 from nemo_desta.recipes.report.render import render as render_html
-
-MODES = ("official", "strict")
 
 
 def render(report: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ def evaluate_rows(
     for name, values in settings.attributes.items():
         attribute = parse(Attribute, values, where=f"rows.attributes.{name}")
         question = _Question(source, name, attribute, rows, folder)
-        results.append(question.result())
+        results.append(task_result(name, question.heard, question.truth))
         if (bound := question.cascade()) is not None:
             cascade[name] = bound
         if controls.items:
@@ -117,9 +117,6 @@ class _Question:
         self.aliases = {value: wordings for value, wordings in aliases.items() if value in self.values}
 
         self.heard = self._parsed(self.rows, "heard")
-
-    def result(self) -> TaskResult:
-        return task_result(self.name, self.heard, self.truth)
 
     def cascade(self) -> float | None:
         """Accuracy of the same LLM on true descriptions; None if a row has none."""
@@ -195,19 +192,15 @@ def _one_clip(row: Mapping[str, Any], roots: AudioRoots) -> dict[str, Any] | Non
         audios = [{"audio": row["audio"], "text": row.get("transcript")}]
     if len(audios) != 1:
         return None
+    try:
+        description = row.get("seed_description") or describe(row)
+    except (ValueError, TypeError, KeyError):  # the row lacks the fields for a description
+        description = ""
     return {
         "audio": str(roots.resolve(audios[0]["audio"], dataset=row.get("dataset"))),
         "transcript": (audios[0].get("text") or "").strip(),
-        "description": row.get("seed_description") or _described(row),
+        "description": description,
     }
-
-
-def _described(row: Mapping[str, Any]) -> str:
-    """The row's description; empty if the row lacks the fields for one."""
-    try:
-        return describe(row)
-    except (ValueError, TypeError, KeyError):
-        return ""
 
 
 def _look_up(row: Any, path: list[str]) -> Any:

@@ -22,8 +22,9 @@ from nemo_desta.evaluation.judge import Judge
 from nemo_desta.evaluation.prompts import Variant, default_variant, fingerprint, messages, variant
 from nemo_desta.evaluation.report import write_report
 from nemo_desta.evaluation.scores import MODES, SCORERS, Scores, score
-from nemo_desta.evaluation.settings import EvaluateSettings, check, plain
+from nemo_desta.evaluation.settings import EvaluateSettings, check
 from nemo_desta.evaluation.sources import Source, open_source
+from nemo_desta.recipes.engines import build_engine
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -40,9 +41,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     asked = {name: read_items(name, settings.data_root) for name in names if name not in settings.predictions}
     judge = None
     if settings.judge is not None:
-        judge = Judge.from_settings(asdict(settings.judge), output / "judge.jsonl")
+        engine = build_engine(settings.judge.engine, settings.judge.llm)
+        judge = Judge(engine, output / "judge.jsonl", prices=settings.judge.prices)
     source = open_source(settings) if asked or settings.rows is not None else None
-    report: dict[str, Any] = {"settings": plain(asdict(settings)), "benchmarks": {}}
+    can_change_results = {k: v for k, v in asdict(settings).items() if k not in ("output", "progress", "device")}
+    report: dict[str, Any] = {"settings": can_change_results, "benchmarks": {}}
     if source is not None:
         report["model"] = source.about()
     for name in names:
@@ -185,11 +188,7 @@ def _figures(scores: Scores) -> dict[str, Any]:
 
 
 def _of_mode(name: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that this mode's scorer accepts.
-
-    Raises:
-        ConfigError: neither mode accepts an option.
-    """
+    """The options that this mode's scorer accepts. Raises ConfigError: neither mode accepts an option."""
     module = import_module(SCORERS[name])
     known = {each: set(inspect.signature(getattr(module, each)).parameters) - {"items"} for each in MODES}
     check_keys(options, sorted(known["official"] | known["strict"]), f"evaluate.scorers.{name}")

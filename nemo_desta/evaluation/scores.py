@@ -8,7 +8,10 @@ judge also has ``judge_requests`` and ``with_judgements``, see `scorers.judged`.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from nemo_desta.config import nearest
 
@@ -39,6 +42,12 @@ class Quirk(NamedTuple):
     reason: str = ""
 
 
+def texts_of(module: str) -> dict[str, Any]:
+    """The YAML file of a module's name beside it, e.g. with the judge's prompt; its ``quirks`` as `Quirk`s."""
+    texts = yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))
+    return {**texts, "quirks": tuple(Quirk(**quirk) for quirk in texts.get("quirks", ()))}
+
+
 class JudgeAsk(NamedTuple):
     """One request to the judge about item ``index``; ``turn`` numbers repeated requests."""
 
@@ -67,7 +76,7 @@ class Scores:
 def score(benchmark: str, items: Sequence[Item], mode: str = "official", **options: Any) -> Scores:
     """Score the official file's rows, each with the prediction under the official key (`files.prediction_key`).
 
-    ``options``: those of the benchmark's scorer, e.g. ``commit="old"`` for mmsu, ``rng`` for random fallbacks.
+    ``options``: those of the benchmark's scorer, e.g. ``commit="old"`` for mmsu.
 
     Raises:
         ValueError: an unknown benchmark or mode. ItemError: an item lacks what the rules need.
@@ -84,11 +93,7 @@ def score(benchmark: str, items: Sequence[Item], mode: str = "official", **optio
 
 
 def need(item: Item, key: str, position: int, kind: type | tuple[type, ...] = str) -> Any:
-    """A field that the rules need.
-
-    Raises:
-        ItemError: it is missing or has another type.
-    """
+    """A field that the rules need. Raises ItemError: it is missing or has another type."""
     if key not in item:
         raise ItemError(name_of(item, position), f"has no field '{key}'")
     if not isinstance(item[key], kind):

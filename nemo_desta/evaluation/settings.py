@@ -1,6 +1,5 @@
 """Settings of `examples/desta_evaluate.py`: the fields of conf/use/evaluate.yaml and their checks."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,11 +83,7 @@ class EvaluateSettings(ModelSource):
 
 
 def check(settings: EvaluateSettings) -> None:
-    """Checks the rules between settings.
-
-    Raises:
-        ConfigError: a rule is broken; the message names the setting.
-    """
+    """Checks the rules between settings. Raises ConfigError: a rule is broken; the message names the setting."""
     for name in [*settings.benchmarks, *settings.predictions]:
         if name not in SCORERS:
             raise ConfigError(f"unknown benchmark '{name}'.{nearest(name, SCORERS)}")
@@ -107,8 +102,3 @@ def check(settings: EvaluateSettings) -> None:
     if settings.rows is not None and settings.model is None:
         raise ConfigError("'rows' need a model folder: give 'model'")
     check_engine(settings.engine, settings.vllm)
-
-
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that can change the result."""
-    return {key: value for key, value in values.items() if key not in ("output", "progress", "device")}

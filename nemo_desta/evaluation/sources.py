@@ -47,11 +47,11 @@ class Source:
         partial = prompts.with_suffix(".part")
         partial.write_text(text, encoding="utf-8")
         partial.replace(prompts)  # atomic: a kill leaves the old file
-        self._answer(prompts, answers, _roots(rows))
+        self._answer(rows, prompts, answers)
         wanted = {row["id"] for row in rows}
         return {line["id"]: line["answer"] for line in _read(answers) if line["id"] in wanted}
 
-    def _answer(self, prompts: Path, answers: Path, roots: dict[str, str]) -> None:
+    def _answer(self, rows: Sequence[Mapping[str, Any]], prompts: Path, answers: Path) -> None:
         settings = self.settings
         if settings.endpoint is not None:
             from nemo_desta.evaluation.endpoint import answer_rows_at
@@ -59,28 +59,20 @@ class Source:
             sampling = {key: value for key, value in settings.sampling.items() if value is not None}
             if "max_new_tokens" in sampling:
                 sampling["max_tokens"] = sampling.pop("max_new_tokens")
-            endpoint = settings.endpoint
-            answer_rows_at(
-                endpoint.base_url,
-                endpoint.model,
-                prompts,
-                answers,
-                tag=self.tag,
-                sampling=sampling,
-                concurrency=endpoint.concurrency,
-                api_key_env=endpoint.api_key_env,
-                timeout_secs=endpoint.timeout_secs,
-                progress=settings.progress,
-            )
+            more = {"tag": self.tag, "sampling": sampling, "progress": settings.progress}
+            answer_rows_at(settings.endpoint, prompts, answers, **more)
             return
         from nemo_desta.answering.offline import answer_rows
 
+        # The folders of the clips, which were resolved inside the data root when the items were read.
+        clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
+        folders = sorted({str(clip.parent) for clip in clips}) or ["."]
         answer_rows(
             self.engine.model if self.engine is not None else self.model,
             prompts,
             answers,
             name=str(settings.model),
-            audio_roots=roots,
+            audio_roots={"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}},
             transcript=settings.transcript,
             sampling=settings.sampling,
             engine=self.engine,
@@ -112,10 +104,3 @@ def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{prompts.parent} holds answers to other prompts (the prompt of item '{row['id']}' differs). Give "
                 "another output, or the same prompts and data_root"
             )
-
-
-def _roots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The folders of the rows' clips. The clips were resolved inside the data root when the items were read."""
-    clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
-    folders = sorted({str(clip.parent) for clip in clips}) or ["."]
-    return {"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}}

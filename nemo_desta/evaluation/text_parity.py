@@ -6,9 +6,11 @@ not, and the differences show by how much.
 """
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
@@ -22,23 +24,10 @@ if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
 MAX_NEW_TOKENS = 128
-TOPICS = (
-    "a walk in the rain", "how bread is made", "the sound of a violin", "a city at night", "learning to swim",
-    "why leaves fall", "a letter to a friend", "the first day at work", "a storm at sea", "an old clock",
-)  # fmt: skip
+_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+TOPICS: list[str] = _TEXTS["topics"]
 #: An instruction, its IFEval kind and the kind's arguments.
-INSTRUCTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("Use lowercase letters only.", "change_case:english_lowercase", {}),
-    ("Use capital letters only.", "change_case:english_capital", {}),
-    ("Do not use any commas.", "punctuation:no_comma", {}),
-    ("Write at least 30 words.", "length_constraints:number_words", {"relation": "at least", "num_words": 30}),
-    ("Write fewer than 20 words.", "length_constraints:number_words", {"relation": "less than", "num_words": 20}),
-    ("Give a title in double angle brackets, such as <<title>>.", "detectable_format:title", {}),
-    ("Put the whole answer between double quotation marks.", "startend:quotation", {}),
-    ("End with the sentence: That is all.", "startend:end_checker", {"end_phrase": "That is all."}),
-    ("Use the word light.", "keywords:existence", {"keywords": ["light"]}),
-    ("Do not use the word and.", "keywords:forbidden_words", {"forbidden_words": ["and"]}),
-)
+INSTRUCTIONS: list[tuple[str, str, dict[str, Any]]] = [tuple(one) for one in _TEXTS["instructions"]]
 
 
 def instruction_prompts(count: int) -> list[tuple[str, str, dict[str, Any]]]:

@@ -54,7 +54,16 @@ class AudioBudget:
         try:
             read = self._by_torchcodec if found in ("m4a", "webm") else self._by_libsndfile
             samples, rate = read(content, where)
-            self._count(samples, rate, where)
+            num_frames, num_channels = samples.shape
+            if num_frames / rate > self._most_secs(rate, num_channels):
+                raise ApiError(
+                    413,
+                    f"the limit is {self.max_secs:g} s of audio per request (at {DENSITY} samples per second over all "
+                    f"channels); {where} ({rate} Hz, {num_channels} channels) exceeds it",
+                    param=where,
+                    code="audio_too_long",
+                )
+            self.secs += num_frames / rate
             return to_clip(samples, rate, sampling_rate, where)
         except AudioError as error:
             code = "invalid_audio" if isinstance(error, UnknownFormat) else f"{error.reason}_audio"
@@ -88,19 +97,6 @@ class AudioBudget:
     def _most_secs(self, rate: int, num_channels: int) -> float:
         """The limit of seconds for a file."""
         return max(0.0, self.max_secs - self.secs) / max(1.0, rate * num_channels / DENSITY)
-
-    def _count(self, samples: np.ndarray, rate: int, where: str) -> None:
-        num_frames, num_channels = samples.shape
-        if num_frames / rate > self._most_secs(rate, num_channels):
-            what = f"{rate} Hz, {num_channels} channels"
-            raise ApiError(
-                413,
-                f"the limit is {self.max_secs:g} s of audio per request (at {DENSITY} samples per second over all "
-                f"channels); {where} ({what}) exceeds it",
-                param=where,
-                code="audio_too_long",
-            )
-        self.secs += num_frames / rate
 
 
 def _sniff(content: bytes) -> str | None:

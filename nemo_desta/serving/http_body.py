@@ -63,7 +63,13 @@ class Receiving:
                 patience = settings.body_timeout_secs + min(0.0, earned)
                 message = await asyncio.wait_for(request.receive(), patience)
             except asyncio.TimeoutError as error:
-                raise self._too_slow(len(body), time.monotonic() - begun) from error
+                raise ApiError(
+                    408,
+                    f"received {len(body)} bytes of the body in {time.monotonic() - begun:.1f} s; expected no pause "
+                    f"of {settings.body_timeout_secs:g} s, and after that time at least "
+                    f"{settings.min_body_kb_per_sec:g} kB per second",
+                    code="body_timeout",
+                ) from error
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
@@ -79,15 +85,6 @@ class Receiving:
     def _too_large(self) -> ApiError:
         limit = self.settings.max_body_bytes
         return ApiError(413, f"the body is larger than the limit of {limit} bytes", code="body_too_large")
-
-    def _too_slow(self, size: int, secs: float) -> ApiError:
-        settings = self.settings
-        return ApiError(
-            408,
-            f"received {size} bytes of the body in {secs:.1f} s; expected no pause of {settings.body_timeout_secs:g} "
-            f"s, and after that time at least {settings.min_body_kb_per_sec:g} kB per second",
-            code="body_timeout",
-        )
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -1,6 +1,7 @@
 """The server's metrics for Prometheus. Every server has its own registry."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 try:
@@ -29,23 +30,15 @@ class Metrics:
         counters: dict[str, tuple[str, Callable[[], float]]],
     ) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "nemo_desta_requests",
-            "Requests for answers by HTTP status (499: client disconnected)",
-            ["status"],
-            registry=registry,
-        )
-        self.first_token_secs = Histogram(
-            "nemo_desta_time_to_first_token_seconds", "Arrival to first token", buckets=_SECONDS, registry=registry
-        )
-        self.request_secs = Histogram(
-            "nemo_desta_request_seconds", "Arrival to end of answer", buckets=_SECONDS, registry=registry
-        )
-        self.prompt_tokens = Counter(
-            "nemo_desta_prompt_tokens", "Prompt positions, audio vectors included", registry=registry
-        )
-        self.new_tokens = Counter("nemo_desta_new_tokens", "Generated tokens, thinking included", registry=registry)
-        self.audio_secs = Counter("nemo_desta_audio_seconds", "Seconds of audio received", registry=registry)
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, buckets=_SECONDS, registry=registry)
+        text = "Requests for answers by HTTP status (499: client disconnected)"
+        self.requests = counter("nemo_desta_requests", text, ["status"])
+        self.first_token_secs = histogram("nemo_desta_time_to_first_token_seconds", "Arrival to first token")
+        self.request_secs = histogram("nemo_desta_request_seconds", "Arrival to end of answer")
+        self.prompt_tokens = counter("nemo_desta_prompt_tokens", "Prompt positions, audio vectors included")
+        self.new_tokens = counter("nemo_desta_new_tokens", "Generated tokens, thinking included")
+        self.audio_secs = counter("nemo_desta_audio_seconds", "Seconds of audio received")
         for name, text, count in (
             ("receiving", "Requests whose body is being read", receiving),
             ("waiting", "Requests being prepared or queued", waiting),

@@ -161,11 +161,7 @@ class ChatRequest(_Strict):
 
 
 def parse_request(body: bytes | bytearray) -> ChatRequest:
-    """Parses a body.
-
-    Raises:
-        ApiError: 400 that names the field; ``param`` is its path.
-    """
+    """Parses a body. Raises ApiError: 400 that names the field; ``param`` is its path."""
     try:
         data = json.loads(body, parse_constant=_refuse_constant)
         if b"\\u" in body:  # a lone surrogate may be escaped in JSON, but no tokenizer accepts it

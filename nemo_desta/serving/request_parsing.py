@@ -8,14 +8,13 @@ request gets a new random locator tag, so that ``<|AUDIO|>`` in a text stays tex
 import copy
 import threading
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nemo_desta.answering.audio_embeddings import ChatModel, Transcriber
 from nemo_desta.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
 from nemo_desta.answering.sampling import resolve_sampling
-from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError
@@ -39,15 +38,6 @@ class PreparedRequest(NamedTuple):
     num_audio_tokens: int
 
 
-@dataclass(frozen=True)
-class _Frontend:
-    """The part of a model that `prepare` needs, with this request's own prompts."""
-
-    prompts: PromptBuilder
-    sampling_rate: int
-    num_audio_tokens: Callable[[int], int]
-
-
 class RequestParser:
     """Parses requests to one model, which clients call ``name``.
 
@@ -67,11 +57,7 @@ class RequestParser:
             self.transcriber = _one_at_a_time(model.transcriber)
 
     def parse(self, body: bytes | bytearray) -> ChatRequest:
-        """Parses a body and checks the limits that need no decoding.
-
-        Raises:
-            ApiError: the request is invalid.
-        """
+        """Parses a body and checks the limits that need no decoding. Raises ApiError: the request is invalid."""
         request = parse_request(body)
         if request.model != self.name:
             message = f"the model '{request.model:.200}' does not exist; served here: {self.name}"
@@ -79,24 +65,31 @@ class RequestParser:
         if request.transcript == "whisper" and self.transcriber is None:
             message = "this server has no transcriber (start it with transcriber=true)"
             raise ApiError(400, message, param="transcript", code="unsupported_value")
-        self._check_size(request)
+        parts = [part for message in request.messages for part in message.parts]
+        num_chars = sum(len(part.text if isinstance(part, TextPart) else part.transcript) for part in parts)
+        if num_chars > self.settings.max_text_chars:
+            message = f"{num_chars} characters of text; the limit is {self.settings.max_text_chars}"
+            raise ApiError(413, message, param="messages", code="text_too_long")
+        num_audios = sum(not isinstance(part, TextPart) for part in parts)
+        if num_audios > self.settings.max_audios:
+            message = f"{num_audios} audios; the limit is {self.settings.max_audios} per request"
+            raise ApiError(413, message, param="messages", code="too_many_audios")
         return request
 
     def prepare(self, request: ChatRequest) -> PreparedRequest:
-        """Decodes the audio, renders and tokenises the prompt.
-
-        Raises:
-            ApiError: the request is invalid.
-        """
+        """Decodes the audio, renders and tokenises the prompt. Raises ApiError: the request is invalid."""
         self._check_text(request)
         prompts = copy.copy(self.model.prompts)
         prompts.audio_locator_tag = f"<|audio {uuid.uuid4().hex}|>"
         budget = AudioBudget(self.settings.max_audio_secs)
         messages = self._messages(request, prompts.audio_locator_tag, budget)
         given = {"max_new_tokens": self.settings.max_new_tokens} | request.generation
+        model = self.model
+        # The part of a model that `prepare` needs, with this request's own prompts.
+        own = {"prompts": prompts, "sampling_rate": model.sampling_rate, "num_audio_tokens": model.num_audio_tokens}
         try:
             chat = prepare(
-                _Frontend(prompts, self.model.sampling_rate, self.model.num_audio_tokens),
+                SimpleNamespace(**own),
                 messages,
                 resolve_sampling(self.model.generation_config, **given),
                 transcript=request.transcript,
@@ -111,17 +104,6 @@ class RequestParser:
             raise ApiError(400, str(error), code="invalid_value") from error
         num_audio_tokens = chat.num_prompt_tokens - sum(token != AUDIO_SLOT for token in chat.ids)
         return PreparedRequest(chat, budget.secs, num_audio_tokens)
-
-    def _check_size(self, request: ChatRequest) -> None:
-        parts = [part for message in request.messages for part in message.parts]
-        num_chars = sum(len(part.text if isinstance(part, TextPart) else part.transcript) for part in parts)
-        if num_chars > self.settings.max_text_chars:
-            message = f"{num_chars} characters of text; the limit is {self.settings.max_text_chars}"
-            raise ApiError(413, message, param="messages", code="text_too_long")
-        num_audios = sum(not isinstance(part, TextPart) for part in parts)
-        if num_audios > self.settings.max_audios:
-            message = f"{num_audios} audios; the limit is {self.settings.max_audios} per request"
-            raise ApiError(413, message, param="messages", code="too_many_audios")
 
     def _check_text(self, request: ChatRequest) -> None:
         """Rejects text that cannot fit. It tokenises piece by piece and stops when the context is full."""

@@ -23,7 +23,7 @@ except ImportError as error:
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel
+from nemo_desta.answering.audio_embeddings import ChatModel
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.model_source import ModelSource, check_engine
@@ -91,21 +91,17 @@ def serve(
 def _open(served: Served, settings: ServerSettings) -> tuple[ChatModel, Callable[[], Engine] | None]:
     """The model, and a function that makes its engine; None: `ChatEngine`."""
     if served.engine == "hf":
+        import torch
+
         model = served.load()
-        _leave_a_core_to_http(model)
+        # On a CPU, torch's threads synchronise at every operation. A thread that shares its core with HTTP parsing
+        # would delay all of them, so torch gets one thread less.
+        if model.llm.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() - 1))
         return model, None
     engines = [served.load_with_vllm(max_batch_size=settings.max_batch_size, **served.vllm)]
     # There is only one engine: its memory on the GPU stays allocated, so after a failure the server reports failed.
     return engines[0].model, engines.pop
-
-
-def _leave_a_core_to_http(model: LocalChatModel) -> None:
-    """On a CPU, torch's threads synchronise at every operation. A thread that shares its core with HTTP parsing would
-    delay all of them, so torch gets one thread less."""
-    import torch
-
-    if model.llm.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
 
 def listen(settings: ServerSettings) -> socket.socket:

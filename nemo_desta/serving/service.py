@@ -1,6 +1,7 @@
 """The service of one model: queue limits, worker threads, the engine, draining. It knows no HTTP."""
 
 import asyncio
+import ctypes
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -17,7 +18,6 @@ from nemo_desta.answering.sampling import Sampling
 from nemo_desta.serving.batching import Batcher, Engine, Job
 from nemo_desta.serving.errors import ApiError, log_failure, queue_full, shutting_down
 from nemo_desta.serving.http_body import Receiving
-from nemo_desta.serving.memory import keep_trimmed
 from nemo_desta.serving.metrics import Metrics
 from nemo_desta.serving.protocol import ChatRequest
 from nemo_desta.serving.request_parsing import RequestParser
@@ -27,6 +27,9 @@ from nemo_desta.serving.settings import ServerSettings
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+#: Interval at which freed memory is returned to the system.
+TRIM_SECS = 5.0
 
 
 class Service:
@@ -96,7 +99,7 @@ class Service:
                 raise RuntimeError("the engine failed to answer a second of silence; see the log above")
             if item.finish is not None:
                 break
-        self._trimming = asyncio.ensure_future(keep_trimmed())
+        self._trimming = asyncio.ensure_future(_keep_trimmed())
 
     async def stop(self) -> None:
         self._trimming.cancel()
@@ -243,3 +246,15 @@ def _guarded(function: Callable[[Any], T], argument: Any) -> T:
     except Exception as error:
         log_failure(logger, "a request could not be prepared", error)
         raise ApiError(500, f"the request could not be prepared ({type(error).__name__})") from None
+
+
+async def _keep_trimmed() -> None:
+    """Returns freed memory to the system every `TRIM_SECS` until cancelled; does nothing without glibc.
+
+    glibc keeps it: each freed buffer of up to 32 MB raises the size above which it returns memory at once, and gaps
+    between live blocks are never returned by itself.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while trim is not None:
+        await asyncio.sleep(TRIM_SECS)
+        await asyncio.to_thread(trim, 0)

@@ -9,22 +9,7 @@ from nemo_desta.errors import ConfigError
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Settings of `nemo_desta.serving.server.serve`; ``docs/serving.md`` has them as a table.
-
-    ``name``: the model's name for clients; null: the folder's name. ``allowed_hosts``: accepted Host headers besides
-    this machine's own while the server listens on loopback. ``max_batch_size``: running conversations.
-    ``max_batch_tokens``: their number times the longest one's positions (the size of the LLM's cache).
-    ``max_prefill_tokens``: the same for prompts that join together. ``max_queue``: requests that are being prepared or
-    queued. ``max_waiting_mb``: memory of their bodies and clips together. ``max_receiving_mb``: memory of bodies that
-    are being read. ``max_connections``: null: 256 more than batch and queue need; beyond it, the connection whose
-    client was silent longest is aborted. ``header_timeout_secs``: until a request's head is complete;
-    ``keep_alive_secs``: until the next one begins. ``body_timeout_secs``: until the next byte of a body, and the time
-    before ``min_body_kb_per_sec`` applies. ``send_timeout_secs``: for a client that does not read its answer.
-    ``max_audio_secs``, ``max_audios``, ``max_text_chars``: per request. ``max_context``: positions of prompt and
-    answer; null: the LLM's. ``max_new_tokens``: default of an answer. ``drain_secs``: time for running answers after
-    SIGTERM. ``num_workers``: threads that decode audio and tokenise. ``transcriber``: whether clients may request
-    Whisper's transcripts.
-    """
+    """Settings of `nemo_desta.serving.server.serve`: see conf/use/serve.yaml, which explains every field."""
 
     name: str | None = None
     host: str = "127.0.0.1"

@@ -9,10 +9,11 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_desta.answering.engine import check_transcript
-from nemo_desta.answering.sampling import Sampling, resolve_sampling
+from nemo_desta.answering.sampling import resolve_sampling
 from nemo_desta.serving.settings import is_loopback
 from nemo_desta.serving.web_talk import Talk
 
@@ -34,19 +35,6 @@ SECURITY = {
     ),
     "Referrer-Policy": "no-referrer",
 }
-CSS = """
-.gradio-container { width: 100% !important; max-width: 1280px !important; margin: auto !important }
-footer { display: none !important }
-.clip { margin: 0 0 8px; padding: 8px 10px; border: 1px solid var(--border-color-primary); border-radius: 8px }
-.clip figcaption { display: flex; justify-content: space-between; gap: 8px; font-size: 0.85rem }
-.clip figcaption b { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-weight: 600 }
-.clip svg { display: block; width: 100%; height: 48px; margin-top: 4px }
-.clip svg path { stroke: var(--color-accent) }
-.clip p { margin: 4px 0 0; font-size: 0.85rem; font-style: italic }
-.notice { padding: 8px 12px; border-radius: 8px; color: #7f1d1d; background: #fee2e2; border: 1px solid #fca5a5;
-          overflow-wrap: anywhere }
-#chat [aria-label="Share"], #chat [title="Share"] { display: none }
-"""
 
 
 def serve_page(model: "DestaModel", *, host: str = "127.0.0.1", port: int = 7860, **conversation: Any) -> None:
@@ -61,11 +49,7 @@ def serve_page(model: "DestaModel", *, host: str = "127.0.0.1", port: int = 7860
 
 
 def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
-    """Serves a page in the background; returns its address.
-
-    Raises:
-        OSError: the port is in use.
-    """
+    """Serves a page in the background; returns its address. Raises OSError: the port is in use."""
     import gradio as gr
     from fastapi.middleware import Middleware
 
@@ -85,7 +69,7 @@ def launch(page: "Blocks", *, host: str = "127.0.0.1", port: int = 7860) -> str:
             max_file_size=MAX_FILE_SIZE,
             app_kwargs={"middleware": [Middleware(_Headers)]},
             theme=gr.themes.Default(**fonts),
-            css=CSS,
+            css=Path(__file__).with_suffix(".css").read_text("utf-8"),
         )
     except OSError as error:
         raise OSError(f"the page cannot listen on {host}, port {port}; choose another (page.port): {error}") from error
@@ -183,7 +167,8 @@ def make_page(
 
         def show_waiting(talk: Talk, error: Exception | None = None) -> tuple:
             some = bool(talk.session.waiting)
-            problem = gr.update(value=_notice(error), visible=error is not None)
+            text = f'<div class="notice" role="alert">{html.escape(str(error))}</div>' if error else ""
+            problem = gr.update(value=text, visible=error is not None)
             return talk, gr.update(value=talk.cards, visible=some), gr.update(visible=some), problem
 
         def attach(paths: Any, given: Talk | None, whisper: str) -> tuple:
@@ -202,7 +187,8 @@ def make_page(
 
         def answer(text: str, given: Talk | None, heat: float, new_tokens: int, thinking_tokens: int) -> Any:
             talk, error = talk_of(given), None
-            settings = _settings(defaults, heat, new_tokens, thinking_tokens)
+            settings = {**vars(defaults), "temperature": float(heat), "max_new_tokens": int(new_tokens)}
+            settings["max_thinking_tokens"] = int(thinking_tokens) or None
             try:
                 for _ in talk.ask(text, settings):
                     yield talk, gr.skip(), gr.skip(), "", talk.messages, gr.skip()
@@ -232,16 +218,6 @@ def make_page(
         stop.click(lambda talk: talk and talk.stop(), [state], None, concurrency_limit=None)
         gr.on([new.click, chat.clear], reset, [state], [*waiting, chat], cancels=[answering])
     return page
-
-
-def _settings(defaults: Sampling, temperature: float, max_new_tokens: int, max_thinking_tokens: int) -> dict[str, Any]:
-    """The visitor's settings over the defaults."""
-    own = {"temperature": float(temperature), "max_new_tokens": int(max_new_tokens)}
-    return {**vars(defaults), **own, "max_thinking_tokens": int(max_thinking_tokens) or None}
-
-
-def _notice(error: Exception | None) -> str:
-    return f'<div class="notice" role="alert">{html.escape(str(error))}</div>' if error else ""
 
 
 class _Headers:

@@ -1,18 +1,22 @@
-"""One visitor's conversation on the web page, and the messages that the page shows."""
+"""One visitor's conversation on the web page, and the messages and clips that the page shows."""
 
+import html
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.session import ChatSession
-from nemo_desta.serving.web_picture import card
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
+#: Size of a clip's waveform.
+WIDTH, HEIGHT = 320, 48
 #: Minimum interval between two updates of the page during an answer.
 DRAW_SECS = 0.05
 
@@ -44,7 +48,8 @@ class Talk:
             AudioError: one cannot be read; the files before it are attached.
         """
         for file in files:
-            name = _name(file)
+            name = Path(file).name
+            name = "recording" if name == "audio.wav" else name  # Gradio's name of every recording
             try:
                 self.session.attach(file, name=name)
             except AudioError as error:  # do not reveal Gradio's upload folder
@@ -104,12 +109,6 @@ class Talk:
         yield
 
 
-def _name(file: str) -> str:
-    """The shown name of a file; Gradio names every recording ``audio.wav``."""
-    name = Path(file).name
-    return "recording" if name == "audio.wav" else name
-
-
 def _answer(thought: str, said: str, *, writing: bool) -> Shown:
     """The thought as a foldable message, then the answer."""
     shown: Shown = []
@@ -125,3 +124,29 @@ def _answer(thought: str, said: str, *, writing: bool) -> Shown:
 def _message(role: str, text: str) -> dict[str, Any]:
     """A message without image syntax: a model's text must not make the browser fetch anything."""
     return {"role": role, "content": text.replace("![", "!\\[")}
+
+
+def waveform(audio: np.ndarray, *, width: int = WIDTH, height: int = HEIGHT) -> str:
+    """(S,) in [-1, 1] -> an SVG: per point of ``width`` a line from minimum to maximum, scaled to the peak."""
+    bounds = np.linspace(0, len(audio), width + 1).astype(int)[:-1]
+    bounds = np.minimum(bounds, max(0, len(audio) - 1))
+    low, high = np.minimum.reduceat(audio, bounds), np.maximum.reduceat(audio, bounds)
+    loudest = max(float(np.abs(audio).max()), 1e-4)  # silence becomes a flat line
+    middle = height / 2
+    top, bottom = (middle - (middle - 1) * values / loudest for values in (high, low))
+    lines = "".join(
+        f"M{x}.5 {y0:.1f}V{max(y1, y0 + 1):.1f}" for x, (y0, y1) in enumerate(zip(top, bottom, strict=True))
+    )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="waveform" preserveAspectRatio="none">'
+        f'<path d="{lines}" stroke="currentColor" fill="none"/></svg>'
+    )
+
+
+def card(name: str, audio: np.ndarray, secs: float, text: str | None = None) -> str:
+    """A clip with its name, length, waveform and transcript, as HTML."""
+    said = f"<p>{html.escape(text.strip() or 'no speech')}</p>" if text is not None else ""
+    return (
+        f'<figure class="clip"><figcaption><b>{html.escape(name)}</b> <span>{secs:.1f} s</span></figcaption>'
+        f"{waveform(audio)}{said}</figure>"
+    )

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from nemo_desta.evaluation.endpoint import answer_rows_at
+from nemo_desta.evaluation.settings import EndpointSettings
 from tests.serving.serving_tools import NAME, served, tiny_model
 
 pytestmark = pytest.mark.slow  # a server in the process
@@ -46,7 +47,7 @@ def write(path, rows):
 
 def ask(server, rows, output, **more):
     settings = {"tag": "<|AUDIO|>", "sampling": SAMPLING, "progress": False, **more}
-    return answer_rows_at(f"{server.url}", NAME, rows, output, **settings)
+    return answer_rows_at(EndpointSettings(server.url, NAME), rows, output, **settings)
 
 
 def read(path):

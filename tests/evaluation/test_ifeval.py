@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.ifeval import CHECKS, Tools, check, follows, loose_variants
-from nemo_desta.evaluation.ifeval.languages import langdetect_detector, tell_language
-from nemo_desta.evaluation.ifeval.texts import split_sentences, split_words
+from nemo_desta.evaluation.ifeval.texts import langdetect_detector, split_sentences, split_words, tell_language
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "scorers"
 

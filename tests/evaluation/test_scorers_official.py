@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from nemo_desta.evaluation.consecutive_words import has_consecutive_words
 from nemo_desta.evaluation.scorers import sakura
 from nemo_desta.evaluation.scorers.air_bench_chat import average
 from nemo_desta.evaluation.scores import ItemError, score
@@ -143,8 +142,3 @@ def test_what_only_a_judge_could_say_is_refused_with_the_reason():
         score("sakura", [{"instruction": "Which? (a) dog (b) cat", "answer": "(a) dog", "response": "dog"}])
     with pytest.raises(NotImplementedError, match="strict only"):
         score("dynamic_superb", [])
-
-
-def test_the_consecutive_words_are_those_of_desta25():
-    for prediction, label, verdict in fixture("desta_consecutive_words"):
-        assert has_consecutive_words(prediction, label) == verdict, (prediction, label)

@@ -11,8 +11,7 @@ import soundfile
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.web import launch, make_page
-from nemo_desta.serving.web_picture import HEIGHT, card, waveform
-from nemo_desta.serving.web_talk import Talk
+from nemo_desta.serving.web_talk import HEIGHT, Talk, card, waveform
 from tests.serving.serving_tools import noise
 
 SHORT = {"max_new_tokens": 8, "temperature": 0.0}

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_desta.evaluation.ifeval.languages import tell_language
-from nemo_desta.evaluation.ifeval.texts import split_sentences, split_words
+from nemo_desta.evaluation.ifeval.texts import split_sentences, split_words, tell_language
 
 
 @dataclass(frozen=True)

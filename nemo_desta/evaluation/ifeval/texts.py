@@ -1,13 +1,18 @@
-"""Splits English text into sentences and words, without data files.
+"""Splits English text into sentences and words, without data files, and detects a text's language.
 
 The original uses NLTK: Punkt, whose learned abbreviations are a data file, and its word tokenizer. These are our own
 rules for the same purpose. Words of ordinary text are equal; sentences differ where only the learned list helps. With
 NLTK and its data installed, give `nltk_sentences` and `nltk_words` to `Tools`.
+
+The original uses langdetect without a seed, so its verdicts on short texts change from run to run. The default here is
+py3langid, which needs no seed; langdetect with a seed is optional.
 """
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 _TITLES = "mr mrs ms messrs dr prof rev hon gen col sgt capt lt gov sen rep st jr sr".split()
 _SHORT = (
@@ -75,3 +80,42 @@ def _ends(text: str, end: re.Match[str]) -> bool:
     if before in _NEVER or re.fullmatch(r"[^\W\d_]", before):  # titles and initials
         return False
     return after.isupper() if before in _SHORT else not after.islower()
+
+
+def tell_language(text: str) -> str | None:
+    """ISO code of the text's language by py3langid; None for a text without a letter.
+
+    Raises:
+        ImportError: py3langid is not installed.
+    """
+    if not any(char.isalpha() for char in text):
+        return None
+    # The identifier encodes the text, which fails for a lone surrogate (a broken emoji).
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return _identifier().classify(text)[0]
+
+
+def langdetect_detector(seed: int = 0) -> Callable[[str], str | None]:
+    """langdetect as in the original, but with a seed; it returns None for a text without features."""
+    try:
+        from langdetect import DetectorFactory, LangDetectException, detect
+    except ImportError as error:
+        raise ImportError("the original's language detector is langdetect: pip install langdetect") from error
+
+    def tell(text: str) -> str | None:
+        DetectorFactory.seed = seed
+        try:
+            return detect(text)
+        except LangDetectException:
+            return None
+
+    return tell
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise ImportError("language detection needs py3langid: pip install 'nemo_desta[recipes]'") from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE)

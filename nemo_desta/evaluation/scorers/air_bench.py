@@ -6,7 +6,6 @@ chat row is two numbers, the reference's and the model's. Under ``gpt-score`` th
 computes what their script computes on either file.
 """
 
-import random
 from collections.abc import Sequence
 
 from nemo_desta.evaluation.scorers import air_bench_chat as chat
@@ -15,41 +14,24 @@ from nemo_desta.evaluation.scorers.multiple_choice import letter_of, lettered_ch
 from nemo_desta.evaluation.scores import (
     Item,
     ItemError,
-    Quirk,
     Scores,
     Verdict,
     accuracy_totals,
     groups,
     name_of,
     need,
+    texts_of,
 )
 
 __all__ = ["judge_requests", "official", "parse_judgement", "strict", "with_judgements"]
 
 KEY = "response"
 FIELDS = ("task_name", "dataset_name", "task_name_dataset_name")
-QUIRKS = (
-    Quirk(
-        "first letter, or last but one",
-        "the first character decides if it is A to D, else the last but one; empty and unreadable answers leave the "
-        "denominator (fail_num)",
-        "of five answers of a kind that models give three were counted, accuracy 1.0",
-    ),
-    Quirk(
-        "a task without a readable answer",
-        "stops the official script (as does a true answer that is none of the options); here it has count 0",
-    ),
-    Quirk(
-        "items without a task",
-        "are not counted, and not failures either; nor are items that were never answered",
-        "the official inference script writes no row where a clip is missing",
-    ),
-    *chat.QUIRKS,
-)
+QUIRKS = (*texts_of(__file__)["quirks"], *chat.QUIRKS)
 
 
-def official(items: Sequence[Item], *, rng: random.Random | None = None, key: str = KEY) -> Scores:
-    """Foundation as the authors' script, chat by the judgements in the items. ``rng`` is not used: nothing is drawn.
+def official(items: Sequence[Item], *, key: str = KEY) -> Scores:
+    """Foundation as the authors' script, chat by the judgements in the items.
 
     A chat verdict says whether the model, as the second assistant, beat the reference; None without a readable
     judgement.

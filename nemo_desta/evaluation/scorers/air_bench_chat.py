@@ -4,47 +4,14 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.scorers.judged import JudgedScorer
-from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Quirk, Verdict, name_of, need
+from nemo_desta.evaluation.scorers.judged import judged_scorer
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, name_of, need, texts_of
 
 STRAIGHT, SWAPPED = "gpt-score", "gpt-score-swapped"
-TASKS = {
-    "speech_QA": "speech",
-    "speech_dialogue_QA": "speech",
-    "sound_QA": "sound",
-    "sound_generation_QA": "sound",
-    "music_QA": "music",
-    "music_generation_analysis_QA": "music",
-    "speech_and_sound_QA": "speech_and_sound",
-    "speech_and_music_QA": "speech_and_music",
-}
-QUIRKS = (
-    Quirk(
-        "random judge temperature",
-        "half of the judge's calls, drawn at random, have temperature 2.0, the others 1.0",
-        "drawn here from a generator with seed 0; our prompt states the judge's rules in our own words",
-    ),
-    Quirk(
-        "order of the columns",
-        "every row is judged in both orders; the averaging script calls column 1 'gpt4' in both files, so in the "
-        "swapped one the model's average is printed as gpt4_avg_score",
-    ),
-    Quirk(
-        "failures counted as successes",
-        "two words that are no numbers, or a number above 10, add to fail_num and to success_num",
-        "so the printed percentage is not the share of readable judgements",
-    ),
-    Quirk("unknown tasks", "a task name that the script does not know is counted for the row before"),
-)
-_RULES = (
-    "You are an exact and fair judge of answers to questions about audio. You read a detailed description of the "
-    "audio, a question, and the answers of two assistants.\n\n[Description of the audio]\n{description}\n\n"
-    "[Question]\n{question}\n\n[Answer of assistant 1]\n{first}\n[End of answer 1]\n\n"
-    "[Answer of assistant 2]\n{second}\n[End of answer 2]\n\n"
-    "Judge how helpful, relevant, accurate and complete each answer is, given question and description. Each "
-    "assistant gets a whole number from 1 to 10, more is better. Write one line with nothing but the two numbers, "
-    "assistant 1's first, with one space between them."
-)
+_TEXTS = texts_of(__file__)
+QUIRKS = _TEXTS["quirks"]
+#: Task -> group of the official averages.
+TASKS: dict[str, str] = _TEXTS["groups"]
 
 
 def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
@@ -61,7 +28,7 @@ def _request(item: Item, position: int, response: str, rng: random.Random) -> It
         answers = [need(item, "answer_gt", position), response]
         first, second = answers[::-1] if turn else answers
         description, question = need(item, "meta_info", position), need(item, "question", position)
-        text = _RULES.format(description=description, question=question, first=first, second=second)
+        text = _TEXTS["prompt"].format(description=description, question=question, first=first, second=second)
         yield JudgeAsk(position, [{"role": "user", "content": text}], temperature, 1.0, 1024, turn)
 
 
@@ -70,8 +37,7 @@ def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
     item[SWAPPED if ask.turn else STRAIGHT] = text or ""
 
 
-_JUDGED = JudgedScorer("response", _request, _put)
-judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
+judge_requests, with_judgements = judged_scorer("response", _request, _put)
 
 
 def parse_judgement(text: str) -> tuple[int, int] | None:

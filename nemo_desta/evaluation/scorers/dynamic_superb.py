@@ -6,7 +6,6 @@ An item has ``instruction``, ``label`` and, when several tasks are scored togeth
 captions) are left out and named.
 """
 
-import random
 from collections.abc import Sequence
 
 from nemo_desta.evaluation.scorers.multiple_choice import choices_of, strict_verdict
@@ -14,7 +13,7 @@ from nemo_desta.evaluation.scores import Item, Quirk, Scores, Verdict, accuracy_
 
 KEY = "response"
 FIELDS = ("task",)
-MAX_LABELS = 64
+MAX_LABELS = 64  # a task with more has open answers
 QUIRKS = (
     Quirk(
         "no official mode",
@@ -24,7 +23,7 @@ QUIRKS = (
 )
 
 
-def official(items: Sequence[Item], *, rng: random.Random | None = None) -> Scores:
+def official(items: Sequence[Item]) -> Scores:
     """Always raises NotImplementedError, with the reason."""
     raise NotImplementedError("dynamic_superb is strict only: its official scoring files could not be read")
 
@@ -37,8 +36,9 @@ def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
     verdicts: list[Verdict] = []
     unparsed, open_tasks = 0, {}
     for i, item in enumerate(items):
-        options = _options(item, i, labels[str(item.get("task"))])
-        if options is None:
+        known = labels[str(item.get("task"))]
+        options = choices_of(item, i) if "choices" in item else sorted(known)
+        if "choices" not in item and len(known) > MAX_LABELS:
             name = str(item.get("task", "the file"))
             open_tasks[name] = open_tasks.get(name, 0) + 1
             verdicts.append(None)
@@ -50,10 +50,3 @@ def strict(items: Sequence[Item], *, key: str = KEY) -> Scores:
     if open_tasks:
         totals["left_out"] = ", ".join(f"{name} ({n} items with open answers)" for name, n in open_tasks.items())
     return Scores(verdicts, totals, len(items), unparsed, groups(items, verdicts, FIELDS))
-
-
-def _options(item: Item, position: int, labels: dict[str, None]) -> list[str] | None:
-    """The item's options; None for an open task, which has more than `MAX_LABELS` labels."""
-    if "choices" in item:
-        return choices_of(item, position)
-    return sorted(labels) if len(labels) <= MAX_LABELS else None

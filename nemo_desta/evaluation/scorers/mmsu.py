@@ -3,47 +3,28 @@
 Two versions of the official script exist and differ; ``commit`` says which one a figure follows.
 """
 
-import random
 from collections.abc import Sequence
 
 from nemo_desta.evaluation.scorers.multiple_choice import letter_of, lettered_choices, strict_multiple_choice
 from nemo_desta.evaluation.scores import (
     Item,
     ItemError,
-    Quirk,
     Scores,
     Verdict,
     accuracy_totals,
     groups,
     name_of,
     tally,
+    texts_of,
 )
 
 KEY = "response"
 FIELDS = ("category", "sub-category", "task_name")
-QUIRKS = (
-    Quirk(
-        "first letter, or last but one",
-        "the first character decides if it is A to D, else the last but one",
-        "'Because ... B' is read as B, 'Certainly B.' as C, 'Answer: B.' as A, 'ZBz' as B",
-    ),
-    Quirk(
-        "unparsed answers are not counted",
-        "an answer without such a letter, or null, is not counted; an empty one is wrong",
-        "'I think it is b1' leaves the denominator; 'The answer is C' (no full stop) does, too",
-    ),
-    Quirk(
-        "the older script remembers",
-        "with commit='old' an empty answer is given the letter of the row before that had one",
-        "57.1 % against 71.4 % on the same eight rows; the order of the rows decides",
-    ),
-)
+QUIRKS = texts_of(__file__)["quirks"]
 
 
-def official(
-    items: Sequence[Item], *, rng: random.Random | None = None, commit: str = "new", key: str = KEY
-) -> Scores:
-    """As the authors' script of the newer repository (MMSU) or the older one (MMSU_Bench); ``rng`` is not used.
+def official(items: Sequence[Item], *, commit: str = "new", key: str = KEY) -> Scores:
+    """As the authors' script of the newer repository (MMSU) or the older one (MMSU_Bench).
 
     Raises:
         ItemError: with commit="old" an empty answer before any that has a letter (the official script stops there).

@@ -10,59 +10,31 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.scorers.judged import JudgedScorer
+from nemo_desta.evaluation.scorers.judged import judged_scorer
 from nemo_desta.evaluation.scorers.multiple_choice import strict_multiple_choice
-from nemo_desta.evaluation.scores import Item, JudgeAsk, Quirk, Scores, Verdict, accuracy_totals, groups, need
+from nemo_desta.evaluation.scores import (
+    Item,
+    JudgeAsk,
+    Scores,
+    Verdict,
+    accuracy_totals,
+    groups,
+    need,
+    texts_of,
+)
 
 KEY = "response"
 FIELDS = ("track", "hop", "track / hop")
-QUIRKS = (
-    Quirk(
-        "judged by a language model",
-        "gpt-4o-2024-11-20 reads question, options, true answer and response (temperature 0, top-p 0.9)",
-        "the original prompt carries no licence, so our prompt states the same rules in our own words",
-    ),
-    Quirk(
-        "an unreadable judgement is not correct",
-        "only 'correct' and 'incorrect', alone after 'Judgement:', are understood; everything else stays in the "
-        "denominator and is printed for correction by hand",
-    ),
-    Quirk("answers in official mode", "an item without a judgement, where others have one, is not correct either"),
-)
+_TEXTS = texts_of(__file__)
+QUIRKS = _TEXTS["quirks"]
 NOT_EXTRACTED = {"Explanation": "No extracted explanation", "Judgement": "No extracted judgement"}
 
 _JUDGEMENT = re.compile(r"Explanation: (.*?)\nJudgement: (.*?)(?:\n\n|$)", re.DOTALL)
 _OPTION = re.compile(r"\(([a-zA-Z])\)\s*(.+?)(?=\s*[,;.]?\s*(?:\b(?:and|or)\s+)?\([a-zA-Z]\)|\s*$)", re.DOTALL)
-_RULES = (
-    "You check answers to multiple-choice questions about an audio clip that you cannot hear. You are given the "
-    "question with its options, the true answer, and the response of a model. Compare what the response commits to "
-    "with the true answer: the option's letter, its text, or a wording of the same meaning all count as naming it. A "
-    "response is incorrect when it names another option, several options, or none. Do not answer the question "
-    "yourself. Write exactly two lines and nothing else:\n"
-    "Explanation: <one sentence>\nJudgement: <correct or incorrect>"
-)
-_EXAMPLES = (
-    (
-        "Which instrument plays? (a) violin (b) flute (c) drum (d) harp",
-        "(b) flute",
-        "I hear a wind instrument with a soft tone, so it should be the flute.",
-        "Explanation: The response settles on the flute, which is option (b).\nJudgement: correct",
-    ),
-    (
-        "How does the speaker feel? (a) calm (b) angry (c) sad (d) happy",
-        "(c) sad",
-        "The speaker could be calm or sad.",
-        "Explanation: The response names two options and settles on neither.\nJudgement: incorrect",
-    ),
-)
 
 
-def official(items: Sequence[Item], *, rng: random.Random | None = None) -> Scores:
-    """Accuracy by the judgements in the items. ``rng`` is not used: nothing is drawn.
-
-    Raises:
-        NotImplementedError: no item has a judgement.
-    """
+def official(items: Sequence[Item]) -> Scores:
+    """Accuracy by the judgements in the items. Raises NotImplementedError: no item has a judgement."""
     if items and not any("Judgement" in item for item in items):
         raise NotImplementedError("sakura is judged by a language model; no item has a 'Judgement'")
     read = [_verdict(item) for item in items]
@@ -100,10 +72,10 @@ def parse_judgement(text: str) -> dict[str, str]:
 def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
     """One request per item."""
     if "Judgement" not in item:
-        messages = [{"role": "system", "content": _RULES}]
-        for question, answer, given, verdict in _EXAMPLES:
-            messages.append({"role": "user", "content": _case(question, answer, given)})
-            messages.append({"role": "assistant", "content": verdict})
+        messages = [{"role": "system", "content": _TEXTS["rules"]}]
+        for one in _TEXTS["examples"]:
+            messages.append({"role": "user", "content": _case(one["question"], one["answer"], one["response"])})
+            messages.append({"role": "assistant", "content": one["judgement"]})
         case = _case(need(item, "instruction", position), need(item, "answer", position), response)
         yield JudgeAsk(position, [*messages, {"role": "user", "content": case}], 0.0, 0.9)
 
@@ -112,8 +84,7 @@ def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
     item.update(parse_judgement(text or ""))
 
 
-_JUDGED = JudgedScorer(KEY, _request, _put)
-judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
+judge_requests, with_judgements = judged_scorer(KEY, _request, _put)
 
 
 def _verdict(item: Item) -> Verdict:

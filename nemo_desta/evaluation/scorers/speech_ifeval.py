@@ -12,84 +12,36 @@ from typing import Any
 
 from nemo_desta.core.think_tags import without_thought
 from nemo_desta.evaluation.ifeval import Tools, item_follows
-from nemo_desta.evaluation.scorers.judged import JudgedScorer
+from nemo_desta.evaluation.scorers.judged import judged_scorer
 from nemo_desta.evaluation.scores import (
     Item,
     ItemError,
     JudgeAsk,
-    Quirk,
     Scores,
     Verdict,
     answer_of,
     name_of,
     need,
     tally,
+    texts_of,
 )
 
 KEY = "response"
 JUDGED_KEY = "eval_response"
 PARTS = ("closed", "creative", "cot")
-QUIRKS = (
-    Quirk("strict checks only", "the loose verdicts of IFEval are not computed", "the upper bound is never reported"),
-    Quirk(
-        "five rules differ from IFEval",
-        "the bullet dot and lines that start with a digit are bullets, any line break separates paragraphs, quotation "
-        "marks around a repeated prompt are ignored, upper and lower case count in any language",
-        "the 109 rows of our fixture agree; beyond them, which lines with a digit count is taken from a description",
-    ),
-    Quirk(
-        "sentences are NLTK's",
-        "Punkt's learned abbreviations decide where a sentence ends, and its data must be on the machine",
-        "our own splitter is used unless `tools` brings NLTK's: number_sentences may differ on unusual text",
-    ),
-    Quirk("keywords are patterns", "a keyword with a special character is a regular expression"),
-    Quirk("a row without response", "stops the official script; here it is an empty response, which follows none"),
-    Quirk(
-        "chains of thought are judged by a language model",
-        "gpt-4o-2024-11-20 at the default temperature; the first 'result: yes' or 'result: no' counts, and a text "
-        "without one stops the script",
-        "here such a text counts as not followed and as unparsed; the original prompt carries no licence, so ours "
-        "states the rules in our own words",
-    ),
-    Quirk(
-        "the published table disagrees with itself",
-        "DeSTA2's three parts (83.71, 91.75, 91.50) have the mean 88.99 and 89.23 is printed; the committed "
-        "judgements of Llama-3's chains of thought give 70.0 and 90.50 is printed",
-    ),
-)
-_GROUPS: dict[str, str] = {
-    "detectable_format:number_bullet_lists": "bullet_lists",
-    "length_constraints:number_words": "length_constraints",
-    "length_constraints:number_sentences": "length_constraints",
-    "length_constraints:number_paragraphs": "length_constraints",
-    "keywords:forbidden_words": "keywords",
-    "keywords:existence": "keywords",
-    "change_case:english_capital": "change_case",
-    "change_case:english_lowercase": "change_case",
-    "detectable_format:json_format": "json_format",
-    "startend:quotation": "wrapping",
-    "detectable_format:title": "wrapping",
-    "combination:repeat_prompt": "startend",
-    "startend:end_checker": "startend",
-}
+_TEXTS = texts_of(__file__)
+QUIRKS = _TEXTS["quirks"]
 _OFFICIAL_RESULT = re.compile(r"(?<=result:\s)(?:yes|no)", re.IGNORECASE)
 _CLEAR_RESULT = re.compile(r"result\W{0,6}(yes|no)\b", re.IGNORECASE)
-_RULES = (
-    "You are shown what a user asked and what a model replied. Decide whether the reply shows any reasoning: steps, "
-    "an explanation, an analysis, a problem taken apart. YES if there is anything of this kind besides the plain "
-    "answer; NO if the reply is nothing but a short or merely factual answer. Whether the answer is right does not "
-    "matter. End with one line of this form: Result: YES or Result: NO"
-)
 
 
 def official(
     items: Sequence[Item],
     *,
-    rng: random.Random | None = None,
     tools: Tools | None = None,
     reference_ifrate: float | None = None,
 ) -> Scores:
-    """The authors' rules. ``rng`` is not used: nothing is drawn.
+    """The authors' rules.
 
     Args:
         tools: for NLTK's sentence splitter in place of ours, see `ifeval.Tools`.
@@ -123,7 +75,7 @@ def _request(item: Item, position: int, response: str, rng: random.Random) -> It
     if part_of(item, position) == "cot" and JUDGED_KEY not in item:
         asked = need(item, "instruction", position)
         case = f"What the user asked:\n{asked}\n\nWhat the model replied:\n{response}"
-        messages = [{"role": "system", "content": _RULES}, {"role": "user", "content": case}]
+        messages = [{"role": "system", "content": _TEXTS["rules"]}, {"role": "user", "content": case}]
         yield JudgeAsk(position, messages, 1.0)
 
 
@@ -133,8 +85,7 @@ def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
         item[JUDGED_KEY] = text
 
 
-_JUDGED = JudgedScorer(KEY, _request, _put)
-judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
+judge_requests, with_judgements = judged_scorer(KEY, _request, _put)
 
 
 def parse_judgement(text: str) -> str | None:
@@ -194,7 +145,7 @@ def _tables(
         if pairs := followed[part]:
             by[f"{part} / category"] = _table([(kind.split(":")[0], v) for kind, v in pairs])
             by[f"{part} / kind"] = _table(pairs)
-            by[f"{part} / group"] = _table([(_GROUPS.get(kind, "other"), v) for kind, v in pairs])
+            by[f"{part} / group"] = _table([(_TEXTS["groups"].get(kind, "other"), v) for kind, v in pairs])
     return by
 
 

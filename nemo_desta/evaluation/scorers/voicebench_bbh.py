@@ -10,13 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nemo_desta.evaluation.attributes import parse_value
 from nemo_desta.evaluation.choices import choose
 from nemo_desta.evaluation.scorers.voicebench_mcq import UNKNOWN_OPTIONS
-
-TASKS = ("sports_understanding", "hyperbaton", "navigate", "web_of_lies")
+from nemo_desta.evaluation.scores import texts_of
 
 
 class Rule(NamedTuple):
@@ -36,14 +35,8 @@ _TESTS: dict[str, Callable[[str, str], bool]] = {
     "ends": lambda answer, text: answer.endswith(text),
     "matches": lambda answer, text: re.search(text, answer) is not None,
 }
-_WORDINGS = {
-    "yes": ("plausible", "tells the truth", "is telling the truth", "return to the starting point"),
-    "no": (
-        *("not plausible", "implausible", "lies", "is lying", "does not tell the truth", "is not telling the truth"),
-        *(f"{verb} return to the starting point" for verb in ("do not", "don't", "will not", "won't", "would not")),
-    ),
-}
-_METHODS = {
+#: Task -> the method of the official file.
+TASKS = {
     "sports_understanding": "extract_answer_sports",
     "hyperbaton": "extract_answer_hyperbaton",
     "navigate": "extract_answer_navigate",
@@ -52,11 +45,7 @@ _METHODS = {
 
 
 def read_bbh(response: str, item_id: str, rules: Rules) -> int | None:
-    """0 or 1; None where the official script draws a value.
-
-    Raises:
-        ValueError: the id names none of the four tasks.
-    """
+    """0 or 1; None where the official script draws a value. Raises ValueError: the id names none of the four tasks."""
     task = next((task for task in TASKS if task in item_id), None)
     if task is None:
         raise ValueError(f"the id names none of the tasks {', '.join(TASKS)}")
@@ -76,10 +65,10 @@ def official_rules(path: str | Path) -> Rules:
     """
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     methods = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    missing = [name for name in (*_METHODS.values(), "extract_answer_yn") if name not in methods]
+    missing = [name for name in (*TASKS.values(), "extract_answer_yn") if name not in methods]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; VoiceBench's src/evaluator/bbh.py is expected")
-    return {task: _chain(methods[name], methods, path) for task, name in _METHODS.items()}
+    return {task: _chain(methods[name], methods, path) for task, name in TASKS.items()}
 
 
 def read_clearly(response: str, *, lettered: bool) -> int | None:
@@ -89,7 +78,7 @@ def read_clearly(response: str, *, lettered: bool) -> int | None:
     said = choose(response, ("No", "Yes"))
     if said is not None:
         return said
-    worded = parse_value(response, ("no", "yes"), _WORDINGS)
+    worded = parse_value(response, ("no", "yes"), _TEXTS["wordings"])
     return None if worded is None else int(worded == "yes")
 
 
@@ -136,67 +125,16 @@ def _normalize(response: str) -> str:
     return " ".join(re.sub(r"[:\"\-,.\uff1a]", " ", text).split())
 
 
-def _either(*patterns: str, values: tuple[str, str] = ("no|false", "yes|true")) -> list[Rule]:
-    """Two rules per pattern: its @ is replaced by the words for 0, then by the words for 1."""
-    return [Rule("matches", p.replace("@", f"(?:{v})"), i) for p in patterns for i, v in enumerate(values)]
+def _rules_of(group: Any) -> list[Rule]:
+    """The rules of one group of voicebench_bbh.yaml."""
+    if isinstance(group, list):
+        return [Rule(*rule) for rule in group]
+    return [
+        Rule("matches", pattern.replace("@", f"(?:{words})"), value)
+        for pattern in group["patterns"]
+        for value, words in enumerate(group["words"])
+    ]
 
 
-_YES_NO = _either(
-    r"answer is @",
-    r"(?:answer|conclusion) @",
-    r"answer (?:to the question|without any modification) is @|answer is (?:without any modification|directly) @",
-    r"answer is \$?\\boxed\{(?:\\text\{)?@",
-)
-_BY_END = [Rule("starts", "no", 0), Rule("starts", "yes", 1), Rule("ends", "no", 0), Rule("ends", "yes", 1)]
-_IS_GOOD = r"(?:is|seems|appears to be|seems to be)(?: generally| likely)?(?: an?| the)? (?:plausible|possible|true)"
-OWN: Rules = {
-    "sports_understanding": [
-        *_YES_NO,
-        Rule("matches", r"(?:^|the (?:following |original )?sentence is |it s |therefore )not "
-                        r"(?:a |particularly |entirely )?(?:plausible|possible|accurate)", 0),
-        Rule("matches", r"making it (?:an )?implausible|(?:it seems|it s) unlikely|sentence (?:.+? )?is unlikely", 0),
-        Rule("contains", "making it plausible", 1),
-        Rule("contains", "the following sentence is plausible", 1),
-        Rule("matches", rf"(?:points|factors|elements|analysis|context|steps|say|say that|yes) the sentence (?:.+? )?"
-                        rf"{_IS_GOOD}", 1),
-        # The official file has the wrong number here.
-        Rule("matches", r"the sentence .+? is not plausible", 1),
-        *_BY_END,
-    ],
-    "hyperbaton": [
-        # A lone "b" counts as (a): a mistake in the official file.
-        Rule("equals", "a", 0), Rule("equals", "b", 0),
-        *_either(
-            r"(?:answer|option|sentence|order|one|options)(?: directly)? (?:is|would be|should be)"
-            r"(?: without any modification)?(?: found| provided)?(?: in)? [(\[]?(?:option |sentence )?\(?@",
-            r"final answer @",
-            r"(?:option|sentence) \(?@\)? (?:is|has|follows|uses|would be|correctly|seems to)\b.*?"
-            r"(?:correct|accurate|order|sequence|logical|match)",
-            r"in the correct order for @",
-            values=("a", "b"),
-        ),
-        *_either(r"(?:typical order is|order is in) the @ option", values=("first", "second")),
-        *(Rule("starts", f"{letter}{end}", i) for end in " )" for i, letter in enumerate("ab")),
-    ],
-    "navigate": [
-        *_YES_NO,
-        Rule("matches", r"you (?:do not|cannot|will not) return to the starting point|(?:did|does) not return "
-                        r"(?:us )?to the|you are not (?:back |facing )?(?:at )?the starting point", 0),
-        Rule("matches", r"you return to the starting point|(?:you|we) end up back at the starting point|"
-                        r"we (?:are (?:now )?back at|have now returned to) the starting point|"
-                        r"indeed (?:returns?|bring) (?:us |you )?(?:back )?to the starting point", 1),
-        *_BY_END,
-    ],
-    "web_of_lies": [
-        *_YES_NO,
-        Rule("matches", r"answer is .+? (?:tells a lie|lies|says lie|(?:does|did) not tell the truth)", 0),
-        Rule("matches", r"answer is .+? (?:tells|does tell) the truth", 1),
-        *_either(r"answer to the question .+? is @", values=("no", "yes")),
-        Rule("matches", r"(?:does not tell the truth|cannot be telling the truth|is lying|tells the lie)$", 0),
-        Rule("matches", r"(?:is also telling|must be telling|tells) the truth$", 1),
-        # As in the official file, although "must be lying" means no.
-        Rule("ends", "must be lying", 1),
-        Rule("ends", "lies", 0),
-        *_BY_END,
-    ],
-}  # fmt: skip
+_TEXTS = texts_of(__file__)
+OWN: Rules = {task: [r for group in groups for r in _rules_of(group)] for task, groups in _TEXTS["tasks"].items()}

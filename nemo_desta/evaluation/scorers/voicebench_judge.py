@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from nemo_desta.evaluation.scorers.judged import JudgedScorer
-from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, name_of, need
+from nemo_desta.evaluation.scorers.judged import judged_scorer
+from nemo_desta.evaluation.scores import Item, ItemError, JudgeAsk, Verdict, name_of, need, texts_of
 
 #: The rows of one subset: (position, item, response).
 Rows = list[tuple[int, Item, str]]
@@ -19,21 +19,7 @@ OPEN = ("alpacaeval", "alpacaeval_full", "commoneval", "wildvoice")
 QA = ("sd-qa",)
 DRAWS = 3
 _TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS = 0.5, 0.95, 1024
-_OPEN_RULES = (
-    "A user speaks to a voice assistant. Below are the transcript of what the user said and of what the assistant "
-    "answered. Rate the answer with one whole number from 1 to 5.\n"
-    "1: it misses what the user wants, or is wrong for the most part.\n"
-    "2: it touches what the user wants but is inexact, incomplete, or full of things that nobody asked for.\n"
-    "3: it is mostly right and to the point but long-winded or with needless details.\n"
-    "4: it is right, to the point and short.\n"
-    "5: it could not be better: exactly what the user needs, said well.\n\n"
-    "[The user said]\n{prompt}\n\n[The assistant answered]\n{response}\n\n"
-    "Write the number and nothing else."
-)
-_QA_RULES = (
-    "[Question]\n{prompt}\n\n[True answer]\n{reference}\n\n[Given answer]\n{response}\n\n"
-    "Going by the question and the true answer, is the given answer right? Write Yes or No and nothing else."
-)
+_TEXTS = texts_of(__file__)
 
 
 def _request(item: Item, position: int, response: str, rng: random.Random) -> Iterator[JudgeAsk]:
@@ -44,7 +30,7 @@ def _request(item: Item, position: int, response: str, rng: random.Random) -> It
     fields = {"prompt": need(item, "prompt", position), "response": response}
     if subset in QA:
         fields["reference"] = need(item, "reference", position)
-    messages = [{"role": "user", "content": (_QA_RULES if subset in QA else _OPEN_RULES).format(**fields)}]
+    messages = [{"role": "user", "content": _TEXTS["qa" if subset in QA else "open"].format(**fields)}]
     for turn in range(DRAWS):
         yield JudgeAsk(position, messages, _TEMPERATURE, _TOP_P, _MAX_NEW_TOKENS, turn)
 
@@ -55,8 +41,7 @@ def _put(item: dict[str, Any], ask: JudgeAsk, text: str | None) -> None:
         item.setdefault("score", []).append(text)
 
 
-_JUDGED = JudgedScorer("response", _request, _put)
-judge_requests, with_judgements = _JUDGED.judge_requests, _JUDGED.with_judgements
+judge_requests, with_judgements = judged_scorer("response", _request, _put)
 
 
 def parse_judgement(text: str) -> float | str | None:
