@@ -64,13 +64,10 @@ class AnswerFile:
                 decided = {key: settings[key] for key in kept if key in settings}
                 self.settings = {key: value for key, value in self.settings.items() if key not in kept} | decided
             if settings != self.settings:
+                pairs = {key: (settings.get(key), self.settings.get(key)) for key in {**settings, **self.settings}}
+                found = [f"{key} (there: {old!r}, now: {new!r})" for key, (old, new) in pairs.items() if old != new]
                 raise ConfigError(
-                    f"{self.path} holds answers of other settings: {_difference(settings, self.settings)}. Give "
-                    "the same settings to resume, or another output"
+                    f"{self.path} holds answers of other settings: {'; '.join(found)}. Give the same settings to "
+                    "resume, or another output"
                 )
             self.done.add(row_id)
-
-
-def _difference(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [key for key in {**there, **now} if there.get(key) != now.get(key)]
-    return "; ".join(f"{key} (there: {there.get(key)!r}, now: {now.get(key)!r})" for key in keys)

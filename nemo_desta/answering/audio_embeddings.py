@@ -32,24 +32,12 @@ class ChatModel(Protocol):
     generation_config: GenerationConfig
     audio_locator_tag: str
     prompts: PromptBuilder
-
-    @property
-    def sampling_rate(self) -> int: ...
-
-    @property
-    def context_length(self) -> int | None: ...
-
-    @property
-    def audio_cache(self) -> AudioCache: ...
-
-    @property
-    def embed_tokens(self) -> nn.Module: ...
-
-    @property
-    def perception(self) -> nn.Module: ...
-
-    @property
-    def transcriber(self) -> Transcriber: ...
+    sampling_rate: int
+    context_length: int | None
+    audio_cache: AudioCache
+    embed_tokens: nn.Module
+    perception: nn.Module
+    transcriber: Transcriber
 
     def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]: ...
 

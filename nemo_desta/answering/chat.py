@@ -172,19 +172,11 @@ def _prepare_all(
     sampling = resolve_sampling(model.generation_config, **generation)
     if transcript == "whisper" and transcriber is None:
         transcriber = model.transcriber
+    texts = {"transcript": transcript, "transcriber": transcriber}
     chats = []
     for i, conversation in enumerate([messages] if single else messages):
         try:
-            chats.append(
-                prepare(
-                    model,
-                    conversation,
-                    sampling,
-                    transcript=transcript,
-                    transcriber=transcriber,
-                    context=model.context_length,
-                )
-            )
+            chats.append(prepare(model, conversation, sampling, context=model.context_length, **texts))
         except RowError as error:  # AudioError, too
             where = "" if single else f"conversation {i + 1}: "
             raise type(error)(error.reason, f"{where}{error}") from error

@@ -54,7 +54,10 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
     while isinstance(source, Mapping):
         check_keys(source, KNOWN_KEYS, name)
         given = {key: source.get(key) if value is None else value for key, value in given.items()}
-        source = _sound(source, name)
+        found = [key for key in SOUND_KEYS if source.get(key) is not None]
+        if len(found) > 1:
+            raise ConfigError(f"{name} has both '{found[0]}' and '{found[1]}'; give one of them")
+        source = source[found[0]] if found else source.get("path")
     text, duration, rate = given["text"], given["duration"], given["sampling_rate"]
     if not isinstance(text, str | None):
         raise TypeError(f"{name}: 'text' must be a transcript, found {text!r:.80}")
@@ -64,13 +67,6 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
         check_rate(rate, name)
     audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, duration)
     return Clip(audio, text, hashlib.sha256(audio.tobytes()).hexdigest())
-
-
-def _sound(mapping: Mapping[str, Any], name: str) -> Any:
-    found = [key for key in SOUND_KEYS if mapping.get(key) is not None]
-    if len(found) > 1:
-        raise ConfigError(f"{name} has both '{found[0]}' and '{found[1]}'; give one of them")
-    return mapping[found[0]] if found else mapping.get("path")
 
 
 def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: float | None) -> np.ndarray:
@@ -92,7 +88,13 @@ def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: 
             decoded = source.get_all_samples()
         samples, rate = decoded.data.T.numpy(), decoded.sample_rate  # (channels, S) -> (S, channels)
     else:
-        samples = _channels_last(_array(source, name), name)
+        samples = _array(source, name)
+        if samples.ndim not in (1, 2):
+            raise AudioError("corrupt", f"{name} has shape {samples.shape}; samples are (S,) or (S, channels)")
+        if samples.ndim == 1:
+            samples = samples[:, None]
+        elif samples.shape[0] < samples.shape[1]:
+            samples = samples.T
     if fault := duration_fault(len(samples) / rate, duration):
         raise AudioError("wrong_duration", f"{name} is {fault}")
     return to_clip(samples, rate, sampling_rate, name)
@@ -115,12 +117,3 @@ def _array(source: Any, name: str) -> np.ndarray:
             f"{name} is a {type(source).__name__}; it must be a path, bytes, a file or an array of samples"
         )
     return source
-
-
-def _channels_last(samples: np.ndarray, name: str) -> np.ndarray:
-    """(S,), (S, channels) or (channels, S) -> (S, channels)."""
-    if samples.ndim not in (1, 2):
-        raise AudioError("corrupt", f"{name} has shape {samples.shape}; samples are (S,) or (S, channels)")
-    if samples.ndim == 1:
-        return samples[:, None]
-    return samples.T if samples.shape[0] < samples.shape[1] else samples

@@ -86,7 +86,8 @@ class Decoder:
                 new.keys = torch.cat([_widen(old.keys, width), _widen(new.keys, width)])
                 new.values = torch.cat([_widen(old.values, width), _widen(new.values, width)])
             logits = torch.cat([self._logits, logits])
-            attention_mask = torch.cat([_widen_mask(self._mask, width), _widen_mask(attention_mask, width)])
+            masks = (pad(mask, (width - mask.shape[1], 0)) for mask in (self._mask, attention_mask))
+            attention_mask = torch.cat(list(masks))
         self._cache, self._mask, self._logits = cache, attention_mask, logits
         new = [Running(next(self._keys), Drawer(sampling)) for sampling in samplings]
         self.rows += new
@@ -168,7 +169,3 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def _widen(cached: Tensor, width: int) -> Tensor:
     """(B, heads, T, width of a head) -> T = ``width``, zeros on the left."""
     return pad(cached, (0, 0, width - cached.shape[2], 0))
-
-
-def _widen_mask(mask: Tensor, width: int) -> Tensor:
-    return pad(mask, (width - mask.shape[1], 0), value=False)

@@ -20,14 +20,7 @@ from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
 from nemo_desta.answering.audio_embeddings import ChatModel
-from nemo_desta.answering.engine import (
-    ChatEngine,
-    ContextExceeded,
-    Delta,
-    PreparedChat,
-    check_transcript,
-    prepare,
-)
+from nemo_desta.answering.engine import ChatEngine, ContextExceeded, Delta, PreparedChat, check_transcript, prepare
 from nemo_desta.answering.row_requests import RowRequest, RowRequests
 from nemo_desta.answering.sampling import resolve_sampling
 from nemo_desta.data.audio_io import AudioRoots
@@ -136,22 +129,15 @@ def answer_rows(
     if DATE in file.settings:
         model.prompts.freeze_date(datetime.fromisoformat(file.settings[DATE]))
     engine = engine or ChatEngine(model, max_batch_size=max_batch_size)
-    batch = _Batch(model, index, file, roots, look_ahead, system, strict_keys)
+    batch = _Batch(model, index, file, roots, look_ahead, system=system, strict_keys=strict_keys)
     bar = tqdm(total=len(index), desc="rows", unit="row", disable=not progress, smoothing=0.05)
     try:
-        transcriber = model.transcriber if transcript == "whisper" else None
+        texts = {"transcript": transcript, "transcriber": model.transcriber if transcript == "whisper" else None}
 
         def load(request: RowRequest) -> PreparedChat:
             with row_guard():
                 try:
-                    return prepare(
-                        model,
-                        request.messages,
-                        drawn,
-                        transcript=transcript,
-                        transcriber=transcriber,
-                        context=model.context_length,
-                    )
+                    return prepare(model, request.messages, drawn, context=model.context_length, **texts)
                 except ContextExceeded as error:
                     raise RowError("too_long", str(error)) from error
 
@@ -171,21 +157,12 @@ def answer_rows(
 
 class _Batch:
     def __init__(
-        self,
-        model: ChatModel,
-        index: JsonlIndex,
-        file: AnswerFile,
-        roots: AudioRoots,
-        look_ahead: int,
-        system: str | None,
-        strict_keys: bool | None,
+        self, model: ChatModel, index: JsonlIndex, file: AnswerFile, roots: AudioRoots, look_ahead: int, **rules: Any
     ) -> None:
         self.model = model
         self.file = file
         self.look_ahead = max(1, look_ahead)
-        self.requests = RowRequests(
-            index, model, roots, done=file.done, reject=self._reject, system=system, strict_keys=strict_keys
-        )
+        self.requests = RowRequests(index, model, roots, done=file.done, reject=self._reject, **rules)
         self._summary = BatchSummary(file.path, file.rejected)
         self._alone = 0  # rows at the head of the queue that failed in a batch, and are retried alone
         self._failures_in_a_row = 0
@@ -221,11 +198,7 @@ class _Batch:
         yield
 
     def _join(
-        self,
-        engine: ChatEngine,
-        waiting: deque[_Loaded],
-        running: dict[int, _Running],
-        max_batch_tokens: int,
+        self, engine: ChatEngine, waiting: deque[_Loaded], running: dict[int, _Running], max_batch_tokens: int
     ) -> None:
         """Add loaded rows to the engine, as many as its limits of rows and positions allow."""
         if self._alone and running:

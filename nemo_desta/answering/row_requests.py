@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from nemo_desta.answering.audio_embeddings import ChatModel
@@ -28,6 +29,7 @@ class RowRequest(NamedTuple):
     cost: int
 
 
+@dataclass(eq=False)
 class RowRequests:
     """The rows of an index that have no answer yet, in order.
 
@@ -36,27 +38,20 @@ class RowRequests:
         system, strict_keys: as in `answer_rows`.
     """
 
-    def __init__(
-        self,
-        index: JsonlIndex,
-        model: ChatModel,
-        roots: AudioRoots,
-        *,
-        done: Container[str],
-        reject: Callable[[str | None, str, RowError], None],
-        system: str | None = None,
-        strict_keys: bool | None = None,
-    ) -> None:
-        self.index = index
-        self.model = model
-        self.roots = roots
-        self.done = done
-        self.reject = reject
-        self.system = system
+    index: JsonlIndex
+    model: ChatModel
+    roots: AudioRoots
+    _: KW_ONLY
+    done: Container[str]
+    reject: Callable[[str | None, str, RowError], None]
+    system: str | None = None
+    strict_keys: bool | None = None
+
+    def __post_init__(self) -> None:
         self.num_before = 0  # rows read that have an answer
         self._seen: set[str] = set()
-        role = model.prompts.audio_role
-        self._keys = {form: KeyTally(RowRules(strict_keys, role, read)) for form, read in _READ.items()}
+        role = self.model.prompts.audio_role
+        self._keys = {form: KeyTally(RowRules(self.strict_keys, role, read)) for form, read in _READ.items()}
 
     @property
     def unknown_keys(self) -> str:
@@ -69,7 +64,11 @@ class RowRequests:
             try:
                 with row_guard():
                     row = load_object(self.index.line(i))
-                    name = self._name(row_id(row))
+                    own = row_id(row)
+                    # questions about one clip may share an id: a repeated one becomes id#2, id#3
+                    names = itertools.chain([own], (f"{own}#{n}" for n in itertools.count(2)))
+                    name = next(one for one in names if one not in self._seen)
+                    self._seen.add(name)
                     if name in self.done:
                         self.num_before += 1
                         continue
@@ -81,13 +80,6 @@ class RowRequests:
                 self.reject(name, where, error)
                 continue
             yield request
-
-    def _name(self, row_id: str) -> str:
-        """The name of an answer: its row's id, with ``#2``, ``#3`` if the id repeats (questions about one clip)."""
-        names = itertools.chain([row_id], (f"{row_id}#{n}" for n in itertools.count(2)))
-        name = next(name for name in names if name not in self._seen)
-        self._seen.add(name)
-        return name
 
     def _resolve(self, messages: Iterable[Mapping[str, Any]], row: Mapping[str, Any]) -> tuple[list[dict], int]:
         """The messages with real files as audios, and their estimated positions."""

@@ -156,7 +156,4 @@ class _Detokenizer:
 
 def _partial(text: str, tag: str) -> int:
     """Number of characters at the end of ``text`` that may be the start of ``tag``."""
-    for length in range(min(len(tag) - 1, len(text)), 0, -1):
-        if text.endswith(tag[:length]):
-            return length
-    return 0
+    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)

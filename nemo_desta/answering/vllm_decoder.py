@@ -143,15 +143,9 @@ class VLLMDecoder:
 
 def vllm_sampling(sampling: Sampling) -> dict[str, Any]:
     """The arguments of ``vllm.SamplingParams`` that a `Sampling` stands for."""
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k or -1,  # all tokens, in old versions and new ones
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "seed": sampling.seed,
-        "max_tokens": sampling.max_new_tokens,
-    }
+    same = {key: getattr(sampling, key) for key in ("temperature", "top_p", "min_p", "repetition_penalty", "seed")}
+    # top_k -1: all tokens, in old versions and new ones
+    return {**same, "top_k": sampling.top_k or -1, "max_tokens": sampling.max_new_tokens}
 
 
 def vllm_chat_engine(

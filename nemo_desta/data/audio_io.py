@@ -15,7 +15,6 @@ import soxr
 from nemo_desta.data.audio_decoding import (
     AudioError,
     AudioFile,
-    TarSlice,
     UnknownFormat,
     audio_guard,
     check_rate,
@@ -23,19 +22,8 @@ from nemo_desta.data.audio_decoding import (
     longest,
     open_sound,
 )
+from nemo_desta.data.audio_decoding import TarSlice as TarSlice
 from nemo_desta.data.levels import in_range, mixed
-
-__all__ = [
-    "AudioError",
-    "AudioFile",
-    "AudioRoots",
-    "TarSlice",
-    "count_samples",
-    "load_audio",
-    "normalize_level",
-    "read_audio",
-    "to_clip",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +62,11 @@ class AudioRoots:
         for candidate in (wanted, wanted.with_suffix(".wav")) if replaced else (wanted,):
             real = Path(os.path.realpath(candidate))
             if not any(real.is_relative_to(folder) for folder in self.roots.values()):
+                listed = ", ".join(f"{name}={folder}" for name, folder in self.roots.items())
                 raise AudioError(
                     "outside_root",
-                    f"'{path}' leads to {real}, outside every audio root ({self._listed()}); "
-                    "move the file or add its folder to data.audio_roots",
+                    f"'{path}' leads to {real}, outside every audio root ({listed}); move the file or add its folder "
+                    "to data.audio_roots",
                 )
             if os.path.isfile(real):
                 if candidate is not wanted and not self._said:
@@ -85,9 +74,6 @@ class AudioRoots:
                     logger.warning("'%s' is missing, %s is used instead; the same applies to other files", path, real)
                 return real
         raise AudioError("not_found", f"no file '{path}' under audio root '{name}' ({self.roots[name]})")
-
-    def _listed(self) -> str:
-        return ", ".join(f"{name}={folder}" for name, folder in self.roots.items())
 
 
 def load_audio(

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ class TooManyBadRows(RuntimeError):
     """The share of bad rows is above the limit: something is wrong with the data or its paths."""
 
 
+@dataclass(eq=False)
 class BadRowLog:
     """Runs in the main process of one rank and receives the batches that a step consumed.
 
@@ -24,18 +26,14 @@ class BadRowLog:
         quiet: only count, because another process with the same batches logs them.
     """
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        max_share: float = 0.05,
-        min_bad_rows: int = 20,
-        quiet: bool = False,
-    ) -> None:
-        self.path = Path(path) if path is not None else None
-        self.quiet = quiet
-        self.max_share = max_share
-        self.min_bad_rows = min_bad_rows
+    path: str | Path | None = None
+    _: KW_ONLY
+    max_share: float = 0.05
+    min_bad_rows: int = 20
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path) if self.path is not None else None
         self.num_rows = 0  # rows seen, good and bad, in all epochs
         self.num_bad = 0
         self.reasons: Counter[str] = Counter()  # of different rows

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class RowRef(NamedTuple):
     index: int
 
 
+@dataclass(eq=False)
 class RowCosts:
     """Tokens of a row, cached after the first computation (4 bytes per row).
 
@@ -43,30 +45,22 @@ class RowCosts:
             measured on rows of each source; "auto" estimates from `ESTIMATE_FROM` rows (every rank plans all batches).
     """
 
-    def __init__(
-        self,
-        sources: Sequence[RowSource],
-        prompts: PromptBuilder,
-        num_audio_tokens: Callable[[int], int],
-        *,
-        sampling_rate: int,
-        max_row_tokens: int,
-        max_target_tokens: int | None = None,
-        text_tokens: str = "auto",
-    ) -> None:
-        self.sources = sources
-        self.prompts = prompts
-        self.num_audio_tokens = num_audio_tokens
-        self.sampling_rate = sampling_rate
-        self.max_row_tokens = max_row_tokens
-        self.max_target_tokens = max_target_tokens
-        self._known = [np.zeros(len(source), dtype=np.int32) for source in sources]
-        if text_tokens == "auto":
-            text_tokens = "estimate" if sum(map(len, sources)) >= ESTIMATE_FROM else "exact"
-        self._chars_per_token = self._calibrate() if text_tokens == "estimate" else None
+    sources: Sequence[RowSource]
+    prompts: PromptBuilder
+    num_audio_tokens: Callable[[int], int]
+    _: KW_ONLY
+    sampling_rate: int
+    max_row_tokens: int
+    max_target_tokens: int | None = None
+    text_tokens: str = "auto"
+
+    def __post_init__(self) -> None:
+        self._known = [np.zeros(len(source), dtype=np.int32) for source in self.sources]
+        many = self.text_tokens == "auto" and sum(map(len, self.sources)) >= ESTIMATE_FROM
+        self._chars_per_token = self._calibrate() if many or self.text_tokens == "estimate" else None
         self._warned: set[str] = set()
-        self._keys = [KeyTally(source.rules) for source in sources]
-        self._asked = [0] * len(sources)
+        self._keys = [KeyTally(source.rules) for source in self.sources]
+        self._asked = [0] * len(self.sources)
 
     def tokens(self, ref: RowRef) -> int:
         """Number of LLM positions of the row.
@@ -93,7 +87,8 @@ class RowCosts:
             check_target(example, self.max_target_tokens)
             text = len(example.ids) - len(example.audios)
         else:
-            text = self._estimate(row)
+            chars, overhead = _text_size(row)
+            text = overhead + math.ceil(chars / self._chars_per_token)
         if audio + text > self.max_row_tokens:
             raise RowError(
                 "too_long",
@@ -115,10 +110,6 @@ class RowCosts:
                 source.name,
             )
         return [count_samples(file, self.sampling_rate) for file in source.audio_files(index, row)]
-
-    def _estimate(self, row: Row) -> int:
-        chars, overhead = _text_size(row)
-        return overhead + math.ceil(chars / self._chars_per_token)
 
     def _calibrate(self) -> float:
         """The 10 % quantile of characters per token, so that estimates tend to be too high."""

@@ -79,7 +79,10 @@ class DestaDataModule(LightningDataModule):
     @property
     def position(self) -> tuple[int, int]:
         """(epoch, batches of it that are done): where training resumes."""
-        return _after(self._in_step) if self._in_step is not None and self._step_is_done() else self._next
+        if self._in_step is None:
+            return self._next
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return _after(self._in_step) if progress.processed == progress.ready else self._next
 
     def train_dataloader(self) -> PlanLoader:
         if self.settings.train is None:
@@ -184,10 +187,6 @@ class DestaDataModule(LightningDataModule):
         found = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         return (found["rank"], found["num_replicas"]) if found else (0, 1)
 
-    def _step_is_done(self) -> bool:
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.processed == progress.ready
-
     def _adopt_position(self, plan: BatchPlan) -> None:
         """Apply the loaded position. If it belongs to another plan, plan the rest of its epoch again."""
         saved, self._saved_plan = self._saved_plan, None
@@ -219,18 +218,17 @@ class DestaDataModule(LightningDataModule):
                     self._next[1],
                     epoch,
                 )
-        plan.begun = (epoch, [_begun(item) for item in self._begun if item["epoch"] == epoch])
+        known = [field.name for field in fields(PlanSettings)]
+        begun = []
+        for item in (item for item in self._begun if item["epoch"] == epoch):
+            settings = PlanSettings(**{key: item["plan"][key] for key in known if key in item["plan"]})
+            begun.append(Begun(settings, item["plan"]["num_ranks"], item["steps"]))
+        plan.begun = (epoch, begun)
 
 
 def _after(position: tuple[int, int, bool]) -> tuple[int, int]:
     epoch, number, is_last = position
     return (epoch + 1, 0) if is_last else (epoch, number + 1)
-
-
-def _begun(item: Mapping[str, Any]) -> Begun:
-    known = {field.name for field in fields(PlanSettings)}
-    settings = PlanSettings(**{key: value for key, value in item["plan"].items() if key in known})
-    return Begun(settings, item["plan"]["num_ranks"], item["steps"])
 
 
 def _fingerprint(plan: BatchPlan) -> dict[str, Any]:

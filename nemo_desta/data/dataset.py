@@ -4,6 +4,7 @@ Letters: B rows, L text positions, A clips of all rows, S samples.
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class LoadedRow(NamedTuple):
     clips: list[np.ndarray]
 
 
+@dataclass(eq=False)
 class RowDataset(Dataset[Batch]):
     """Maps a `PlannedBatch` to a batch.
 
@@ -45,20 +47,12 @@ class RowDataset(Dataset[Batch]):
         seed: for transcript dropout and noise in training; None for validation (transcripts unchanged).
     """
 
-    def __init__(
-        self,
-        sources: Sequence[RowSource],
-        prompts: PromptBuilder,
-        *,
-        sampling_rate: int,
-        max_target_tokens: int | None = None,
-        seed: int | None = None,
-    ) -> None:
-        self.sources = sources
-        self.prompts = prompts
-        self.sampling_rate = sampling_rate
-        self.max_target_tokens = max_target_tokens
-        self.seed = seed
+    sources: Sequence[RowSource]
+    prompts: PromptBuilder
+    _: KW_ONLY
+    sampling_rate: int
+    max_target_tokens: int | None = None
+    seed: int | None = None
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         loaded, bad_rows = [], list(planned.bad_rows)

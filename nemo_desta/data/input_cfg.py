@@ -8,7 +8,7 @@ import logging
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
 
 from lhotse import CutSet, Recording
 from lhotse.dataset.dataloading import resolve_seed
@@ -46,6 +46,7 @@ def read_desta(config: DictConfig) -> tuple[CutSet, bool]:
     return (cuts if finite else cuts.repeat(preserve_id=True)), True
 
 
+@dataclass(eq=False)
 class DestaConversations:
     """Rows as conversations, the row itself under ``custom["row"]``. A bad row is logged and skipped.
 
@@ -53,21 +54,13 @@ class DestaConversations:
         seed: as NeMo's ``shard_seed``: a number, "trng" or "randomized"; read when an iteration starts, in the worker.
     """
 
-    def __init__(
-        self,
-        source: RowSource,
-        *,
-        audio_locator_tag: str,
-        token_equivalent_duration: float | None,
-        shuffle: bool,
-        seed: int | str,
-    ) -> None:
-        self.source = source
-        self.audio_locator_tag = audio_locator_tag
-        self.token_equivalent_duration = token_equivalent_duration
-        self.shuffle = shuffle
-        self.seed = seed
-        self._passes = 0
+    source: RowSource
+    _: KW_ONLY
+    audio_locator_tag: str
+    token_equivalent_duration: float | None
+    shuffle: bool
+    seed: int | str
+    _passes: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -94,14 +87,12 @@ class DestaConversations:
             pieces = re.split(f"{mark}([0-9]+){mark}", message["content"])
             for order, piece in enumerate(pieces):
                 if order % 2:
-                    cut = _recording(files[int(piece)], f"{row['id']}-{piece}").to_cut()
+                    file, name = files[int(piece)], f"{row['id']}-{piece}"
+                    is_slice = isinstance(file, TarSlice)
+                    audio = Recording.from_bytes(file.read(), name) if is_slice else Recording.from_file(file, name)
                     text = audios[int(piece)].get("text")
-                    turns.append(AudioTurn(cut, message["role"], self.audio_locator_tag, text))
+                    turns.append(AudioTurn(audio.to_cut(), message["role"], self.audio_locator_tag, text))
                 elif piece.strip():
                     turns.append(TextTurn(piece.strip(), message["role"]))
         turns.append(TextTurn(row["response"], "assistant"))
         return NeMoMultimodalConversation(row["id"], turns, self.token_equivalent_duration, custom={"row": row})
-
-
-def _recording(file: AudioFile, name: str) -> Any:
-    return Recording.from_bytes(file.read(), name) if isinstance(file, TarSlice) else Recording.from_file(file, name)

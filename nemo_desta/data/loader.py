@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from nemo_desta.data.dataset import Batch, RowDataset
 from nemo_desta.data.sampler import BatchPlan
 
 
+@dataclass(eq=False)
 class PlanLoader:
     """Batches of one epoch per ``iter()``, which calls ``position`` for its start.
 
@@ -21,20 +23,14 @@ class PlanLoader:
         position: returns (epoch, first batch) when an iteration starts.
     """
 
-    def __init__(
-        self,
-        plan: BatchPlan,
-        dataset: RowDataset,
-        *,
-        position: Callable[[], tuple[int, int]],
-        num_workers: int = 0,
-        prefetch_factor: int = 2,
-    ) -> None:
-        self.plan = plan
-        self.dataset = dataset
-        self.position = position
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
+    plan: BatchPlan
+    dataset: RowDataset
+    _: KW_ONLY
+    position: Callable[[], tuple[int, int]]
+    num_workers: int = 0
+    prefetch_factor: int = 2
+
+    def __post_init__(self) -> None:
         self._iterator: Iterator[Batch] | None = None  # Lightning shuts down the workers of an attribute of this name
 
     def __iter__(self) -> Iterator[Batch]:

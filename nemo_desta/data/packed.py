@@ -8,6 +8,7 @@ import gzip
 import tempfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +36,7 @@ def open_plain(path: Path) -> BinaryIO:
     start = file.read(4)
     file.seek(0)
     if start.startswith(_GZIP):
-        blocks = _gzip_blocks(file)
+        blocks = iter(partial(gzip.GzipFile(fileobj=file).read, _BLOCK), b"")
     elif start == _ZSTD or start[1:] == _ZSTD_SKIPPABLE:
         blocks = zstd_blocks(file)
     else:
@@ -69,12 +70,6 @@ def _spooled(blocks: Iterator[bytes], path: Path) -> BinaryIO:
 
 class Damaged(ValueError):
     """A file that is not zstd data, or is truncated."""
-
-
-def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=file) as stream:
-        while block := stream.read(_BLOCK):
-            yield block
 
 
 def zstd_blocks(file: BinaryIO) -> Iterator[bytes]:

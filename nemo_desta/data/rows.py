@@ -13,6 +13,7 @@ import json
 import os
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,8 +33,7 @@ def read_rows(paths: str | Path | Iterable[str | Path]) -> Iterator[Row]:
         RowError: the first bad row, named by file and line. FileNotFoundError: a pattern without files.
     """
     index = JsonlIndex(paths)
-    for i in range(len(index)):
-        yield index.row(i)
+    yield from map(index.row, range(len(index)))
 
 
 def parse_row(line: bytes | str, where: str, rules: RowRules = TRAINING) -> Row:
@@ -162,11 +162,7 @@ class JsonlIndex:
     def _file_of(self, i: int) -> int:
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        low, high = 0, len(self.paths) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._starts[middle] <= i else (low, middle - 1)
-        return low
+        return bisect_right(self._starts, i, hi=len(self.paths)) - 1
 
     def _scan(self, file: int) -> None:
         """Find the lines, at most a megabyte at a time, so that a file without line ends does not fill the memory."""

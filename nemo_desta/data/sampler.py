@@ -6,7 +6,7 @@ number of ranks or other settings, the rest of the epoch is planned again, witho
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ class Begun(NamedTuple):
     steps: int
 
 
+@dataclass(eq=False)
 class BatchPlan:
     """Batches of every epoch for one of ``num_ranks`` data-parallel ranks.
 
@@ -66,25 +67,17 @@ class BatchPlan:
         begun: an epoch and what earlier plans of it have given, in their order; its rows are left out of the rest.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[WeightedSource],
-        tokens: Callable[[RowRef], int],
-        settings: PlanSettings,
-        *,
-        rank: int = 0,
-        num_ranks: int = 1,
-        begun: tuple[int, Sequence[Begun]] = (0, ()),
-    ) -> None:
-        self.sources = sources
-        self.tokens = tokens
-        self.settings = settings
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.begun = begun
-        sizes = [len(weighted.source) for weighted in sources]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        if empty := [weighted.source.name for weighted in sources if len(weighted.source) == 0]:
+    sources: Sequence[WeightedSource]
+    tokens: Callable[[RowRef], int]
+    settings: PlanSettings
+    _: KW_ONLY
+    rank: int = 0
+    num_ranks: int = 1
+    begun: tuple[int, Sequence[Begun]] = (0, ())
+
+    def __post_init__(self) -> None:
+        self._starts = np.cumsum([0, *(len(weighted.source) for weighted in self.sources)])
+        if empty := [weighted.source.name for weighted in self.sources if len(weighted.source) == 0]:
             raise ValueError(f"no rows in {', '.join(empty)}")
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[PlannedBatch]:
@@ -138,7 +131,8 @@ class BatchPlan:
         last_step: list[list[RowRef]] | None = None
         for pool, first in enumerate(range(0, len(order), size)):
             for row_number in order[first : first + size]:
-                ref = self._ref(int(row_number))
+                number = int(np.searchsorted(self._starts, row_number, side="right")) - 1
+                ref = RowRef(number, int(row_number - self._starts[number]))
                 try:
                     with row_guard():
                         waiting.append((self.tokens(ref), ref))
@@ -184,7 +178,10 @@ class BatchPlan:
     def _draw(self, number: int, epoch: int) -> np.ndarray:
         """The epoch's rows of one weighted source: the next window of endless reshuffled passes."""
         size = len(self.sources[number].source)
-        quota = self._quota(number)
+        total = self.settings.rows_per_epoch or int(self._starts[-1])
+        shares = np.cumsum([0.0, *(weighted.share for weighted in self.sources)])
+        ends = np.round(shares / shares[-1] * total).astype(np.int64)  # all quotas sum to the epoch
+        quota = int(ends[number + 1] - ends[number])
         positions = np.arange(epoch * quota, (epoch + 1) * quota)
         drawn = np.empty(quota, dtype=np.int64)
         for turn in np.unique(positions // size):
@@ -194,17 +191,6 @@ class BatchPlan:
             )
             drawn[chosen] = shuffled[positions[chosen] % size]
         return drawn + self._starts[number]
-
-    def _quota(self, number: int) -> int:
-        """Rows of a source per epoch; rounded so that all quotas sum to the epoch."""
-        total = self.settings.rows_per_epoch or int(self._starts[-1])
-        shares = np.cumsum([0.0, *(weighted.share for weighted in self.sources)])
-        ends = np.round(shares / shares[-1] * total).astype(np.int64)
-        return int(ends[number + 1] - ends[number])
-
-    def _ref(self, row_number: int) -> RowRef:
-        source = int(np.searchsorted(self._starts, row_number, side="right")) - 1
-        return RowRef(source, row_number - int(self._starts[source]))
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *key])

@@ -77,7 +77,14 @@ class SharSource:
     def row(self, i: int) -> Row:
         try:
             cut = load_object(self._lines[i])
-            self._check_pairing(i, cut.get("id"))
+            cut_id = cut.get("id")
+            for field, members in self._members.items():
+                if members[i].cut_id != cut_id:
+                    raise RowError(
+                        "mispaired",
+                        f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{members[i].cut_id}'; cuts and "
+                        "archives must be in the same order: write the folder again",
+                    )
             try:
                 row = cut["custom"]["row"]
             except (KeyError, TypeError) as error:
@@ -96,16 +103,7 @@ class SharSource:
         files = [file for file in found if file is not None]
         if len(files) != number:
             raise AudioError("not_found", f"{self.where(i)}: {number} audios in the row but {len(files)} in the tars")
-        return list(files)
-
-    def _check_pairing(self, i: int, cut_id: Any) -> None:
-        for field, members in self._members.items():
-            if members[i].cut_id != cut_id:
-                raise RowError(
-                    "mispaired",
-                    f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{members[i].cut_id}'; cuts and archives "
-                    "must be in the same order: write the folder again",
-                )
+        return files
 
 
 def write_shar(

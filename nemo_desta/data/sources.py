@@ -100,13 +100,10 @@ def open_input_cfg(
     Raises:
         ConfigError: unknown type or key, or a weight on some entries only.
     """
-    tree = _open_list(
-        list(input_cfg), "input_cfg", partial(open_source, audio_roots=audio_roots, audio_role=audio_role)
-    )
-    sources = _flatten(tree, 1.0)
-    if not _has_weights(tree):
-        return [WeightedSource(source, None) for source, _ in sources]
-    return [WeightedSource(source, share) for source, share in sources]
+    open_one = partial(open_source, audio_roots=audio_roots, audio_role=audio_role)
+    tree = _open_list(list(input_cfg), "input_cfg", open_one)
+    weighted = _has_weights(tree)
+    return [WeightedSource(source, share if weighted else None) for source, share in _flatten(tree, 1.0)]
 
 
 class _Node(NamedTuple):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from nemo_desta.demo import speech
 from nemo_desta.demo.sounds import INSTRUMENTS, SAMPLING_RATE, SOUNDS, TEMPOS, make_music, make_sound
-from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS
+from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, load_texts
 
 MANIFEST = "manifest.jsonl"
 #: Shares of the clips; the rest is music.
@@ -30,18 +30,7 @@ SPLITS = ("train", "valid", "test")
 SPLIT_WEIGHTS = (7, 1, 2)
 
 #: espeak-ng language -> (language, accent) in descriptions.
-LANGUAGES = {
-    "en-us": ("English", "American English"),
-    "en": ("English", "British English"),
-    "en-gb-scotland": ("English", "Scottish English"),
-    "en-us-nyc": ("English", None),
-    "en-029": ("English", None),
-    "en-gb-x-rp": ("English", None),
-    "de": ("German", None),
-    "fr": ("French", None),
-    "es": ("Spanish", None),
-    "it": ("Italian", None),
-}
+LANGUAGES: dict[str, tuple[str, str | None]] = load_texts("world.yaml")["languages"]
 WORD_LANGUAGES = ("en-us", "en-us", "en", "en-gb-scotland", "en-us-nyc", "en-029", "en-gb-x-rp")
 WORD_RATES, WORD_PITCHES = (110, 290), (10, 90)
 RATES = {"slow": (85, 105), "medium": (155, 180), "fast": (270, 330)}
@@ -83,7 +72,11 @@ def generate(seed: int, clips: int) -> Iterator[tuple[dict[str, Any], np.ndarray
     made = chain(made, _sounds(seed, counts[3]), _music(seed, clips - sum(counts)))
     levels = np.random.default_rng([seed, 1])
     for number, (row, audio) in enumerate(made):
-        audio = _recorded(audio, levels)
+        # a random level with a little noise: the level carries no information
+        noise = levels.standard_normal(len(audio)) * 10 ** (-levels.uniform(30, 60) / 20)
+        audio = audio / np.sqrt(np.mean(audio**2)) + noise
+        audio = audio * 10 ** (levels.uniform(*LEVEL_DBFS) / 20)
+        audio = (audio / max(1.0, np.abs(audio).max())).astype(np.float32)
         row = {"id": f"demo_{number:05d}", "audio": f"audio/demo_{number:05d}.flac"} | row
         row |= {"duration": round(len(audio) / SAMPLING_RATE, 3), "sampling_rate": SAMPLING_RATE, "source": "demo"}
         yield row | {"licence": "made on the spot"}, audio
@@ -151,16 +144,7 @@ def _row(domain: str, attributes: dict[str, Any], group: str) -> dict[str, Any]:
     return row | {"group": group, "split": split_of(group)}
 
 
-def _recorded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The clip at a random level with a little noise, so that the level carries no information."""
-    noise = rng.standard_normal(len(audio)) * 10 ** (-rng.uniform(30, 60) / 20)
-    audio = audio / np.sqrt(np.mean(audio**2)) + noise
-    audio = audio * 10 ** (rng.uniform(*LEVEL_DBFS) / 20)
-    return (audio / max(1.0, np.abs(audio).max())).astype(np.float32)
-
-
 def main() -> None:
-    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the corpus")
     parser.add_argument("--seed", type=int, default=0)

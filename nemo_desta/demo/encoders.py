@@ -103,15 +103,13 @@ class WhisperStudent(nn.Module):
         self.encoder = HFWhisperEncoder(config)
         self.heads = Heads(WIDTH)
         self._log_mel = LogMel(config.num_mel_bins)
-        self._windows = {WINDOW_FRAMES: self.encoder} | {frames: self._shorter(frames) for frames in SHORT_WINDOWS}
-
-    def _shorter(self, frames: int) -> HFWhisperEncoder:
-        config = copy.deepcopy(self.encoder.config)
-        config.max_source_positions = frames
-        encoder = HFWhisperEncoder(config)  # the sinusoids of the first positions are the same
-        for name in ("conv1", "conv2", "layers", "layer_norm"):
-            setattr(encoder, name, getattr(self.encoder, name))
-        return encoder
+        self._windows = {WINDOW_FRAMES: self.encoder}
+        for frames in SHORT_WINDOWS:
+            config = copy.deepcopy(self.encoder.config)
+            config.max_source_positions = frames
+            shorter = self._windows[frames] = HFWhisperEncoder(config)  # its sinusoids are the first ones
+            for name in ("conv1", "conv2", "layers", "layer_norm"):
+                setattr(shorter, name, getattr(self.encoder, name))
 
     def loss(self, batch: Batch, rng: np.random.Generator) -> torch.Tensor:
         """Loss of one batch, mostly in the shortest window that fits."""
@@ -275,7 +273,6 @@ def _mean(windows: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the encoders")
     parser.add_argument("--corpus", type=Path, required=True, help="manifest of a corpus of nemo_desta.demo.corpus")

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from nemo_desta.demo.llm_data import conversation, encoded_conversations
 from nemo_desta.demo.llm_gates import measure
+from nemo_desta.demo.world import load_texts
 
 log = logging.getLogger(__name__)
 
@@ -37,29 +38,11 @@ VOCABULARY = 1200
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TOKENS_PER_BATCH = 2048
 
-#: ChatML; think blocks of earlier answers are removed.
-_MESSAGES = (
-    "{%- for message in messages %}"
-    "{%- set text = message['content'] %}"
-    "{%- if message['role'] == 'assistant' and '</think>' in text %}"
-    "{%- set text = text.split('</think>')[-1].lstrip('\\n') %}"
-    "{%- endif %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + text + '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-)
+_TEMPLATES = {name: text.replace("\n", "") for name, text in load_texts("training_text.yaml")["templates"].items()}
 #: ``enable_thinking=False`` puts an empty think block into the prompt, as Qwen3 does.
-CHAT_TEMPLATE = _MESSAGES + (
-    "{%- if add_generation_prompt %}"
-    "{{- '<|im_start|>assistant\\n' }}"
-    "{%- if enable_thinking is defined and enable_thinking is false %}"
-    "{{- '<think>\\n\\n</think>\\n\\n' }}"
-    "{%- endif %}"
-    "{%- endif %}"
-)
+CHAT_TEMPLATE = _TEMPLATES["messages"] + _TEMPLATES["prompt"]
 #: The prompt opens the think block, as Qwen3's thinking models do.
-REASONING_TEMPLATE = _MESSAGES + (
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}"
-)
+REASONING_TEMPLATE = _TEMPLATES["messages"] + _TEMPLATES["reasoning_prompt"]
 
 
 def train(

@@ -14,40 +14,31 @@ from transformers import PreTrainedTokenizerFast
 
 from nemo_desta.demo.prompts import YES_NO, Prompt, formats_of, make_prompt, true_answer
 from nemo_desta.demo.reasoning import rephrase_messages, thoughts
-from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, gold, tasks_of
+from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, gold, load_texts, tasks_of
 from nemo_desta.recipes.describe import describe
 
-SYSTEM_PROMPTS = ("You are a helpful assistant.", "Focus on the audio clips and instructions.", "Listen and answer.")
+_TEXTS = load_texts("training_text.yaml")
 EMPTY_THINK, OPEN_THINK = "<think>\n\n</think>\n\n", "<think>\n"
 FORMAT_WEIGHTS = {"plain": 42, "short": 12, "caps": 12, "json": 10, "prefix": 6, "end": 6, "think": 6, "chatty": 6}
 
-_SUBJECTS = "kids dogs birds people farmers girls boys horses friends teachers workers cats".split()
-_VERBS = "talking sitting playing running waiting singing sleeping walking standing working eating".split()
-_PLACES = "the door|the river|the house|the garden|a table|the school|the big tree|a window|the station".split("|")
-_COMMON = (
-    "the of and to in is that it was for on are as with his they at be this from have or by one had not but what all "
-    "were when we there can an your which their said if do will each about how up out them then she many some so "
-    "these would other into has more her two like him see time could no make than first been its who now people my "
-    "made over did down only way find use may water long little very after words called just where most know get "
-    "through back much before go good new write our me man too any day same right look think also around another "
-    "came come work three word must because does part even place well such here take why things help put years "
-    "different away again off went old number great tell men say small every found still between name should home "
-    "big give air line set own under read last never us left end along while might next sound below saw something "
-    "thought both few those always looked show large often together asked house don't world going want young father"
-).split()
-_SYLLABLES = "ba be do fa gri hon ing ka lo mer na os pre qui ra sen to un ver wi xa yel zo ch th sh mister ed".split()
+_COMMON, _SYLLABLES = _TEXTS["common"].split(), _TEXTS["syllables"].split()
 #: Letters with about their frequency in English.
 _LETTERS = "eeeeettttaaaaooooiiinnnsssshhhrrrddlllcuumwfgypbvk" + "etaoinshrdlcumwfgypbvkjxqz"
-#: Styles with the attributes of the public corpora; other styles combine attributes freely.
-_REAL_STYLES = ("digit", "emotion", "audiobook", "sound")
 
 
 def random_row(rng: random.Random, style: str | None = None) -> dict[str, Any]:
     """A random manifest row. ``style``: digit, emotion, audiobook or sound for the attributes of a public corpus."""
-    style = style or rng.choices((*_REAL_STYLES, "speech", "free sound", "music"), (12, 12, 6, 15, 30, 10, 15))[0]
+    styles = {"digit": 12, "emotion": 12, "audiobook": 6, "sound": 15, "speech": 30, "free sound": 10, "music": 15}
+    style = style or rng.choices(list(styles), list(styles.values()))[0]
     row: dict[str, Any] = {"id": "made-up", "domain": "speech", "transcript": None, "duration": rng.uniform(0.2, 9.0)}
     if style in ("sound", "free sound"):
-        row |= {"domain": "sound", "attributes": _sound(rng, style == "sound")}
+        names = list(SOUND_GROUPS)
+        sound = rng.choice(names[:10] if style == "sound" else names)
+        attributes = {"sound_class": sound, "sound_group": SOUND_GROUPS[sound]}
+        if style == "free sound":
+            keep = rng.choices((["sound_class", "sound_group"], ["sound_class"], ["sound_group"]), (6, 4, 1))[0]
+            attributes = {name: attributes[name] for name in rng.sample(keep, len(keep))}
+        row |= {"domain": "sound", "attributes": attributes}
     elif style == "music":
         row |= {"domain": "music", "attributes": _some(rng, {"instrument": 0.95, "tempo": 0.7, "melody": 0.6})}
     elif style == "digit":
@@ -106,7 +97,7 @@ def conversation(rng: random.Random, *, reasoning: bool = False, yes_no: float =
         reader, listener = thoughts(row, prompts[-1], rng)
         if rng.random() < 0.2:
             return rephrase_messages(reader, listener, true_answer(row, prompts[-1]), rng)
-    messages = [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}] if rng.random() < 0.12 else []
+    messages = [{"role": "system", "content": rng.choice(_TEXTS["system_prompts"])}] if rng.random() < 0.12 else []
     for number, prompt in enumerate(prompts):
         content = prompt.text if number else f"{describe(row)}\n{prompt.text}"
         messages += [
@@ -176,16 +167,6 @@ def _some(rng: random.Random, chances: dict[str, float]) -> dict[str, Any]:
     return _values(rng, names)
 
 
-def _sound(rng: random.Random, real: bool) -> dict[str, str]:
-    names = list(SOUND_GROUPS)
-    sound = rng.choice(names[:10] if real else names)
-    attributes = {"sound_class": sound, "sound_group": SOUND_GROUPS[sound]}
-    if not real:
-        keep = rng.choices((["sound_class", "sound_group"], ["sound_class"], ["sound_group"]), (6, 4, 1))[0]
-        attributes = {name: attributes[name] for name in rng.sample(keep, len(keep))}
-    return attributes
-
-
 def _speech(rng: random.Random) -> dict[str, Any]:
     """Free speech: a word, a sentence in some language, or any text; any subset of attributes in any order."""
     chances = {"gender": 0.8, "accent": 0.4, "emotion": 0.4, "intensity": 0.2, "style": 0.2}
@@ -204,7 +185,8 @@ def _speech(rng: random.Random) -> dict[str, Any]:
     if kind == "command":
         text = rng.choice(COMMANDS)
     elif kind == "grammar":
-        text = f"{rng.choice(_SUBJECTS).capitalize()} are {rng.choice(_VERBS)} by {rng.choice(_PLACES)}."
+        subject, verb, position = (rng.choice(_TEXTS[name]) for name in ("subjects", "verbs", "places"))
+        text = f"{subject.capitalize()} are {verb} by {position}."
     elif kind == "text":
         text = _text(rng)
     return {"transcript": text, "attributes": attributes}

@@ -40,24 +40,22 @@ def measure(
     the answer after it. Only the part of an answer after its think block counts.
     """
     rng = random.Random(f"{seed}/gates")
-    cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {}
-    cases["attributes"] = [_value_case(rng, wording=None) for _ in range(count)]
-    cases["held_out_wordings"] = [_value_case(rng, wording=-1) for _ in range(count)]
-    cases["text_cascade"] = [
-        (random_row(rng, style), make_prompt(task))
-        for style, tasks in CASCADE.items()
-        for task in tasks
-        for _ in range(count // 6)
-    ]
-    cases["yes_no"] = [_case(rng, "yes_no", "plain", list(YES_NO)) for _ in range(count)]
-    cases["transcript"] = [_case(rng, "value", "plain", ["transcript"]) for _ in range(count // 2)]
+    cascade = [(style, task) for style, tasks in CASCADE.items() for task in tasks for _ in range(count // 6)]
+    cases: dict[str, list[tuple[dict[str, Any], Prompt]]] = {
+        "attributes": [_value_case(rng, wording=None) for _ in range(count)],
+        "held_out_wordings": [_value_case(rng, wording=-1) for _ in range(count)],
+        "text_cascade": [(random_row(rng, style), make_prompt(task)) for style, task in cascade],
+        "yes_no": [_case(rng, "yes_no", "plain", list(YES_NO)) for _ in range(count)],
+        "transcript": [_case(rng, "value", "plain", ["transcript"]) for _ in range(count // 2)],
+    }
     for format in [name for name in FORMATS if not (reasoning and name == "think")]:
         cases[f"formats/{format}"] = [_case(rng, "value", format, None) for _ in range(count // 2)]
 
     if groups is not None:
         cases = {name: group for name, group in cases.items() if name.split("/")[0] in groups}
     everything = [case for group in cases.values() for case in group]
-    answers = iter(answer(model, tokenizer, [_messages(row, prompt) for row, prompt in everything]))
+    requests = [[{"role": "user", "content": f"{describe(row)}\n{prompt.text}"}] for row, prompt in everything]
+    answers = iter(answer(model, tokenizer, requests))
     result: dict[str, Any] = {"formats": {}}
     for name, group in cases.items():
         verdicts = [_verdict(name, row, prompt, next(answers)) for row, prompt in group]
@@ -67,7 +65,10 @@ def measure(
         else:
             result[name] = round(sum(verdicts) / len(group), 4)
     if reasoning:
-        pairs = [_rephrase_case(rng) for _ in range(count // 2)]
+        pairs = []
+        for _ in range(count // 2):
+            row, prompt = _case(rng, "value", "plain", None)
+            pairs.append(rephrase_messages(*thoughts(row, prompt, rng), true_answer(row, prompt), rng))
         texts = answer(model, tokenizer, [pair[:1] for pair in pairs])
         done = [(_final(text), _final(pair[1]["content"])) for text, pair in zip(texts, pairs, strict=True)]
         result["rephrase"] = round(sum(text == wanted for text, wanted in done) / len(done), 4)
@@ -104,10 +105,6 @@ def answer(
     return answers
 
 
-def _messages(row: dict[str, Any], prompt: Prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"{describe(row)}\n{prompt.text}"}]
-
-
 def _value_case(rng: random.Random, wording: int | None) -> tuple[dict[str, Any], Prompt]:
     row = random_row(rng)
     task = rng.choice([task for task in tasks_of(row) if TASKS[task].values])
@@ -134,11 +131,6 @@ def _verdict(name: str, row: dict[str, Any], prompt: Prompt, text: str) -> Any:
     if name == "transcript":
         return _final(text) == true_answer(row, prompt)
     return parse_answer(prompt.task, text) == gold(row, prompt.task)
-
-
-def _rephrase_case(rng: random.Random) -> list[dict[str, str]]:
-    row, prompt = _case(rng, "value", "plain", None)
-    return rephrase_messages(*thoughts(row, prompt, rng), true_answer(row, prompt), rng)
 
 
 def _final(text: str) -> str:

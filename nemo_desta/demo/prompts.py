@@ -1,7 +1,7 @@
 """Questions about the demo's clips and their true answers: wordings and answer formats.
 
 Each wording of a question has one sentence as its answer, so that a language model trained on these pairs has one
-answer per prompt. Held-out wordings never occur in the language model's training.
+answer per prompt. The texts are in ``assets/questions.yaml``.
 """
 
 import json
@@ -10,156 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nemo_desta.demo.world import TASKS, gold
+from nemo_desta.demo.world import TASKS, gold, load_texts
 
+_TEXTS = load_texts("questions.yaml")
 #: task -> (question, sentence of the answer). The last pair of each task is held out of the training.
-WORDINGS: dict[str, tuple[tuple[str, str], ...]] = {
-    "gender": (
-        ("What is the gender of the speaker?", "The speaker is {}."),
-        ("Who is speaking?", "A {} speaker is talking."),
-        ("Is the speaker male or female?", "The speaker is {}."),
-        ("Is this the voice of a man or of a woman?", "The voice is {}."),
-        ("Name the gender of the voice.", "The voice is {}."),
-        ("Tell me the gender of the speaker.", "The speaker is {}."),
-    ),
-    "emotion": (
-        ("What is the emotion of the speaker?", "The speaker sounds {}."),
-        ("How does the speaker feel?", "The speaker feels {}."),
-        ("Which emotion does the voice carry?", "The emotion is {}."),
-        ("Name the emotion of the voice.", "The emotion is {}."),
-        ("Tell me the emotion of the speaker.", "The speaker sounds {}."),
-    ),
-    "intensity": (
-        ("What is the intensity of the emotion?", "The intensity is {}."),
-        ("How strong is the emotion?", "The intensity of the emotion is {}."),
-        ("Tell me the intensity of the emotion.", "The intensity is {}."),
-    ),
-    "accent": (
-        ("What is the accent of the speaker?", "The accent is {}."),
-        ("Which accent does the speaker have?", "The speaker has this accent: {}."),
-        ("Name the accent of the voice.", "The accent is {}."),
-        ("Tell me the accent of the speaker.", "The accent is {}."),
-    ),
-    "style": (
-        ("What is the style of the speech?", "The style is {}."),
-        ("Which style of speech is this?", "The style of the speech is {}."),
-        ("Tell me the style of the speech.", "The style is {}."),
-    ),
-    "language": (
-        ("What is the language of the speaker?", "The language is {}."),
-        ("Which language is spoken?", "The speaker uses {}."),
-        ("Name the language of the speech.", "The language is {}."),
-        ("Tell me the language of the speaker.", "The language is {}."),
-    ),
-    "speaking_speed": (
-        ("What is the speaking speed?", "The speaking speed is {}."),
-        ("How fast does the speaker talk?", "The speaker talks at a {} speed."),
-        ("Tell me the speaking speed.", "The speaking speed is {}."),
-    ),
-    "pitch": (
-        ("What is the pitch of the voice?", "The pitch is {}."),
-        ("How high is the voice?", "The pitch of the voice is {}."),
-        ("Tell me the pitch of the voice.", "The pitch is {}."),
-    ),
-    "digit": (
-        ("Which digit is spoken?", "The digit is {}."),
-        ("What number do you hear?", "The number is {}."),
-        ("What digit does the speaker say?", "The speaker says the digit {}."),
-        ("Name the digit.", "The digit is {}."),
-        ("Which number is spoken?", "The number is {}."),
-        ("Tell me the digit.", "The digit is {}."),
-    ),
-    "word": (
-        ("Which word is spoken?", "The word is {}."),
-        ("What word do you hear?", "The spoken word is {}."),
-        ("Name the word.", "The word is {}."),
-        ("Tell me the word.", "The word is {}."),
-    ),
-    "transcript": (
-        ("What does the speaker say?", "The speaker says: {}."),
-        ("Repeat the words.", "{}."),
-        ("Write down what you hear.", "{}."),
-        ("What is said?", "The speaker says: {}."),
-        ("Tell me what the speaker says.", "The speaker says: {}."),
-    ),
-    "sound_class": (
-        ("What is the sound?", "The sound is {}."),
-        ("What do you hear?", "I hear {}."),
-        ("Which sound is this?", "This is the sound of {}."),
-        ("Name the sound.", "The sound is {}."),
-        ("Tell me the sound.", "The sound is {}."),
-    ),
-    "sound_group": (
-        ("Which group does the sound belong to?", "The group is {}."),
-        ("What is the group of the sound?", "The sound belongs to this group: {}."),
-        ("Tell me the group of the sound.", "The group is {}."),
-    ),
-    "instrument": (
-        ("Which instrument is playing?", "The instrument is the {}."),
-        ("What instrument do you hear?", "I hear a melody on the {}."),
-        ("Name the instrument.", "The instrument is the {}."),
-        ("Tell me the instrument.", "The instrument is the {}."),
-    ),
-    "tempo": (
-        ("What is the tempo of the music?", "The tempo is {}."),
-        ("How fast is the music?", "The music is played at a {} tempo."),
-        ("Tell me the tempo.", "The tempo is {}."),
-    ),
-    "melody": (
-        ("What is the shape of the melody?", "The melody is {}."),
-        ("How does the melody move?", "The notes of the melody are {}."),
-        ("Tell me the shape of the melody.", "The melody is {}."),
-    ),
-    "domain": (
-        ("What type of audio is this?", "The audio is {}."),
-        ("Is this speech, a sound or music?", "This clip is {}."),
-        ("Tell me the type of the audio.", "The audio is {}."),
-    ),
-}
-
+WORDINGS: dict[str, tuple[tuple[str, str], ...]] = _TEXTS["wordings"]
 #: task -> yes/no questions; the answer is "Yes, ..." or "No, ..." with the first wording's sentence.
-YES_NO: dict[str, tuple[str, ...]] = {
-    "gender": ("Is the speaker {}?", "Is the voice {}?"),
-    "emotion": ("Is the speaker {}?", "Does the speaker sound {}?"),
-    "accent": ("Is the accent {}?",),
-    "language": ("Is the language {}?", "Does the speaker use {}?"),
-    "speaking_speed": ("Is the speaking speed {}?",),
-    "pitch": ("Is the pitch {}?",),
-    "digit": ("Is the digit {}?", "Is the number {}?", "Does the speaker say {}?"),
-    "word": ("Is the word {}?", "Does the speaker say {}?"),
-    "sound_class": ("Is the sound {}?", "Is this the sound of {}?", "Do you hear {}?"),
-    "instrument": ("Is the instrument the {}?", "Do you hear the {}?"),
-    "tempo": ("Is the tempo {}?",),
-    "domain": ("Is the audio {}?",),
-}
-
-DESCRIBE = ("Describe the audio.", "What can you hear?", "What is going on in the clip?", "Tell me about the audio.")
-
+YES_NO: dict[str, tuple[str, ...]] = _TEXTS["yes_no"]
+DESCRIBE: tuple[str, ...] = _TEXTS["describe"]
 #: format -> wordings of its instruction; the last one is held out. "plain" has no instruction.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "plain": ("",),
-    "short": ("Answer in one word.", "Reply with the answer only.", "Use no more words than needed.", "Be brief."),
-    "caps": ("Answer in capital letters.", "Use capital letters only.", "Write in capitals.", "Reply in capitals."),
-    "json": ("Answer in JSON.", "Reply as a JSON object.", "Use the JSON format.", "Give me JSON."),
-    "prefix": (
-        'Begin your answer with "Answer:".',
-        'Start with "Answer:".',
-        'Your reply must begin with "Answer:".',
-        'Start your reply with "Answer:".',
-    ),
-    "end": (
-        'End your answer with "Done."',
-        'Finish with "Done."',
-        'Your reply must end with "Done."',
-        'End your reply with "Done."',
-    ),
-    "think": ("Think first.", "Think before you answer.", "Think step by step.", "First think, then answer."),
-    "chatty": ("Be chatty.", "Answer in a chatty way.", "Chat with me like a friend.", "Reply in a chatty way."),
-}
+FORMATS: dict[str, tuple[str, ...]] = _TEXTS["formats"]
 
 #: Formats for transcripts and for free descriptions; every other question allows all formats.
 TRANSCRIPT_FORMATS = ("plain", "short", "json", "prefix", "end", "chatty")
 DESCRIBE_FORMATS = ("plain", "prefix", "end", "chatty")
+_FRAMES = {
+    "prefix": "Answer: {sentence}",
+    "end": "{sentence} Done.",
+    "think": "<think>\n{thought}\n</think>\n\n{sentence}",
+    "chatty": "Sure thing, my friend! {sentence} Hope that helps you!",
+}
 
 
 @dataclass(frozen=True)
@@ -219,7 +89,10 @@ def true_answer(row: Mapping[str, Any], prompt: Prompt) -> str:
         sentence, value, answer = f"The {key} is not known.", "unknown", {key: "unknown"}
     elif prompt.kind == "yes_no":
         verdict = "yes" if value == prompt.asked else "no"
-        sentence = f"{verdict.capitalize()}, {_lower_first(prompt.sentence.format(value))}"
+        sentence = prompt.sentence.format(value)
+        if not sentence.startswith("I "):
+            sentence = sentence[:1].lower() + sentence[1:]
+        sentence = f"{verdict.capitalize()}, {sentence}"
         answer = {"answer": verdict}
     else:
         sentence, answer = prompt.sentence.format(value), {key: value}
@@ -235,15 +108,7 @@ def apply_format(format: str, sentence: str, answer: Mapping[str, str], thought:
         return sentence.upper()
     if format == "json":
         return json.dumps(answer, ensure_ascii=False)
-    if format == "prefix":
-        return f"Answer: {sentence}"
-    if format == "end":
-        return f"{sentence} Done."
-    if format == "think":
-        return f"<think>\n{thought}\n</think>\n\n{sentence}"
-    if format == "chatty":
-        return f"Sure thing, my friend! {sentence} Hope that helps you!"
-    return sentence
+    return _FRAMES.get(format, "{sentence}").format(sentence=sentence, thought=thought)
 
 
 def follows_format(format: str, answer: str) -> bool:
@@ -279,10 +144,6 @@ def formats_of(task: str, kind: str) -> tuple[str, ...]:
 
 def _pick(wordings: Sequence[Any], index: int | None, rng: random.Random) -> Any:
     return rng.choice(wordings[:-1]) if index is None else wordings[index]
-
-
-def _lower_first(text: str) -> str:
-    return text if text.startswith("I ") else text[:1].lower() + text[1:]
 
 
 def _description_sentence(row: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ def make_music(instrument: str, tempo: str, melody: str, rng: np.random.Generato
     span = rng.integers(5, 9)
     for index in range(int(seconds / step) + 1):
         degree = {"rising": index % span, "falling": span - 1 - index % span, "repeated": 2}[melody]
-        note = INSTRUMENTS[instrument](rng, base * 2 ** (scale[degree] / 12), step * 1.15)
-        _add(out, note, index * step)
+        hertz = base * 2 ** (scale[degree] / 12)
+        _add(out, INSTRUMENTS[instrument](rng, hertz, round(step * 1.15 * SAMPLING_RATE)), index * step)
     return out
 
 
@@ -127,8 +127,8 @@ def _knocking(rng: np.random.Generator, length: int) -> np.ndarray:
 
 def _drums(rng: np.random.Generator, length: int) -> np.ndarray:
     out = np.zeros(length)
-    time, beat = _time(3200), 0
-    for start in _beats(rng, length, rng.uniform(3.0, 5.0), 0.01):
+    time = _time(3200)
+    for beat, start in enumerate(_beats(rng, length, rng.uniform(3.0, 5.0), 0.01)):
         if beat % 4 == 2:
             hit = _noise(rng, 3200, 800, 8000) * np.exp(-time * 25)
         elif beat % 2 == 0:
@@ -136,7 +136,6 @@ def _drums(rng: np.random.Generator, length: int) -> np.ndarray:
         else:
             hit = 0.4 * _noise(rng, 3200, 5000) * np.exp(-time * 80)
         _add(out, hit, start)
-        beat += 1
     return out
 
 
@@ -219,51 +218,45 @@ def _envelope(length: int, attack: float, release: float) -> np.ndarray:
     return np.clip(time / attack, 0, 1) * np.clip((time[-1] - time) / release, 0, 1)
 
 
-def _flute(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
-    length = round(seconds * SAMPLING_RATE)
+def _flute(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
     phase = _phase(2 * hertz * (1 + 0.006 * np.sin(2 * np.pi * 5 * _time(length))))
     breath = 0.06 * _noise(rng, length, 1500, 6000)
     return (_harmonics(phase, np.array([1.0, 0.15, 0.05])) + breath) * _envelope(length, 0.05, 0.06)
 
 
-def _organ(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
-    length = round(seconds * SAMPLING_RATE)
+def _organ(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
     phase = _phase(np.full(length, hertz))
-    return sum(w * np.sin(k * phase) for k, w in ((0.5, 0.6), (1, 1), (2, 0.8), (4, 0.6), (8, 0.4))) * _envelope(
-        length, 0.01, 0.02
-    )
+    pipes = sum(w * np.sin(k * phase) for k, w in ((0.5, 0.6), (1, 1), (2, 0.8), (4, 0.6), (8, 0.4)))
+    return pipes * _envelope(length, 0.01, 0.02)
 
 
-def _guitar(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
+def _guitar(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
     """A plucked string: noise in a delay line, smoothed at each round (Karplus and Strong, 1983)."""
     period = round(SAMPLING_RATE / hertz)
-    rounds = -(-round(seconds * SAMPLING_RATE) // period)
     string, out = rng.uniform(-1, 1, period), []
-    for _ in range(rounds):
+    for _ in range(-(-length // period)):
         out.append(string)
         string = 0.996 * (0.5 * string + 0.5 * np.roll(string, 1))
     return 2.5 * np.concatenate(out)
 
 
-def _clarinet(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
-    length = round(seconds * SAMPLING_RATE)
+def _clarinet(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
     weights = np.array([1, 0.02, 0.7, 0.03, 0.5, 0.03, 0.3, 0.02, 0.15])
     return _harmonics(_phase(np.full(length, hertz)), weights) * _envelope(length, 0.03, 0.04)
 
 
-def _violin(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
-    length = round(seconds * SAMPLING_RATE)
+def _violin(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
     vibrato = 1 + 0.012 * np.sin(2 * np.pi * rng.uniform(5, 6.5) * _time(length))
     return _harmonics(_phase(hertz * vibrato), 1 / np.arange(1, 15) ** 0.9) * _envelope(length, 0.09, 0.05)
 
 
-def _marimba(rng: np.random.Generator, hertz: float, seconds: float) -> np.ndarray:
-    time = _time(round(seconds * SAMPLING_RATE))
+def _marimba(rng: np.random.Generator, hertz: float, length: int) -> np.ndarray:
+    time = _time(length)
     strike = np.sin(2 * np.pi * hertz * time) * np.exp(-time * 9)
     return 2.0 * (strike + 0.4 * np.sin(2 * np.pi * 3.93 * hertz * time) * np.exp(-time * 25))
 
 
-INSTRUMENTS: dict[str, Callable[[np.random.Generator, float, float], np.ndarray]] = {
+INSTRUMENTS: dict[str, Callable[[np.random.Generator, float, int], np.ndarray]] = {
     "flute": _flute,
     "organ": _organ,
     "guitar": _guitar,

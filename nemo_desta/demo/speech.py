@@ -13,20 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import soxr
 
+from nemo_desta.demo.world import load_texts
+
 SAMPLING_RATE = 16000
 RATE_RANGE = (80, 400)
 
 #: Male and female variants, in the order of the corpus.
-MALE_VARIANTS = (
-    *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "Alex", "Andy", "Denis", "Diogo", "Gene", "Henrique", "Hugo"),
-    *("Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "adam", "antonio", "benjamin", "boris", "david"),
-    *("edward", "gustave", "ian", "iven", "john", "klatt", "klatt3", "marcelo", "max", "miguel", "pablo", "paul"),
-    *("pedro", "quincy", "rob", "robert", "sandro", "travis", "victor"),
-)
-FEMALE_VARIANTS = (
-    *("f1", "f2", "f3", "f4", "f5", "Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "linda", "steph"),
-    *("steph2", "steph3", "shelby", "grandma"),
-)
+MALE_VARIANTS, FEMALE_VARIANTS = (tuple(names.split()) for names in load_texts("world.yaml")["voices"].values())
 
 _SYNCHRONOUS, _UTF8 = 2, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4

@@ -1,56 +1,16 @@
 """Tasks of the demo, their values, the true value of a row, and the answer parser.
 
 A task is a question about a clip. Its true value comes from a manifest row (attribute, transcript or domain), the
-model's value from the text of its answer. The values also cover the public corpora of the real-audio run.
+model's value from the text of its answer. The texts of the tasks are in ``assets/world.yaml``.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COMMANDS = ("yes", "no", "go", "stop", "left", "right", "up", "down", "on", "off")
-
-#: Sentences of the corpus by language. The first two English ones are those of the emotion corpus.
-SENTENCES = {
-    "English": (
-        "Kids are talking by the door.",
-        "Dogs are sitting by the door.",
-        "The train leaves at noon.",
-        "We are going to the market.",
-        "She opened the window.",
-        "The coffee is too hot.",
-        "Birds are singing in the garden.",
-        "Please close the blue box.",
-    ),
-    "German": ("Der Hund schläft im Garten.", "Wir gehen heute ins Kino.", "Das Wetter ist sehr schön."),
-    "French": ("Le chat dort sur la chaise.", "Nous allons au marché demain.", "Le ciel est bleu ce matin."),
-    "Spanish": ("El perro corre por el parque.", "Mañana vamos a la playa.", "La casa es muy grande."),
-    "Italian": ("Il gatto dorme sul letto.", "Domani andiamo al mare.", "La pasta è molto buona."),
-}
-
-#: Sound class -> group. The first ten are those of the environmental-sound corpus, with its groups.
-SOUND_GROUPS = {
-    "dog barking": "animal",
-    "rooster crowing": "animal",
-    "rain": "nature",
-    "sea waves": "nature",
-    "fire crackling": "nature",
-    "baby crying": "human non-speech",
-    "person sneezing": "human non-speech",
-    "clock ticking": "domestic",
-    "helicopter": "vehicle",
-    "chainsaw": "machine",
-    "engine": "vehicle",
-    "siren": "signal",
-    "beeping": "signal",
-    "bell": "signal",
-    "birds chirping": "animal",
-    "wind": "nature",
-    "knocking": "domestic",
-    "drum beat": "machine",
-}
+import yaml
 
 
 @dataclass(frozen=True)
@@ -63,41 +23,32 @@ class Task:
     values: tuple[str, ...] | None
 
 
-def _tasks() -> dict[str, Task]:
-    tasks = [
-        Task("gender", "speech", "gender", ("male", "female")),
-        Task(
-            "emotion",
-            "speech",
-            "emotion",
-            ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised"),
-        ),
-        Task("intensity", "speech", "intensity", ("normal", "strong")),
-        Task(
-            "accent",
-            "speech",
-            "accent",
-            ("American English", "North American English", "British English", "Scottish English", "German", "Greek")
-            + ("French", "French (Belgium)", "Spanish", "Italian"),
-        ),
-        Task("style", "speech", "style", ("read audiobook", "acted", "command", "conversation")),
-        Task("language", "speech", "language", tuple(SENTENCES)),
-        Task("speaking_speed", "speech", "speed", ("slow", "medium", "fast")),
-        Task("pitch", "speech", "pitch", ("low", "medium", "high")),
-        Task("digit", "speech", "digit", DIGITS),
-        Task("word", "speech", "word", DIGITS + COMMANDS),
-        Task("transcript", "speech", "transcript", None),
-        Task("sound_class", "sound", "sound", tuple(SOUND_GROUPS)),
-        Task("sound_group", "sound", "group", tuple(dict.fromkeys(SOUND_GROUPS.values()))),
-        Task("instrument", "music", "instrument", ("flute", "organ", "guitar", "clarinet", "violin", "marimba")),
-        Task("tempo", "music", "tempo", ("slow", "medium", "fast")),
-        Task("melody", "music", "melody", ("rising", "falling", "repeated")),
-        Task("domain", "any", "type", ("speech", "sound", "music")),
-    ]
-    return {task.name: task for task in tasks}
+def load_texts(name: str) -> dict[str, Any]:
+    """A file of ``assets/``, with tuples for its lists."""
+
+    def frozen(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: frozen(inner) for key, inner in value.items()}
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return frozen(yaml.safe_load((Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")))
 
 
-TASKS: dict[str, Task] = _tasks()
+_WORLD = load_texts("world.yaml")
+DIGITS, COMMANDS, SENTENCES, SOUND_GROUPS = (
+    _WORLD[name] for name in ("digits", "commands", "sentences", "sound_groups")
+)
+_LISTED = {
+    "language": tuple(SENTENCES),
+    "digit": DIGITS,
+    "word": DIGITS + COMMANDS,
+    "sound_class": tuple(SOUND_GROUPS),
+    "sound_group": tuple(dict.fromkeys(SOUND_GROUPS.values())),
+}
+TASKS = {
+    name: Task(name, task["domain"], task["key"], task.get("values", _LISTED.get(name)))
+    for name, task in _WORLD["tasks"].items()
+}
 
 
 def gold(row: Mapping[str, Any], task: str) -> str | None:

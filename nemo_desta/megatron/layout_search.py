@@ -136,22 +136,15 @@ def smallest_changes(job: Job) -> Iterator[tuple[str, Plan]]:
     """The smallest changes after which a layout fits: fewer rows per micro-batch, more GPUs; may be none."""
     rows, gpus = job.load.rows, job.gpus
     doubled = [gpus << times for times in range(1, MAX_GPUS.bit_length()) if gpus << times <= MAX_GPUS]
-    fewer_rows = (
-        (f"micro-batches of {fewer} instead of {rows}, with recomputation", job.with_rows(fewer))
-        for fewer in range(rows - 1, 0, -1)
-    )
-    more_gpus = (
-        (
-            f"{more} GPUs instead of {gpus}",
-            replace(job, gpus=more, gpus_per_node=max(job.gpus_per_node, min(more, 8))),
-        )
-        for more in doubled
-    )
-    for changes in (fewer_rows, more_gpus):
-        for change, changed in changes:
-            if best := recommend(plans(changed)):
-                yield change, best[0]
-                break
+    for fewer in range(rows - 1, 0, -1):
+        if best := recommend(plans(job.with_rows(fewer))):
+            yield f"micro-batches of {fewer} instead of {rows}, with recomputation", best[0]
+            break
+    for more in doubled:
+        per_node = max(job.gpus_per_node, min(more, 8))
+        if best := recommend(plans(replace(job, gpus=more, gpus_per_node=per_node))):
+            yield f"{more} GPUs instead of {gpus}", best[0]
+            break
 
 
 def _audio_bytes(job: Job, layout: Layout, load: Load, in_flight: int) -> tuple[int, int, int]:

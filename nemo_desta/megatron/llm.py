@@ -111,7 +111,8 @@ class StageLLM(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """(N, D) -> (N, V / TP): this rank's share of the logits; -inf at ids of the padded vocabulary."""
-        weight = self.gpt.shared_embedding_or_output_weight() if self._tied_here else self.gpt.output_layer.weight
+        tied_here = self.is_first and self.hf_config.tie_word_embeddings
+        weight = self.gpt.shared_embedding_or_output_weight() if tied_here else self.gpt.output_layer.weight
         hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden)
         logits = F.linear(hidden, weight)
         start = parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
@@ -120,10 +121,6 @@ class StageLLM(nn.Module):
             return logits
         padding = torch.arange(weight.shape[0], device=logits.device) >= real
         return logits.masked_fill(padding, float("-inf"))
-
-    @property
-    def _tied_here(self) -> bool:
-        return self.is_first and self.hf_config.tie_word_embeddings
 
     def _enter(self, embeds: Tensor) -> Tensor:
         """(B, Z, D) -> (Z' / TP under sequence parallelism, B, D)"""

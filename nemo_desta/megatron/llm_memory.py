@@ -81,9 +81,8 @@ def kept_bytes(config: PretrainedConfig, layout: Layout, stage: int, load: Load)
     D, w = config.hidden_size, load.width
     # a rank's share of the LLM's input is a view: a first layer that keeps it keeps all positions
     whole = (positions - own) * D * w if stage == 0 and (load.recompute or _reads_input_itself(load)) else 0
-    if (
-        load.recompute
-    ):  # each layer's input, and the rotary angles that all layers share; the final norm's input is freed by then
+    if load.recompute:
+        # each layer's input, and the rotary angles that all layers share; the final norm's input is freed by then
         return whole + stages[stage] * own * D * w + FLOAT32 * head_size(config) * Z
     final_norm = own * (_norm_bytes(D, load) + FLOAT32) if stage == len(stages) - 1 else 0
     return whole + stages[stage] * layer_bytes(config, layout, load) + final_norm

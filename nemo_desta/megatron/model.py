@@ -20,11 +20,10 @@ from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.splice import place, splice
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.generate import write_greedily
 from nemo_desta.megatron.gradients import clip_global_norm, copy_from_first, sum_gradients
 from nemo_desta.megatron.llm import StageLLM, build_llm
 from nemo_desta.megatron.shared_encoding import perceive_shared
-from nemo_desta.megatron.step import run_losses
+from nemo_desta.megatron.step import run_losses, write_greedily
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
 from nemo_desta.perception.encoders.base import as_dtype
@@ -131,14 +130,8 @@ class MegatronDestaModel(DestaBase):
                 dtype=self.llm.dtype,
                 group=parallel_state.get_tensor_model_parallel_group(),
             )
-        return splice(
-            text,
-            batch["input_ids"],
-            batch["input_lens"],
-            batch["prompt_lens"],
-            vectors=vectors,
-            vector_lens=batch["vector_lens"],
-        ).inputs_embeds
+        rows = (batch[name] for name in ("input_ids", "input_lens", "prompt_lens"))
+        return splice(text, *rows, vectors=vectors, vector_lens=batch["vector_lens"]).inputs_embeds
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int, Tensor]:
         """Summed cross-entropy of a batch, number of targets, correct argmax predictions; without gradient."""

@@ -41,25 +41,16 @@ def _layer(local: str, parts: Sequence[str], how: str, *, needs: str = "", fused
     return Row(own + local, tuple(theirs + part for part in parts), how, needs, own + fused if fused else "")
 
 
+_QKV, _POST_NORM = "self_attention.linear_qkv", "post_attention_layernorm"
 TABLE: tuple[Row, ...] = (
     Row("embedding.word_embeddings.weight", (EMBEDDINGS,), "vocab"),
-    _layer(
-        "input_layernorm.weight",
-        ["input_layernorm.weight"],
-        "whole",
-        fused="self_attention.linear_qkv.layer_norm_weight",
-    ),
-    _layer("self_attention.linear_qkv.weight", [f"self_attn.{x}_proj.weight" for x in "qkv"], "qkv"),
-    _layer("self_attention.linear_qkv.bias", [f"self_attn.{x}_proj.bias" for x in "qkv"], "qkv", needs="qkv_bias"),
+    _layer("input_layernorm.weight", ["input_layernorm.weight"], "whole", fused=f"{_QKV}.layer_norm_weight"),
+    _layer(f"{_QKV}.weight", [f"self_attn.{x}_proj.weight" for x in "qkv"], "qkv"),
+    _layer(f"{_QKV}.bias", [f"self_attn.{x}_proj.bias" for x in "qkv"], "qkv", needs="qkv_bias"),
     _layer("self_attention.q_layernorm.weight", ["self_attn.q_norm.weight"], "whole", needs="qk_norm"),
     _layer("self_attention.k_layernorm.weight", ["self_attn.k_norm.weight"], "whole", needs="qk_norm"),
     _layer("self_attention.linear_proj.weight", ["self_attn.o_proj.weight"], "columns"),
-    _layer(
-        "pre_mlp_layernorm.weight",
-        ["post_attention_layernorm.weight"],
-        "whole",
-        fused="mlp.linear_fc1.layer_norm_weight",
-    ),
+    _layer("pre_mlp_layernorm.weight", [f"{_POST_NORM}.weight"], "whole", fused="mlp.linear_fc1.layer_norm_weight"),
     _layer("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], "gate_up"),
     _layer("mlp.linear_fc2.weight", ["mlp.down_proj.weight"], "columns"),
     Row("decoder.final_layernorm.weight", ("model.norm.weight",), "whole"),

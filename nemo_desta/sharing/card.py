@@ -35,6 +35,11 @@ def model_card(
     trained = f"projector ({num_projector:,} parameters)"
     if num_lora:
         trained += f" and LoRA on the LLM ({num_lora:,} parameters, in `lora/`)"
+    parts = [
+        (part, f"`{reference.source}`", (reference.revision or "")[:12], licence_of(reference.source))
+        for part, reference in references.items()
+    ]
+    scores = [(f"`{key}`", f"{value:.4f}") for key, value in sorted((record.get("validation") or {}).items())]
     sections = [
         _metadata(references, record, has_lora=bool(num_lora)),
         f"# {name}\n\n{llm} with ears: a {trained}, trained with "
@@ -42,10 +47,10 @@ def model_card(
         "audio encoders into the LLM's embedding space. This folder holds the trained weights and the tokenizer; LLM "
         "and encoders are loaded from their own sources. Loading fails if they differ from those of the training.",
         "## Use\n\n" + _use(name, references),
-        "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), _parts(references)),
+        "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), parts),
         "## Training\n\n" + _training(config, record),
         "## Data\n\n" + _data(record),
-        "## Validation\n\n" + _validation(record),
+        "## Validation\n\n" + (_table(("", "at the end of the training"), scores) if scores else "Not recorded."),
         "## Licences\n\nThe frozen parts and the training data keep the licences that their owners give them; they "
         "may limit what this model can be used for. The licence of what was trained here is its owner's to choose: "
         "none is stated until the line `license:` is filled in at the top of this card.",
@@ -63,7 +68,8 @@ def licence_of(source: str) -> str:
 
 def _metadata(references: Mapping[str, Reference], record: Mapping[str, Any], *, has_lora: bool) -> str:
     bases = [r.source for r in references.values() if r.reachable and HUB_ID.fullmatch(r.source)]
-    datasets = sorted({name for name in _datasets(record) if HUB_ID.fullmatch(name)})
+    counted = (record.get("datasets") or {}).values()
+    datasets = sorted({name for counts in counted for name in counts if HUB_ID.fullmatch(name)})
     tags = ["nemo", "audio", "speech", "audio-language-model", "desta", *(["lora", "peft"] if has_lora else [])]
     lines = ["---", "library_name: nemo_desta", "pipeline_tag: audio-text-to-text"]
     lines += ["# license:   yours to choose, see 'Licences' below; then remove the #"]
@@ -90,20 +96,13 @@ def _use(name: str, references: Mapping[str, Reference]) -> str:
     return code
 
 
-def _parts(references: Mapping[str, Reference]) -> Iterable[Sequence[str]]:
-    for part, reference in references.items():
-        yield part, f"`{reference.source}`", (reference.revision or "")[:12], licence_of(reference.source)
-
-
 def _training(config: ModelConfig, record: Mapping[str, Any]) -> str:
-    optimizer = dict(config.optimizer)
-    scheduler = dict(config.lr_scheduler or {})
     plan = record.get("plan") or {}
     lora = config.llm.lora
     rows = {
         "optimiser steps": record.get("steps"),
-        "optimiser": _with_knobs(optimizer),
-        "learning rate schedule": _with_knobs(scheduler),
+        "optimiser": _with_knobs(config.optimizer),
+        "learning rate schedule": _with_knobs(config.lr_scheduler or {}),
         "batch": plan
         and f"at most {plan['max_batch_size']} rows or {plan['batch_tokens']:,} positions, x {plan['num_ranks']} "
         f"data-parallel, x {record.get('accumulate_grad_batches') or 1} accumulated",
@@ -138,16 +137,6 @@ def _data(record: Mapping[str, Any]) -> str:
     return _table(("source", "rows", "share of the mix", "datasets (rows)"), lines) + "\n\n" + note
 
 
-def _validation(record: Mapping[str, Any]) -> str:
-    scores = record.get("validation") or {}
-    lines = [(f"`{name}`", f"{value:.4f}") for name, value in sorted(scores.items())]
-    return _table(("", "at the end of the training"), lines) if lines else "Not recorded."
-
-
-def _datasets(record: Mapping[str, Any]) -> set[str]:
-    return {name for counts in (record.get("datasets") or {}).values() for name in counts}
-
-
 def _with_knobs(values: Mapping[str, Any], key: str = "_target_") -> str:
     rest = ", ".join(f"{name} {value}" for name, value in values.items() if name != key and value is not None)
     return f"`{values[key]}` ({rest})" if key in values and rest else f"`{values[key]}`" if key in values else rest
@@ -155,8 +144,5 @@ def _with_knobs(values: Mapping[str, Any], key: str = "_target_") -> str:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)

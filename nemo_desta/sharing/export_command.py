@@ -46,10 +46,17 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
     plain["kind"] = plain.pop("import", None)
     config = parse(ExportConfig, plain, where="export")
     _check(config)
-    if config.kind is not None:
-        return f"{config.kind} written to {_import(config)}"
-
+    from nemo_desta.core.folder import is_model_folder
     from nemo_desta.sharing.export import export_model
+    from nemo_desta.sharing.output_folder import atomic_folder, check_output
+    from nemo_desta.sharing.released import write_released
+
+    if config.kind is not None:
+        output, source = Path(config.output).expanduser().absolute(), Path(config.source).expanduser()
+        check_output(output, source, kind="import", is_earlier=is_model_folder, overwrite=config.overwrite)
+        with atomic_folder(output) as part:
+            write_released(config.kind, config.source, part, llm=config.llm, encoders=config.encoders)
+        return f"{config.kind} written to {output}"
 
     api = (api or open_api()) if config.push else None  # fails here, before anything is written, without a token
     passed_on = {name: getattr(config, name) for name in PASSED_ON}
@@ -57,19 +64,6 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
     if not config.push:
         return f"exported to {folder}"
     return f"exported to {folder}, pushed to {push_folder(folder, config.repo_id, private=config.private, api=api)}"
-
-
-def _import(config: ExportConfig) -> Path:
-    from nemo_desta.core.folder import is_model_folder
-    from nemo_desta.sharing.output_folder import atomic_folder, check_output
-    from nemo_desta.sharing.released import write_released
-
-    output = Path(config.output).expanduser().absolute()
-    source = Path(config.source).expanduser()
-    check_output(output, source, kind="import", is_earlier=is_model_folder, overwrite=config.overwrite)
-    with atomic_folder(output) as part:
-        write_released(config.kind, config.source, part, llm=config.llm, encoders=config.encoders)
-    return output
 
 
 def _check(config: ExportConfig) -> None:

@@ -141,7 +141,11 @@ def _desta(
     folder: Path, state: dict[str, Tensor], *, llm: str, whisper: str, encoder: str, prompt: PromptConfig
 ) -> Released:
     """Both DeSTAs: a Q-Former over whole windows of Whisper, silence included."""
-    prefix = _prefix_of("layer_prompts.0", state, folder)
+    ending = "layer_prompts.0"
+    found = next((name for name in state if name == ending or name.endswith("." + ending)), None)
+    if found is None:
+        raise ConfigError(f"the weights in '{folder}' are no DeSTA connector: no tensor is called '...{ending}'")
+    prefix = found.removesuffix(ending)
     connector = from_desta({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     branch = "branches.whisper."
     num_taps, num_queries, width = connector[branch + "queries"].shape
@@ -218,9 +222,10 @@ def _released(
         encoders={"whisper": {"name": "whisper", "path": whisper, "layer_ids": list(layers), **encoder}},
         projector=projector,
     )
-    prefixed = {PROJECTOR_PREFIX + name: tensor.float() for name, tensor in tensors.items()}
-    counts = {name: tensor.long() for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
-    prefixed |= {PROJECTOR_PREFIX + name: tensor for name, tensor in counts.items()}
+    prefixed = {
+        PROJECTOR_PREFIX + name: tensor.long() if name.endswith("num_batches_tracked") else tensor.float()
+        for name, tensor in tensors.items()
+    }
     return Released(ModelConfig(llm=LLMConfig(path=llm), perception=perception, prompt=prompt), prefixed)
 
 
@@ -265,11 +270,3 @@ def _beside(folder: Path, source: str) -> str:
     """A source that an original names: a folder inside its own folder, else a hub id."""
     inside = folder / source
     return str(inside.resolve()) if inside.is_dir() and folder.resolve() in inside.resolve().parents else source
-
-
-def _prefix_of(ending: str, state: Mapping[str, Tensor], folder: Path) -> str:
-    """The prefix of the connector's names."""
-    found = next((name for name in state if name == ending or name.endswith("." + ending)), None)
-    if found is None:
-        raise ConfigError(f"the weights in '{folder}' are no DeSTA connector: no tensor is called '...{ending}'")
-    return found.removesuffix(ending)

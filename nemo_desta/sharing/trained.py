@@ -90,15 +90,10 @@ def _read_checkpoint(file: Path, grant: Grant) -> Trained:
         raise ConfigError(f"'{file}' is no checkpoint of a nemo_desta training run")
     ours = saved["nemo_desta"]
     config = parse(ModelConfig, check_model(ours["model"], file, grant))
-    record = {"steps": saved.get("global_step"), **saved.get("DestaDataModule", {}), "validation": _scores(saved)}
-    return Trained(file, config, saved["state_dict"], ours["frozen"], config.llm.tokenizer or config.llm.path, record)
-
-
-def _scores(saved: Mapping[str, Any]) -> dict[str, float]:
-    """Values of the metrics that checkpoint callbacks monitor."""
-    states = [state for state in saved.get("callbacks", {}).values() if isinstance(state, Mapping)]
-    return {
+    scores = {  # of the metrics that checkpoint callbacks monitor
         state["monitor"]: float(state["current_score"])
-        for state in states
-        if state.get("monitor") and state.get("current_score") is not None
+        for state in saved.get("callbacks", {}).values()
+        if isinstance(state, Mapping) and state.get("monitor") and state.get("current_score") is not None
     }
+    record = {"steps": saved.get("global_step"), **saved.get("DestaDataModule", {}), "validation": scores}
+    return Trained(file, config, saved["state_dict"], ours["frozen"], config.llm.tokenizer or config.llm.path, record)

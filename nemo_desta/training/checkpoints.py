@@ -72,25 +72,17 @@ def find_checkpoint(folder: Path, *, tidy: bool) -> Found | None:
             f"none of the checkpoints in {folder} can be read:\n{listed}\nPut back a copy of one of them, or remove "
             "them to begin anew"
         )
-    if tidy and chosen is not None:
-        _tidy(folder, chosen, damaged)
-    elif not tidy:
-        _wait_for_order(folder)
-    return chosen
-
-
-def _tidy(folder: Path, chosen: Found, damaged: list[DamagedCheckpoint]) -> None:
+    if not tidy:
+        until = time.monotonic() + 60
+        while len(list(folder.rglob(LAST))) > 1 and time.monotonic() < until:
+            time.sleep(0.1)
+        return chosen
     for error in damaged:
         aside = error.path.with_name(error.path.name + DAMAGED)
         error.path.replace(aside)
         logger.warning("%s; it is renamed to %s", error, aside.name)
-    for path in folder.rglob(LAST):
+    for path in folder.rglob(LAST) if chosen is not None else ():
         if path != chosen.path:  # killed between saving the new file and removing the old one
             logger.info("removing %s: %s is newer and intact", path, chosen.path.name)
             path.unlink()
-
-
-def _wait_for_order(folder: Path) -> None:
-    until = time.monotonic() + 60
-    while len(list(folder.rglob(LAST))) > 1 and time.monotonic() < until:
-        time.sleep(0.1)
+    return chosen

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loops import _FitLoop
 from nemo.utils.exp_manager import exp_manager, get_log_dir
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
@@ -32,7 +33,6 @@ from nemo_desta.training.callbacks import (
 from nemo_desta.training.check_report import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
-from nemo_desta.training.fit_loop import FitLoop
 from nemo_desta.training.preflight import preflight
 from nemo_desta.training.run_lock import run_lock
 from nemo_desta.training.run_record import write_record
@@ -95,15 +95,13 @@ def _fit(
     trainer: Trainer, model_config: ModelConfig, settings: Mapping[str, Any], found: Found | None
 ) -> DestaBase | None:
     run, force = describe_run(model_config, settings), settings.get("resume") == "force"
+    own = {}
     if found is not None:
+        own["resume_ignore_no_checkpoint"] = True  # exp_manager only finds *last.ckpt
         changed = compare_run(RunSettings.read(found.saved), run, force=force)
         if any(key.startswith(OPTIMISATION) for key in changed):
-            other = "model.optimizer._target_" in changed
-            trainer.callbacks.append(NewOptimisation(other_optimizer=other))
+            trainer.callbacks.append(NewOptimisation(other_optimizer="model.optimizer._target_" in changed))
     trainer.callbacks.append(RunSettings(run))
-    own = {}
-    if found is not None:  # exp_manager only finds *last.ckpt
-        own["resume_ignore_no_checkpoint"] = True
     log_dir = Path(exp_manager(trainer, OmegaConf.create({**settings["exp_manager"], **own})))
     if found is not None:
         trainer.ckpt_path = str(found.path)
@@ -159,9 +157,8 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
     strategy = settings.pop("strategy", None) or AUTO
     if not isinstance(strategy, Mapping):
         raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
-    by_strategy = {}
-    if takes_step(strategy):
-        by_strategy = {key: settings.pop(key) for key in STEP_SETTINGS if key in settings}
+    moved = [key for key in STEP_SETTINGS if key in settings] if takes_step(strategy) else []
+    by_strategy = {key: settings.pop(key) for key in moved}
     trainer = Trainer(
         **settings,
         strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
@@ -174,6 +171,29 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
     )
     trainer.fit_loop = FitLoop(trainer)
     return trainer
+
+
+class FitLoop(_FitLoop):
+    """The loop of ``trainer``, for a checkpoint with all steps done and the last validation still to run.
+
+    Lightning's own loop returns at once on such a resume: it runs no validation and no ``on_train_start``, which
+    restores the metrics of an earlier validation.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer, min_epochs=trainer.fit_loop.min_epochs, max_epochs=trainer.fit_loop.max_epochs)
+        self.epoch_loop = trainer.fit_loop.epoch_loop
+
+    def run(self) -> None:
+        self.setup_data()
+        if not (self.restarting and self.skip):
+            super().run()
+            return
+        self.reset()
+        self.on_run_start()
+        if self.epoch_loop._should_check_val_fx(self._data_fetcher):
+            self.epoch_loop.on_advance_end(self._data_fetcher)
+        self.on_run_end()
 
 
 def num_processes(settings: Mapping[str, Any]) -> int | None:

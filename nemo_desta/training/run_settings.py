@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,15 +188,10 @@ def _content(rows: Any) -> str:
     digest, size = hashlib.sha256(), sum(file.stat().st_size for file in files)
     for file in files:
         digest.update(f"{file.stat().st_size}\n".encode())
-        for block in sampled_blocks(file) if size > HASHED_WHOLE else _blocks(file):
-            digest.update(block)
+        with file.open("rb") as stream:
+            for block in sampled_blocks(file) if size > HASHED_WHOLE else iter(partial(stream.read, 1 << 20), b""):
+                digest.update(block)
     return f"{len(files)} files of {size:,} bytes, sha256 {digest.hexdigest()[:16]}"
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            yield block
 
 
 def _tokenizer(model: ModelConfig) -> str | None:

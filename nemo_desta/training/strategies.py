@@ -7,6 +7,7 @@ parts are named by path and imported when strategy=megatron is used.
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -95,10 +96,6 @@ class ShardedLLMStrategy(DDPStrategy):
         self.lightning_module._device_mesh = mesh  # as Lightning's own model-parallel strategy does
 
 
-def _ddp(process_group_backend: str | None = None) -> Strategy:
-    return DDPStrategy(process_group_backend=process_group_backend, **DDP_OPTIONS)
-
-
 def _fsdp2(tensor_parallel_size: int = 1, process_group_backend: str | None = None) -> Strategy:
     if tensor_parallel_size != 1:
         raise ConfigError(
@@ -131,7 +128,7 @@ def _resolve(target: Any) -> Any:
 
 STRATEGIES: dict[str, Kind] = {
     "auto": Kind((), lambda: "auto"),
-    "ddp": Kind(("process_group_backend",), _ddp),
+    "ddp": Kind(("process_group_backend",), partial(DDPStrategy, **DDP_OPTIONS)),
     "fsdp2": Kind(("tensor_parallel_size", "process_group_backend"), _fsdp2),
     "megatron": Kind(
         (
