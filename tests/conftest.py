@@ -1,10 +1,12 @@
 """What holds for every test: no network, one thread for torch, fixed seeds."""
 
+import functools
 import gc
 import ipaddress
 import os
 import random
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Generator
 from typing import Any
@@ -38,6 +40,9 @@ def _is_local(host: str) -> bool:
 
 socket.socket.connect = _local_only(socket.socket.connect)
 socket.socket.connect_ex = _local_only(socket.socket.connect_ex)
+
+# Every HTTP client, even of a plain http address, loads the trusted certificates: 60 ms of work, here done once.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,6 @@
 """Stand-in encoders: what ships loads in the real classes; the training script runs and its parts behave."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 
 from nemo_desta.demo import encoders
 from nemo_desta.demo.corpus import build_corpus
-from nemo_desta.demo.encoder_data import HEADS, Clip, augment, collate, labels_of, load_clips, mask_features
+from nemo_desta.demo.encoder_data import (
+    HEADS,
+    Clip,
+    augment,
+    collate,
+    labels_of,
+    load_clips,
+    mask_features,
+    training_batches,
+)
 from nemo_desta.demo.llm import sha256
 from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
 
@@ -39,7 +49,8 @@ def test_shipped_encoders_saw_only_audio_that_was_made():
     assert {source.split("/")[0] for source in record["clips"]} == {"demo"}
 
 
-def test_training_writes_checkpoints_that_score_as_reported(manifest, tmp_path):
+def test_training_writes_checkpoints_that_score_as_reported(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoders, "training_batches", functools.partial(training_batches, words=12, others=6))
     record = encoders.train(manifest, tmp_path, steps=2)
     assert record["steps"] == 2 and record["clips"]["demo/word"] > 5
     assert {"demo/word: gender", "demo/word: word"} <= set(record["valid_accuracy"])

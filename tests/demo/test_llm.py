@@ -29,8 +29,8 @@ def test_shipped_files_are_small_and_match_their_checksum(folder):
 
 
 def test_shipped_model_passes_its_gates(shipped):
-    result = measure(*shipped, count=60, seed=2, groups=("attributes", "text_cascade", "formats"))
-    assert result["attributes"] >= 0.95 and result["text_cascade"] >= 0.95  # 60 prompts each: room for two slips
+    result = measure(*shipped, count=40, seed=2, groups=("attributes", "text_cascade", "formats"))
+    assert result["attributes"] >= 0.95 and result["text_cascade"] >= 0.95  # 40 prompts each: room for two slips
     assert result["formats"] and all(obeyed >= 0.95 for obeyed, _ in result["formats"].values())
 
 
@@ -83,6 +83,8 @@ def test_the_same_seed_trains_the_same_model(tmp_path, monkeypatch):
     monkeypatch.setattr(llm, "TOKENS_PER_BATCH", 256)
     encoded = llm.encoded_conversations
     monkeypatch.setattr(llm, "encoded_conversations", lambda *args, **mix: encoded(*args[:2], 64, **mix))
+    texts = [conversation(random.Random(i)) for i in range(400)]
+    monkeypatch.setattr(llm, "conversation", lambda rng: rng.choice(texts))  # the tokenizer's 12,000 texts
     sums = [llm.train(tmp_path / name, seed=3, steps=2)["sha256"] for name in ("a", "b")]
     other = llm.train(tmp_path / "c", seed=4, steps=2)["sha256"]
     assert sums[0] == sums[1] != other

@@ -3,10 +3,11 @@
 import time
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.choices import choose
+from tests.evaluation.examples import few_and_many
 
 ANIMALS = ["a dog", "a cat", "a hot dog vendor", "a cow"]
 YES_NO = ["Yes", "No"]
@@ -161,15 +162,15 @@ texts = st.lists(words, min_size=1, max_size=3).map(" ".join)
 any_options = st.lists(st.one_of(texts, st.text(max_size=20), st.sampled_from(pieces)), min_size=1, max_size=8)
 
 
-@given(answers, any_options)
-@settings(deadline=None, max_examples=120)
+@few_and_many(answers, any_options)
 def test_no_answer_and_no_options_crash_it(answer, options):
     chosen = choose(answer, options)
     assert chosen is None or 0 <= chosen < len(options)
 
 
-@given(answers, st.lists(texts, min_size=2, max_size=6, unique_by=str.casefold), st.randoms(use_true_random=False))
-@settings(deadline=None, max_examples=120)
+@few_and_many(
+    answers, st.lists(texts, min_size=2, max_size=6, unique_by=str.casefold), st.randoms(use_true_random=False)
+)
 def test_the_order_of_the_options_does_not_decide_what_a_text_chooses(answer, options, random):
     shuffled = random.sample(options, len(options))
     first, second = choose(answer, options, letters=False), choose(answer, shuffled, letters=False)
@@ -188,12 +189,11 @@ FORMS += ["{text}", "The correct answer is: {text}.", '"{text}"', "<answer>{text
 FORMS += ["{text} or {other}", "{letter} and {text}", "I hear {text}", "({letter}) {other}", "it is {letter}!"]
 
 
-@given(
+@few_and_many(
     st.sampled_from(FORMS),
     st.lists(texts, min_size=2, max_size=6, unique_by=str.casefold),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None, max_examples=120)
 def test_the_order_of_the_options_does_not_decide_the_verdict(form, options, random):
     """The same answer, its letter told as the options now stand, is right in every order or in none."""
     truth, other = options[0], options[1]
@@ -206,8 +206,7 @@ def test_the_order_of_the_options_does_not_decide_the_verdict(form, options, ran
     assert verdict(options) == verdict(random.sample(options, len(options)))
 
 
-@given(texts, texts)
-@settings(deadline=None, max_examples=120)
+@few_and_many(texts, texts)
 def test_the_options_own_words_choose_it(truth, other):
     assume(truth.casefold() not in other.casefold() and other.casefold() not in truth.casefold())
     assert choose(truth, [other, truth]) == 1

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.ifeval import CHECKS, Tools, check, follows, loose_variants
 from nemo_desta.evaluation.ifeval.texts import langdetect_detector, split_sentences, split_words, tell_language
+from tests.evaluation.examples import few_and_many
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "scorers"
 
@@ -71,8 +71,9 @@ PIECES = [
 
 
 @pytest.mark.parametrize("variant", ["base", "speech"])
-@settings(max_examples=150, deadline=None)
-@given(text=st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join)))
+@few_and_many(
+    text=st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join))
+)
 def test_no_answer_breaks_a_checker(variant, text):
     for instruction_id, kwargs in ARGUMENTS.values():
         strict = check(instruction_id, kwargs, text, variant=variant)

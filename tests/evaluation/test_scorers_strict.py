@@ -1,11 +1,11 @@
 """Strict mode keeps every item in the denominator and never crashes; official mode takes any answer, too."""
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.scorers import air_bench, sakura
 from nemo_desta.evaluation.scores import ItemError, score
+from tests.evaluation.examples import few_and_many
 
 OPTIONS = ["a dog", "a cat", "a hot dog vendor", "a cow"]
 LETTERED = {"choice_a": "a dog", "choice_b": "a cat", "choice_c": "a hot dog vendor", "choice_d": "a cow"}
@@ -35,8 +35,7 @@ def items(benchmark, given_answers):
 
 
 @benchmarks
-@given(given_answers=answers)
-@settings(deadline=None, max_examples=60)
+@few_and_many(given_answers=answers, few=20, many=200)
 def test_the_denominator_is_the_number_of_items(benchmark, given_answers):
     scores = score(benchmark, items(benchmark, given_answers), mode="strict")
     assert scores.num_items == len(given_answers)
@@ -58,15 +57,13 @@ def test_verdicts_follow_what_was_chosen(benchmark):
 
 
 @pytest.mark.parametrize("benchmark", ["mmau", "mmar", "mmsu", "air_bench"])
-@given(given_answers=st.lists(st.text(max_size=60), min_size=1, max_size=12))
-@settings(deadline=None, max_examples=60)
+@few_and_many(given_answers=st.lists(st.text(max_size=60), min_size=1, max_size=12), few=20, many=200)
 def test_official_mode_takes_any_text(benchmark, given_answers):
     scores = score(benchmark, items(benchmark, given_answers))
     assert len(scores.verdicts) == len(given_answers)
 
 
-@given(st.text(max_size=100))
-@settings(deadline=None, max_examples=100)
+@few_and_many(st.text(max_size=100))
 def test_any_text_of_a_judge_can_be_read(text):
     row = {"track": "Animal", "hop": "single", **sakura.parse_judgement(text)}
     assert score("sakura", [row]).num_items == 1

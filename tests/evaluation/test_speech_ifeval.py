@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.scorers import speech_ifeval
 from nemo_desta.evaluation.scores import ItemError, score
+from tests.evaluation.examples import few_and_many
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "scorers" / "speech_ifeval.json.gz"
 
@@ -99,8 +99,7 @@ def test_unusable_items_are_named(made):
         score("speech_ifeval", [{**row, "response": 5}])
 
 
-@settings(max_examples=60, deadline=None)
-@given(texts=st.lists(st.none() | st.text(), min_size=109, max_size=109), judged=st.text())
+@few_and_many(texts=st.lists(st.none() | st.text(), min_size=109, max_size=109), judged=st.text(), few=20, many=200)
 def test_no_answer_breaks_the_scorer_and_strict_counts_every_item(texts, judged):
     rows = fixture()["rows"]
     items = [{**row, "response": text} for row, text in zip(rows, texts, strict=True)]

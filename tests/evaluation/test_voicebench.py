@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_desta.evaluation.scorers import voicebench
 from nemo_desta.evaluation.scorers.voicebench_bbh import OWN, official_rules, read_bbh
 from nemo_desta.evaluation.scorers.voicebench_mcq import read_letter
 from nemo_desta.evaluation.scores import ItemError, score
+from tests.evaluation.examples import few_and_many
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "scorers"
 
@@ -245,8 +245,7 @@ TEMPLATES = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.one_of(st.text(), st.text(alphabet="abcdABCD.:,)(*\"'\n yesno<>{}\\"), st.none()), st.text())
+@few_and_many(st.one_of(st.text(), st.text(alphabet="abcdABCD.:,)(*\"'\n yesno<>{}\\"), st.none()), st.text())
 def test_no_answer_and_no_judgement_breaks_the_scorer_and_strict_counts_every_item(response, judged):
     rows = [{**row, "response": response} for row in TEMPLATES]
     rows.append({"subset": "wildvoice", "response": "x", "score": [judged]})
@@ -260,8 +259,7 @@ def test_no_answer_and_no_judgement_breaks_the_scorer_and_strict_counts_every_it
 SAYINGS = ["{0}", "It is a {0}.", '"{0}"', "not a {1} but a {0}", "{0} or {1}", "The answer is: {0}", "no idea"]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.sampled_from(SAYINGS), st.permutations(range(4)), st.permutations(range(4)))
+@few_and_many(st.sampled_from(SAYINGS), st.permutations(range(4)), st.permutations(range(4)))
 def test_order_of_options_does_not_change_the_strict_verdict_of_an_answer_by_text(saying, order, said):
     options = ["violin", "flute", "cello", "drum"]
     response = saying.format(*(options[i] for i in said))

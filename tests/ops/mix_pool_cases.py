@@ -93,7 +93,7 @@ def make_inputs(case: Case, seed: int = 0) -> tuple[list[torch.Tensor], dict[str
         for clip, frames in enumerate(lens):
             layer[clip, frames:] = float("nan")
         layers.append(layer.to(DEVICE)[:, :T])
-    table = [0, 2, K, 2 * T], [K, K, 1, min(K, 2)], [3, 0, 1]
+    table = [0, 2, K, 2 * T], [K, min(K, 5), 1, min(K, 2)], [3, 0, 1]
     windows = WindowTable(*(torch.tensor(column, device=DEVICE) for column in table))
     parameters = {
         "layer_weights": normal(case.num_layers).softmax(0),

@@ -1,5 +1,6 @@
 """Window tables against the slow definition: exact fractions, one frame at a time."""
 
+import functools
 from fractions import Fraction
 from math import ceil
 
@@ -16,14 +17,20 @@ RATES = [6.25, 5, 3, 12.5, 1.7, 25, "1/30", Fraction(7, 3), 100]
 SAMPLES = [0, 1, 799, 10_666, 16_000, 31_999, 40_003]
 
 
+@functools.cache
+def step_bounds(grid: FrameGrid, step: int) -> tuple[Fraction, Fraction]:
+    """Where a step begins and ends, in seconds."""
+    seconds = Fraction(grid.hop, grid.sampling_rate)
+    return step * seconds, (step + 1) * seconds
+
+
 def read_frames(grid: FrameGrid, rate: Fraction, frames: int, windows: int, window: int) -> list[int]:
     """The definition, in words: which frames of a clip does its window read?"""
     begin, end = window / rate, (window + 1) / rate
-    seconds = Fraction(grid.hop, grid.sampling_rate)
     steps = range(ceil(frames / grid.frames_per_step))
     taken = []
     for step in steps:
-        left, right = step * seconds, (step + 1) * seconds
+        left, right = step_bounds(grid, step)
         if grid.overlap:
             belongs = left < end and right > begin
         else:
@@ -33,7 +40,7 @@ def read_frames(grid: FrameGrid, rate: Fraction, frames: int, windows: int, wind
             taken.append(step)
     if not taken:
         centre = (begin + end) / 2
-        taken = [min(steps, key=lambda step: (abs((step + Fraction(1, 2)) * seconds - centre), -step))]
+        taken = [min(steps, key=lambda step: (abs(sum(step_bounds(grid, step)) / 2 - centre), -step))]
     return [
         f
         for step in taken

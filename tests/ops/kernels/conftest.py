@@ -27,6 +27,20 @@ else:
     # it again, to the same thing, at some milliseconds each: ten times the arithmetic of these tests.
     interpreter.InterpretedFunction.__call__ = call
 
+    # No offset of these small tensors comes near 2**31, and to check each integer operation is a fifth of the time.
+    object.__setattr__(interpreter.interpreter_builder.options, "sanitize_overflow", False)
+
+    numpy_dtypes = {}
+    find_dtype = interpreter._get_np_dtype
+
+    def get_np_dtype(kind):
+        name = kind.scalar.name
+        if name not in numpy_dtypes:
+            numpy_dtypes[name] = find_dtype(kind.scalar)
+        return numpy_dtypes[name]
+
+    interpreter._get_np_dtype = get_np_dtype  # the interpreter's own builds a dictionary of all types at each call
+
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():

@@ -8,12 +8,12 @@ from nemo_desta.types import EncoderOutput
 from tests.ops.mix_pool_cases import DEVICE
 from tests.perception.projector.toys import RATE, randomise, toy_encoders, toy_features
 
-SAMPLES = [7_003, 3_500, 1]  # 3, 2 and 1 windows at 5 per second
+SAMPLES = [3_603, 1]  # 2 windows and 1 at 5 per second, too
 
 
-def made(**knobs):
+def made(encoders=None, **knobs):
     """A projector with random parameters, and what its encoders say."""
-    encoders = toy_encoders()
+    encoders = encoders or toy_encoders()
     projector = randomise(WindowProjector(encoders, 10, num_queries=2, **knobs)).to(DEVICE)
     features = toy_features(encoders, SAMPLES)
     return projector, {
@@ -44,10 +44,18 @@ def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
         torch.testing.assert_close(gradient, expected_grads[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("kernel", ["triton", "torch"])
-def test_the_whole_projector_compiles_to_one_graph(kernel):
+@pytest.mark.parametrize(
+    ("kernel", "names"),
+    [
+        ("triton", ("beats",)),
+        ("torch", ("beats",)),
+        pytest.param("triton", ("whisper", "beats"), marks=pytest.mark.slow),
+        pytest.param("torch", ("whisper", "beats"), marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_projector_compiles_to_one_graph(kernel, names):
     """Its two sizes depend on the data (windows in all, windows of the longest clip): Dynamo must be allowed that."""
-    projector, features = made()
+    projector, features = made({name: toy_encoders()[name] for name in names})
     expected, expected_grads = outcome(projector, features, "torch")
     torch._dynamo.reset()
     with torch._dynamo.config.patch(capture_scalar_outputs=True):

@@ -54,7 +54,7 @@ def test_killed_processes_lose_nothing_and_repeat_nothing(tmp_path: Path) -> Non
     rng, kills = random.Random(5), 0
     for _ in range(60):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        if kills < 6:
+        if kills < 4:
             time.sleep(rng.uniform(0.4, 0.8))
             process.send_signal(signal.SIGKILL)
         errors = process.communicate()[1].decode()
