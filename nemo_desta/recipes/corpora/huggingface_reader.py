@@ -16,6 +16,7 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
+from nemo_desta.sources import file_digest
 
 _BATCH = 64  # rows in memory at a time
 _ENDINGS = {
@@ -146,7 +147,5 @@ def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for one in files:
         digest.update(f"{one.relative_to(path).as_posix()} {one.stat().st_size}\n".encode())
-        with one.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        file_digest(one, digest)
     return digest.hexdigest()[:12]
