@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from nemo_desta.core.fingerprint import TOKENIZER_FILES
 from nemo_desta.data.rows import expand_paths
 from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
-from nemo_desta.sources import local_folder, sampled_blocks
+from nemo_desta.sources import file_digest, local_folder, sampled_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -188,9 +187,11 @@ def _content(rows: Any) -> str:
     digest, size = hashlib.sha256(), sum(file.stat().st_size for file in files)
     for file in files:
         digest.update(f"{file.stat().st_size}\n".encode())
-        with file.open("rb") as stream:
-            for block in sampled_blocks(file) if size > HASHED_WHOLE else iter(partial(stream.read, 1 << 20), b""):
-                digest.update(block)
+        if size <= HASHED_WHOLE:
+            file_digest(file, digest)
+            continue
+        for block in sampled_blocks(file):
+            digest.update(block)
     return f"{len(files)} files of {size:,} bytes, sha256 {digest.hexdigest()[:16]}"
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
+from nemo_desta.sources import file_digest
 
 #: (split, further fields of its rows, names of class labels by column, batches of rows)
 _Part: TypeAlias = tuple[str, dict[str, Any], dict[str, list[str]], Any]
@@ -130,7 +131,5 @@ def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     for one in files:
         digest.update(f"{one.relative_to(path).as_posix()} {one.stat().st_size}\n".encode())
-        with one.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        file_digest(one, digest)
     return digest.hexdigest()[:12]
