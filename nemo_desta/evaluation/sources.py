@@ -47,11 +47,11 @@ class Source:
         partial = prompts.with_suffix(".part")
         partial.write_text(text, encoding="utf-8")
         partial.replace(prompts)  # atomic: a kill leaves the old file
-        self._answer(rows, prompts, answers)
+        self._answer(prompts, answers, _roots(rows))
         wanted = {row["id"] for row in rows}
         return {line["id"]: line["answer"] for line in _read(answers) if line["id"] in wanted}
 
-    def _answer(self, rows: Sequence[Mapping[str, Any]], prompts: Path, answers: Path) -> None:
+    def _answer(self, prompts: Path, answers: Path, roots: dict[str, str]) -> None:
         settings = self.settings
         if settings.endpoint is not None:
             from nemo_desta.evaluation.endpoint import answer_rows_at
@@ -64,15 +64,12 @@ class Source:
             return
         from nemo_desta.answering.offline import answer_rows
 
-        # The folders of the clips, which were resolved inside the data root when the items were read.
-        clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
-        folders = sorted({str(clip.parent) for clip in clips}) or ["."]
         answer_rows(
             self.engine.model if self.engine is not None else self.model,
             prompts,
             answers,
             name=str(settings.model),
-            audio_roots={"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}},
+            audio_roots=roots,
             transcript=settings.transcript,
             sampling=settings.sampling,
             engine=self.engine,
@@ -104,3 +101,10 @@ def _check_same(prompts: Path, rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{prompts.parent} holds answers to other prompts (the prompt of item '{row['id']}' differs). Give "
                 "another output, or the same prompts and data_root"
             )
+
+
+def _roots(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The folders of the rows' clips. The clips were resolved inside the data root when the items were read."""
+    clips = [Path(audio["audio"]) for row in rows for m in row["messages"] for audio in m.get("audios") or ()]
+    folders = sorted({str(clip.parent) for clip in clips}) or ["."]
+    return {"default": folders[0], **{f"folder {i}": folder for i, folder in enumerate(folders[1:])}}

@@ -7,7 +7,6 @@ Letters: S samples, N frames of 25 ms, 100 a second.
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,19 +127,21 @@ def _loudness(audio: np.ndarray, sampling_rate: int) -> float | None:
 
 @lru_cache(maxsize=8)
 def _meter(sampling_rate: int) -> Any:
-    return _imported("pyloudnorm", "volume needs pyloudnorm").Meter(sampling_rate)
+    try:
+        import pyloudnorm
+    except ImportError as error:
+        raise ImportError("measuring volume needs pyloudnorm: pip install 'nemo_desta[measure]'") from error
+    return pyloudnorm.Meter(sampling_rate)
 
 
 def _sound(audio: np.ndarray, sampling_rate: int) -> Any:
-    parselmouth = _imported("parselmouth", "pitch and speaking speed needs praat-parselmouth")
-    return parselmouth.Sound(audio, sampling_frequency=sampling_rate)
-
-
-def _imported(name: str, need: str) -> Any:
     try:
-        return import_module(name)
+        import parselmouth
     except ImportError as error:
-        raise ImportError(f"measuring {need}: pip install 'nemo_desta[measure]'") from error
+        raise ImportError(
+            "measuring pitch and speaking speed needs praat-parselmouth: pip install 'nemo_desta[measure]'"
+        ) from error
+    return parselmouth.Sound(audio, sampling_frequency=sampling_rate)
 
 
 def _pitch(audio: np.ndarray, sampling_rate: int) -> Any | None:

@@ -2,9 +2,12 @@
 
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TextIO
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from nemo_desta.answering.engine import Delta
 from nemo_desta.config import nearest
@@ -67,7 +70,8 @@ class Terminal:
         """
         deltas = self.session.ask(prompt)
         try:
-            self._print(deltas)
+            with interrupt_between(deltas) as interruptible:
+                self._print(interruptible)
         except KeyboardInterrupt:
             deltas.close()
             self._write(PLAIN * self.colour + "\n")
@@ -151,6 +155,36 @@ class Terminal:
     def _write(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()
+
+
+@contextmanager
+def interrupt_between(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Yields ``items``; during the block the first Ctrl-C is raised between two of them, the second at once.
+
+    Python raises KeyboardInterrupt wherever it stands. In a finalizer or a callback of C code, it prints and drops it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signal handlers belong to the main thread
+        yield iter(items)
+        return
+    pressed = False
+
+    def handle(signum: int, frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def checked() -> Iterator[Any]:
+        for item in items:
+            if pressed:
+                raise KeyboardInterrupt
+            yield item
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield checked()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def printable(text: str) -> str:

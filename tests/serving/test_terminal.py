@@ -1,6 +1,7 @@
 """The conversation as a person at a terminal sees it."""
 
 import io
+import signal
 
 import soundfile
 
@@ -74,6 +75,24 @@ def test_reset_forgets(model):
 def test_control_c_stops_the_answer_and_at_the_prompt_nothing():
     shown = talk(Script(("It ", False, None), KeyboardInterrupt()), KeyboardInterrupt(), "What is this?", "/help")
     assert "(/quit leaves)" in shown and "It \n(stopped)\n" in shown and "/audio FILE" in shown
+
+
+def test_control_c_in_a_finalizer_is_not_lost():
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)  # an exception in here is printed and dropped
+
+    class Session(Script):
+        def ask(self, prompt):
+            yield Delta(0, "It ", False, None, 1)
+            Finalized()
+            yield Delta(0, "rains.", False, None, 2)
+            yield Delta(0, " And", False, "stop", 3)
+
+    before = signal.getsignal(signal.SIGINT)
+    shown = talk(Session(), "What is this?")
+    assert "(stopped)" in shown and "And" not in shown
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_thinking_is_hidden_unless_it_is_asked_for():

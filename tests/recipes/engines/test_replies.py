@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from nemo_desta.evaluation.endpoint import answer_rows_at
+from nemo_desta.evaluation.settings import EndpointSettings
 from nemo_desta.recipes.engines import Generation, OpenAIEngine, Request, SamplingConfig, generate_all
 from nemo_desta.recipes.engines.http_client import _message, _retry_after_secs
 from nemo_desta.recipes.engines.replies import MalformedAnswer, read_chat, read_completion, read_models, read_object
@@ -106,7 +107,9 @@ def test_rows_behind_a_server_are_read_by_the_same_rules(tmp_path: Any) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Odd() as server:
         where = (tmp_path / "rows.jsonl", tmp_path / "out.jsonl")
-        found = answer_rows_at(server.url, server.model, *where, tag="<|AUDIO|>", sampling={}, progress=False)
+        found = answer_rows_at(
+            EndpointSettings(server.url, server.model), *where, tag="<|AUDIO|>", sampling={}, progress=False
+        )
     assert found == {"answered": 2, "before": 0, "failed": 0}
     answers = {line["id"]: line for line in map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())}
     assert [answers[i]["answer"] for i in "01"] == ["fine", "fine"] and answers["0"]["num_new_tokens"] is None
