@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the kernels need triton, which has no build for this platform")
 
+pytestmark = pytest.mark.slow  # 20 s of compilers; `make kernels` runs the gate itself
 ROOT = Path(__file__).parents[2]
 
 

@@ -48,7 +48,7 @@ def test_kernel_and_reference_give_the_same_vectors_and_gradients(mode, rate):
     ("kernel", "names"),
     [
         ("triton", ("beats",)),
-        ("torch", ("beats",)),
+        pytest.param("torch", ("beats",), marks=pytest.mark.slow),
         pytest.param("triton", ("whisper", "beats"), marks=pytest.mark.slow),
         pytest.param("torch", ("whisper", "beats"), marks=pytest.mark.slow),
     ],
