@@ -20,7 +20,14 @@ setup(
     python_requires=INFO["__python_requires__"],
     packages=find_packages(include=["nemo_desta", "nemo_desta.*"]),
     package_data={
-        "nemo_desta": ["**/*.yaml", "**/*.jinja", "demo/assets/**", "recipes/report/templates/*", "serving/*.css"]
+        "nemo_desta": [
+            "**/*.yaml",
+            "**/*.jinja",
+            "**/*.txt",
+            "demo/assets/**",
+            "recipes/report/templates/*",
+            "serving/*.css",
+        ]
     },
     install_requires=INFO["REQUIRES"],
     extras_require=INFO["EXTRAS"],
