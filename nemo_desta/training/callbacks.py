@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import time
 from pathlib import Path
@@ -58,8 +59,9 @@ class StepLog(Callback):
         path = records_folder(trainer.default_root_dir) / self.name  # exp_manager puts its log dir there
         path.parent.mkdir(parents=True, exist_ok=True)
         done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
-        kept = path.read_bytes().splitlines(keepends=True)[:done] if path.exists() else []
-        path.write_bytes(b"".join(line for line in kept if line.endswith(b"\n")))
+        path.touch()
+        kept = path.read_bytes().splitlines(keepends=True)[:done]
+        os.truncate(path, sum(len(line) for line in kept if line.endswith(b"\n")))  # a kill here loses no line
         self._file = path.open("a", buffering=1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
