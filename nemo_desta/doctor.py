@@ -3,6 +3,7 @@
 Only torch is imported, to find GPUs, so it takes a second and works in a broken install.
 """
 
+import argparse
 import importlib.metadata
 import operator
 import re
@@ -38,6 +39,24 @@ class Finding(NamedTuple):
     problem: str
 
 
+def main(words: list[str] | None = None) -> int:
+    """The job ``desta doctor``; the exit status is 1 when training cannot run."""
+    parser = argparse.ArgumentParser(
+        prog="desta doctor", description="What is installed, what is missing, and the line that installs it."
+    )
+    parser.add_argument(
+        "--weights",
+        action="store_true",
+        help="list the weights that the shipped configs name, and which of them are on this machine",
+    )
+    if parser.parse_args(words).weights:
+        print(weights())
+        return 0
+    report, can_train = doctor()
+    print(report)
+    return 0 if can_train else 1
+
+
 def versions() -> str:
     """The stack in lines of ``name version``, for bug reports."""
     lines = [("nemo_desta", __version__), ("python", python_version())]
@@ -64,8 +83,38 @@ def doctor() -> tuple[str, bool]:
         lines += [f"  {finding.name}: {finding.problem}" for finding in broken]
         lines.append(f"To repair it, in a checkout: {install_line('train')}")
     else:
-        lines.append("Training can run here: python examples/speechlm_desta.py --config-name desta25 check=true")
+        lines.append("Training can run here: desta check --config-name desta25")
     return "\n".join(lines), not broken
+
+
+def weights() -> str:
+    """The LLMs and encoders of the shipped configs: where each is on this machine, or how to get it."""
+    from nemo_desta.sources import conf_folder, local_folder
+
+    found = {}
+    for group in ("llm", "encoders"):
+        for file in sorted((conf_folder() / group).glob("*.yaml")):
+            for source in re.findall(r"^\s*path: ([^#\s]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
+                found.setdefault(source, []).append(f"{group}={file.stem}")
+    lines = []
+    for source, users in found.items():
+        if source == "???":
+            lines += [
+                f"  --  BEATs ({', '.join(users)}): not on a hub; `desta fetch beats` says where it can be had,",
+                "      and model.perception.use=[whisper] trains without it",
+            ]
+            continue
+        folder = local_folder(source)
+        where = str(folder) if folder else f"not here: hf download {source}"
+        lines.append(f"  {'ok' if folder else '--'}  {source} ({', '.join(users)}): {where}")
+    return "\n".join(
+        [
+            "Weights that the shipped configs name",
+            *lines,
+            "",
+            "A gated model (Llama): accept its licence on its page, then `hf auth login`.",
+        ]
+    )
 
 
 def check(requirement: str) -> Finding:

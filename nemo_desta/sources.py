@@ -27,6 +27,12 @@ def resolve_source(path: str) -> str:
     return str(inside)
 
 
+def conf_folder() -> Path:
+    """The shipped configs: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
 def is_local(path: str) -> bool:
     """Whether a source is a path on this machine rather than a hub id ``owner/name``."""
     return path.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or Path(resolve_source(path)).exists()

@@ -71,9 +71,9 @@ model       {work_dir / "training" / "model"}
 time        {seconds / 60:.1f} minutes
 
 Try next:
-  python examples/desta_chat.py model={work_dir}/training/model audio=YOUR.wav prompt="What do you hear?"
-  python examples/desta_chat.py model={work_dir}/training/model web=true   # a page: upload or record, ask
-  python examples/speechlm_desta.py --config-name demo check=true work_dir={work_dir}
-  python examples/speechlm_desta.py --config-name desta25 check=true \\
+  desta chat model={work_dir}/training/model audio=YOUR.wav prompt="What do you hear?"
+  desta chat model={work_dir}/training/model web=true   # a page: upload or record, ask
+  desta train --config-name demo check=true work_dir={work_dir}
+  desta train --config-name desta25 check=true \\
     'data.train_ds.input_cfg.0.rows={rows}'   # names what a real run still needs
 """

@@ -18,10 +18,10 @@ from typing import Any
 from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
 from nemo_desta.recipes.prompts import Prompt
+from nemo_desta.sources import conf_folder
 
 logger = logging.getLogger(__name__)
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 LLM = "package:demo/assets/llm"
 #: Off: the small LLM mixes five languages in one sentence, and "not clear" is a correct answer.
 GATES = {"language": None, "refusals": None}
@@ -122,9 +122,7 @@ def compose(name: str, overrides: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
-    if not CONF.is_dir():
-        raise SystemExit(f"no folder {CONF}: the demo runs from a checkout, with conf/ beside nemo_desta/")
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(conf_folder()), version_base=None):
         return hydra_compose(name, overrides=list(overrides))
 
 
@@ -163,7 +161,7 @@ def quiet() -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m nemo_desta.demo", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="desta demo", description=__doc__.splitlines()[0])
     parser.add_argument("--work-dir", default="runs/demo", help="where everything goes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=1500, help="clips of the corpus (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""Settings of `examples/desta_evaluate.py`: the fields of conf/use/evaluate.yaml and their checks."""
+"""Settings of `desta evaluate`: the fields of conf/use/evaluate.yaml and their checks."""
 
 from dataclasses import dataclass, field
 from typing import Any

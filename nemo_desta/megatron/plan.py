@@ -81,7 +81,7 @@ def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[
     """The words of the training command for a plan; the user adds data and weights."""
     nodes = -(-job.gpus // job.gpus_per_node)
     return [
-        *("python", "examples/speechlm_desta.py", "--config-name", "desta25", f"model.llm.path={path}"),
+        *("desta", "train", "--config-name", "desta25", f"model.llm.path={path}"),
         *([f"encoders={CONFIGS[given.encoders]}"] if given.encoders in CONFIGS else []),
         "strategy=megatron",
         f"strategy.tensor_parallel_size={plan.tensor_parallel_size}",
@@ -98,7 +98,7 @@ def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nemo_desta.megatron.plan",
+        prog="desta plan",
         description="Layouts (tensor x pipeline x data parallel) of a frozen LLM that fit, in GiB per GPU. Computed.",
         epilog=f"LLMs known by name: {', '.join(KNOWN)}. Encoders: none, {', '.join(ENCODERS)}, joined by +",
     )

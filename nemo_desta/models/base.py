@@ -145,7 +145,7 @@ class DestaBase(SpeechMixin, LightningModule):
         """
         raise ConfigError(
             f"'{checkpoint_path}': Lightning's load_from_checkpoint can run code of the file. To use the "
-            "trained model, export it (examples/desta_export.py model=<checkpoint> output=<folder>) and open the "
+            "trained model, export it (desta export model=<checkpoint> output=<folder>) and open the "
             "folder by from_pretrained; to resume, run the training command again"
         )
 

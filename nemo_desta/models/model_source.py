@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
+from nemo_desta.screen import hide_loading_bars, silence_imports
 
 if TYPE_CHECKING:
     from nemo_desta.answering.engine import ChatEngine
@@ -35,14 +36,16 @@ class ModelSource:
 
     def load(self) -> "DestaModel":
         """The model with its LLM in this process."""
-        from nemo_desta.models.desta import DestaModel
-
+        with silence_imports():
+            from nemo_desta.models.desta import DestaModel
+        hide_loading_bars()
         return DestaModel.from_pretrained(self.model, device=self.device, **self._arguments)
 
     def load_with_vllm(self, **engine_args: Any) -> "ChatEngine":
         """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
-        from nemo_desta.answering.vllm_decoder import vllm_chat_engine
-
+        with silence_imports():
+            from nemo_desta.answering.vllm_decoder import vllm_chat_engine
+        hide_loading_bars()
         return vllm_chat_engine(self.model, **self._arguments, **engine_args)
 
     @property

@@ -1,13 +1,14 @@
 """Download pre-trained encoders and verify their checksums; explain how to get those without a reliable host.
 
-python -m nemo_desta.perception.download whisper-large-v3 models/whisper-large-v3
-python -m nemo_desta.perception.download https://host/BEATs.pt models --sha256 <sum that you trust>
+desta fetch whisper-large-v3 models/whisper-large-v3
+desta fetch https://host/BEATs.pt models --sha256 <sum that you trust>
 """
 
 import argparse
 import hashlib
 import logging
 import os
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -33,7 +34,7 @@ with errors. Nothing is downloaded; get the file yourself:
        BEATs_iter3_plus_AS2M.pt                           pre-trained
        BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt    fine-tuned on AudioSet, the one that SALMONN uses
   2. if its source gives a SHA-256, download and check the file with this command:
-       python -m nemo_desta.perception.download <url> <folder> --sha256 <sum>
+       desta fetch <url> <folder> --sha256 <sum>
   3. the file holds a dictionary: 'cfg' (12 layers, width 768), 'model' (90,311,792 parameters without the predictor)
      and, fine-tuned, 'label_dict' (527 AudioSet classes). It is read without running any code in it, and
      BeatsEncoder.from_checkpoint names what is missing; .classify gives the classes of a fine-tuned one."""
@@ -144,17 +145,20 @@ def _git_blob_id(file: Path) -> str:
     return file_digest(file, hashlib.sha1(f"blob {file.stat().st_size}\0".encode()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Fetch pre-trained encoders, verified by SHA-256.")
+def main(words: list[str] | None = None) -> int:
+    """The job ``desta fetch``."""
+    parser = argparse.ArgumentParser(prog="desta fetch", description=__doc__.split("\n")[0])
     parser.add_argument("name_or_url", help=f"one of {', '.join(ASSETS)}, or a URL")
     parser.add_argument("folder", nargs="?", default=".", type=Path)
     parser.add_argument("--sha256", help="the sum that the file of a URL must have")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         print(fetch(arguments.name_or_url, arguments.folder, arguments.sha256))
-    except (ConfigError, NotHostedError, ConnectionError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+    except (NotHostedError, ConnectionError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

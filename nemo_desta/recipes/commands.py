@@ -1,4 +1,4 @@
-"""Dispatch of `examples/desta_generate_data.py` by the config's `recipe`: generate, report, check or shar."""
+"""Dispatch of `desta generate` by the config's `recipe`: generate, report, check or shar."""
 
 from collections.abc import Mapping
 from typing import Any

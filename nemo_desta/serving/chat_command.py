@@ -1,14 +1,13 @@
-"""Entry point of `examples/desta_chat.py`: one answer, a conversation, a file of rows or the web page."""
+"""The job ``desta chat``: one answer, a conversation, a file of rows or the web page."""
 
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import MISSING, parse
+from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.model_source import ModelSource, check_engine
 
@@ -16,10 +15,6 @@ if TYPE_CHECKING:  # imported late, without their log
     from nemo_desta.answering.audio_embeddings import ChatModel
     from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
-
-#: Settings with literal text as value, which Hydra's grammar of lists, quotes and choices must not parse.
-TEXTS = ("prompt", "system", "model", "llm", "output", "source")
-PATHS = ("audio", "text", "input")  # also literal, unless they are lists
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     if config.input is not None and config.batch.engine == "vllm":
         engine = config.load_with_vllm(max_batch_size=config.batch.max_batch_size, **config.batch.vllm)
         return _answer_rows(engine.model, config, engine)
-    model = (load or load_model)(config)
+    model = load(config) if load else config.load()
     if config.input is not None:
         return _answer_rows(model, config)
     if config.web:
@@ -98,35 +93,6 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
         conversation = {"transcript": config.transcript, "system": config.system, "sampling": _sampling(config)}
         return serve_page(model, host=config.page.host, port=config.page.port, **conversation)
     return _talk(model, config)
-
-
-def load_model(config: ChatConfig) -> "DestaModel":
-    from nemo_desta.serving.silence_imports import silence_imports
-
-    with silence_imports():
-        import nemo_desta.models.desta  # noqa: F401
-    return config.load()
-
-
-def as_overrides(words: Sequence[str]) -> list[str]:
-    """Quotes literal text on a command line for Hydra.
-
-    Without quotes Hydra rejects ``prompt=What's that, a dog?`` and takes ``prompt=yes,no`` for a choice.
-    """
-    overrides = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        key_is_text = key in TEXTS or (key in PATHS and not value.startswith(("[", "{")))
-        if equals and key_is_text and value not in ("", "null", MISSING) and not _is_quoted(value):
-            # A backslash is literal, except before a quote.
-            escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
-            word = f"{key}='{escaped}'"
-        overrides.append(word)
-    return overrides
-
-
-def _is_quoted(value: str) -> bool:
-    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and value[0] not in value[1:-1]
 
 
 def _check(config: ChatConfig) -> None:

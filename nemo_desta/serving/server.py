@@ -9,8 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,44 +20,22 @@ try:
 except ImportError as error:
     raise ImportError("the server needs uvicorn: pip install 'nemo_desta[serve]'") from error
 
-from omegaconf import DictConfig, OmegaConf
-
 from nemo_desta.answering.audio_embeddings import ChatModel
-from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.models.model_source import ModelSource, check_engine
 from nemo_desta.serving.app import API_KEY, create_app
 from nemo_desta.serving.batching import Engine
-from nemo_desta.serving.settings import ServerSettings
+from nemo_desta.serving.settings import Served, ServerSettings
 from nemo_desta.serving.wire import Wire, allow_files
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Served(ModelSource):
-    """The served model and its engine: see conf/use/serve.yaml."""
-
-    engine: str = "hf"
-    vllm: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_engine(self.engine, self.vllm)
-        if self.engine == "vllm" and self.device is not None:
-            raise ConfigError("'device' is for engine=hf; vLLM uses all visible GPUs")
-
-
-def run_serve(cfg: DictConfig | Mapping[str, Any]) -> None:
-    """Entry point of `examples/desta_serve.py`: loads a model folder and serves it until a signal stops it.
+def open_and_serve(served: Served, settings: ServerSettings) -> None:
+    """Loads a model folder and serves it until a signal stops it.
 
     Raises:
-        ConfigError: an unknown or wrong setting, an unavailable address, a model that cannot be opened.
+        ConfigError: an unavailable address, or a model that cannot be opened.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
-    served = parse(Served, {f.name: plain.pop(f.name) for f in fields(Served) if f.name in plain}, "serve")
-    settings = parse(ServerSettings, plain, "serve")
-    if settings.max_context is None:  # a longer prompt would fail vLLM's loop and every request in it
-        settings = replace(settings, max_context=served.vllm.get("max_model_len"))
     with listen(settings) as sock:  # before loading the model, which may take minutes
         try:
             model, make_engine = _open(served, settings)

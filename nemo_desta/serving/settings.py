@@ -3,8 +3,23 @@
 import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
+from typing import Any
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.models.model_source import ModelSource, check_engine
+
+
+@dataclass(frozen=True)
+class Served(ModelSource):
+    """The served model and its engine: see conf/use/serve.yaml."""
+
+    engine: str = "hf"
+    vllm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.vllm)
+        if self.engine == "vllm" and self.device is not None:
+            raise ConfigError("'device' is for engine=hf; vLLM uses all visible GPUs")
 
 
 @dataclass(frozen=True)

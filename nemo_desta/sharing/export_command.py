@@ -1,4 +1,4 @@
-"""The command of `examples/desta_export.py`: export a trained model, or import a released one."""
+"""The command of `desta export`: export a trained model, or import a released one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.screen import hide_loading_bars, silence_imports
 from nemo_desta.sharing.publish import check_repo_id, open_api, push_folder
 
 #: Settings that `export_model` takes, and those that an import must not have.
@@ -46,10 +47,12 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
     plain["kind"] = plain.pop("import", None)
     config = parse(ExportConfig, plain, where="export")
     _check(config)
-    from nemo_desta.core.folder import is_model_folder
-    from nemo_desta.sharing.export import export_model
-    from nemo_desta.sharing.output_folder import atomic_folder, check_output
-    from nemo_desta.sharing.released import write_released
+    with silence_imports():
+        from nemo_desta.core.folder import is_model_folder
+        from nemo_desta.sharing.export import export_model
+        from nemo_desta.sharing.output_folder import atomic_folder, check_output
+        from nemo_desta.sharing.released import write_released
+    hide_loading_bars()
 
     if config.kind is not None:
         output, source = Path(config.output).expanduser().absolute(), Path(config.source).expanduser()

@@ -44,13 +44,11 @@ from nemo_desta.training.run_settings import (
     compare_run,
     describe_run,
 )
+from nemo_desta.training.sections import SECTIONS, VALUES
 from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_layout, model_class, takes_step
 
 logger = logging.getLogger(__name__)
 
-SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "resume")
-#: Top-level values that only other settings read, by ``${}``.
-VALUES = ("work_dir", "data_root", "generated", "corpora")
 AUTO = {"name": "auto"}
 CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
 

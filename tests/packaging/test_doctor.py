@@ -61,7 +61,7 @@ def test_help_and_no_command_explain_themselves():
 
 def test_misspelt_command_fails_and_names_the_commands():
     result = run("docter")
-    assert result.returncode == 2 and "doctor" in result.stderr
+    assert result.returncode == 1 and "Did you mean 'doctor'?" in result.stderr
 
 
 def test_doctor_passes_in_the_test_environment(capsys):

@@ -1,7 +1,6 @@
 """A recipe from its config to its rows: the shipped files, the thin main, real engines, and what is refused."""
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 from datetime import datetime
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.commands import run_command
 from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
 from nemo_desta.recipes.run import my_shards, run_recipe
 from nemo_desta.recipes.settings import RecipeConfig, parse_recipe
@@ -70,18 +70,15 @@ def test_groups_compose(group: str) -> None:
 
 
 def test_main_writes_rows_from_a_config(corpus: Path, llm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("generate", REPO / "examples/desta_generate_data.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
     config = {**shipped("self_generate"), **given(corpus, llm_folder, describe={"dialect": "alarm"}, gates={})}
-    example.main(OmegaConf.create(config))
+    print(run_command(OmegaConf.create(config)))
     rows = rows_of(corpus / "out")
     assert f"rows written: {len(rows)}" in capsys.readouterr().out and len(rows) > 5
     assert {row["llm"] for row in rows.values()} == {"tiny-qwen3"} and all(r["llm_revision"] for r in rows.values())
     assert all("(duration: 1s, gender: " in row["seed_description"] for row in rows.values())
     config |= {"engine": {"name": "hff"}, "output": str(corpus / "other")}
-    with pytest.raises(SystemExit, match="unknown engine 'hff'. Did you mean 'hf'"):
-        example.main(OmegaConf.create(config))
+    with pytest.raises(ConfigError, match="unknown engine 'hff'. Did you mean 'hf'"):
+        run_command(OmegaConf.create(config))
 
 
 def test_bad_audio_is_counted_and_named(corpus: Path, llm_folder: Path) -> None:
@@ -326,7 +323,8 @@ def test_a_resumed_recipe_is_refused_another_chat_template(corpus: Path, llm_fol
 
 def test_a_template_with_a_date_keeps_that_of_the_recipes_beginning(corpus: Path, llm_folder: Path) -> None:
     from nemo_desta.recipes.build import build_engines, freeze_dates
-    from nemo_desta.recipes.pipeline import RecipeFolder
+    from nemo_desta.recipes.commands import run_command
+from nemo_desta.recipes.pipeline import RecipeFolder
 
     dated = shutil.copytree(llm_folder, corpus / "dated")
     tokenizer = AutoTokenizer.from_pretrained(dated)

@@ -18,9 +18,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from nemo_desta.cli.literals import quote_literals
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.serving.chat_command import ChatConfig, as_overrides, run_chat
+from nemo_desta.serving.chat_command import ChatConfig, run_chat
 from tests.serving.serving_tools import noise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ GREEDY = ["sampling.max_new_tokens=8", "sampling.temperature=0"]
 
 def composed(*words):
     with initialize_config_dir(str(ROOT / "conf" / "use"), version_base=None):
-        return compose("chat", overrides=as_overrides(words))
+        return compose("chat", overrides=quote_literals(words))
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from benchmarks import serving as serving_benchmark
 from nemo_desta.answering.engine import ChatEngine
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.serving.server import Served, listen
-from nemo_desta.serving.settings import ServerSettings
+from nemo_desta.serving.server import listen
+from nemo_desta.serving.settings import Served, ServerSettings
 from tests.serving.serving_tools import (
     NAME,
     alive,

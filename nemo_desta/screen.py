@@ -1,0 +1,36 @@
+"""What reaches the terminal: this package's own lines. Other libraries print while they are imported and used."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+
+@contextmanager
+def silence_imports() -> Iterator[None]:
+    """Suppresses warnings and log records below an error, for imports."""
+    earlier = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(earlier)
+
+
+def log_to_stderr(level: int = logging.WARNING) -> None:
+    """Logs this package's records from ``level`` on and errors of all others to standard error; below WARNING with
+    their time. Python's warnings are not shown."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.NOTSET)  # even inside `silence_imports`
+    form = "%(message)s" if level >= logging.WARNING else "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.ERROR, format=form, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+    logging.getLogger("nemo_desta").setLevel(level)
+
+
+def hide_loading_bars() -> None:
+    """Disables transformers' progress bars, which show a second or less of loading."""
+    import_module("transformers.utils.logging").disable_progress_bar()  # by name: the doctor runs without it
