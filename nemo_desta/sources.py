@@ -1,5 +1,6 @@
 """Sources of weights and tokenizers: a folder, a hub id, or ``package:<path>`` for files that nemo_desta ships."""
 
+import difflib
 import hashlib
 from collections.abc import Iterator
 from importlib import resources
@@ -63,6 +64,9 @@ def fetch_folder(source: str, patterns: list[str]) -> Path:
         if (folder := local_folder(source)) is None:
             raise FileNotFoundError(f"no folder '{source}'")
         return folder
+    if (near := Path(source).parent).is_dir() and near != Path("."):  # a path, although it looks like a hub id
+        close = difflib.get_close_matches(Path(source).name, [path.name for path in near.iterdir()], n=1)
+        raise FileNotFoundError(f"no folder '{source}'" + (f". Did you mean '{near / close[0]}'?" if close else ""))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from nemo_desta.config import ModelConfig, nearest, parse, to_dict
 from nemo_desta.core.frozen import check_identity as check_frozen
-from nemo_desta.core.frozen import check_llm, fetch, frozen_sources, identify, keyword_of
+from nemo_desta.core.frozen import check_llm, fetch, frozen_sources, identify, setting_of
 from nemo_desta.core.lora import LORA_FOLDER, load_lora
 from nemo_desta.core.trust import NOTHING, Grant, check_model
 from nemo_desta.errors import ConfigError
@@ -33,6 +33,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "projector.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"
 PROJECTOR_PREFIX = "perception.projector."
+#: Where a run's folder has its model: its own, or that of the only run in an experiment's folder.
+IN_RUNS = ("model", "*/model")
 
 
 def is_trained_name(name: str) -> bool:
@@ -86,6 +88,27 @@ def _description(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def find_model(folder: Path) -> Path:
+    """The model folder that ``folder`` is, or that a run has there (``runs/x`` -> ``runs/x/training/model``).
+
+    Raises:
+        FileNotFoundError: none; or several runs, which the message names.
+    """
+    if (folder / CONFIG_FILE).is_file() or not folder.is_dir():
+        return folder
+    for pattern in IN_RUNS:
+        found = sorted(path.parent for path in folder.glob(f"{pattern}/{CONFIG_FILE}"))
+        if len(found) > 1:
+            names = ", ".join(str(path.relative_to(folder)) for path in found)
+            raise FileNotFoundError(f"'{folder}' holds several models: {names}; give the path of one")
+        if found:
+            logger.info("opening %s", found[0])
+            return found[0]
+    raise FileNotFoundError(
+        f"'{folder}' is not a nemo_desta model folder: {CONFIG_FILE} is missing, here and in model/"
+    )
+
+
 def write_folder(
     folder: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer: Any
 ) -> Path:
@@ -136,7 +159,7 @@ def open_model(
     trust_remote_code: bool = False,
     allow_targets: Sequence[str] = (),
 ) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """Config, with the frozen parts found on this machine, and trained tensors of a model folder or hub id.
+    """Config, with the frozen parts found on this machine, and trained tensors of a model folder, run or hub id.
 
     ``trust_remote_code``, ``allow_targets``: what its config may use, see `Grant`.
 
@@ -146,7 +169,9 @@ def open_model(
             an LLM of another width.
         FileNotFoundError: no model folder, or a part that is not where the config says.
     """
-    folder = local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
+    folder = find_model(
+        local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
+    )
     saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
     config = relocate(saved, folder, llm=llm, encoders=encoders)
     if check_identity:
@@ -157,7 +182,7 @@ def open_model(
 
 
 def load_projector(source: str | Path, projector: nn.Module) -> int:
-    """Initialise a projector from a model folder or a safetensors file (stage-wise training); returns the count.
+    """Initialise a projector from a model folder, a run or a safetensors file (stage-wise training); returns the count.
 
     The projector must have every tensor of the source. Its further parameters keep their initial values and are named
     in the log.
@@ -165,7 +190,7 @@ def load_projector(source: str | Path, projector: nn.Module) -> int:
     Raises:
         ValueError: a tensor that the projector does not have, or of another shape.
     """
-    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    path = find_model(Path(source)) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     own = projector.state_dict()
     tensors = {}
     with safe_open(path, "pt") as file:
@@ -195,7 +220,7 @@ def relocate(
     named = dict(config.perception.encoders)
     for name, path in (encoders or {}).items():
         if name not in named:
-            raise ConfigError(f"from_pretrained(encoders=...) names '{name}'.{nearest(name, named)}")
+            raise ConfigError(f"encoders={{...}} names '{name}'.{nearest(name, named)}")
         named[name] = {**named[name], "path": path}
     config = replace(
         config,
@@ -205,8 +230,7 @@ def relocate(
     for part, source in frozen_sources(config).items():
         on_hub = not is_local(source) and "/" in source
         if not on_hub and local_folder(source) is None:
-            repair = f"Say where it is: from_pretrained(..., {keyword_of(part)})"
-            raise FileNotFoundError(f"{part}: nothing at '{source}'. {repair}")
+            raise FileNotFoundError(f"{part}: nothing at '{source}'. Say where it is: {setting_of(part)}")
     return config
 
 

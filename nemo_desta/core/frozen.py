@@ -32,9 +32,11 @@ def frozen_sources(config: ModelConfig) -> dict[str, str]:
     return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
 
 
-def keyword_of(part: str) -> str:
-    """The argument of `from_pretrained` that says where a part is."""
-    return "llm='...'" if part == "llm" else f"encoders={{'{part.removeprefix('encoders.')}': '...'}}"
+def setting_of(*parts: str) -> str:
+    """The settings of commands, which are arguments of `from_pretrained` too, that say where parts are."""
+    encoders = [part.removeprefix("encoders.") for part in parts if part != "llm"]
+    named = ", ".join(f"{name}: <path>" for name in encoders)
+    return " ".join(["llm=<path>"] * ("llm" in parts) + [f"encoders={{{named}}}"] * bool(encoders))
 
 
 def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, str]]:
@@ -54,12 +56,12 @@ def check_identity(
 
     Args:
         trained: the sources used in training, for the message.
-        repair: what the message advises; by default, arguments of `from_pretrained`.
+        repair: what the message advises; by default, the settings that name the right part.
 
     Raises:
         IdentityMismatch: the message names each part and file that differs, with what was expected and found.
     """
-    wrong, keywords = [], []
+    wrong, parts = [], []
     for part, source in frozen_sources(config).items():
         folder = local_folder(source)
         if folder is None or part not in saved:
@@ -69,11 +71,11 @@ def check_identity(
             was = f" ('{before}' then)" if before != source else ""
             files = ", ".join(map(str, changed))
             wrong.append(f"{part}: '{source}' is not what this projector was trained with{was}: {files}")
-            keywords.append(keyword_of(part))
+            parts.append(part)
     if wrong:
         repair = repair or (
-            f"Say where the right one is: from_pretrained(..., {', '.join(keywords)}); or load it anyway, with "
-            "answers that may be wrong: check_identity=False"
+            f"Say where the right one is: {setting_of(*parts)}; or load it anyway, with answers that may be wrong: "
+            "check_identity=false"
         )
         raise IdentityMismatch(f"{'; '.join(wrong)}. {repair}")
 
@@ -99,7 +101,7 @@ def fetch(saved: Fingerprints, config: ModelConfig) -> None:
             except OSError as error:
                 raise FileNotFoundError(
                     f"{part}: '{source}' is not on this machine, and the hub does not give it "
-                    f"({type(error).__name__}). Say where it is: from_pretrained(..., {keyword_of(part)})"
+                    f"({type(error).__name__}). Say where it is: {setting_of(part)}"
                 ) from error
 
 
@@ -114,7 +116,7 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
     source, trust = resolve_source(config.llm.path), config.llm.trust_remote_code
     with code_named(config.llm.path):
         llm = AutoConfig.from_pretrained(source, trust_remote_code=trust).get_text_config()
-    repair = f"Say where the right LLM is: from_pretrained(..., {keyword_of('llm')})"
+    repair = f"Say where the right LLM is: {setting_of('llm')}"
     width = trained_width(tensors)
     if width is not None and width != llm.hidden_size:
         raise IdentityMismatch(
@@ -138,7 +140,7 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
         raise IdentityMismatch(
             f"llm: the vocabulary of '{config.llm.path}' is not that of the tokenizer that came with this projector: "
             f"{len(changed)} of {len(own)} tokens have another id or none, such as {changed[0]!r}. {repair}; or load "
-            "it anyway: check_identity=False"
+            "it anyway: check_identity=false"
         )
 
 

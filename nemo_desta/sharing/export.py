@@ -66,7 +66,7 @@ def export_model(
     here = _with_parts(trained.config, llm=llm, encoders=encoders)
     found = identify(here)
     if check_identity:
-        repair = "Give the right ones (llm=..., encoders=...), or pass check_identity=False to export anyway"
+        repair = "Give the right ones (llm=..., encoders=...), or give check_identity=false to export anyway"
         check_frozen(trained.frozen, here, trained=frozen_sources(trained.config), repair=repair)
     config, references = refer_all(trained.config, llm=llm, encoders=encoders)
     references = {part: references[part] for part in frozen_sources(config)}

@@ -60,7 +60,7 @@ def test_no_path_of_this_machine_is_exported(place, tmp_path, source, caplog):
 def test_a_part_that_no_hub_has_is_asked_for(place, parts, tmp_path, monkeypatch):
     folder = export_model(place.path / "run", tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"llm: nothing at 'llm'\. Say where .*llm='\.\.\.'"):
+    with pytest.raises(FileNotFoundError, match=r"llm: nothing at 'llm'\. Say where it is: llm=<path>$"):
         DestaModel.from_pretrained(folder)
     with pytest.raises(FileNotFoundError, match="encoders.whisper: nothing at 'whisper'"):
         DestaModel.from_pretrained(folder, llm=parts["llm"])
