@@ -323,8 +323,7 @@ def test_a_resumed_recipe_is_refused_another_chat_template(corpus: Path, llm_fol
 
 def test_a_template_with_a_date_keeps_that_of_the_recipes_beginning(corpus: Path, llm_folder: Path) -> None:
     from nemo_desta.recipes.build import build_engines, freeze_dates
-    from nemo_desta.recipes.commands import run_command
-from nemo_desta.recipes.pipeline import RecipeFolder
+    from nemo_desta.recipes.pipeline import RecipeFolder
 
     dated = shutil.copytree(llm_folder, corpus / "dated")
     tokenizer = AutoTokenizer.from_pretrained(dated)
