@@ -5,7 +5,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 
 @contextmanager
@@ -29,8 +28,3 @@ def log_to_stderr(level: int = logging.WARNING) -> None:
     form = "%(message)s" if level >= logging.WARNING else "%(asctime)s %(message)s"
     logging.basicConfig(level=logging.ERROR, format=form, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     logging.getLogger("nemo_desta").setLevel(level)
-
-
-def hide_loading_bars() -> None:
-    """Disables transformers' progress bars, which show a second or less of loading."""
-    import_module("transformers.utils.logging").disable_progress_bar()  # by name: the doctor runs without it

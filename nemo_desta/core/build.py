@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig
 from nemo_desta.core.folder import load_projector
@@ -20,6 +21,11 @@ from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
+
+
+def hide_loading_bars() -> None:
+    """Disables the progress bars that transformers shows while it loads weights."""
+    transformers_logging.disable_progress_bar()
 
 
 def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:

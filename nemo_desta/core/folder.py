@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from nemo_desta.config import ModelConfig, nearest, parse, to_dict
@@ -24,6 +24,7 @@ from nemo_desta.core.lora import LORA_FOLDER, load_lora
 from nemo_desta.core.trust import NOTHING, Grant, check_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.package_info import __version__
+from nemo_desta.perception.tensor_files import save_tensors
 from nemo_desta.sources import fetch_folder, is_local, local_folder
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     part = folder / (WEIGHTS_FILE + ".part")
-    save_file(weights, part, metadata={"format": "pt"})
+    save_tensors(weights, part)
     part.replace(folder / WEIGHTS_FILE)
     part = folder / (CONFIG_FILE + ".part")
     part.write_text(json.dumps(description, indent=1) + "\n")

@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nemo_desta.config import LoraConfig
+from nemo_desta.perception.tensor_files import save_tensors
 
 LORA_FOLDER = "lora"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -27,7 +28,7 @@ def save_lora(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor], *
 
     folder.mkdir(parents=True, exist_ok=True)
     renamed = {_rename(name, _OURS, "base_model.model.{}.weight"): t.contiguous() for name, t in tensors.items()}
-    save_file(renamed, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_tensors(renamed, folder / WEIGHTS_FILE)
     PeftConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,

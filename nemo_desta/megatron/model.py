@@ -104,6 +104,7 @@ class MegatronDestaModel(DestaBase):
         if parameters:
             sum_gradients(parameters, parallel_state.get_tensor_and_data_parallel_group())
         self.window.normalise(parameters, total)
+        self.log_step(total)
         clip_global_norm(parameters, self.trainer.strategy.gradient_clip_val)
         self.log("loss", (totals[0] / max(1, total)).float(), prog_bar=True, batch_size=max(1, total))
 

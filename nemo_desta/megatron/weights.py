@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
@@ -21,6 +20,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import COMPUTED, EMBEDDINGS, HEAD, Home, find_home, part_names, part_shape
 from nemo_desta.megatron.shards import INDEX_FILE, Shards, weights_folder
+from nemo_desta.perception.tensor_files import save_tensors
 
 #: Approximate bytes of a file that `export_weights` writes.
 FILE_BYTES = 4 << 30
@@ -65,7 +65,7 @@ def export_weights(gpt: nn.Module, folder: str | Path, config: PretrainedConfig,
     if parallel_state.get_data_parallel_rank() == 0:
         for number, tensors in enumerate(_files(_gathered(gpt, config, layout))):
             name = f"model-stage{stage:02d}-{number:03d}.safetensors"
-            save_file(tensors, folder / name, metadata={"format": "pt"})
+            save_tensors(tensors, folder / name)
             written.update(dict.fromkeys(tensors, name))
             num_bytes += sum(tensor.nbytes for tensor in tensors.values())
     everywhere: list[Any] = [None] * dist.get_world_size()

@@ -38,6 +38,7 @@ class DestaBase(SpeechMixin, LightningModule):
         self.prompts = build.build_prompts(build.build_tokenizer(self.config.llm), self.config.prompt)
         self.window = LossWindow()
         self.validation_names: list[str] = []
+        self.trained_tokens = 0  # supervised tokens of all steps of this process
         self.read_positions = (0, 0)  # of the last batch: tokens, tokens and padding
         self.step_losses: list[tuple[list[str], Tensor]] = []  # rows and loss per token of the last step
 
@@ -81,6 +82,15 @@ class DestaBase(SpeechMixin, LightningModule):
         """NeMo's own, with trainable parameters only; NeMo 2.7 would pass every frozen parameter to the optimiser."""
         trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
         return configure_optimizers(SimpleNamespace(cfg=self.cfg, named_parameters=lambda: trained))
+
+    def log_step(self, num_tokens: int) -> None:
+        """Log one optimiser step: learning rate, norm of the gradients before they are clipped, supervised tokens."""
+        self.trained_tokens += num_tokens
+        gradients = [p.grad for _, p in self.trained_parameters() if p.grad is not None]
+        values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], "supervised_tokens": float(num_tokens)}
+        if gradients:  # none on a later pipeline stage, and where the step is skipped
+            values["grad_norm"] = nn.utils.get_total_norm(gradients)
+        self.log_dict(values, batch_size=1)
 
     def on_validation_epoch_start(self) -> None:
         self._totals: dict[str, Tensor] = {}

@@ -82,11 +82,12 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.window.close(
+        num_tokens = self.window.close(
             (p for _, p in self.trained_parameters()),
             averaged_over=self.trainer.accumulate_grad_batches * self.trainer.world_size,
             device=self.device,
         )
+        self.log_step(num_tokens)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         LightningModule.backward(self, loss, *args, **kwargs)  # SALM's expects tensor-parallel logits

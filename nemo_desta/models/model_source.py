@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
-from nemo_desta.screen import hide_loading_bars, silence_imports
+from nemo_desta.screen import silence_imports
 
 if TYPE_CHECKING:
     from nemo_desta.answering.engine import ChatEngine
@@ -37,6 +37,7 @@ class ModelSource:
     def load(self) -> "DestaModel":
         """The model with its LLM in this process."""
         with silence_imports():
+            from nemo_desta.core.build import hide_loading_bars
             from nemo_desta.models.desta import DestaModel
         hide_loading_bars()
         return DestaModel.from_pretrained(self.model, device=self.device, **self._arguments)
@@ -45,6 +46,7 @@ class ModelSource:
         """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
         with silence_imports():
             from nemo_desta.answering.vllm_decoder import vllm_chat_engine
+            from nemo_desta.core.build import hide_loading_bars
         hide_loading_bars()
         return vllm_chat_engine(self.model, **self._arguments, **engine_args)
 

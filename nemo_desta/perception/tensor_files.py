@@ -1,10 +1,12 @@
-"""Read untrusted torch files as tensors and plain types, never as code."""
+"""Read untrusted torch files as tensors and plain types, never as code; write safetensors."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from nemo_desta.errors import ConfigError
 
@@ -31,3 +33,12 @@ def load_tensors(path: str | Path, **options: Any) -> Any:
             f"({type(error).__name__}: {reason}). Its authors can save the tensors alone: "
             "torch.save(model.state_dict(), ...)"
         ) from error
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file that may be read as the umask says; the library's own are for their owner alone."""
+    path.unlink(missing_ok=True)
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.screen import hide_loading_bars, silence_imports
+from nemo_desta.screen import silence_imports
 from nemo_desta.sharing.publish import check_repo_id, open_api, push_folder
 
 #: Settings that `export_model` takes, and those that an import must not have.
@@ -48,6 +48,7 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
     config = parse(ExportConfig, plain, where="export")
     _check(config)
     with silence_imports():
+        from nemo_desta.core.build import hide_loading_bars
         from nemo_desta.core.folder import is_model_folder
         from nemo_desta.sharing.export import export_model
         from nemo_desta.sharing.output_folder import atomic_folder, check_output

@@ -1,4 +1,4 @@
-"""Callbacks of a run: throughput, NaN guard, graceful stop on SIGTERM, seeds, step log, sample answers."""
+"""Callbacks of a run: throughput, NaN guard, graceful stop on a signal, seeds, step log, sample answers."""
 
 import json
 import logging
@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """SIGTERM stopped the training after its state was saved."""
+    """A signal stopped the training after its state was saved. ``by_user``: it was Ctrl-C."""
+
+    def __init__(self, message: str, *, by_user: bool = False) -> None:
+        super().__init__(message)
+        self.by_user = by_user
 
 
 class NotFinite(RuntimeError):
@@ -131,6 +135,9 @@ class Throughput(Callback):
                 "padding_share": 1 - self._tokens / max(1, self._positions),
             }
             pl_module.log_dict(metrics, prog_bar=True, batch_size=1)
+            pl_module.log("audio_secs", self._audio_secs / self._steps, batch_size=1)  # per batch
+            if torch.cuda.is_available():
+                pl_module.log("gpu_memory_gib", torch.cuda.max_memory_allocated() / 2**30, batch_size=1)
             self._reset()
 
 
@@ -160,27 +167,36 @@ class NaNGuard(Callback):
 
 
 class GracefulStop(Callback):
-    """On SIGTERM: finish the step, save a last checkpoint, raise `Stopped`, which `fit` turns into exit status 0."""
+    """On SIGTERM or Ctrl-C: finish the step, save a last checkpoint, raise `Stopped`. A second signal ends at once."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._previous = signal.signal(signal.SIGTERM, self._handle)
+        self._previous = {which: signal.signal(which, self._handle) for which in (signal.SIGTERM, signal.SIGINT)}
 
     def _handle(self, signum: int, frame: Any) -> None:
-        self._asked = True
+        self._asked = signal.Signals(signum)
+        self._put_back()
+        if self._asked is signal.SIGINT:
+            os.write(2, b"\nstopping after this step, to save it; Ctrl-C again stops at once\n")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if not _on_any_rank(torch.tensor(self._asked, device=pl_module.device)):
+        if not _on_any_rank(torch.tensor(self._asked is not None, device=pl_module.device)):
             return
         for checkpoint in trainer.checkpoint_callbacks:
             checkpoint._save_last_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
-        raise Stopped(f"SIGTERM at step {trainer.global_step}")
+        asked = self._asked or signal.SIGTERM  # another rank was asked
+        raise Stopped(f"{asked.name} at step {trainer.global_step}", by_user=asked is signal.SIGINT)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if hasattr(self, "_previous"):
-            signal.signal(signal.SIGTERM, self._previous)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        for which, handler in self._previous.items():
+            signal.signal(which, handler)
+        self._previous = {}
 
 
 class SampleAnswers(Callback):

@@ -34,7 +34,9 @@ from nemo_desta.training.check_report import report
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
 from nemo_desta.training.preflight import preflight
+from nemo_desta.training.progress import RunProgress
 from nemo_desta.training.run_lock import run_lock
+from nemo_desta.training.run_log import run_log
 from nemo_desta.training.run_record import write_record
 from nemo_desta.training.run_settings import (
     OPTIMISATION,
@@ -54,7 +56,8 @@ CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_ma
 
 
 def fit(cfg: DictConfig) -> DestaBase | None:
-    """Train as ``cfg`` says; returns the model, or None after ``check=true`` or a SIGTERM.
+    """Train as ``cfg`` says; returns the model, or None after ``check=true`` or a SIGTERM. Ctrl-C saves
+    the state too, then KeyboardInterrupt is raised.
 
     The trained part is written to ``<log dir>/model`` at the end. To resume a killed run from its newest intact
     checkpoint, give the same command again.
@@ -94,13 +97,24 @@ def _fit(
 ) -> DestaBase | None:
     run, force = describe_run(model_config, settings), settings.get("resume") == "force"
     own = {}
+    if not (settings["data"].get("validation_ds") or {}).get("datasets"):
+        own["checkpoint_callback_params"] = keep_newest(settings["exp_manager"].get("checkpoint_callback_params"))
     if found is not None:
+        if 0 < trainer.max_steps < found.step:
+            raise ConfigError(f"the run has done {found.step} steps, more than trainer.max_steps={trainer.max_steps}")
         own["resume_ignore_no_checkpoint"] = True  # exp_manager only finds *last.ckpt
         changed = compare_run(RunSettings.read(found.saved), run, force=force)
         if any(key.startswith(OPTIMISATION) for key in changed):
             trainer.callbacks.append(NewOptimisation(other_optimizer="model.optimizer._target_" in changed))
     trainer.callbacks.append(RunSettings(run))
     log_dir = Path(exp_manager(trainer, OmegaConf.create({**settings["exp_manager"], **own})))
+    with run_log(log_dir, write=trainer.is_global_zero):
+        return _fit_in(log_dir, trainer, model_config, settings, found)
+
+
+def _fit_in(
+    log_dir: Path, trainer: Trainer, model_config: ModelConfig, settings: Mapping[str, Any], found: Found | None
+) -> DestaBase | None:
     if found is not None:
         trainer.ckpt_path = str(found.path)
         logger.info("resuming from %s, step %d", found.path, found.step)
@@ -118,12 +132,24 @@ def _fit(
         trainer.fit(model, datamodule=data, ckpt_path=trainer.ckpt_path)
     except Stopped as stopped:
         logger.warning("%s: state saved under %s. The same command resumes from here.", stopped, log_dir)
+        if stopped.by_user:
+            raise KeyboardInterrupt from None
         return None
+    if model.trained_tokens == 0 and trainer.global_step > (0 if found is None else found.step):
+        raise ConfigError(
+            f"{trainer.global_step} steps without a supervised token: nothing was trained, and no model is written. "
+            f"{records_folder(log_dir)} names the rows that could not be used"
+        )
     if trainer.is_global_zero:
         model.save_pretrained(log_dir / "model")
         write_record(log_dir / "model", trainer, data, seed=settings.get("seed", 42))
         logger.info("trained part written to %s", log_dir / "model")
     return model
+
+
+def keep_newest(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings of the checkpoints of a run without validation: there is no metric, so the newest are kept."""
+    return {**(params or {}), "monitor": "step", "mode": "max"}
 
 
 @contextmanager
@@ -157,11 +183,13 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
         raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
     moved = [key for key in STEP_SETTINGS if key in settings] if takes_step(strategy) else []
     by_strategy = {key: settings.pop(key) for key in moved}
+    progress = [] if settings.pop("enable_progress_bar", True) is False else [RunProgress()]
     trainer = Trainer(
         **settings,
         strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
         plugins=[SafeCheckpointIO()],
-        callbacks=build_callbacks(callbacks or {}, seed),
+        callbacks=[*build_callbacks(callbacks or {}, seed), *progress],
+        enable_progress_bar=False,  # `RunProgress` knows the total
         use_distributed_sampler=False,  # our sampler already splits batches over ranks
         enable_model_summary=False,
         logger=False,

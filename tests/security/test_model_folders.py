@@ -290,7 +290,6 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
 
     def settings(name, **values):
         plain = OmegaConf.to_container(OmegaConf.load(conf / f"{name}.yaml"), resolve=False)
-        plain.pop("hydra")
         assert plain["trust_remote_code"] is False and plain["allow_targets"] == []
         return {**plain, "model": str(folder), **granted, **values}
 

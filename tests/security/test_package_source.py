@@ -27,6 +27,7 @@ UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"
 UNSAFE_CALLS |= {"torch.serialization.add_safe_globals", "numpy.lib.format.open_memmap"}
 #: Where a name becomes an import: of the user's config, or one of a list in the file itself.
 IMPORT_BY_NAME = {
+    "cli/main.py",
     "evaluation/asr.py",
     "evaluation/files.py",
     "evaluation/run.py",
