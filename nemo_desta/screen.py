@@ -28,3 +28,9 @@ def log_to_stderr(level: int = logging.WARNING) -> None:
     form = "%(message)s" if level >= logging.WARNING else "%(asctime)s %(message)s"
     logging.basicConfig(level=logging.ERROR, format=form, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
     logging.getLogger("nemo_desta").setLevel(level)
+
+
+def hush(*loggers: str) -> None:
+    """Shows only errors of these loggers, which set a level of their own when they are imported."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)

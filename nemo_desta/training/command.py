@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ModelConfig, check_keys, parse
-from nemo_desta.screen import silence_imports
+from nemo_desta.screen import hush, silence_imports
 from nemo_desta.training.sections import SECTIONS, VALUES
 
 
@@ -20,6 +20,7 @@ def train(cfg: DictConfig) -> None:
     own_folder(cfg)
     with silence_imports():
         from nemo_desta.training.fit import fit
+    hush("nemo_logger", "lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
     fit(cfg)
 
 

@@ -27,7 +27,7 @@ def run_log(log_dir: Path, *, write: bool) -> Iterator[None]:
     logging.root.addHandler(handler)
     try:
         yield
-    except BaseException:
+    except Exception:
         record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, traceback.format_exc(), None, None)
         handler.emit(record)
         raise
