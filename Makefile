@@ -1,7 +1,7 @@
 # Every target builds the environment that it needs in the checkout: .venv (latest stack) or .venv-container
 # (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container kernels lint constraints clean
+.PHONY: help demo test test-slow test-container kernels lint docs constraints clean
 
 ARGS ?=
 # No target may wait for a hub or an account.
@@ -17,7 +17,7 @@ help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/.stamp  ## the whole pipeline on 2 cores: corpus, LLM, self-generation, training, evaluation, a table
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m nemo_desta.demo $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m nemo_desta demo $(ARGS)
 
 test: .venv/.stamp  ## run the tests (without slow ones), on the latest stack
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m "not slow" $(ARGS)
@@ -36,6 +36,9 @@ lint: .venv/.stamp  ## run ruff and check the import rules
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+
+docs: .venv/.stamp  ## build the documentation site into build/site; a dead link is an error
+	.venv/bin/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
 constraints: .venv/.stamp .venv-container/.stamp  ## pin the versions for the .in files and package_info.py again
 	.venv/bin/python constraints/update.py latest --keep

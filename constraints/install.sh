@@ -29,6 +29,6 @@ echo "Installing the $stack stack into $venv: 2-4 minutes the first time, second
 # torch first: with it in place, nothing that follows looks for another build of it.
 install torch setuptools
 extras=train,megatron,recipes,measure,demo,eval,serve,transcript,web,dev
-if [ "$stack" = latest ]; then extras+=,cluster; fi  # one stack is enough for what runs beside the others
+if [ "$stack" = latest ]; then extras+=,cluster,docs; fi  # one stack is enough for what runs beside the others
 install --no-build-isolation -e ".[$extras]"
 touch "$venv/.stamp"

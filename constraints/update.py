@@ -22,6 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from nemo_desta.package_info import EXTRAS  # noqa: E402  (needs the path above; imports nothing else)
 
+#: Extras that pin packages of the stack otherwise.
+APART = {"vllm"}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,13 +40,13 @@ def main() -> None:
 
 
 def resolve(constraint_files: list[Path]) -> list[dict]:
-    """What pip would install, with metadata, for this package and all its extras."""
+    """What pip would install, with metadata, for this package and its extras."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [sys.executable, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
         command += ["--no-build-isolation", "--report", report.name]
         for path in constraint_files:
             command += ["-c", str(path)]
-        subprocess.run([*command, f".[{','.join(EXTRAS)}]"], cwd=ROOT, check=True)
+        subprocess.run([*command, f".[{','.join(EXTRAS.keys() - APART)}]"], cwd=ROOT, check=True)
         return json.loads(Path(report.name).read_text())["install"]
 
 

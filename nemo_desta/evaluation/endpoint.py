@@ -16,6 +16,7 @@ from nemo_desta.answering.answer_file import AnswerFile
 from nemo_desta.evaluation.settings import EndpointSettings
 from nemo_desta.recipes.engines.http_client import Connection, HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
+from nemo_desta.recipes.run_async import run_async
 
 #: File extension -> the request's ``format``.
 FORMATS = {".wav": "wav", ".mp3": "mp3", ".flac": "flac", ".ogg": "ogg"}
@@ -70,7 +71,7 @@ def answer_rows_at(
                 await client.close()
 
     try:
-        asyncio.run(ask_all())
+        run_async(ask_all())
     finally:
         file.close()
     failed = sum(row["id"] not in file.done for row in todo)

@@ -17,6 +17,7 @@ from tqdm.asyncio import tqdm
 from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
 from nemo_desta.recipes.engines import Engine, Request, SamplingConfig
+from nemo_desta.recipes.run_async import run_async
 
 
 class Judge:
@@ -44,7 +45,7 @@ class Judge:
         todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
         self.usage["from_cache"] += len(requests) - len(todo)
         if todo:
-            asyncio.run(self._ask_all(todo, progress))
+            run_async(self._ask_all(todo, progress))
         return [self._known.get(key) for key in keys]
 
     def about(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from nemo_desta.recipes.run_async import run_async
+
 if TYPE_CHECKING:
     from nemo_desta.core.prompting import PromptBuilder  # brings torch with it
 
@@ -79,4 +81,4 @@ def generate_all(engine: Engine, requests: Iterable[Request]) -> list[Generation
         finally:
             await engine.close()
 
-    return asyncio.run(ask())
+    return run_async(ask())

@@ -18,6 +18,7 @@ from nemo_desta.recipes.engines.base import Engine
 from nemo_desta.recipes.items import Outcome, Stage, Wanted
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines
 from nemo_desta.recipes.pipeline.shard import FLUSH_SECS, Shard
+from nemo_desta.recipes.run_async import run_async
 
 #: Rows that the reading thread returns together.
 CHUNK_ROWS = 64
@@ -50,7 +51,7 @@ def run_shards(
             for engine in {id(engine): engine for engine in engines}.values():  # one LLM may write and judge
                 await engine.close()
 
-    return asyncio.run(run())
+    return run_async(run())
 
 
 class _Driver:
