@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.registry import encoder_names
-from nemo_desta.perception.projector.registry import projector_names
+from nemo_desta.perception.registry import ENCODERS, PROJECTORS
 
 #: Where the classes of optimisers and learning rate schedules that need no grant are defined, and their base class.
 OPTIMIZERS = ("torch.optim.", "nemo.core.optim.", "transformers.optimization.")
@@ -128,17 +127,17 @@ def _factory_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str, list[st
         if isinstance(knobs, Mapping) and "_target_" not in knobs:
             path = f"model.perception.encoders.{label}"
             key, name = (f"{path}.name", knobs["name"]) if "name" in knobs else (f"the key {path}", label)
-            yield key, str(name), encoder_names()
+            yield key, str(name), list(ENCODERS)
     projector = perception.get("projector")
     if isinstance(projector, Mapping) and "_target_" not in projector and "name" in projector:
-        yield "model.perception.projector.name", str(projector["name"]), projector_names()
+        yield "model.perception.projector.name", str(projector["name"]), list(PROJECTORS)
 
 
 def _is_registered(path: str, value: Any) -> bool:
     """Whether this is the ``_target_`` of an encoder or of the projector, and a registered name."""
     if path == "model.perception.projector._target_":
-        return value in projector_names()
-    return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in encoder_names()
+        return value in PROJECTORS
+    return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in ENCODERS
 
 
 def _is_optimizer(path: str, value: Any) -> bool:
