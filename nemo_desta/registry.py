@@ -61,7 +61,9 @@ class Registry(Mapping[str, Any]):
         return len(list(iter(self)))
 
     def __contains__(self, name: object) -> bool:
-        return name in list(iter(self))  # Mapping's own would import the part
+        """Whether the name is known. Imports nothing; installed packages are searched last."""
+        ours = [*self.built_in, *self.factories]
+        return name in ours or any(point.name == name for point in self._entry_points())
 
     def __getitem__(self, name: str) -> Any:
         """The part of a name, imported now if it was not yet.
@@ -89,10 +91,12 @@ class Registry(Mapping[str, Any]):
         """The name in a config, and the part's arguments: all its keys but ``name`` and ``_target_``, which wins.
 
         Raises:
-            ConfigError: neither key is there.
+            ConfigError: neither key is there, or no mapping.
         """
         if isinstance(config, str):
             return config, {}
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"{self.kind}: expected a name or a mapping, found {config!r}")
         settings = dict(config)
         label = settings.pop("name", None)
         name = settings.pop("_target_", label)

@@ -109,3 +109,10 @@ def test_the_names_of_encoders_and_projectors_are_known_without_torch():
         "assert 'beats' in ENCODERS and 'conv' in PROJECTORS and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_installed_packages_are_not_searched_for_our_own_names(clocks, monkeypatch):
+    """The search reads the metadata of every package, which takes milliseconds."""
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: pytest.fail("packages are searched"))
+    clocks.register("mine")(Clock)
+    assert "ours" in clocks and clocks["ours"] is Clock and clocks["mine"] is Clock

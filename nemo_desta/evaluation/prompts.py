@@ -57,9 +57,10 @@ def messages(item: Item, chosen: Variant, tag: str) -> list[Message]:
     return [{"role": "system", "content": chosen.system}, asked] if chosen.system else [asked]
 
 
-def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
+def fingerprint(chosen: Sequence[Variant], scorer: Any) -> str:
     """Twelve hex digits of a hash over the source code of prompts, extraction and scorer, and of every module of this
-    package that the scorer uses, with its texts."""
+    package that the scorer uses, with its texts. ``scorer``: a module, or an object of a class in one."""
+    scorer = scorer if isinstance(scorer, ModuleType) else sys.modules[type(scorer).__module__]
     sources = [text for one in chosen for text in (one.name, one.system, one.user, inspect.getsource(one.extract))]
     for module in _used_by(scorer):
         texts = Path(module.__file__).with_suffix(".yaml")
