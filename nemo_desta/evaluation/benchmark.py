@@ -14,11 +14,13 @@ class Benchmark:
     """A subclass sets ``FILES`` and implements `read` and `verdict`.
 
     ``FILES``: globs below the data root; those of the first one with a match are read (JSON, JSON Lines, CSV,
-    parquet). ``KEY``: the field of a row that holds the model's answer. ``GROUPS``: fields to report by.
+    parquet). ``KEY``: the field of a row that holds the model's answer. ``GROUPS``: fields to report by. ``PROMPT``:
+    the prompt of items with options, one of evaluation/prompts.yaml.
     """
 
     FILES: tuple[str, ...] = ()
     KEY = "prediction"
+    PROMPT = "letters"
     GROUPS: tuple[str, ...] = ()
     QUIRKS: tuple[Quirk, ...] = ()
 

@@ -22,6 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.files import Item
+from nemo_desta.evaluation.scores import scorer_of
 
 Message = dict[str, Any]
 SENTENCE = "The correct answer is:"
@@ -113,4 +114,6 @@ DEFAULTS: dict[str, str] = _TEXTS["defaults"]
 
 def default_variant(benchmark: str, choices: Sequence[str]) -> str:
     """The benchmark's default; the plain question for items without options."""
-    return DEFAULTS.get(benchmark, "question") if choices else "question"
+    if not choices:
+        return "question"
+    return DEFAULTS.get(benchmark) or getattr(scorer_of(benchmark), "PROMPT", "question")
