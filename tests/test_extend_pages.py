@@ -15,6 +15,7 @@ from nemo_desta.config import parse
 from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.perception.build import token_counter
+from nemo_desta.sharing.export import export_model
 from nemo_desta.testing import data
 from tests.training.conftest import Workplace
 
@@ -74,6 +75,9 @@ def trained_and_reopened(folder: Path, target: str, *leave_out: str, **more: obj
     alone, (count,) = opened.perception(audio[1:, :9_001], lens[1:])
     torch.testing.assert_close(vectors, again)
     torch.testing.assert_close(again[1, :count], alone[0, :count], rtol=1e-4, atol=1e-5)  # padding does not matter
+    export_model(saved, folder / "exported", allow_targets=[target])
+    card = (folder / "exported" / "README.md").read_text()
+    assert f'allow_targets=["{target}"]' in card and f"get `{target.partition('.')[0]}` from its authors" in card
     return opened
 
 

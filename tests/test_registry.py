@@ -116,3 +116,15 @@ def test_installed_packages_are_not_searched_for_our_own_names(clocks, monkeypat
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: pytest.fail("packages are searched"))
     clocks.register("mine")(Clock)
     assert "ours" in clocks and clocks["ours"] is Clock and clocks["mine"] is Clock
+
+
+def test_an_installed_package_needs_no_dotted_name(clocks, tmp_path, monkeypatch):
+    """A package as pip installs it: a module and its metadata."""
+    info = tmp_path / "clocks_of_a_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clocks_of_a_test\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[nemo_desta.clocks]\nmoon = clocks_of_a_test:Moon\n")
+    (tmp_path / "clocks_of_a_test.py").write_text("class Moon:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "moon" in clocks and "clocks_of_a_test" not in sys.modules
+    assert type(clocks.build({"name": "moon"})).__name__ == "Moon"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_desta.config import PerceptionConfig
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.registry import ENCODERS, PROJECTORS
 
@@ -98,6 +99,15 @@ def code_named(source: str) -> Iterator[None]:
             "authors: trust_remote_code=True (from_pretrained), trust_remote_code=true (commands), "
             "model.llm.trust_remote_code=true (a training config)"
         ) from error
+
+
+def own_targets(perception: PerceptionConfig) -> list[str]:
+    """The dotted names of encoders in use and projector that whoever opens the model must grant."""
+    names = perception.encoders if perception.use is None else perception.use
+    parts = [({"name": name, **perception.encoders[name]}, ENCODERS) for name in names]
+    parts.append(({"name": "window", **perception.projector}, PROJECTORS))
+    found = ((part.get("_target_", part["name"]), registry) for part, registry in parts)
+    return [name for name, registry in found if "." in name and name not in registry]
 
 
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
