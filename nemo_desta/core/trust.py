@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_desta.config import PerceptionConfig
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.registry import encoder_names
-from nemo_desta.perception.projector.registry import projector_names
+from nemo_desta.perception.registry import ENCODERS, PROJECTORS
 
 #: Where the classes of optimisers and learning rate schedules that need no grant are defined, and their base class.
 OPTIMIZERS = ("torch.optim.", "nemo.core.optim.", "transformers.optimization.")
@@ -101,6 +101,15 @@ def code_named(source: str) -> Iterator[None]:
         ) from error
 
 
+def own_targets(perception: PerceptionConfig) -> list[str]:
+    """The dotted names of encoders in use and projector that whoever opens the model must grant."""
+    names = perception.encoders if perception.use is None else perception.use
+    parts = [({"name": name, **perception.encoders[name]}, ENCODERS) for name in names]
+    parts.append(({"name": "window", **perception.projector}, PROJECTORS))
+    found = ((part.get("_target_", part["name"]), registry) for part, registry in parts)
+    return [name for name, registry in found if "." in name and name not in registry]
+
+
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Every entry below a plain value with its path. Iterative, since an untrusted file may be nested deeply."""
     open_values = [(path, value)]
@@ -128,17 +137,17 @@ def _factory_names(model: Mapping[str, Any]) -> Iterator[tuple[str, str, list[st
         if isinstance(knobs, Mapping) and "_target_" not in knobs:
             path = f"model.perception.encoders.{label}"
             key, name = (f"{path}.name", knobs["name"]) if "name" in knobs else (f"the key {path}", label)
-            yield key, str(name), encoder_names()
+            yield key, str(name), list(ENCODERS)
     projector = perception.get("projector")
     if isinstance(projector, Mapping) and "_target_" not in projector and "name" in projector:
-        yield "model.perception.projector.name", str(projector["name"]), projector_names()
+        yield "model.perception.projector.name", str(projector["name"]), list(PROJECTORS)
 
 
 def _is_registered(path: str, value: Any) -> bool:
     """Whether this is the ``_target_`` of an encoder or of the projector, and a registered name."""
     if path == "model.perception.projector._target_":
-        return value in projector_names()
-    return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in encoder_names()
+        return value in PROJECTORS
+    return bool(re.fullmatch(r"model\.perception\.encoders\..+\._target_", path)) and value in ENCODERS
 
 
 def _is_optimizer(path: str, value: Any) -> bool:

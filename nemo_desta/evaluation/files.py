@@ -3,19 +3,17 @@
 Nothing is downloaded: users fetch the files. benchmark_files.yaml says which files and from where.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nemo_desta.config import nearest
 from nemo_desta.data.audio_io import AudioError, AudioRoots
 from nemo_desta.evaluation import official_rows
 from nemo_desta.evaluation.official_rows import Raw, read_table
-from nemo_desta.evaluation.scores import SCORERS, ItemError
+from nemo_desta.evaluation.scores import ItemError, scorer_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Layout:
     """The official files of a benchmark, see benchmark_files.yaml."""
 
     where: str
-    parts: list[dict[str, list[str]]]
+    parts: list[dict[str, list[Any]]]
     folders: list[str] = field(default_factory=list)
     own_folder: bool = False
 
@@ -48,7 +46,7 @@ LAYOUTS: dict[str, Layout] = {
 
 def prediction_key(benchmark: str) -> str:
     """The field of the official file that holds the model's answer."""
-    return import_module(SCORERS[_known(benchmark, SCORERS)]).KEY
+    return scorer_of(benchmark).KEY
 
 
 def read_items(benchmark: str, data_root: str | Path) -> list[Item]:
@@ -58,13 +56,13 @@ def read_items(benchmark: str, data_root: str | Path) -> list[Item]:
         FileNotFoundError: the official files are missing; the message says which, and where users get them.
         ItemError: an item lacks a field or its audio file, or has the id of another item.
     """
-    layout = LAYOUTS[_known(benchmark, LAYOUTS)]
+    layout = LAYOUTS.get(benchmark) or Layout(**scorer_of(benchmark).layout())
     folder, found = _find(benchmark, layout, Path(data_root).expanduser())
     roots = AudioRoots({"default": folder, "data_root": data_root})
     items: dict[str, Item] = {}
     for part, file in found:
         place, (reader, *more) = file.relative_to(folder), part["reader"]
-        read = getattr(official_rows, reader)
+        read = reader if callable(reader) else getattr(official_rows, reader)
         for raw in (raw for i, row in enumerate(read_table(file)) for raw in read(row, i, place, *more)):
             if raw.id in items:
                 raise ItemError(f"'{raw.id}'", f"occurs twice in {place}; ids must be unique")
@@ -102,12 +100,6 @@ def read_predictions(benchmark: str, path: str | Path) -> list[dict[str, Any]]:
     if not any(key in row for row in rows):
         raise ValueError(f"{path}: no row has '{key}', where {benchmark} keeps the model's answer")
     return rows
-
-
-def _known(benchmark: str, known: Mapping[str, Any]) -> str:
-    if benchmark not in known:
-        raise ValueError(f"unknown benchmark '{benchmark}'.{nearest(benchmark, known)}")
-    return benchmark
 
 
 def _find(benchmark: str, layout: Layout, data_root: Path) -> tuple[Path, list[tuple[dict, Path]]]:

@@ -22,6 +22,7 @@ from jinja2 import Environment, StrictUndefined
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.files import Item
+from nemo_desta.evaluation.scores import scorer_of
 
 Message = dict[str, Any]
 SENTENCE = "The correct answer is:"
@@ -57,9 +58,10 @@ def messages(item: Item, chosen: Variant, tag: str) -> list[Message]:
     return [{"role": "system", "content": chosen.system}, asked] if chosen.system else [asked]
 
 
-def fingerprint(chosen: Sequence[Variant], scorer: ModuleType) -> str:
+def fingerprint(chosen: Sequence[Variant], scorer: Any) -> str:
     """Twelve hex digits of a hash over the source code of prompts, extraction and scorer, and of every module of this
-    package that the scorer uses, with its texts."""
+    package that the scorer uses, with its texts. ``scorer``: a module, or an object of a class in one."""
+    scorer = scorer if isinstance(scorer, ModuleType) else sys.modules[type(scorer).__module__]
     sources = [text for one in chosen for text in (one.name, one.system, one.user, inspect.getsource(one.extract))]
     for module in _used_by(scorer):
         texts = Path(module.__file__).with_suffix(".yaml")
@@ -112,4 +114,6 @@ DEFAULTS: dict[str, str] = _TEXTS["defaults"]
 
 def default_variant(benchmark: str, choices: Sequence[str]) -> str:
     """The benchmark's default; the plain question for items without options."""
-    return DEFAULTS.get(benchmark, "question") if choices else "question"
+    if not choices:
+        return "question"
+    return DEFAULTS.get(benchmark) or getattr(scorer_of(benchmark), "PROMPT", "question")

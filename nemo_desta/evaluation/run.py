@@ -10,7 +10,6 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from nemo_desta.evaluation.intervals import bootstrap_interval
 from nemo_desta.evaluation.judge import Judge
 from nemo_desta.evaluation.prompts import Variant, default_variant, fingerprint, messages, variant
 from nemo_desta.evaluation.report import write_report
-from nemo_desta.evaluation.scores import MODES, SCORERS, Scores, score
+from nemo_desta.evaluation.scores import MODES, Scores, score, scorer_of
 from nemo_desta.evaluation.settings import EvaluateSettings, check
 from nemo_desta.evaluation.sources import Source, open_source
 from nemo_desta.recipes.engines import build_engine
@@ -144,7 +143,7 @@ def _scored(
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Scores in both modes, with intervals; the judge, if there is one, judges first."""
-    module = import_module(SCORERS[name])
+    module = scorer_of(name)
     left_out = []
     if hasattr(module, "judge_requests"):
         asks = module.judge_requests(rows)
@@ -189,7 +188,7 @@ def _figures(scores: Scores) -> dict[str, Any]:
 
 def _of_mode(name: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that this mode's scorer accepts. Raises ConfigError: neither mode accepts an option."""
-    module = import_module(SCORERS[name])
+    module = scorer_of(name)
     known = {each: set(inspect.signature(getattr(module, each)).parameters) - {"items"} for each in MODES}
     check_keys(options, sorted(known["official"] | known["strict"]), f"evaluate.scorers.{name}")
     return {key: value for key, value in options.items() if key in known[mode]}

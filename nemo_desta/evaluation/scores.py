@@ -2,27 +2,29 @@
 
 A scorer is a module with ``official`` (the authors' rules, quirks included), ``strict`` (every item counts, nothing is
 guessed) and ``QUIRKS`` (behaviour of the official script that a reader of its figures must know). A scorer with a
-judge also has ``judge_requests`` and ``with_judgements``, see `scorers.judged`.
+judge also has ``judge_requests`` and ``with_judgements``, see `scorers.judged`. A benchmark from elsewhere is a
+`Benchmark`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from nemo_desta.config import nearest
+from nemo_desta.errors import ConfigError
+from nemo_desta.registry import Registry
 
 Item = Mapping[str, Any]
 Verdict = bool | None
 
-#: Benchmark -> module, imported on first use.
-SCORERS: dict[str, str] = {
-    name: f"nemo_desta.evaluation.scorers.{name}"
-    for name in ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
-}
+_SHIPPED = ("mmau", "mmsu", "mmar", "sakura", "speech_ifeval", "voicebench", "air_bench", "dynamic_superb")
+#: Benchmark -> module, or subclass of `Benchmark`.
+SCORERS = Registry(
+    "benchmark", "nemo_desta.benchmarks", {name: f"nemo_desta.evaluation.scorers.{name}" for name in _SHIPPED}
+)
 MODES = ("official", "strict")
 
 
@@ -82,14 +84,21 @@ def score(benchmark: str, items: Sequence[Item], mode: str = "official", **optio
         ValueError: an unknown benchmark or mode. ItemError: an item lacks what the rules need.
         NotImplementedError: the benchmark does not have this mode; the message gives the reason.
     """
-    if benchmark not in SCORERS:
-        raise ValueError(f"unknown benchmark '{benchmark}'.{nearest(benchmark, SCORERS)}")
+    scorer = scorer_of(benchmark)
     if mode not in MODES:
         raise ValueError(f"unknown mode '{mode}'.{nearest(mode, MODES)}")
     for i, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise ItemError(f"at position {i}", f"is {type(item).__name__}, each item must be a mapping of fields")
-    return getattr(import_module(SCORERS[benchmark]), mode)(items, **options)
+    return getattr(scorer, mode)(items, **options)
+
+
+def scorer_of(benchmark: str) -> Any:
+    """The module or `Benchmark` of a name. Raises ConfigError: an unknown one, or something else."""
+    found = SCORERS[benchmark]
+    if not hasattr(found, "strict"):
+        raise ConfigError(f"benchmark '{benchmark}' is no subclass of nemo_desta.evaluation.benchmark.Benchmark")
+    return found() if isinstance(found, type) else found
 
 
 def need(item: Item, key: str, position: int, kind: type | tuple[type, ...] = str) -> Any:

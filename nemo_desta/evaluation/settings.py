@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING, nearest
+from nemo_desta.config import MISSING
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.scores import SCORERS
 from nemo_desta.models.model_source import ModelSource, check_engine
@@ -85,8 +85,7 @@ class EvaluateSettings(ModelSource):
 def check(settings: EvaluateSettings) -> None:
     """Checks the rules between settings. Raises ConfigError: a rule is broken; the message names the setting."""
     for name in [*settings.benchmarks, *settings.predictions]:
-        if name not in SCORERS:
-            raise ConfigError(f"unknown benchmark '{name}'.{nearest(name, SCORERS)}")
+        SCORERS.check(name)
     sources = [name for name in ("model", "endpoint") if getattr(settings, name) is not None]
     if len(sources) > 1:
         raise ConfigError("give 'model' (a folder) or 'endpoint' (a server), not both")

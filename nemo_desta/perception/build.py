@@ -20,7 +20,7 @@ def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
 
 def encoder_shapes(config: PerceptionConfig) -> dict[str, EncoderShape]:
     """The shapes of `build_encoders`; no weights are loaded."""
-    return {name: encoder_shape(knobs, dtype=config.dtype) for name, knobs in _used_encoders(config).items()}
+    return {name: encoder_shape(knobs) for name, knobs in _used_encoders(config).items()}
 
 
 def build_projector_for(

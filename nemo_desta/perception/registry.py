@@ -1,103 +1,21 @@
-"""Factories by name, by dotted path or from other installed packages: how a config becomes an encoder or projector."""
+"""The registries of encoders and projectors. Their names are known without torch."""
 
-import importlib
-import importlib.metadata
-import inspect
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from nemo_desta.registry import Registry
 
-from nemo_desta.config import nearest
-from nemo_desta.errors import ConfigError
+_ENCODERS, _PROJECTORS = "nemo_desta.perception.encoders", "nemo_desta.perception.projector"
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
-
-
-class Registry(Mapping[str, Callable[..., Any]]):
-    """The known factories of one kind.
-
-    Args:
-        kind: "encoder" or "projector", for messages.
-        group: entry point group of other packages (name = object). An object is imported when its name is requested.
-    """
-
-    def __init__(self, kind: str, group: str) -> None:
-        self.kind, self.group = kind, group
-        self.factories: dict[str, Callable[..., Any]] = {}
-
-    def register(self, name: str) -> Callable[[Factory], Factory]:
-        """Decorator that registers a class or function as ``name``.
-
-        Raises:
-            ValueError: another factory has that name.
-        """
-
-        def add(factory: Factory) -> Factory:
-            known = self.factories.get(name)
-            if known is not None and known.__qualname__ != factory.__qualname__:
-                found = f"{known.__module__}.{known.__qualname__}"
-                raise ValueError(f"{self.kind} '{name}' is registered already, by {found}")
-            self.factories[name] = factory
-            return factory
-
-        return add
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self.factories, *(point.name for point in self._entry_points())}))
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
-
-    def __contains__(self, name: object) -> bool:
-        return name in list(iter(self))  # Mapping's own would import the entry point
-
-    def __getitem__(self, name: str) -> Callable[..., Any]:
-        """The factory of a registered name, an entry point or a dotted path, which is imported.
-
-        Raises:
-            ConfigError: no factory has that name; the message gives the nearest one.
-        """
-        if name in self.factories:
-            return self.factories[name]
-        for point in self._entry_points():
-            if point.name == name:
-                return point.load()
-        if "." in name:
-            return self._locate(name)
-        raise ConfigError(f"unknown {self.kind} '{name}'.{nearest(name, self)}")
-
-    def check_arguments(self, name: str, given: Mapping[str, Any]) -> None:
-        """Compare ``given`` with the signature of a factory.
-
-        Raises:
-            ConfigError: an unknown argument (the message gives the nearest one), or a missing one.
-        """
-        parameters = inspect.signature(self[name]).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            return
-        for argument in given:
-            if argument not in parameters:
-                raise ConfigError(f"{self.kind} '{name}' has no argument '{argument}'.{nearest(argument, parameters)}")
-        needed = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-        if missing := [repr(p.name) for p in needed if p.name not in given]:
-            raise ConfigError(f"{self.kind} '{name}' needs {', '.join(missing)}")
-
-    def _entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        return list(importlib.metadata.entry_points(group=self.group))
-
-    def _locate(self, path: str) -> Callable[..., Any]:
-        """Import the longest prefix that is a module and follow the rest as attributes."""
-        parts = path.split(".")
-        for split in range(len(parts) - 1, 0, -1):
-            module_name = ".".join(parts[:split])
-            try:
-                found: Any = importlib.import_module(module_name)
-            except ModuleNotFoundError as error:
-                if error.name is None or not module_name.startswith(error.name):
-                    raise
-                continue
-            for attribute in parts[split:]:
-                if not hasattr(found, attribute):
-                    raise ConfigError(f"{self.kind} '{path}': '{attribute}' is not in {module_name}.")
-                found = getattr(found, attribute)
-            return found
-        raise ConfigError(f"{self.kind} '{path}': no module '{parts[0]}' is installed. Known names: {list(self)}")
+ENCODERS = Registry(
+    "encoder",
+    "nemo_desta.encoders",
+    {"whisper": f"{_ENCODERS}.whisper:build_whisper", "beats": f"{_ENCODERS}.beats:build_beats"},
+)
+PROJECTORS = Registry(
+    "projector",
+    "nemo_desta.projectors",
+    {
+        "window": f"{_PROJECTORS}.window:WindowProjector",
+        "conv": f"{_PROJECTORS}.conv:ConvProjector",
+        "qformer": f"{_PROJECTORS}.qformer:QFormerProjector",
+        "window_qformer": f"{_PROJECTORS}.window_qformer:WindowQFormerProjector",
+    },
+)

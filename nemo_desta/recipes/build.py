@@ -18,7 +18,7 @@ from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
-from nemo_desta.recipes.gates import REGENERABLE, Decontamination, Duplicates, RowGates, value_sets
+from nemo_desta.recipes.gates import Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
 from nemo_desta.recipes.hashes import hash64
 from nemo_desta.recipes.items import Rejection
@@ -118,11 +118,12 @@ def build_stage(
     writing, judging = engines
     sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
     values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
+    gates = RowGates(config.gates, values=values)
     shared: dict[str, Any] = {
-        "gate": RowGates(config.gates, values=values).check,
+        "gate": gates.check,
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
-        "regenerable": REGENERABLE,
+        "regenerable": gates.regenerable,
         "provenance": {"llm": writing.name, "llm_revision": writing.revision, "sampling": sampling},
     }
     rephraser, knobs = None, config.rephrase

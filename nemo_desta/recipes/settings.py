@@ -115,6 +115,9 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
+    for engine in (config.engine, config.judge.engine):
+        if engine is not None:
+            engine_identity(engine, config.llm)  # its knobs are checked here, also where no LLM is loaded
     if (config.corpus is None) == (config.rows is None):
         raise ConfigError("give either corpus (a card or a manifest) or rows (of an earlier self-generation)")
     if config.corpus is not None and config.data_root is None:

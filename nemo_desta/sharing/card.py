@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nemo_desta.config import ModelConfig
+from nemo_desta.core.trust import own_targets
 from nemo_desta.package_info import __version__
 from nemo_desta.sharing.references import HUB_ID, Reference
 
@@ -46,7 +47,7 @@ def model_card(
         f"[NeMo](https://github.com/NVIDIA/NeMo)'s plugin nemo_desta {__version__}, projects the features of frozen "
         "audio encoders into the LLM's embedding space. This folder holds the trained weights and the tokenizer; LLM "
         "and encoders are loaded from their own sources. Loading fails if they differ from those of the training.",
-        "## Use\n\n" + _use(name, references),
+        "## Use\n\n" + _use(name, references, own_targets(config.perception)),
         "## Frozen parts\n\n" + _table(("part", "what", "revision", "licence"), parts),
         "## Training\n\n" + _training(config, record),
         "## Data\n\n" + _data(record),
@@ -78,20 +79,28 @@ def _metadata(references: Mapping[str, Reference], record: Mapping[str, Any], *,
     return "\n".join([*lines, "---"])
 
 
-def _use(name: str, references: Mapping[str, Reference]) -> str:
+def _use(name: str, references: Mapping[str, Reference], targets: Sequence[str]) -> str:
     encoders = {part.removeprefix("encoders."): r for part, r in references.items() if part != "llm"}
     arguments = [json.dumps(name)]
     if not references["llm"].reachable:
         arguments.append(f'llm="<folder of {references["llm"].source}>"')
     if absent := [f'"{key}": "<path of {r.source}>"' for key, r in encoders.items() if not r.reachable]:
         arguments.append(f"encoders={{{', '.join(absent)}}}")
+    if targets:
+        arguments.append(f"allow_targets={json.dumps(targets)}")
     code = (
         "```python\nfrom nemo_desta.models import DestaModel\n\n"
         f"model = DestaModel.from_pretrained({', '.join(arguments)})\n"
         'question = {"role": "user", "content": "<|AUDIO|>\\nWhat do you hear?", "audios": ["x.wav"]}\n'
         "print(model.chat([question]))\n```"
     )
-    if len(arguments) > 1:
+    if targets:
+        modules = ", ".join(f"`{module}`" for module in sorted({target.partition(".")[0] for target in targets}))
+        code += (
+            f"\n\nThis model has parts that are neither in this folder nor in nemo_desta: get {modules} from its "
+            "authors, and allow it only if you trust them."
+        )
+    if any(argument.startswith(("llm=", "encoders=")) for argument in arguments):
         code += "\n\nParts without a hub id must be on your machine: give their paths."
     return code
 

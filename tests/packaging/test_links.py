@@ -9,7 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-ENTRY_POINTS = {"nemo_desta.encoders", "nemo_desta.projectors"}
+ENTRY_POINTS = {
+    f"nemo_desta.{kind}"
+    for kind in ("encoders", "projectors", "engines", "gates", "benchmarks", "readers", "prompt_formats")
+}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -77,16 +80,3 @@ def test_every_name_command_and_path_exists(page):
     for config in re.findall(r"--config-name[= ]([\w-]+)", text):
         places = [ROOT / "conf" / part / f"{config}.yaml" for part in (".", "recipes", "use")]
         assert config == "mine" or any(place.exists() for place in places), f"no such config: {config}"
-
-
-def test_the_example_of_a_new_encoder_and_projector_runs():
-    from nemo_desta.perception.encoders.registry import ENCODERS
-    from nemo_desta.perception.projector.registry import PROJECTORS
-
-    code = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    try:
-        exec(compile(code, "docs/extend.md", "exec"), {"__name__": "extend"})
-        assert "my_encoder" in ENCODERS.factories and "my_projector" in PROJECTORS.factories
-    finally:
-        ENCODERS.factories.pop("my_encoder", None)
-        PROJECTORS.factories.pop("my_projector", None)

@@ -134,6 +134,8 @@ def test_an_array_of_jobs_shares_the_shards(corpus: Path, llm_folder: Path) -> N
         ({"promts_per_clip": 2}, "Did you mean 'prompts_per_clip'"),
         ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be int"),
         ({"gates": {"lenght": None}}, "Did you mean 'length'"),
+        ({"engine": {"name": "hf", "batchsize": 1}}, "Did you mean 'batch_size'"),
+        ({"judge": {"engine": {"name": "hff"}}}, "unknown engine 'hff'. Did you mean 'hf'"),
         ({"corpus": None}, "either corpus .* or rows"),
         ({"data_root": None}, "data_root must be given"),
         ({"corpus": None, "rows": "rows"}, "self_rephrase"),

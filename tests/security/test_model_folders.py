@@ -115,6 +115,21 @@ def test_the_name_of_an_encoders_section_is_a_name(folder, canary, load):
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("key", ["_target_", "name"])
+@pytest.mark.parametrize("part", ["encoders", "projector"])
+def test_a_module_in_the_current_folder_is_not_imported(folder, evil, canary, load, monkeypatch, key, part):
+    """Whoever works inside a folder of a stranger has its Python files in the current folder."""
+    (folder / "own_part.py").write_text(evil + "def part(*_, **__): pass\n")
+    monkeypatch.chdir(folder)
+    if part == "encoders":
+        with_encoder(folder, {key: "own_part.part"})
+    else:
+        change(folder, lambda model: model["perception"].update(projector={key: "own_part.part"}))
+    with pytest.raises(UntrustedConfig, match=rf"{key}='own_part\.part' .*allow_targets=\['own_part\.part'\]"):
+        load(folder)
+    assert not canary.exists() and "own_part" not in sys.modules and str(folder) not in sys.path
+
+
 def test_torch_hub_is_refused(folder, evil, canary, load):
     (folder / "hubconf.py").write_text(evil + "def evil(**_): pass\n")
     hub = {"_target_": "torch.hub.load", "repo_or_dir": str(folder), "model": "evil", "source": "local"}

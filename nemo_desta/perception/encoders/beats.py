@@ -14,7 +14,6 @@ from nemo_desta.perception.encoders import fbank as kaldi
 from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
-from nemo_desta.perception.encoders.registry import register_encoder
 from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.types import EncoderOutput, FrameGrid
 
@@ -153,7 +152,6 @@ class BeatsEncoder(FrozenEncoder):
         return (self._fbank(audio) - FBANK_MEAN) / (2 * FBANK_STD)
 
 
-@register_encoder("beats", shape=BeatsEncoder.shape)
 def build_beats(
     path: str,
     layer_ids: Iterable[int] | None = None,
@@ -163,6 +161,9 @@ def build_beats(
 ) -> BeatsEncoder:
     """Config entry ``name: beats``; see `BeatsEncoder.from_checkpoint`."""
     return BeatsEncoder.from_checkpoint(path, layer_ids, original_masks, dtype, chunk_secs=chunk_secs)
+
+
+build_beats.shape = BeatsEncoder.shape  # tells the sizes without loading weights
 
 
 def _shape(config: BeatsConfig, layer_ids: Iterable[int] | None, original_masks: bool) -> EncoderShape:

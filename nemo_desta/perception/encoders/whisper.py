@@ -13,7 +13,6 @@ from transformers.models.whisper import modeling_whisper
 from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_fixed
 from nemo_desta.perception.encoders.log_mel import LogMel
-from nemo_desta.perception.encoders.registry import register_encoder
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.types import EncoderOutput, FrameGrid
 
@@ -149,7 +148,6 @@ def _shape(config: WhisperConfig, num_layers: int, layer_ids: tuple[int, ...], *
     )
 
 
-@register_encoder("whisper", shape=WhisperEncoder.shape)
 def build_whisper(
     path: str,
     layer_ids: Iterable[int] | None = None,
@@ -159,3 +157,6 @@ def build_whisper(
 ) -> WhisperEncoder:
     """Config entry ``name: whisper``; see `WhisperEncoder.from_pretrained`."""
     return WhisperEncoder.from_pretrained(path, layer_ids, dtype, final_norm=final_norm, whole_windows=whole_windows)
+
+
+build_whisper.shape = WhisperEncoder.shape  # tells the sizes without loading weights

@@ -17,7 +17,6 @@ from nemo_desta.perception.projector.adapters import Adapter
 from nemo_desta.perception.projector.base import Encoders, Projector
 from nemo_desta.perception.projector.fusion import CrossAttentionFusion, SumFusion
 from nemo_desta.perception.projector.perceiver import PerceiverFusion
-from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput
 
 FUSIONS: dict[str, type[nn.Module]] = {
@@ -27,7 +26,6 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
-@register_projector("conv")
 class ConvProjector(Projector):
     """Adapters and fusion; the first encoder is the main stream."""
 

@@ -24,11 +24,9 @@ from nemo_desta.ops.windows import (
 )
 from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import QueryDecoderLayer, default_heads
-from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, FrameGrid, WindowTable
 
 
-@register_projector("qformer")
 class QFormerProjector(Projector):
     """``num_queries`` vectors for every ``chunk_secs`` of audio begun."""
 

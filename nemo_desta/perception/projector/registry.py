@@ -5,15 +5,15 @@ from typing import Any
 
 from nemo_desta.perception.encoders.base import AudioEncoder, EncoderShape
 from nemo_desta.perception.projector.base import Projector
-from nemo_desta.perception.registry import Factory, Registry
+from nemo_desta.perception.registry import PROJECTORS
+from nemo_desta.registry import Part
 
-PROJECTORS = Registry("projector", "nemo_desta.projectors")
 
-
-def register_projector(name: str) -> Callable[[Factory], Factory]:
+def register_projector(name: str) -> Callable[[Part], Part]:
     """Decorator that registers a class or function, which returns a `Projector`, as ``name``.
 
-    It is called as ``factory(encoders, output_size, output_rms=..., **knobs)``; see `Projector`.
+    It is called as ``factory(encoders, output_size, **knobs)``, with ``output_rms=`` if it has this argument; see
+    `Projector`.
 
     Raises:
         ValueError: another projector has that name.
@@ -22,17 +22,22 @@ def register_projector(name: str) -> Callable[[Factory], Factory]:
 
 
 def build_projector(
-    name: str, encoders: Mapping[str, AudioEncoder | EncoderShape], output_size: int, **knobs: Any
+    name: str,
+    encoders: Mapping[str, AudioEncoder | EncoderShape],
+    output_size: int,
+    *,
+    output_rms: float | None = None,
+    **knobs: Any,
 ) -> Projector:
     """Build a projector for ``encoders`` (or their shapes) and an LLM of width ``output_size``.
 
-    ``name``: a registered name or a dotted path. ``knobs``: further arguments of the projector.
+    ``name``: a registered name or a dotted path. ``output_rms``: RMS of the LLM's embedding table, for a projector
+    that has this argument. ``knobs``: further arguments of the projector.
 
     Raises:
         ConfigError: no projector has that name, or it has no such argument; the message gives the nearest one.
     """
-    PROJECTORS.check_arguments(name, {"encoders": encoders, "output_size": output_size, **knobs})
-    return PROJECTORS[name](encoders, output_size, **knobs)
+    return PROJECTORS.build({**knobs, "_target_": name}, encoders, output_size, output_rms=output_rms)
 
 
 def projector_names() -> list[str]:

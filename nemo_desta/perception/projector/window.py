@@ -15,11 +15,9 @@ from torch import nn
 
 from nemo_desta.ops import KERNELS, max_window_frames, mix_pool, num_windows, window_table
 from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
-from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 
-@register_projector("window")
 class WindowProjector(Projector):
     """Windows of ``1 / tokens_per_second`` seconds to one vector each."""
 

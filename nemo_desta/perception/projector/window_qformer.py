@@ -17,11 +17,9 @@ from nemo_desta.ops.windows import clip_and_window, window_index
 from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.projector.base import Encoders, Projector, pad_packed
 from nemo_desta.perception.projector.bert import NORM_EPS, QueryDecoderLayer, default_heads
-from nemo_desta.perception.projector.registry import register_projector
 from nemo_desta.types import EncoderOutput, WindowTable
 
 
-@register_projector("window_qformer")
 class WindowQFormerProjector(Projector):
     """``num_queries`` vectors for each window, in the order of time."""
 

@@ -13,8 +13,8 @@ import yaml
 from nemo_desta.config import MISSING, check_keys, nearest, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.errors import CorpusError, named
+from nemo_desta.recipes.corpora.reader_types import READERS
 
-READERS = ("csv", "tsv", "jsonl", "json", "files", "lhotse", "huggingface")
 DOMAINS = ("speech", "sound", "music", "audio")
 _CARDS = resources.files("nemo_desta.recipes.corpora") / "cards"
 CLIP_FIELDS = ("id", "audio", "duration", "transcript", "caption", "speaker_id", "group", "segments", "speakers")

@@ -18,8 +18,8 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
-from nemo_desta.recipes.corpora.files import Record, csv_rows, json_entries, json_lines, matching_files
-from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
+from nemo_desta.recipes.corpora.files import Record, json_entries, json_lines, matching_files
+from nemo_desta.recipes.corpora.reader_types import READERS
 from nemo_desta.recipes.corpora.template import Template, as_key
 
 #: Spellings of a missing value in pandas, Python and spreadsheets. NA is left out: it is a country and a continent.
@@ -28,15 +28,6 @@ MISSING_MARKERS = ("nan", "NaN", "NAN", "None", "none", "null", "NULL", "N/A", "
 #: A lhotse cut counts as a whole recording up to this difference in seconds.
 _WHOLE = 0.01
 
-#: Type -> rows of one file.
-_FORMATS = {
-    "csv": csv_rows,
-    "tsv": csv_rows,
-    "jsonl": lambda path, _: json_lines(path),
-    "json": lambda path, _: json_entries(path),
-    "files": lambda path, _: [(str(path), {})],
-}
-
 
 def read_records(source: SourceConfig, root: Path, notices: Notices | None = None) -> Iterator[Record]:
     """All rows of all files, in the order of the globs. Cells that count as missing are added to ``notices``.
@@ -44,8 +35,8 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
     Raises ``CorpusError``: a glob that matches nothing, a path that ``pattern`` does not match, a row that cannot be
     read (not UTF-8, a truncated line, a missing column).
     """
-    folders = source.type == "huggingface"
-    reader = (HuggingFaceReader if folders else _LhotseReader)(source, root) if source.type not in _FORMATS else None
+    folders, reader = source.type == "huggingface", READERS[source.type]
+    rows_of = reader(source, root).rows if isinstance(reader, type) else lambda one: reader(root / one, source)
     conditions = {
         name: {as_key(one) for one in (value if isinstance(value, list) else [value])}
         for name, value in source.where.items()
@@ -61,11 +52,26 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
                     f"{relative} does not match the card's pattern {source.pattern}; narrow reader.files"
                 )
             of_file.update(match.groupdict())
-        for where, row in reader.rows(relative) if reader else _FORMATS[source.type](root / relative, source):
+        for where, row in rows_of(relative):
             if missing or folders:
                 row = _without_missing(row, missing, where, notices)
             if all(_holds(name, wanted, row, of_file, where) for name, wanted in conditions.items()):
                 yield where, row, of_file
+
+
+def jsonl_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Type jsonl."""
+    return json_lines(path)
+
+
+def json_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Type json."""
+    return json_entries(path)
+
+
+def file_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Type files: one row without columns."""
+    yield str(path), {}
 
 
 class Table:
@@ -124,7 +130,7 @@ def _without_missing(
     return result
 
 
-class _LhotseReader:
+class LhotseReader:
     """Rows: ``id, audio, duration, transcript, language, speaker_id, group, attributes`` (gender and the supervision's
     custom values); several supervisions become ``segments`` and ``speakers``.
     """

@@ -1,15 +1,14 @@
 """Engines turn chat messages into an LLM's raw answers.
 
 `base` is their interface. `hf` (local transformers), `vllm` (offline vLLM) and `openai` (any OpenAI-compatible server)
-are imported when they are first used, by name or by `build_engine`.
+are imported when they are first used, by name or by `build_engine`. `ENGINES` knows them and those of other packages.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nemo_desta.config import MISSING, nearest, parse
+from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import (
     Engine,
@@ -21,6 +20,7 @@ from nemo_desta.recipes.engines.base import (
     generate_all,
 )
 from nemo_desta.recipes.engines.http_client import Connection
+from nemo_desta.registry import Registry
 
 if TYPE_CHECKING:
     from nemo_desta.recipes.engines.hf import HFEngine
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nemo_desta.recipes.engines.vllm import VLLMEngine
 
 __all__ = [
+    "ENGINES",
     "Engine",
     "EngineError",
     "Generation",
@@ -79,14 +80,21 @@ class OpenAISettings(Connection):
 
 
 _SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
+_ROOM = "nemo_desta.recipes.engines"
 _CLASSES = {"hf": "HFEngine", "vllm": "VLLMEngine", "openai": "OpenAIEngine"}
+ENGINES = Registry(
+    "engine", "nemo_desta.engines", {name: f"{_ROOM}.{name}:{engine}" for name, engine in _CLASSES.items()}
+)
 #: Knobs of an engine that change its answers. The others decide where it runs and how fast.
 _OF_THE_TEXT = ("name", "model", "api", "extra_body", "dtype", "engine_args")
 
 
 def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
-    """The part of an engine's ``settings`` that decides about the rows. The server, its key and its load may change.
-    Raises `ConfigError` for an unknown engine or knob."""
+    """The part of an engine's ``settings`` that decides about the rows: of ours, the server, its key and its load may
+    change; of an engine from elsewhere, nothing. Raises `ConfigError` for an unknown engine or knob."""
+    name, own = ENGINES.read(settings)
+    if name not in _SETTINGS:
+        return {"name": name, **ENGINES.settings(name, own, 1)}
     knobs = vars(_parsed(settings))
     kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
     return {**kept, "model": kept["model"] or llm} if "model" in kept else kept
@@ -99,17 +107,22 @@ def build_engine(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     tokenizer: str | None = None,
 ) -> Engine:
-    """The engine of ``settings``: ``name`` (hf, vllm, openai) and its knobs. Loads the LLM or reaches the server.
+    """The engine of ``settings``: ``name`` (hf, vllm, openai, or one of `ENGINES`) or ``_target_``, and its knobs.
+    Loads the LLM or reaches the server.
 
     ``llm``: hub id, folder or ``package:<path>``, or a server's name for it. ``tokenizer``: for the openai engine, if
-    the server's name for the LLM is not also the tokenizer's. Raises `ConfigError` for an unknown engine or knob,
-    `EngineError` if there is no server or no tokenizer.
+    the server's name for the LLM is not also the tokenizer's. An engine from elsewhere is called as
+    ``factory(llm, **knobs)``, with ``chat_template_kwargs`` and ``tokenizer`` if it has these arguments.
+
+    Raises `ConfigError` for an unknown engine or knob, `EngineError` if there is no server or no tokenizer.
     """
+    if ENGINES.read(settings)[0] not in _SETTINGS:
+        return ENGINES.build(settings, llm, chat_template_kwargs=chat_template_kwargs, tokenizer=tokenizer)
     knobs = dict(vars(_parsed(settings)))
     name = knobs.pop("name")
     if tokenizer is not None and name != "openai":
         raise ConfigError(f"the {name} engine reads the LLM's own tokenizer; tokenizer={tokenizer} is for openai only")
-    engine_class = __getattr__(_CLASSES[name])
+    engine_class = ENGINES[name]
     if name == "openai":
         model = knobs.pop("model") or llm
         known_by = knobs.pop("tokenizer") or tokenizer or (llm if knobs["api"] == "completions" else None)
@@ -122,14 +135,12 @@ def build_engine(
 
 
 def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISettings:
-    name = settings.get("name", MISSING)
-    if name not in _SETTINGS:
-        raise ConfigError(f"unknown engine {name!r}.{nearest(str(name), _SETTINGS)}")
-    return parse(_SETTINGS[name], settings, where="engine")
+    name, knobs = ENGINES.read(settings)
+    return parse(_SETTINGS[name], {"name": name, **knobs}, where="engine")
 
 
 def __getattr__(name: str) -> Any:
-    for module, engine_class in _CLASSES.items():
+    for label, engine_class in _CLASSES.items():
         if engine_class == name:
-            return getattr(import_module(f"nemo_desta.recipes.engines.{module}"), name)
+            return ENGINES[label]
     raise AttributeError(f"module 'nemo_desta.recipes.engines' has no attribute {name!r}")

@@ -19,18 +19,25 @@ from nemo_desta.recipes.gates.loops import LoopGate
 from nemo_desta.recipes.gates.refusals import RefusalGate
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, LengthGate, Seen, answer_of
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.registry import Registry
 
 __all__ = [
     "Decontamination",
     "Duplicates",
     "DuplicatesConfig",
     "FactCheck",
+    "GATES",
     "GatesConfig",
     "REGENERABLE",
     "RowGates",
+    "Seen",
     "answer_of",
     "value_sets",
 ]
+
+#: Gates of ``gates.own``. A gate is called with a `Seen` row and returns a `Rejection` or None. Its attribute
+#: ``regenerable``, if there is one, holds the reasons that belong to `REGENERABLE`.
+GATES = Registry("gate", "nemo_desta.gates")
 
 #: Reasons that another answer, generated with another seed, may avoid.
 REGENERABLE = frozenset(
@@ -47,7 +54,7 @@ class GatesConfig:
 
     ``truncated``: "keep" trains truncated answers without an end of turn, "drop" rejects them. ``facts``: off by
     default. ``closing_tags``: of think blocks, null for `CLOSING_TAGS`. ``duplicates``: read by `Duplicates`, not by
-    `RowGates`.
+    `RowGates`. ``own``: further gates after these, each ``name`` (of `GATES`) or ``_target_`` with its arguments.
     """
 
     empty: bool = True
@@ -61,14 +68,18 @@ class GatesConfig:
     facts: FactsConfig | None = None
     closing_tags: list[str] | None = None
     duplicates: DuplicatesConfig | None = field(default_factory=DuplicatesConfig)
+    own: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for gate in self.own:
+            name, settings = GATES.read(gate)
+            GATES.settings(name, settings)
         if self.truncated not in ("keep", "drop"):
             raise ConfigError(f"gates.truncated must be 'keep' or 'drop', found {self.truncated!r}")
 
 
 class RowGates:
-    """All gates over one row; the first rejection counts.
+    """All gates over one row; the first rejection counts. ``regenerable``: reasons that another answer may avoid.
 
     ``values``: values for the fact check instead of those in ``config.facts``; see `value_sets`.
     """
@@ -90,6 +101,9 @@ class RowGates:
             gates.append(lambda seen: leak.check(seen.row))
         if config.facts is not None:
             gates.append(FactCheck(config.facts.values if values is None else values, config.facts))
+        own = [GATES.build(gate) for gate in config.own]
+        gates += own
+        self.regenerable = REGENERABLE.union(*(getattr(gate, "regenerable", ()) for gate in own))
         self._gates = [gate for gate in gates if gate is not None]
         self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 

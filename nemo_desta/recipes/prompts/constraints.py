@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from nemo_desta.registry import Registry
+
 
 class Constraint(NamedTuple):
     """``name``: one of `CONSTRAINTS`; ``args``: its numbers or phrases, as the check of that name takes them."""
@@ -23,7 +25,7 @@ def obeys(constraint: Constraint, answer: str) -> bool | None:
     Raises ``ValueError`` for a constraint of unknown name or with arguments that its check does not take.
     """
     if constraint.name not in CONSTRAINTS:
-        raise ValueError(f"no constraint {constraint.name!r}; there are {', '.join(sorted(CONSTRAINTS))}")
+        raise ValueError(f"no constraint {constraint.name!r}; there are {', '.join(CONSTRAINTS)}")
     check = CONSTRAINTS[constraint.name]
     try:
         return None if check is None else check(answer.strip(), *constraint.args)
@@ -104,8 +106,7 @@ def _holds(answer: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", answer, flags=re.IGNORECASE) is not None
 
 
-#: name -> check of (stripped answer, *args); None: a known constraint without an exact check.
-CONSTRAINTS: dict[str, Callable[..., bool] | None] = {
+_SHIPPED: dict[str, Callable[..., bool] | None] = {
     "json_keys": _json_keys,  # an object with these keys and no others; any object without args
     "json_list": _json_list,  # a list of strings
     "lower_case": lambda a: bool(a) and a == a.lower(),
@@ -132,3 +133,6 @@ CONSTRAINTS: dict[str, Callable[..., bool] | None] = {
     "question": lambda a: a.endswith("?"),
     "language": None,
 }
+#: name -> check of (stripped answer, *args); None: a known constraint without an exact check. Prompt files are data:
+#: they import no dotted names.
+CONSTRAINTS = Registry("prompt format", "nemo_desta.prompt_formats", _SHIPPED, dotted=False)

@@ -35,6 +35,12 @@ def test_own_argument_goes_before_the_shared_one(beats_path):
     assert encoder.dtype == torch.float32
 
 
+def test_an_encoder_without_the_shared_argument_gets_its_own_alone():
+    assert build_encoder({"_target_": f"{__name__}.Ear", "path": "x"}, dtype=torch.bfloat16).path == "x"
+    with pytest.raises(ConfigError, match="has no argument 'dtype'"):
+        build_encoder({"_target_": f"{__name__}.Ear", "path": "x", "dtype": "float32"})
+
+
 def test_omegaconf_nodes(beats_path):
     omegaconf = pytest.importorskip("omegaconf")
     config = omegaconf.OmegaConf.create({"name": "beats", "path": beats_path, "layer_ids": [2]})

@@ -134,6 +134,17 @@ def test_a_registered_projector_is_built_by_its_name():
         of_config(name="means", scal=2.0)
 
 
+class Last(Projector):
+    """A projector without any documented argument but the two that all have."""
+
+    def __init__(self, encoders, output_size):
+        super().__init__(encoders, output_size)
+
+
+def test_a_projector_needs_no_argument_of_ours():
+    assert isinstance(of_config(_target_=f"{__name__}.Last"), Last)
+
+
 def test_a_taken_name_is_refused():
     with pytest.raises(ValueError, match="projector 'window' is registered already, by .*WindowProjector"):
         register_projector("window")(Means)

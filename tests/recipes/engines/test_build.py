@@ -9,11 +9,13 @@ import pytest
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines import (
     EngineError,
+    Generation,
     HFEngine,
     OpenAIEngine,
     Request,
     SamplingConfig,
     build_engine,
+    engine_identity,
     generate_all,
 )
 from nemo_desta.testing.openai_server import ScriptedServer
@@ -69,3 +71,28 @@ def test_engines_are_imported_when_they_are_asked_for() -> None:
         "assert not {'aiohttp', 'vllm', 'nemo_desta.recipes.engines.hf'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+class Parrot:
+    """An engine of another package."""
+
+    name, revision, concurrency, prompts = "parrot", None, 1, None
+
+    def __init__(self, llm: str, *, word: str = "hello") -> None:
+        self.llm, self.word = llm, word
+
+    async def generate(self, request: Request) -> Generation:
+        return Generation(self.word, truncated=False)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_an_engine_of_ones_own_answers_and_its_settings_are_checked() -> None:
+    settings = {"_target_": f"{__name__}.Parrot", "word": "polly"}
+    engine = build_engine(settings, "some/llm", chat_template_kwargs={"enable_thinking": False})
+    request = Request([{"role": "user", "content": "?"}], SamplingConfig(), 0)
+    assert generate_all(engine, [request])[0].text == "polly" and engine.llm == "some/llm"
+    assert engine_identity(settings, "some/llm") == {"name": f"{__name__}.Parrot", "word": "polly"}
+    with pytest.raises(ConfigError, match="has no argument 'words'. Did you mean 'word'"):
+        engine_identity({"_target_": f"{__name__}.Parrot", "words": "polly"}, "some/llm")

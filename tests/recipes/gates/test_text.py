@@ -6,7 +6,8 @@ import pytest
 
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.gates import REGENERABLE, GatesConfig, RowGates, answer_of
+from nemo_desta.recipes.gates import REGENERABLE, GatesConfig, RowGates, Seen, answer_of
+from nemo_desta.recipes.items import Rejection
 
 SENTENCE = "The speaker sounds calm, and a dog barks far away while it rains."
 
@@ -102,3 +103,32 @@ def test_config_refuses_what_it_does_not_know() -> None:
 def test_every_verdict_of_a_row_has_a_reason_to_ask_again() -> None:
     bad = ["", "a\x00", "a " * 20_000, "I cannot listen to audio.", "我听到雨声和狗叫的声音。"]
     assert {reason(response) for response in bad} <= REGENERABLE
+
+
+class NoDigits:
+    """A gate of another package."""
+
+    regenerable = frozenset({"digits"})
+
+    def __init__(self, *, allowed: int = 0) -> None:
+        self.allowed = allowed
+
+    def __call__(self, seen: Seen) -> Rejection | None:
+        count = sum(character.isdigit() for character in seen.answer)
+        return Rejection("digits", f"{count} digits") if count > self.allowed else None
+
+
+def test_a_gate_of_ones_own_runs_after_the_others() -> None:
+    own = {"own": [{"_target_": f"{__name__}.NoDigits", "allowed": 1}]}
+    config = parse(GatesConfig, own, "gates")
+    assert reason("There are 12 people in the room.", config) == "digits"
+    assert reason("There are 2 people in the room.", config) is None
+    assert reason("", config) == "empty"
+    assert "digits" in RowGates(config).regenerable and "digits" not in REGENERABLE
+    for wrong, message in (
+        ({"_target_": f"{__name__}.NoDigits", "alowed": 1}, "has no argument 'alowed'. Did you mean 'allowed'"),
+        ({"name": "no_digits"}, "unknown gate 'no_digits'"),
+        (5, "gate: expected a name or a mapping, found 5"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(GatesConfig, {"own": [wrong]}, "gates")
