@@ -56,7 +56,7 @@ def load_corpus(
     if not root.is_dir():
         raise FileNotFoundError(f"data root {root} does not exist, or is no folder")
     path = Path(name_or_path)
-    kind = _MANIFESTS.get(path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix)
+    kind = _suffix_type(path)
     if kind is None:
         card = read_card(name_or_path, overrides)
     else:
@@ -65,7 +65,7 @@ def load_corpus(
             raise FileNotFoundError(
                 f"manifest {root / path} does not exist; give it relative to the data root, or in full"
             )
-        kind = "jsonl" if kind == "json" and _holds_lines(found) else kind
+        kind = manifest_type(found)
         card = read_card("jsonl" if kind in ("json", "jsonl") else "csv", overrides)
         manifest = escape(str(path)) if found == root / path and not path.is_absolute() else str(found.absolute())
         card = replace(card, name=path.name.split(".")[0], reader=replace(card.reader, type=kind, files=manifest))
@@ -197,6 +197,16 @@ class Corpus:
                     )
             yield clip
         self._notices.end()
+
+
+def manifest_type(path: Path) -> str | None:
+    """The reader's type of a table or manifest, by its name and, for ``.json``, its first line; None for others."""
+    kind = _suffix_type(path)
+    return "jsonl" if kind == "json" and _holds_lines(path) else kind
+
+
+def _suffix_type(path: Path) -> str | None:
+    return _MANIFESTS.get(path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix)
 
 
 def _holds_lines(path: Path) -> bool:
