@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nemo_desta.data.packed import open_plain
+from nemo_desta.data.remote import is_url, local_copy
 from nemo_desta.data.row_schema import TRAINING, Row, RowRules, check_row
 from nemo_desta.errors import ConfigError, RowError, row_guard
 
@@ -94,15 +95,19 @@ def duplicate_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def expand_paths(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
-    """The files of paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order.
+    """The files of paths, ``{000..127}`` or ``{a,b}`` patterns (also NeMo's ``_OP_0..127_CL_``) and globs, in order;
+    for URLs, their copies on this machine (`local_copy`).
 
     Raises:
         FileNotFoundError: a pattern without files. ConfigError: it names a folder, or a pipe or device, on which
-        reading could block.
+        reading could block, or a URL that cannot be read.
     """
     paths: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, (str, Path)) else patterns:
-        for one in _expand_braces(str(pattern).replace("_OP_", "{").replace("_CL_", "}")):
+        for one in expand_braces(pattern):
+            if is_url(one):
+                paths.append(local_copy(one))
+                continue
             found = [one] if os.path.isfile(one) else sorted(glob.glob(one, recursive=True))
             if not found:
                 raise FileNotFoundError(f"no file matches '{one}' (from '{pattern}')")
@@ -111,6 +116,11 @@ def expand_paths(patterns: str | Path | Iterable[str | Path]) -> list[Path]:
                 raise ConfigError(f"'{odd}' (from '{pattern}') is {kind}; rows are read from files")
             paths += map(Path, found)
     return paths
+
+
+def expand_braces(pattern: str | Path) -> list[str]:
+    """The names that a pattern's ``{000..127}``, ``{a,b}`` and ``_OP_0..127_CL_`` stand for."""
+    return _expand_braces(str(pattern).replace("_OP_", "{").replace("_CL_", "}"))
 
 
 class JsonlIndex:

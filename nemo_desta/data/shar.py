@@ -9,6 +9,7 @@ import io
 import logging
 import tarfile
 import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ from tqdm import tqdm
 
 from nemo_desta.data.audio_decoding import audio_guard
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
+from nemo_desta.data.remote import check_url, is_url, local_copy
 from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import RowSource
-from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, load_object
-from nemo_desta.errors import RowError
+from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, expand_braces, expand_paths, load_object
+from nemo_desta.errors import ConfigError, RowError
 
 logger = logging.getLogger(__name__)
 
@@ -38,38 +40,36 @@ class Member(NamedTuple):
 
 
 class SharSource:
-    """Rows of a shar folder. Only text is kept in memory; audio is read from the tars by offset.
+    """Rows of a shar folder, or of its shards: field -> paths, patterns or URLs, with ``cuts`` among the fields. Only
+    text is kept in memory; audio is read from the tars by offset. The tar of a URL is copied when one of its clips is
+    first read (`local_copy`).
 
     Raises:
-        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ValueError: shards of different length, a truncated
-            or damaged file (named), or an incomplete folder.
+        FileNotFoundError: no ``cuts.*.jsonl.gz`` in the folder. ConfigError: no cuts, or another number of shards.
+        ValueError: shards of different length, a truncated or damaged file (named), or an incomplete folder.
     """
 
-    def __init__(self, folder: str | Path, name: str | None = None, rules: RowRules = TRAINING) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path | Mapping[str, Any], name: str | None = None, rules: RowRules = TRAINING
+    ) -> None:
         self.rules = rules
-        self.name = name or self.folder.name
-        if (self.folder / UNFINISHED).exists():
-            raise ValueError(f"{self.folder} is not complete, its writing was stopped: write it again")
-        cuts = sorted(self.folder.glob("cuts*.jsonl*"))
-        if not cuts:
-            raise FileNotFoundError(f"{self.folder} is not a lhotse shar folder: no cuts.*.jsonl.gz in it")
-        fields = sorted({path.name.split(".")[0] for path in self.folder.glob("*.tar")}, key=_field_order)
+        shards = _shards(folder) if isinstance(folder, Mapping) else _shards_in(Path(folder))
+        self._cuts = [_local(cuts) for cuts in shards.pop("cuts")]
+        self.folder = self._cuts[0].parent if isinstance(folder, Mapping) else Path(folder)
+        self.name = name or (self._cuts[0].name.split(".")[0] if isinstance(folder, Mapping) else self.folder.name)
         self._lines: list[bytes] = []
-        self._where: list[tuple[Path, int]] = []
-        self._members: dict[str, list[Member]] = {field: [] for field in fields}
-        for shard in cuts:
-            suffix = shard.name.removeprefix("cuts").removesuffix(".gz").removesuffix(".jsonl")
-            lines = _read_lines(shard)
-            for field in fields:
-                members = _read_members(self.folder / f"{field}{suffix}.tar")
-                if len(members) != len(lines):
-                    raise ValueError(
-                        f"{shard} has {len(lines)} cuts but {field}{suffix}.tar {len(members)} recordings"
-                    )
-                self._members[field] += members
+        self._where: list[tuple[int, int]] = []  # shard, line from 1
+        #: Field -> members of each shard; the URL of a tar that is not copied yet.
+        self._members: dict[str, list[list[Member] | str]] = {field: [] for field in shards}
+        self._counts: list[int] = []
+        for number, cuts in enumerate(self._cuts):
+            lines = _read_lines(cuts)
+            self._counts.append(len(lines))
             self._lines += lines
-            self._where += [(shard, number) for number in range(1, len(lines) + 1)]
+            self._where += [(number, line) for line in range(1, len(lines) + 1)]
+            for field, tars in shards.items():
+                tar = tars[number]
+                self._members[field].append(tar if isinstance(tar, str) else self._read_tar(tar, number))
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -77,14 +77,9 @@ class SharSource:
     def row(self, i: int) -> Row:
         try:
             cut = load_object(self._lines[i])
-            cut_id = cut.get("id")
-            for field, members in self._members.items():
-                if members[i].cut_id != cut_id:
-                    raise RowError(
-                        "mispaired",
-                        f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{members[i].cut_id}'; cuts and "
-                        "archives must be in the same order: write the folder again",
-                    )
+            for field, shards in self._members.items():
+                if not isinstance(members := shards[self._where[i][0]], str):
+                    self._check_pair(cut, field, members[self._where[i][1] - 1])
             try:
                 row = cut["custom"]["row"]
             except (KeyError, TypeError) as error:
@@ -94,16 +89,44 @@ class SharSource:
             raise RowError(error.reason, f"{self.where(i)}: {error}") from error
 
     def where(self, i: int) -> str:
-        path, line = self._where[i]
-        return f"{path}:{line}"
+        shard, line = self._where[i]
+        return f"{self._cuts[shard]}:{line}"
 
     def audio_files(self, i: int, row: Row) -> list[AudioFile]:
         number = len(audio_entries(row))
-        found = (members[i].audio for members in self._members.values())
+        shard, line = self._where[i]
+        found = []
+        for field, shards in self._members.items():
+            if isinstance(url := shards[shard], str):
+                try:
+                    shards[shard] = self._read_tar(local_copy(url), shard)
+                    self._check_pair(load_object(self._lines[i]), field, shards[shard][line - 1])
+                except RowError:
+                    raise
+                except (OSError, ValueError) as error:
+                    raise AudioError("not_found", f"{self.where(i)}: {error}") from error
+            found.append(shards[shard][line - 1].audio)
         files = [file for file in found if file is not None]
         if len(files) != number:
             raise AudioError("not_found", f"{self.where(i)}: {number} audios in the row but {len(files)} in the tars")
         return files
+
+    def _read_tar(self, tar: Path, shard: int) -> list[Member]:
+        members = _read_members(tar)
+        if len(members) != self._counts[shard]:
+            raise ValueError(
+                f"{self._cuts[shard]} has {self._counts[shard]} cuts but {tar.name} {len(members)} recordings"
+            )
+        return members
+
+    @staticmethod
+    def _check_pair(cut: Mapping[str, Any], field: str, member: Member) -> None:
+        if member.cut_id != (cut_id := cut.get("id")):
+            raise RowError(
+                "mispaired",
+                f"cut {cut_id!r}, but at its place in {field}.*.tar lies '{member.cut_id}'; cuts and "
+                "archives must be in the same order: write the folder again",
+            )
 
 
 def write_shar(
@@ -178,6 +201,41 @@ def _recording(file: AudioFile, duration: float | None, name: str) -> Any:
         return Recording.from_bytes(wav.getvalue(), name)
 
 
+def _shards_in(folder: Path) -> dict[str, list[Path | str]]:
+    """Field -> files of a folder, one per shard."""
+    if (folder / UNFINISHED).exists():
+        raise ValueError(f"{folder} is not complete, its writing was stopped: write it again")
+    cuts = sorted(folder.glob("cuts*.jsonl*"))
+    if not cuts:
+        raise FileNotFoundError(f"{folder} is not a lhotse shar folder: no cuts.*.jsonl.gz in it")
+    fields = sorted({path.name.split(".")[0] for path in folder.glob("*.tar")}, key=_field_order)
+    suffixes = [path.name.removeprefix("cuts").removesuffix(".gz").removesuffix(".jsonl") for path in cuts]
+    return {"cuts": cuts, **{field: [folder / f"{field}{suffix}.tar" for suffix in suffixes] for field in fields}}
+
+
+def _shards(fields: Mapping[str, Any]) -> dict[str, list[Path | str]]:
+    """Field -> files and URLs, one per shard, as given."""
+    found: dict[str, list[Path | str]] = {}
+    for field in sorted(fields, key=lambda name: (name != "cuts", _field_order(name))):
+        given = fields[field]
+        names = [name for one in ([given] if isinstance(given, str) else given) for name in expand_braces(one)]
+        found[field] = [one for name in names for one in ([name] if is_url(name) else expand_paths(name))]
+        for url in (one for one in found[field] if isinstance(one, str)):
+            check_url(url)
+    if not found.get("cuts"):
+        raise ConfigError(
+            f"a shar needs 'cuts' beside its audio fields, found {', '.join(map(str, fields)) or 'none'}"
+        )
+    for field, shards in found.items():
+        if len(shards) != len(found["cuts"]):
+            raise ConfigError(f"a shar of {len(found['cuts'])} cuts files has {len(shards)} of field '{field}'")
+    return found
+
+
+def _local(shard: Path | str) -> Path:
+    return local_copy(shard) if isinstance(shard, str) else shard
+
+
 def _field_order(name: str) -> tuple[bool, int]:
     number = name.removeprefix("audio_")
     return name != "recording", int(number) if number.isdigit() else 0
@@ -185,7 +243,9 @@ def _field_order(name: str) -> tuple[bool, int]:
 
 def _read_lines(path: Path) -> list[bytes]:
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        with open(path, "rb") as file:  # lhotse's backends unpack what they copy and keep its name
+            packed = path.suffix == ".gz" and file.read(1) != b"{"
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
             return [line for line in file if line.strip()]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is cut or damaged ({error}); copy it again or write the folder again") from error

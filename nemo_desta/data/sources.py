@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from nemo_desta.config import check_keys, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
+from nemo_desta.data.remote import is_url, shown
 from nemo_desta.data.row_schema import TRAINING, RowRules
 from nemo_desta.data.row_source import RowSource, WeightedSource
 from nemo_desta.data.rows import JsonlIndex, Row, audio_entries
 from nemo_desta.data.shar import SharSource
 from nemo_desta.errors import ConfigError
 
-#: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, or shar folder (``manifest_filepath``
-#: and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root of its paths;
-#: ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
+#: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, shar folder, or shar field -> shards,
+#: also URLs (``manifest_filepath`` and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root of its
+#: paths; ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
 SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
 GROUP_KEYS = ("type", "input_cfg", "weight")
 
@@ -65,7 +66,8 @@ def open_source(
     *,
     audio_role: str | None = None,
 ) -> RowSource:
-    """The source of one ``type: desta`` entry: JSONL files, or a lhotse shar folder written by `write_shar`.
+    """The source of one ``type: desta`` entry: JSONL files, or a lhotse shar folder written by `write_shar`. URLs are
+    allowed, and a shar by URL is given by its shards, as in lhotse: ``{cuts: ..., recording: ...}``.
 
     ``audio_role``: one more allowed role (`PromptConfig`).
 
@@ -79,6 +81,13 @@ def open_source(
     if not isinstance(strict_keys, bool | None):
         raise ConfigError(f"strict_keys must be true, false or null, found {strict_keys!r}")
     rules = RowRules(strict_keys, audio_role)
+    if isinstance(rows, Mapping):
+        return SharSource(rows, name=item.get("name"), rules=rules)
+    if is_url(rows) and not PurePosixPath(shown(rows)).name.endswith((".jsonl", ".json", ".gz", ".zst")):
+        raise ConfigError(
+            f"{shown(rows)}: a folder behind a URL cannot be listed. Give the files of rows, or the shards of a shar: "
+            "rows: {cuts: <url>/cuts.{000000..000127}.jsonl.gz, recording: <url>/recording.{000000..000127}.tar}"
+        )
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
         return SharSource(rows, name=item.get("name"), rules=rules)
     roots = {**(audio_roots or {}), **(item.get("audio_roots") or {})}

@@ -38,6 +38,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     asked = {name: read_items(name, settings.data_root) for name in names if name not in settings.predictions}
+    tasks = None
+    if settings.rows is not None:
+        from nemo_desta.evaluation.row_eval import evaluate_rows, plan_rows
+
+        tasks = plan_rows(settings.rows, output / "rows", limit=settings.limit, controls=settings.controls)
     judge = None
     if settings.judge is not None:
         engine = build_engine(settings.judge.engine, settings.judge.llm)
@@ -54,17 +59,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             rows, options = read_predictions(name, settings.predictions[name]), settings.scorers.get(name, {})
             found = _scored(name, rows, [], judge, output / name, options)
         report["benchmarks"][name] = found
-    if settings.rows is not None:
-        from nemo_desta.evaluation.row_eval import evaluate_rows
-
-        report["rows"] = evaluate_rows(
-            source,
-            settings.rows,
-            output / "rows",
-            limit=settings.limit,
-            controls=settings.controls,
-            seed=settings.seed,
-        )
+    if tasks is not None:
+        more = {"controls": settings.controls, "seed": settings.seed, "tasks": tasks}
+        report["rows"] = evaluate_rows(source, settings.rows, output / "rows", **more)
     if source is not None and source.model is not None and (settings.text_kept.prompts or settings.text_kept.texts):
         from nemo_desta.evaluation.text_parity import text_parity
 

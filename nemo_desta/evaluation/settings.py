@@ -47,13 +47,38 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class RowsSettings:
-    """Speech recognition and attributes on the user's rows; ``attributes``: name -> question and values."""
+    """Speech recognition and attributes on the user's rows.
 
-    rows: str | list[str] = MISSING
-    audio_root: str = MISSING
+    ``rows``: training or manifest rows (files, patterns, a recipe's folder). ``corpus`` instead: a card, or a table,
+    by ``card`` or with our field names. ``split``: only these. ``audio_root``: a folder, or dataset -> folder; null:
+    the folder of the file. ``attributes``: names, or name -> question and values (`row_eval.Attribute`).
+    """
+
+    rows: Any = None
+    corpus: str | None = None
+    card: str | None = None
+    split: Any = None
+    audio_root: Any = None
     transcribe: bool = True
     question: str = "Transcribe the speech. Respond with the words alone."
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: Any = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ``ConfigError`` for settings that contradict or have another form."""
+        if (self.rows is None) == (self.corpus is None):
+            raise ConfigError("rows: give either rows.rows (rows or a manifest) or rows.corpus (a table or a card)")
+        if self.card is not None and self.corpus is None:
+            raise ConfigError("rows.card describes a table: give the table as rows.corpus")
+        texts = {"rows.rows": self.rows, "rows.split": self.split}
+        for name, value in texts.items():
+            if not isinstance(value, str | None) and not (
+                isinstance(value, list) and all(isinstance(one, str) for one in value)
+            ):
+                raise ConfigError(f"{name} must be a text or a list of texts, found {value!r:.80}")
+        if not isinstance(self.audio_root, str | dict | None):
+            raise ConfigError(f"rows.audio_root must be a folder or dataset -> folder, found {self.audio_root!r:.80}")
+        if not isinstance(self.attributes, list | dict):
+            raise ConfigError(f"rows.attributes must be names or name -> settings, found {self.attributes!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +123,8 @@ def check(settings: EvaluateSettings) -> None:
         raise ConfigError("'data_root' must be given: the folder that holds the benchmarks' official files")
     if not (settings.benchmarks or settings.predictions or settings.rows):
         raise ConfigError(f"no task: give benchmarks=[...] of {', '.join(SCORERS)}, predictions or rows")
-    if settings.rows is not None and settings.model is None:
-        raise ConfigError("'rows' need a model folder: give 'model'")
+    if settings.rows is not None:
+        if settings.model is None:
+            raise ConfigError("'rows' need a model folder: give 'model'")
+        settings.rows.check()
     check_engine(settings.engine, settings.vllm)

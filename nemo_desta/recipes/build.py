@@ -41,8 +41,8 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
     """The corpora and each one's root. Raises ``FileNotFoundError`` for a root, manifest or list of rows that does not
     exist, ``ConfigError`` for a corpus without root."""
     names = [config.corpus] if isinstance(config.corpus, str) else list(config.corpus or ())
-    splits, card = config.splits, config.card or None
-    corpora = [load_corpus(name, _root(config.data_root, name), splits=splits, overrides=card) for name in names]
+    how = {"splits": config.splits, "overrides": config.card or None, "validation": config.validation}
+    corpora = [load_corpus(name, _root(config.data_root, name), **how) for name in names]
     roots = {corpus.name: Path(corpus.data_root) for corpus in corpora}
     if twice := Counter(corpus.name for corpus in corpora) - Counter(roots.keys()):
         raise ConfigError(

@@ -57,6 +57,8 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
         logger.info("%s is finished: nothing to do", folder.path)
         return read_summary(folder)
     total = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=config.progress)
+    for sentence in (sentence for corpus in corpora for sentence in corpus.said_of_splits()):
+        print(sentence)
     unfinished = set(folder.unfinished())
     numbers = [number for number in my_shards(config.shard, total) if number in unfinished]
     if numbers and config.runner.get("name") == "ray":
@@ -109,12 +111,13 @@ def my_shards(share: str | None, total: int) -> list[int]:
 
 @dataclass
 class Count:
-    """What a recipe would do: ``to_make`` rows, and the reasons why others cannot be made."""
+    """What a recipe would do: ``to_make`` rows, the reasons why others cannot be made, and what happens to splits."""
 
     units: int = 0
     to_make: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    splits: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [
@@ -122,7 +125,7 @@ class Count:
         ]
         for reason, count in self.unusable.most_common():
             lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.splits])
 
 
 def count(
@@ -141,4 +144,5 @@ def count(
             result.unusable[reason] += 1
             if len(examples := result.examples.setdefault(reason, [])) < 3:
                 examples.append(f"{wanted.id} ({detail})")
+    result.splits = [sentence for corpus in corpora for sentence in corpus.said_of_splits()]
     return result

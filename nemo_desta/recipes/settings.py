@@ -7,6 +7,7 @@ from typing import Any
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
+from nemo_desta.recipes.corpora.splits import TRAIN, VALID, ValidationConfig
 from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import SamplingConfig
 from nemo_desta.recipes.gates import GatesConfig
@@ -77,6 +78,7 @@ class RecipeConfig:
     data_root: Any = None  # a folder, or corpus -> folder
     card: dict[str, Any] | None = None
     splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
     prompts: Any = "composed"
@@ -131,12 +133,15 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
         raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
     if config.audio.check not in ("header", "decode", "off"):
         raise ConfigError(f"audio.check must be header, decode or off, found {config.audio.check!r}")
+    config.validation.check()
     return config
 
 
 def identity(config: RecipeConfig) -> dict[str, Any]:
     """The settings that the rows follow from, as plain values."""
     settings = {name: value for name, value in asdict(config).items() if name not in RUNNING}
+    if config.validation.share == 0 or not {TRAIN, VALID} <= set(config.splits or (TRAIN, VALID)):
+        del settings["validation"]  # no clip depends on it
     return {**settings, "engine": engine_identity(config.engine, config.llm)}
 
 

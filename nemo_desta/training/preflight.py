@@ -14,8 +14,9 @@ from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.frozen import frozen_sources
 from nemo_desta.core.thinking import ThoughtCheck
+from nemo_desta.data.remote import check_url, is_url
 from nemo_desta.data.rows import Row, expand_paths, parse_row
-from nemo_desta.errors import RowError
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.sources import is_local, local_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -99,8 +100,13 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
             rows = item.get("rows") or item.get("manifest_filepath")
             if rows is None:
                 continue
-            for pattern in [rows] if isinstance(rows, str) else rows:
-                if "???" in pattern:
+            for pattern in _patterns(rows):
+                if is_url(pattern):  # a missing package or a pattern is named now, a missing object when it is read
+                    try:
+                        check_url(pattern)
+                    except ConfigError as error:
+                        yield f"{where}: {error}"
+                elif "???" in pattern:
                     yield f"{where}: the row file is not given. Write one with examples/desta_generate_data.py"
                 elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
                     yield f"{where}: no row file '{pattern}'. Write one with examples/desta_generate_data.py"
@@ -109,6 +115,12 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"
         elif not Path(root).is_dir():
             yield f"data.audio_roots.{name}: no folder '{root}'"
+
+
+def _patterns(rows: Any) -> list[str]:
+    """Paths, patterns and URLs of an entry's ``rows``, which may be a shar's field -> shards."""
+    given = list(rows.values()) if isinstance(rows, Mapping) else [rows] if isinstance(rows, str) else list(rows)
+    return [pattern for one in given for pattern in ([one] if isinstance(one, str) else one)]
 
 
 def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -123,7 +135,8 @@ def _sampled_rows(section: Mapping[str, Any]) -> Iterator[Row]:
     """The first rows of every JSONL file of a data section; broken rows are skipped, the data module names them."""
     left = SAMPLED_IN_ALL
     for item in _sources(section.get("input_cfg") or []):
-        for path in expand_paths(item.get("rows") or item.get("manifest_filepath") or []):
+        rows = item.get("rows") or item.get("manifest_filepath") or []
+        for path in [] if isinstance(rows, Mapping) else expand_paths(rows):
             if left <= 0 or not path.is_file():
                 continue
             with path.open("rb") as file:

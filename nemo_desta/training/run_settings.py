@@ -183,7 +183,7 @@ def _content(rows: Any) -> str:
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
         files = sorted(path for path in Path(rows).rglob("*") if path.is_file())
     else:
-        files = expand_paths(rows)
+        files = expand_paths(rows["cuts"] if isinstance(rows, Mapping) else rows)  # a shar's rows are in its cuts
     digest, size = hashlib.sha256(), sum(file.stat().st_size for file in files)
     for file in files:
         digest.update(f"{file.stat().st_size}\n".encode())

@@ -7,9 +7,11 @@ import pytest
 import soundfile
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.evaluation.row_eval import evaluate_rows
-from nemo_desta.evaluation.settings import EvaluateSettings, RowsSettings
+from nemo_desta.evaluation.row_eval import evaluate_rows, plan_rows
+from nemo_desta.evaluation.run import evaluate
+from nemo_desta.evaluation.settings import ControlSettings, EvaluateSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
+from nemo_desta.recipes.corpora import CorpusError
 
 
 class Scripted(Source):
@@ -108,6 +110,106 @@ def test_rows_that_cannot_be_used_are_named_counted_and_the_others_scored(rows):
     assert sum(found["bad_rows"].values()) == 5
     named = [json.loads(line)["where"].rpartition(":")[2] for line in open(rows / "out" / "bad_rows.jsonl")]
     assert named == ["5", "6", "7", "8", "9"]
+
+
+RECIPE = [
+    ("c1-p0", "c1.wav", "[00:00-00:01] one (two), three (Mood: very calm, Duration: 1s)", "valid"),
+    ("c1-p1", "c1.wav", "[00:00-00:01] one (two), three (Mood: very calm, Duration: 1s)", "valid"),
+    ("c2-p0", "c2.wav", "[00:00-00:01] (Speaker age: child, Mood: glad, Duration: 1s)", "valid"),
+    ("c3-p0", "c3.wav", "[00:00-00:01] (duration: 1s, mood: glad)", "train"),
+]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe's folder with rows as they are written, and their clips elsewhere."""
+    folder = tmp_path / "out" / "rows"
+    folder.mkdir(parents=True)
+    for name in ("c1", "c2", "c3"):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.ones(1600), 16_000)
+    for row_id, audio, description, split in RECIPE:
+        message = {"role": "user", "content": "<|AUDIO|>\nWhat?", "audios": [{"audio": audio, "text": None}]}
+        row = {"id": row_id, "seed_description": description, "prompt": "What?", "prompt_id": "x", "split": split}
+        with (folder / f"{split}-00000.jsonl").open("a") as file:
+            file.write(json.dumps({**row, "messages": [message], "response": "A voice."}) + "\n")
+    (tmp_path / "out/recipe.json").write_text(json.dumps({"data_root": str(tmp_path)}))
+    return tmp_path
+
+
+def test_rows_that_recipes_write_need_no_attributes(recipe):
+    source = Scripted({"c1-p0": "very calm", "c2-p0": "glad"}, {"c1-p0": "very calm", "c2-p0": "very calm"})
+    wanted = RowsSettings(rows=str(recipe / "out"), split="valid", audio_root=str(recipe), attributes=["mood"])
+    found = evaluate_rows(source, wanted, recipe / "eval")
+    mood = found["attributes"]["mood"]
+    assert (mood["num_rows"], mood["accuracy"], mood["text_cascade"]) == (2, 1.0, 0.5), "a clip is asked about once"
+    question = next(m["content"] for m in source.asked if "audios" in m)
+    assert "What is the mood in this recording? Answer with one of these: glad, very calm." in question
+    assert found["left_out"] == ["recognition: no row has a transcript"]
+    assert "left out: recognition" in found["table"]
+    all_splits = evaluate_rows(source, RowsSettings(**{**vars(wanted), "split": None}), recipe / "eval2")
+    assert all_splits["attributes"]["mood"]["num_rows"] == 3
+
+
+def test_a_missing_root_is_asked_for_with_what_the_recipe_read(recipe):
+    with pytest.raises(ConfigError, match=f"give audio_root .its recipe read {recipe}."):
+        plan_rows(RowsSettings(rows=str(recipe / "out"), attributes=["mood"]), recipe / "eval")
+
+
+def test_a_table_with_a_card_and_a_table_with_our_names(rows):
+    (rows / "labels.csv").write_text("file,sex,set\n0.wav,m,test\n1.wav,f,test\n2.wav,f,train\n")
+    card = {"name": "x", "version": "1", "title": "x", "licence": "x", "domain": "speech",
+            "reader": {"type": "csv", "files": "gone.csv"}, "clip": {"id": "{file|stem}", "audio": "{file}"},
+            "attributes": {"gender": "{sex}"}, "values": {"gender": {"m": "male", "f": "female"}},
+            "split": {"by": "{set}"}}  # fmt: skip
+    (rows / "card.yaml").write_text(json.dumps(card))
+    source = Scripted({"0": "male", "1": "male"}, {"0": "male", "1": "female"})
+    table = {"corpus": str(rows / "labels.csv"), "card": str(rows / "card.yaml"), "split": "test"}
+    found = evaluate_rows(source, RowsSettings(**table, attributes=["gender"]), rows / "out")["attributes"]["gender"]
+    assert (found["num_rows"], found["accuracy"], found["text_cascade"]) == (2, 0.5, 1.0)
+    (rows / "own.csv").write_text("id,audio,domain,gender\n0,0.wav,speech,male\n1,1.wav,speech,female\n")
+    found = evaluate_rows(source, RowsSettings(rows=str(rows / "own.csv"), attributes=["gender"]), rows / "own")
+    assert found["attributes"]["gender"]["accuracy"] == 0.5
+    with pytest.raises(CorpusError, match="labels.csv:2: id, audio, domain missing.*desta card"):
+        plan_rows(RowsSettings(corpus=str(rows / "labels.csv")), rows / "out")
+
+
+def test_a_nemo_manifest_is_read_from_its_own_folder(rows):
+    (rows / "sub").mkdir()
+    (rows / "0.wav").rename(rows / "sub/a.wav")
+    (rows / "sub/manifest.json").write_text(json.dumps({"audio_filepath": "a.wav", "text": "red", "mood": "calm"}))
+    wanted = RowsSettings(rows=str(rows / "sub/manifest.json"), attributes=["mood"])
+    found = evaluate_rows(Scripted({"a.wav": "red"}), wanted, rows / "out")
+    assert found["recognition"]["wer"] == 0 and found["attributes"]["mood"]["text_cascade"] is None
+    assert any(
+        "text cascade of mood: 1 of 1 rows have no description, such as a.wav" in what for what in found["left_out"]
+    )
+
+
+def test_everything_is_checked_before_the_first_question(rows):
+    source = Scripted({"r0": "male"})
+    good = {"gender": {"question": "?"}}
+    wrong = [
+        (
+            {"attributes": {**good, "age": {}}},
+            "attributes.age: no row has a value under 'attributes.age', under 'age'",
+        ),
+        ({"attributes": {"gender": {"values": ["masculine"]}}}, "no row has one of masculine; has: female, male"),
+        ({"attributes": {"gender": {"aliases": {"male": ["x"], "female": ["x"]}}}}, "'x' stands for both"),
+        ({"attributes": "gender"}, "rows.attributes must be names or"),
+        ({"corpus": "x.csv"}, "either rows.rows .* or rows.corpus"),
+        ({"card": "x.yaml"}, "rows.card describes a table"),
+        ({"rows": 3}, "rows.rows must be a text or a list of texts, found 3"),
+    ]
+    for change, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            evaluate_rows(source, settings(rows, **change), rows / "out")
+    with pytest.raises(ConfigError, match="unknown control 'silent'. Did you mean 'silence'"):
+        controls = ControlSettings(kinds=["silent"])
+        evaluate_rows(source, settings(rows, attributes=good), rows / "out", controls=controls)
+    assert source.asked == []
+    with pytest.raises(ConfigError, match="no row has a value under 'attributes.age'"):  # the model would not be found
+        rows_of = settings(rows, attributes=["age"])
+        evaluate(EvaluateSettings(output=str(rows / "out"), model="no/model", rows=rows_of))
 
 
 def test_an_answer_may_hold_what_looks_like_a_line_end(tmp_path):

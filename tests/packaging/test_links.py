@@ -79,4 +79,4 @@ def test_every_name_command_and_path_exists(page):
         assert (ROOT / file).exists(), f"no such file: {file}"
     for config in re.findall(r"--config-name[= ]([\w-]+)", text):
         places = [ROOT / "conf" / part / f"{config}.yaml" for part in (".", "recipes", "use")]
-        assert config == "mine" or any(place.exists() for place in places), f"no such config: {config}"
+        assert config in ("mine", "recipe") or any(place.exists() for place in places), f"no such config: {config}"

@@ -115,6 +115,21 @@ def test_check_counts_without_an_llm_and_writes_nothing(corpus: Path) -> None:
     assert result.unusable == {"missing audio": 2, "corrupt audio": 2} and "c3-p0" in str(result)
 
 
+def test_a_run_says_which_clips_it_leaves_out_and_which_became_the_validation_split(
+    corpus: Path, llm_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (corpus / "m.jsonl").read_text().replace('"id": "c0", "source": "toy", "split": "train"', '"id": "c0"')
+    lines = lines.replace('"id": "c1", "source": "toy", "split": "train"', '"id": "c1", "split": "test"')
+    (corpus / "m.jsonl").write_text(lines)
+    said = str(run_recipe(given(corpus, llm_folder, check=True, validation={"share": 0.2})))
+    assert "m has no validation split: 2 of 11 training clips (18%)" in said and "left out: test 1 clip" in said
+    run_recipe(given(corpus, llm_folder, validation={"share": 0.2}))
+    assert "left out: test 1 clip" in capsys.readouterr().out
+    assert {row["split"] for row in rows_of(corpus / "out").values()} == {"train", "valid"}
+    with pytest.raises(ConfigError, match=r"validation\.share must be from 0 to below 1, found 1"):
+        run_recipe(given(corpus, llm_folder, validation={"share": 1}))
+
+
 def test_an_array_of_jobs_shares_the_shards(corpus: Path, llm_folder: Path) -> None:
     run_recipe(given(corpus, llm_folder))
     parts = given(corpus, llm_folder, output=str(corpus / "array"), shard_size=3)

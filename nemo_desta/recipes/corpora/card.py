@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nemo_desta.config import MISSING, check_keys, nearest, parse
+from nemo_desta.config import MISSING, nearest, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.errors import CorpusError, named
 from nemo_desta.recipes.corpora.reader_types import READERS
@@ -105,14 +105,15 @@ class Card:
     """One corpus. ``domain`` and ``language`` may be templates. ``clip``: clip field -> template; empty where the
     rows carry the fields of a clip by our own names already. ``attributes``: what can be said about the sound.
     ``values``: attribute or clip field -> {value as found: value}, null = not known, ``"*"`` = all others.
-    ``not_audible``: attributes (shell patterns) that are not audible. ``obtain``: how to get a copy.
+    ``not_audible``: attributes (shell patterns) that are not audible. ``home`` (address) and ``obtain`` (how to get a
+    copy) are for public corpora.
     """
 
     name: str = MISSING
     version: str = MISSING
     title: str = MISSING
     licence: str = MISSING
-    home: str = MISSING
+    home: str = ""
     citation: str = ""
     hours: float | None = None
     domain: str | None = None
@@ -158,56 +159,102 @@ def read_card(name_or_path: str | os.PathLike[str], overrides: Mapping[str, Any]
 
 
 def parse_card(values: Mapping[str, Any], *, where: str) -> Card:
-    """A card from a plain mapping. Raises ``CorpusError`` naming the key that is wrong."""
+    """A card from a plain mapping. Raises ``CorpusError`` naming every key that is missing or wrong."""
     with named(f"card {where}"):
-        if isinstance(values.get("reader"), Mapping):
-            reader = dict(values["reader"])
-            for key, kind in (("tables", TableConfig), ("texts", TextConfig)):
-                if isinstance(joined := reader.get(key), Mapping):
-                    reader[key] = {name: parse(kind, one, f"reader.{key}.{name}") for name, one in joined.items()}
-            values = {**values, "reader": reader}
-        card = parse(Card, values, "card")
-        _check(card)
+        problems = [*_missing(values), *_wrong(Card, values, "card")]
+        if not problems:
+            card = parse(Card, _with_joins(values), "card")
+            problems = list(_contradictions(card))
+        if problems:
+            raise ConfigError("; ".join(problems))
     return card
 
 
-def _check(card: Card) -> None:
+def _missing(values: Mapping[str, Any]) -> Iterator[str]:
+    """Required keys that are not there."""
+    required = {"card": (values, [item.name for item in fields(Card) if item.default == MISSING])}
+    reader = values.get("reader", {})
+    if isinstance(reader, Mapping):
+        required["card.reader"] = (reader, ["type", "files"])
+        tables = reader.get("tables")
+        for name, table in tables.items() if isinstance(tables, Mapping) else ():
+            if isinstance(table, Mapping):
+                required[f"card.reader.tables.{name}"] = (table, ["type", "files", "key", "match"])
+    for where, (given, names) in required.items():
+        for name in names:
+            if given.get(name, MISSING) == MISSING:
+                yield f"'{where}.{name}' must be given"
+
+
+def _wrong(kind: type, values: Any, where: str) -> Iterator[str]:
+    """Keys that are unknown, or whose value has another type; each is parsed alone."""
+    if not isinstance(values, Mapping):
+        yield f"'{where}' must be a mapping, found {type(values).__name__}: {values!r:.80}"
+        return
+    others = {item.name: "" for item in fields(kind) if item.default == MISSING}
+    nested = {"card.reader": ReaderConfig, "card.split": SplitConfig}
+    joins = {"card.reader.tables": TableConfig, "card.reader.texts": TextConfig}
+    for key, value in values.items():
+        there = f"{where}.{key}"
+        if there in nested:
+            yield from _wrong(nested[there], value, there)
+        elif there in joins and isinstance(value, Mapping):
+            for name, one in value.items():
+                yield from _wrong(joins[there], one, f"reader.{key}.{name}")
+        elif value != MISSING:
+            try:
+                parse(kind, {**others, key: value}, where)
+            except ConfigError as error:
+                yield str(error)
+
+
+def _with_joins(values: Mapping[str, Any]) -> dict[str, Any]:
+    reader = dict(values["reader"])
+    for key, kind in (("tables", TableConfig), ("texts", TextConfig)):
+        if isinstance(joined := reader.get(key), Mapping):
+            reader[key] = {name: parse(kind, one, f"reader.{key}.{name}") for name, one in joined.items()}
+    return {**values, "reader": reader}
+
+
+def _contradictions(card: Card) -> Iterator[str]:
     sources = {"reader": card.reader, **{f"reader.tables.{name}": t for name, t in card.reader.tables.items()}}
     patterns = {f"reader.parts.{name}": pattern for name, pattern in card.reader.parts.items()}
     for where, source in sources.items():
         if source.type not in READERS:
-            raise ConfigError(f"{where}.type '{source.type}' is not known.{nearest(source.type, READERS)}")
+            yield f"{where}.type '{source.type}' is not known.{nearest(source.type, READERS)}"
         globs = [source.files] if isinstance(source.files, str) else source.files
         if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
-            raise ConfigError(f"{where}.files must be a glob or a list of globs, found {source.files!r}")
+            yield f"{where}.files must be a glob or a list of globs, found {source.files!r}"
         patterns[f"{where}.pattern"] = source.pattern or ""
     for where, pattern in patterns.items():
         try:
             re.compile(pattern)
         except (re.error, TypeError, OverflowError, RecursionError) as error:
-            raise ConfigError(f"{where} is not a regular expression: {error}") from None
+            yield f"{where} is not a regular expression: {error}"
     if card.domain is not None and card.domain not in DOMAINS and "{" not in card.domain:
-        raise ConfigError(f"domain '{card.domain}' is not known.{nearest(card.domain, DOMAINS)}")
-    check_keys(card.clip, CLIP_FIELDS, "clip")
+        yield f"domain '{card.domain}' is not known.{nearest(card.domain, DOMAINS)}"
     if card.clip and not {"id", "audio"} <= set(card.clip):
-        raise ConfigError("clip needs at least id and audio; leave it out where rows carry our own field names")
-    check_keys(card.values, [*card.attributes, *CLIP_FIELDS, "language", "domain"], "values")
+        yield "clip needs at least id and audio; leave it out where rows carry our own field names"
+    known = {"clip": CLIP_FIELDS, "values": [*card.attributes, *CLIP_FIELDS, "language", "domain"]}
+    for where, names in known.items():
+        for key in (key for key in getattr(card, where) if key not in names):
+            yield f"unknown key '{where}.{key}'.{nearest(str(key), names)}"
     maps = {"split.values": card.split.values, **{f"values.{name}": found for name, found in card.values.items()}}
     for where, mapping in maps.items():
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"{where} must be a mapping, value as found -> value, found {mapping!r:.80}")
-        if flags := [key for key in mapping if isinstance(key, bool)]:
-            raise ConfigError(f"{where}: YAML reads an unquoted yes, no, on or off as {flags[0]}; put it in quotes")
+            yield f"{where} must be a mapping, value as found -> value, found {mapping!r:.80}"
+        elif flags := [key for key in mapping if isinstance(key, bool)]:
+            yield f"{where}: YAML reads an unquoted yes, no, on or off as {flags[0]}; put it in quotes"
     shares = card.split.shares
     for where, given in (("shares", shares.keys()), ("values", card.split.values.values())):
         if wrong := [split for split in given if not isinstance(split, str | None)]:
-            raise ConfigError(f"split.{where}: a split's name must be text, found {wrong[0]!r:.80}")
+            yield f"split.{where}: a split's name must be text, found {wrong[0]!r:.80}"
     if not all(isinstance(share, int | float) for share in shares.values()):
-        raise ConfigError(f"split.shares must be numbers, found {shares}")
-    if shares and (abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0):
-        raise ConfigError(f"split.shares must be 0 or more and add up to 1, found {shares}")
+        yield f"split.shares must be numbers, found {shares}"
+    elif shares and (abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0):
+        yield f"split.shares must be 0 or more and add up to 1, found {shares}"
     if None in card.split.values.values() and not shares:
-        raise ConfigError("split.values leaves clips to split.shares (null), but there are no shares")
+        yield "split.values leaves clips to split.shares (null), but there are no shares"
 
 
 def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

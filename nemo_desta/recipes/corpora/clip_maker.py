@@ -110,10 +110,12 @@ class ClipMaker:
 
     def _check(self, clip: dict[str, Any], where: str) -> None:
         """Raise for an invalid clip; makes ``audio`` relative and ``duration`` a number."""
-        for name in ("id", "audio", "domain"):
-            if clip.get(name) is None or clip[name] == "":
-                held = ", ".join(map(str, [*clip, *(clip["attributes"] or ())]))
-                raise ConfigError(f"{name} missing; a clip needs id, audio, domain, has: {held:.300}")
+        if lacking := [name for name in ("id", "audio", "domain") if clip.get(name) in (None, "")]:
+            held = ", ".join(map(str, [*clip, *(clip["attributes"] or ())]))
+            hint = ""
+            if self._own is not None and not {"id", "audio"} <= clip.keys():  # names of its own
+                hint = f"; `desta card {where.rpartition(':')[0]}` proposes a card for the names of this file"
+            raise ConfigError(f"{', '.join(lacking)} missing; a clip needs id, audio, domain, has: {held:.300}{hint}")
         # JSON has types, so a wrong type is an error; tables hold only text. Ids may be numbers in both.
         is_json = self._own is not None and self._card.reader.type not in FLAT
         for name in _IDS if is_json else (*_IDS, "audio", "transcript", "language"):

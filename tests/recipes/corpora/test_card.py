@@ -68,6 +68,28 @@ def test_a_wrong_card_is_refused_naming_the_key(change: dict[str, Any], message:
     assert message in str(error.value) and str(error.value).startswith("card x.yaml: ")
 
 
+def test_everything_that_is_missing_or_wrong_is_named_at_once() -> None:
+    wrong = {"name": "x", "licens": "y", "version": 1, "reader": {"type": "csv"}, "split": {"shares": 3}}
+    with pytest.raises(CorpusError) as error:
+        parse_card(wrong, where="x.yaml")
+    for part in (
+        "'card.title' must be given",
+        "'card.licence' must be given",
+        "'card.reader.files' must be given",
+        "unknown key 'card.licens'. Did you mean 'licence'",
+        "'card.version' must be str, found 1",
+        "'card.split.shares' must be dict",
+    ):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(CorpusError, match="domain 'x' is not known.*clip needs at least id and audio"):
+        parse_card({**CARD, "domain": "x", "clip": {"id": "a"}}, where="x.yaml")
+
+
+def test_a_private_corpus_needs_no_home() -> None:
+    assert parse_card({key: value for key, value in CARD.items() if key != "home"}, where="x.yaml").home == ""
+
+
 @pytest.mark.parametrize("template", ["{a", "a}", "{}", "{a|upper}"])
 def test_a_wrong_template_is_refused_before_any_row_is_read(tmp_path: Path, template: str) -> None:
     (tmp_path / "meta.csv").write_text("id,file_name\n")

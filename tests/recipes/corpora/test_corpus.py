@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from nemo_desta.recipes.corpora import CorpusError, load_corpus
+from nemo_desta.recipes.corpora.splits import ValidationConfig
 from nemo_desta.recipes.describe import NOT_AUDIBLE
 
 Replica = Callable[[Mapping[str, Any]], Path]
@@ -109,6 +110,48 @@ def test_asking_for_a_split_that_no_clip_is_in_is_an_error(replica: Replica) -> 
     root = replica({"m.jsonl": lines({**ROW, "split": "train"}, {**ROW, "id": "b", "split": "valid"})})
     with pytest.raises(CorpusError, match="no clip in validation; its splits: train, valid"):
         list(load_corpus("m.jsonl", root, splits=["validation"]))
+
+
+def valid_ids(root: Path, share: float = 0.1, seed: int = 0, splits: list[str] | None = None) -> set[str]:
+    corpus = load_corpus("m.jsonl", root, splits=splits, validation=ValidationConfig(share, seed))
+    return {clip["id"] for clip in corpus if clip.get("split") == "valid"}
+
+
+def test_a_corpus_without_a_validation_split_gets_one_by_whole_groups(replica: Replica) -> None:
+    rows = [{**ROW, "id": f"c{i}", "split": "train", "speaker_id": f"s{i // 3}"} for i in range(90)]
+    rows += [{**ROW, "id": f"t{i}", "split": "test"} for i in range(9)]
+    root = replica({"m.jsonl": lines(*rows)})
+    corpus = load_corpus("m.jsonl", root, splits=["train", "valid"], validation=ValidationConfig(0.1, 0))
+    speakers = {name: {c["speaker_id"] for c in corpus if c["split"] == name} for name in ("train", "valid")}
+    assert not speakers["train"] & speakers["valid"] and (len(speakers["train"]), len(speakers["valid"])) == (27, 3)
+    made, left = corpus.said_of_splits()
+    assert "9 of 90 training clips (10%), whole groups, became 'valid'" in made and left == "m: left out: test 9 clips"
+    found = valid_ids(root)
+    assert found == valid_ids(root) == valid_ids(root, splits=["train", "valid"]) != valid_ids(root, seed=1)
+    replica({"m.jsonl": lines(*reversed(rows))})
+    assert valid_ids(root) == found, "the choice depends on ids and seed alone"
+    assert valid_ids(root, share=0.0) == valid_ids(root, splits=["train"]) == set()
+
+
+def test_a_small_corpus_gets_one_whole_speaker_and_a_single_group_stays_whole(replica: Replica) -> None:
+    rows = [
+        {**ROW, "id": f"c{i}", "speaker_id": f"s{min(i // 4, 2)}"} for i in range(13)
+    ]  # 4, 4 and 5 clips, no split
+    root = replica({"m.jsonl": lines(*rows)})
+    assert valid_ids(root) in ({f"c{i}" for i in range(4)}, {f"c{i}" for i in range(4, 8)})
+    replica({"m.jsonl": lines(*({**row, "speaker_id": "one"} for row in rows))})
+    corpus = load_corpus("m.jsonl", root, splits=["train", "valid"], validation=ValidationConfig())
+    assert {clip["split"] for clip in corpus} == {"train"} and "all clips are one group" in corpus.said_of_splits()[0]
+
+
+@pytest.mark.parametrize("name", ["valid", "dev"])
+def test_a_validation_split_of_the_corpus_is_kept_as_it_is(replica: Replica, name: str) -> None:
+    rows = [{**ROW, "id": f"c{i}", "split": "train" if i < 8 else name} for i in range(10)]
+    root = replica({"m.jsonl": lines(*rows)})
+    corpus = load_corpus("m.jsonl", root, splits=["train", "valid"], validation=ValidationConfig(0.5))
+    assert sum(clip["split"] == "train" for clip in corpus) == 8
+    said = corpus.said_of_splits()
+    assert said == [] if name == "valid" else "dev 2 clips; a validation split is called 'valid' here" in said[0]
 
 
 @pytest.mark.parametrize(
