@@ -3,7 +3,7 @@
 #
 #   docker build -t nemo_desta .
 #   docker run --gpus all --ipc=host -v $DATA:/data nemo_desta \
-#       python examples/speechlm_desta.py --config-name desta25 check=true data.audio_roots.default=/data
+#       desta check --config-name desta25 data.audio_roots.default=/data
 ARG BASE_IMAGE=nvcr.io/nvidia/nemo:26.02
 
 FROM ${BASE_IMAGE} AS dependencies

@@ -38,7 +38,7 @@ lint: .venv/.stamp  ## run ruff and check the import rules
 	.venv/bin/lint-imports
 
 docs: .venv/.stamp  ## build the documentation site into build/site; a dead link is an error
-	.venv/bin/mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f docs/site/mkdocs.yml
 
 constraints: .venv/.stamp .venv-container/.stamp  ## pin the versions for the .in files and package_info.py again
 	.venv/bin/python constraints/update.py latest --keep

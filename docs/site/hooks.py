@@ -18,6 +18,7 @@ BESIDE = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security_policy.md",
     "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/results/h200_mix_pool/table.md": "kernel_table.md",
 }
 
 
@@ -47,21 +48,17 @@ def on_page_markdown(markdown, page, config, files):
     depth = page.file.src_uri.count("/")
 
     def moved(match):
-        target, hash_, anchor = match[1].partition("#")
+        target, hash_, anchor = match[2].partition("#")
         if not target or re.match(r"[a-z]+:", target):
             return match[0]
         path = ((ROOT / source).parent / target).resolve()
-        if not path.is_relative_to(ROOT):
-            return match[0]
         inside = path.relative_to(ROOT).as_posix()
-        inside = BESIDE.get(inside, inside.removeprefix("docs/") if inside.startswith("docs/") else None)
-        if inside is None or (path.is_dir() and not path.name == "pictures"):
-            return f"]({SOURCE.format(path.relative_to(ROOT).as_posix())})" if SOURCE else match[0]
-        inside = re.sub(r"\.ipynb$", ".md", inside)
-        return f"]({'../' * depth}{inside}{hash_}{anchor})"
+        if inside in BESIDE:
+            page = BESIDE[inside]
+        elif inside.startswith("docs/") and path.is_file():
+            page = re.sub(r"\.ipynb$", ".md", inside.removeprefix("docs/"))
+        else:
+            return match[1]  # a file of the repository that is no page
+        return f"[{match[1]}]({'../' * depth}{page}{hash_}{anchor})"
 
-    return re.sub(r"\]\(([^)\s]+)\)", moved, markdown)
-
-
-#: Where a file of the repository that is no page can be read; none yet.
-SOURCE = ""
+    return re.sub(r"\[([^\]]*)\]\(([^)\s]+)\)", moved, markdown)

@@ -51,6 +51,7 @@ def run_configured(name: str, command: Command, words: Sequence[str], job: Calla
         return 0
 
     import hydra  # after all mistakes that need no config
+    from hydra.core.hydra_config import HydraConfig
 
     typed, status, failed = sys.argv, 0, []
     switches = [*options.switches, *([f"--config-dir={options.config_dir}"] if options.config_dir else [])]
@@ -71,6 +72,7 @@ def run_configured(name: str, command: Command, words: Sequence[str], job: Calla
         hydra.main(str(options.config_path), options.config_name, version_base=None)(task)()
     finally:
         sys.argv = typed
+        HydraConfig.instance().cfg = None  # the next job in this process is not of this one's
     if failed:
         raise failed[0]
     return status

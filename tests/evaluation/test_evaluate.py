@@ -178,7 +178,6 @@ def test_the_config_names_every_setting_and_no_other():
     import yaml
 
     config = yaml.safe_load((Path(__file__).parents[2] / "conf" / "use" / "evaluate.yaml").read_text())
-    del config["hydra"]
     assert set(config) == {field.name for field in dataclasses.fields(EvaluateSettings)}
     parsed = parse(EvaluateSettings, {**config, "output": "x", "model": "y", "benchmarks": ["mmau"]}, "evaluate")
     assert parsed == EvaluateSettings(output="x", model="y", benchmarks=["mmau"])

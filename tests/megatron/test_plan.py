@@ -264,8 +264,8 @@ def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
     from tests.test_conf import GIVEN, composed
 
     found = answer(capsys, *words)["recommended"]
-    python, script, _, config, *overrides = found["command"]
-    assert python == "python" and (ROOT / script).is_file()
+    desta, job, _, config, *overrides = found["command"]
+    assert (desta, job) == ("desta", "train")
     settings = composed(config, *GIVEN, *overrides)
     trainer, layout = settings["trainer"], found["layout"]
     assert settings["strategy"]["tensor_parallel_size"] == layout["tensor_parallel_size"]
@@ -279,6 +279,6 @@ def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
 
 @pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b"])
 def test_the_tables_of_the_documentation_are_what_it_prints(capsys, llm):
-    printed, _, _ = plan(capsys, "--llm", llm, "--gpus", "8").out.partition("\n\npython ")
+    printed, _, _ = plan(capsys, "--llm", llm, "--gpus", "8").out.partition("\n\ndesta train ")
     page = (ROOT / "docs" / "megatron.md").read_text(encoding="utf-8")
     assert printed in page, f"put it into docs/megatron.md:\n{printed}"

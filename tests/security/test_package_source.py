@@ -29,12 +29,9 @@ UNSAFE_CALLS |= {"torch.serialization.add_safe_globals", "numpy.lib.format.open_
 IMPORT_BY_NAME = {
     "cli/main.py",
     "evaluation/asr.py",
-    "evaluation/files.py",
-    "evaluation/run.py",
-    "evaluation/scores.py",
     "core/trust.py",
-    "perception/registry.py",
-    "recipes/engines/__init__.py",
+    "data/remote.py",
+    "registry.py",
     "training/strategies.py",
 }
 

@@ -1,6 +1,6 @@
 """ALARM-P's fusion: the main stream is kept whole, and each other encoder adds a few latent vectors before it.
 
-[start][latents of the second encoder][latents of the third]...[end][main stream]. The number of latents does not
+``start, latents of the second encoder, latents of the third, ..., end, main stream``. The number of latents does not
 depend on the clip's length. They attend to the whole clip in a Perceiver: pre-norm cross-attention to the frames, then
 blocks of self-attention.
 
