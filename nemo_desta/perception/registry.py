@@ -4,9 +4,9 @@ import importlib
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from nemo_desta.config import nearest
+from nemo_desta.config import check_type, nearest
 from nemo_desta.errors import ConfigError
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -69,9 +69,10 @@ class Registry(Mapping[str, Callable[..., Any]]):
         """Compare ``given`` with the signature of a factory.
 
         Raises:
-            ConfigError: an unknown argument (the message gives the nearest one), or a missing one.
+            ConfigError: an unknown argument (the message gives the nearest one), a missing one, or a wrong type.
         """
-        parameters = inspect.signature(self[name]).parameters
+        factory = self[name]
+        parameters = inspect.signature(factory).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
         for argument in given:
@@ -80,6 +81,12 @@ class Registry(Mapping[str, Callable[..., Any]]):
         needed = [p for p in parameters.values() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
         if missing := [repr(p.name) for p in needed if p.name not in given]:
             raise ConfigError(f"{self.kind} '{name}' needs {', '.join(missing)}")
+        try:
+            hints = get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+        except NameError:  # a hint that is only imported for type checkers
+            return
+        for argument, value in given.items():
+            check_type(value, hints.get(argument, Any), f"{self.kind} '{name}': '{argument}'")
 
     def _entry_points(self) -> list[importlib.metadata.EntryPoint]:
         return list(importlib.metadata.entry_points(group=self.group))

@@ -4,7 +4,7 @@ import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from nemo_desta.core import build
 from nemo_desta.core.frozen import frozen_sources
 from nemo_desta.core.thinking import ThoughtCheck
 from nemo_desta.data.rows import Row, expand_paths, parse_row
+from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import RowError
 from nemo_desta.sources import is_local, local_folder
 
@@ -27,7 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class MissingParts(FileNotFoundError):
-    """Data or weights that a run needs and that are not on this machine."""
+    """Data or weights that a run needs and that are not on this machine; ``problems`` lists them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        plural = "s are" if len(problems) > 1 else " is"
+        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
+        super().__init__(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+        self.problems = list(problems)
 
 
 def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
@@ -37,9 +44,7 @@ def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
     """
     problems = [*missing_weights(model), *missing_data(data)]
     if problems:
-        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
-        plural = "s are" if len(problems) > 1 else " is"
-        raise MissingParts(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+        raise MissingParts(problems)
     for warning in unfit_targets(model, data):
         logger.warning(warning)
 
@@ -74,10 +79,13 @@ def missing_weights(config: ModelConfig) -> Iterator[str]:
         folder = local_folder(source)
         if local and folder is None:
             yield f"{where}: nothing at '{source}'. {_how(part)}"
+        elif folder is None and "/" not in source:
+            yield f"{where}: no folder '{source}', and a hub id is owner/name"
         elif folder is None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
             yield (
-                f"{where}: '{source}' is not in the local hub cache and HF_HUB_OFFLINE is set. On a machine with "
-                f"network: huggingface-cli download {source}"
+                f"{where}: no folder '{source}' here, it is not in the local hub cache either, and HF_HUB_OFFLINE is "
+                f"set. If it is a hub id, on a machine with network: hf download {source} (where its page asks to "
+                "accept a licence, accept it there, then: hf auth login)"
             )
         elif folder is not None and folder.is_dir():
             yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
@@ -95,7 +103,7 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
     for where, section in sections.items():
         if not section.get("input_cfg"):
             yield f"{where}.input_cfg is empty: give a list of {{type: desta, rows: <JSONL, pattern or shar folder>}}"
-        for item in _sources(section.get("input_cfg") or []):
+        for item in _sources(section.get("input_cfg")):
             rows = item.get("rows") or item.get("manifest_filepath")
             if rows is None:
                 continue
@@ -111,10 +119,10 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.audio_roots.{name}: no folder '{root}'"
 
 
-def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for item in input_cfg:
+def _sources(input_cfg: list[Mapping[str, Any]] | str | None) -> Iterator[Mapping[str, Any]]:
+    for item in read_input_cfg(input_cfg):
         if item.get("type") == "group":
-            yield from _sources(item.get("input_cfg") or [])
+            yield from _sources(item.get("input_cfg"))
         else:
             yield item
 
@@ -122,7 +130,7 @@ def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 def _sampled_rows(section: Mapping[str, Any]) -> Iterator[Row]:
     """The first rows of every JSONL file of a data section; broken rows are skipped, the data module names them."""
     left = SAMPLED_IN_ALL
-    for item in _sources(section.get("input_cfg") or []):
+    for item in _sources(section.get("input_cfg")):
         for path in expand_paths(item.get("rows") or item.get("manifest_filepath") or []):
             if left <= 0 or not path.is_file():
                 continue
