@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING, parse
+from nemo_desta.config import MISSING, check_type, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.engines import engine_identity
@@ -109,12 +109,23 @@ class RecipeConfig:
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
+#: Settings that are written in several ways.
+KINDS = {
+    "corpus": str | list[str] | None,
+    "rows": str | list[str] | None,
+    "data_root": str | dict[str, str] | None,
+    "prompts": str | list[dict],
+}
+
+
 def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
     (all of them at once), and settings that contradict."""
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
+    for key, hint in KINDS.items():
+        check_type(getattr(config, key), hint, f"'{key}'")
     if (config.corpus is None) == (config.rows is None):
         raise ConfigError("give either corpus (a card or a manifest) or rows (of an earlier self-generation)")
     if config.corpus is not None and config.data_root is None:

@@ -2,7 +2,6 @@
 
 import glob
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from nemo_desta.core.thinking import ThoughtCheck
 from nemo_desta.data.rows import Row, expand_paths, parse_row
 from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import RowError
-from nemo_desta.sources import is_local, local_folder
+from nemo_desta.sources import is_local, local_folder, why_missing
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
@@ -79,14 +78,8 @@ def missing_weights(config: ModelConfig) -> Iterator[str]:
         folder = local_folder(source)
         if local and folder is None:
             yield f"{where}: nothing at '{source}'. {_how(part)}"
-        elif folder is None and "/" not in source:
-            yield f"{where}: no folder '{source}', and a hub id is owner/name"
-        elif folder is None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            yield (
-                f"{where}: no folder '{source}' here, it is not in the local hub cache either, and HF_HUB_OFFLINE is "
-                f"set. If it is a hub id, on a machine with network: hf download {source} (where its page asks to "
-                "accept a licence, accept it there, then: hf auth login)"
-            )
+        elif reason := why_missing(source):
+            yield f"{where}: {reason}"
         elif folder is not None and folder.is_dir():
             yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
     if config.llm.tokenizer and is_local(config.llm.tokenizer) and local_folder(config.llm.tokenizer) is None:
