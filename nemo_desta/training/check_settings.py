@@ -73,6 +73,8 @@ def check_trainer(settings: Mapping[str, Any], *, elsewhere: bool = False) -> No
             raise ConfigError(f"'trainer.{key}' is set by this package: {OWN[key]} decides about it")
         if key != "strategy":
             check_type(value, hints[key], f"'trainer.{key}'")
+    if not isinstance(strategy := settings.get("strategy"), Mapping | None):
+        raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
     max_steps, max_epochs = settings.get("max_steps", -1), settings.get("max_epochs")
     if max_steps < 1 and not (max_steps == -1 and (max_epochs or settings.get("max_time"))):
         raise ConfigError(f"'trainer.max_steps' must be at least 1 (or -1 with max_epochs), found {max_steps}")

@@ -174,8 +174,6 @@ def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | No
     """A Lightning Trainer with our checkpoint IO and callbacks; loggers and checkpoints come from exp_manager."""
     settings = dict(settings)
     strategy = settings.pop("strategy", None) or AUTO
-    if not isinstance(strategy, Mapping):
-        raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
     moved = [key for key in STEP_SETTINGS if key in settings] if takes_step(strategy) else []
     by_strategy = {key: settings.pop(key) for key in moved}
     built = build_strategy(strategy, seed=seed, step_settings=by_strategy)
