@@ -212,6 +212,8 @@ def _words(hint: Any) -> list[str]:
     if origin is typing.Literal:
         return list(map(str, typing.get_args(hint)))
     if isinstance(origin, type) or hint in (list, tuple, dict):
-        of = [word for kind in typing.get_args(hint)[-1:] for word in _words(kind)]
-        return [("a mapping" if issubclass(origin or hint, Mapping) else "a list") + (f" of {of[0]}" if of else "")]
+        of = [word.removeprefix("a ") for kind in typing.get_args(hint)[-1:] for word in _words(kind)][:1]
+        return [
+            " of ".join(["a mapping" if issubclass(origin or hint, Mapping) else "a list"] + [f"{w}s" for w in of])
+        ]
     return [WORDS[hint]] if hint in WORDS else []

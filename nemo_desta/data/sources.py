@@ -123,6 +123,8 @@ def read_input_cfg(input_cfg: Any, where: str = "input_cfg") -> list[dict[str, A
         FileNotFoundError: no such file.
     """
     if isinstance(input_cfg, str):
+        if not Path(input_cfg).is_file():
+            raise FileNotFoundError(f"'{where}': no file '{input_cfg}', which would be a YAML list of sources")
         where, input_cfg = input_cfg, OmegaConf.to_container(OmegaConf.load(input_cfg), resolve=True)
     check_type(input_cfg, list[dict] | None, f"'{where}'")
     items = list(input_cfg or ())

@@ -4,6 +4,7 @@ The LLM is built on the meta device, without weights; encoders and projector are
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
+from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
 from nemo_desta.errors import ConfigError
@@ -43,11 +45,15 @@ def report(
     Raises:
         ConfigError: parts that do not fit each other, rows that cannot be used, or too many bad rows.
     """
-    llm = _empty_llm(model)
+    elsewhere = settings["check"] == "elsewhere"
+    llm = _empty_llm(model, elsewhere=elsewhere)
     text = llm.config.get_text_config()
     encoders = build_encoders(model.perception)
     projector = build_projector_for(model.perception, encoders, text.hidden_size, output_rms=1.0)
     trained = _trained(model, llm, projector)
+    if not (elsewhere and model.cross_entropy == "liger"):
+        with _refusing("model.cross_entropy"):
+            choose_cross_entropy(model.cross_entropy)
     rate = model.perception.sampling_rate
     ranks = max(1, (num_processes or 1) // (split.num_parts if split else 1))
     rows = check_data(
@@ -174,15 +180,31 @@ def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: boo
     return num_tokens * config.num_hidden_layers * per_position * width
 
 
-def _empty_llm(model: ModelConfig) -> Any:
-    """The LLM on the meta device, with LoRA if the config has it."""
+def _empty_llm(model: ModelConfig, *, elsewhere: bool) -> Any:
+    """The LLM on the meta device, with LoRA if the config has it.
+
+    ``elsewhere``: this machine need not have the attention that the config names. A kernel of the hub is not fetched.
+    """
     trust = model.llm.trust_remote_code
     with code_named(model.llm.path):
         config = AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=trust)
-    with torch.device("meta"):
-        llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust).requires_grad_(False)
+    chosen = model.llm.attn_implementation
+    attention = {} if chosen is None or elsewhere or "/" in chosen else {"attn_implementation": chosen}
+    with torch.device("meta"), _refusing(f"'model.llm.attn_implementation' is '{chosen}'"):
+        llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust, **attention).requires_grad_(False)
         build.check_reads_embeddings(llm)
         return llm if model.llm.lora is None else build.add_lora(llm, model.llm.lora)
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """Turn a library's refusal of a setting into a `ConfigError` that names it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def _data_lines(rows: list[Rows]) -> Iterator[str]:

@@ -110,6 +110,7 @@ def check_exp_manager(settings: Mapping[str, Any]) -> None:
             "exp_manager.disable_validation_on_resume must be false: with true a resumed run skips a validation "
             "that is due, and trains past the end of an epoch with a validation at its end"
         )
+    check_type(settings.get("checkpoint_callback_params"), dict | None, "'exp_manager.checkpoint_callback_params'")
     try:
         schema = OmegaConf.create({"exp_manager": OmegaConf.structured(ExpManagerConfig)})
         OmegaConf.merge(schema, {"exp_manager": dict(settings)})
@@ -144,7 +145,8 @@ def check_optimisation(model: ModelConfig, max_steps: int) -> Rates:
         if section == "lr_scheduler" and not values[section]:
             continue
         if not isinstance(values[section].get("_target_"), str):
-            raise ConfigError(f"'model.{section}._target_' must be the dotted name of a class")
+            found = values[section].get("_target_")
+            raise ConfigError(f"'model.{section}._target_' must be the dotted name of a class, found {found!r}")
         _check_arguments(values[section], f"model.{section}")
     warmup = (values["lr_scheduler"] or {}).get("warmup_steps")
     parameter = torch.nn.Parameter(torch.zeros(2, 2))
