@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,6 +17,9 @@ from nemo_desta.errors import ConfigError
 T = TypeVar("T")
 
 MISSING = "???"
+#: What a YAML file holds, and its name in messages.
+PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,20 @@ def check_keys(given: typing.Iterable[str], known: typing.Iterable[str], where: 
             raise ConfigError(f"unknown key '{where}.{key}'.{nearest(str(key), known)}")
 
 
+def check_type(value: Any, hint: Any, where: str) -> None:
+    """Compare a value of a YAML file with a type hint. Values that no YAML file holds are not compared.
+
+    Raises:
+        ConfigError: it does not fit; the message names the kinds that do, or the nearest choice.
+    """
+    if _fits(value, hint):
+        return
+    words = list(dict.fromkeys(_words(hint)))
+    choices = [word for word in words if word not in WORDS.values() and not word.startswith("a ")]
+    near = nearest(value, choices) if choices and isinstance(value, str) else ""
+    raise ConfigError(f"{where} must be {' or '.join(words) or hint}, found {value!r}{near and '.'}{near}")
+
+
 def parse(cls: type[T], values: Mapping[str, Any] | None, where: str = "model") -> T:
     """Build dataclass ``cls`` from a plain mapping, recursively.
 
@@ -160,4 +177,43 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is int and isinstance(value, bool) or not isinstance(value, origin):
         raise ConfigError(f"'{where}' must be {getattr(origin, '__name__', origin)}, found {value!r}")
+    arguments = typing.get_args(hint)
+    if origin is list and arguments:
+        return [_convert(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value)]
+    if origin is dict and arguments:
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or not isinstance(value, PLAIN):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        kinds = arguments[1:]
+        return isinstance(value, Mapping) and all(_fits(item, kind) for item in value.values() for kind in kinds)
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        items = arguments[:1] if origin is not tuple or ... in arguments else ()
+        return isinstance(value, list | tuple) and all(_fits(item, kind) for item in value for kind in items)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _words(hint: Any) -> list[str]:
+    """A hint as words for a message; kinds that no YAML file holds are left out."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return [word for option in typing.get_args(hint) for word in _words(option)]
+    if origin is typing.Literal:
+        return list(map(str, typing.get_args(hint)))
+    if isinstance(origin, type) or hint in (list, tuple, dict):
+        of = [word.removeprefix("a ") for kind in typing.get_args(hint)[-1:] for word in _words(kind)][:1]
+        return [
+            " of ".join(["a mapping" if issubclass(origin or hint, Mapping) else "a list"] + [f"{w}s" for w in of])
+        ]
+    return [WORDS[hint]] if hint in WORDS else []

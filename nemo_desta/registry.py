@@ -13,9 +13,9 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from nemo_desta.config import nearest
+from nemo_desta.config import check_type, nearest
 from nemo_desta.errors import ConfigError
 
 Part = TypeVar("Part", bound=Callable[..., Any])
@@ -110,8 +110,9 @@ class Registry(Mapping[str, Any]):
         ``num_parts``: number of leading arguments that the caller gives by position.
 
         Raises:
-            ConfigError: an unknown argument (the message gives the nearest one), or a missing one.
+            ConfigError: an unknown argument (the message gives the nearest one), a missing one, or a wrong type.
         """
+        given = dict(settings)
         parameters = list(inspect.signature(self[name]).parameters.values())
         names = [parameter.name for parameter in parameters]
         settings = {**{key: value for key, value in offered.items() if key in names}, **settings}
@@ -125,6 +126,13 @@ class Registry(Mapping[str, Any]):
         needed = [parameter.name for parameter in own if parameter.default is parameter.empty]
         if missing := [repr(one) for one in needed if one not in settings]:
             raise ConfigError(f"{self.kind} '{name}' needs {', '.join(missing)}")
+        part = self[name]
+        try:
+            hints = get_type_hints(part.__init__ if isinstance(part, type) else part)
+        except (NameError, TypeError):  # a hint that is only imported for type checkers, or none at all
+            return settings
+        for key, value in given.items():
+            check_type(value, hints.get(key, Any), f"{self.kind} '{name}': '{key}'")
         return settings
 
     def build(self, config: str | Mapping[str, Any], *parts: Any, **offered: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -52,6 +53,21 @@ def local_folder(path: str) -> Path | None:
     except HFValidationError:  # neither a path nor a hub id
         return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def why_missing(source: str) -> str | None:
+    """Why the files of a source cannot be had here, and what to do; None if they are here or may be on the hub."""
+    if local_folder(source) is not None:
+        return None
+    if is_local(source) or "/" not in source:
+        return f"no folder '{source}'" + ("" if is_local(source) else ", and a hub id is owner/name")
+    if os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0"):
+        return None
+    return (
+        f"no folder '{source}' here, it is not in the local hub cache either, and HF_HUB_OFFLINE is set. If it is a "
+        f"hub id, on a machine with network: hf download {source} (where its page asks to accept a licence, accept "
+        "it there, then: hf auth login)"
+    )
 
 
 def fetch_folder(source: str, patterns: list[str]) -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from nemo_desta.config import LLMConfig, ModelConfig, PerceptionConfig, PromptConfig
+from nemo_desta.config import LLMConfig, LoraConfig, ModelConfig, PerceptionConfig, PromptConfig
 from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.trust import UntrustedConfig, code_named
@@ -80,16 +80,26 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
             trust_remote_code=config.trust_remote_code,
         )
     llm.requires_grad_(False).eval()
-    if config.lora is not None:
-        from peft import LoraConfig as PeftLoraConfig
-        from peft import inject_adapter_in_model
+    return llm if config.lora is None else add_lora(llm, config.lora)
 
-        lora = config.lora
+
+def add_lora(llm: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
+    """The LLM with trainable LoRA adapters; also on the meta device.
+
+    Raises:
+        ConfigError: PEFT refuses the settings, such as target modules that the LLM does not have.
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import inject_adapter_in_model
+
+    try:
         peft_config = PeftLoraConfig(
             r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules)
         )
-        llm = inject_adapter_in_model(peft_config, llm)
-    return llm
+        return inject_adapter_in_model(peft_config, llm)
+    except (ValueError, TypeError) as error:
+        names = sorted({name.rpartition(".")[2] for name, part in llm.named_modules() if isinstance(part, nn.Linear)})
+        raise ConfigError(f"model.llm.lora: {error} (linear layers of this LLM: {', '.join(names)})") from error
 
 
 def build_parts(config: ModelConfig) -> tuple[PreTrainedModel, FusedPerception]:

@@ -183,7 +183,7 @@ def open_model(
 
 
 def load_projector(source: str | Path, projector: nn.Module) -> int:
-    """Initialise a projector from a model folder, a run or a safetensors file (stage-wise training); returns the count.
+    """Initialise a projector from a model folder, run or safetensors file (stage-wise training); returns the count.
 
     The projector must have every tensor of the source. Its further parameters keep their initial values and are named
     in the log.

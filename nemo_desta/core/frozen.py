@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from nemo_desta.config import ModelConfig
+from nemo_desta.config import ModelConfig, check_type, nearest
 from nemo_desta.core.fingerprint import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
 from nemo_desta.core.trust import code_named
 from nemo_desta.errors import ConfigError
@@ -26,10 +26,21 @@ Fingerprints = Mapping[str, Mapping[str, str]]
 
 
 def frozen_sources(config: ModelConfig) -> dict[str, str]:
-    """Source of every frozen part by its name in a checkpoint."""
-    used = config.perception.use or list(config.perception.encoders)
-    encoders = {f"encoders.{name}": config.perception.encoders[name].get("path") for name in used}
-    return {"llm": config.llm.path, **{name: path for name, path in encoders.items() if path}}
+    """Source of every frozen part by its name in a checkpoint.
+
+    Raises:
+        ConfigError: ``use`` names an encoder that the config has not.
+    """
+    encoders = config.perception.encoders
+    sources = {"llm": config.llm.path}
+    for name in config.perception.use or list(encoders):
+        if name not in encoders:
+            raise ConfigError(f"model.perception.use names '{name}'.{nearest(name, encoders)}")
+        path = encoders[name].get("path")
+        check_type(path, str | None, f"'model.perception.encoders.{name}.path'")
+        if path:
+            sources[f"encoders.{name}"] = path
+    return sources
 
 
 def setting_of(*parts: str) -> str:

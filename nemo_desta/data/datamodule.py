@@ -94,7 +94,7 @@ class DestaDataModule(LightningDataModule):
             again = _repair_progress(self.trainer, window, epoch_is_over=epoch_is_over)
             self._next = (epoch, batches - again)
         settings = self.settings.train
-        self._plan, dataset = self._open(settings, seed=settings.seed)
+        self._plan, dataset = self.open_loader(settings, seed=settings.seed)
         self._adopt_position(self._plan)
         return PlanLoader(
             self._plan,
@@ -109,7 +109,7 @@ class DestaDataModule(LightningDataModule):
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         loaders = []
         for settings in self.settings.validation.values():
-            plan, dataset = self._open(settings, seed=None)
+            plan, dataset = self.open_loader(settings, seed=None)
             workers = {"num_workers": settings.num_workers, "prefetch_factor": settings.prefetch_factor}
             loaders.append(SizedPlanLoader(plan, dataset, **workers))
         return loaders
@@ -156,11 +156,17 @@ class DestaDataModule(LightningDataModule):
         self._begun = list(state_dict.get("begun", []))
         self._bad_rows = None
 
-    def _open(self, settings: LoaderSettings, *, seed: int | None) -> tuple[BatchPlan, RowDataset]:
-        items = settings.input_cfg
-        if isinstance(items, str):
-            items = OmegaConf.to_container(OmegaConf.load(items), resolve=True)
-        weighted = open_input_cfg(items or [], self.settings.audio_roots, audio_role=self.prompts.audio_role)
+    def open_loader(
+        self, settings: LoaderSettings, *, seed: int | None, view: Callable[[RowSource], RowSource] | None = None
+    ) -> tuple[BatchPlan, RowDataset]:
+        """Plan and dataset of a loader. ``seed``: of `RowDataset`; ``view``: replaces each source, for a sample of it.
+
+        Raises:
+            ConfigError: a source that cannot be opened. FileNotFoundError: no such file. ValueError: no rows.
+        """
+        weighted = open_input_cfg(settings.input_cfg, self.settings.audio_roots, audio_role=self.prompts.audio_role)
+        if view is not None:
+            weighted = [item._replace(source=view(item.source)) for item in weighted]
         sources = [item.source for item in weighted]
         costs = RowCosts(
             sources,

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nemo_desta.config import check_keys, parse
+from nemo_desta.config import check_keys, check_type, parse
 from nemo_desta.data.sampler import PlanSettings
+from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import ConfigError
 
 
@@ -63,9 +64,12 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
         ConfigError: unknown key (with the nearest known one) or wrong type.
     """
     check_keys(cfg, ("audio_roots", "train_ds", "validation_ds", "bad_rows"), "data")
+    check_type(cfg.get("audio_roots"), dict[str, str] | None, "'data.audio_roots'")
+    check_type(cfg.get("validation_ds"), dict | None, "'data.validation_ds'")
     train = cfg.get("train_ds")
     shared = {"shuffle": False, **(cfg.get("validation_ds") or {})}
     sets = shared.pop("datasets", None) or {}
+    check_type(sets, dict[str, dict | None], "'data.validation_ds.datasets'")
     parse(LoaderSettings, shared, "data.validation_ds")
     validation = {
         name: parse(LoaderSettings, {**shared, **(own or {})}, f"data.validation_ds.datasets.{name}")
@@ -73,8 +77,15 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
     }
     train_loader = parse(LoaderSettings, train, "data.train_ds")
     for name, loader in {"train_ds": train_loader, **validation}.items():
+        where = "data.train_ds" if name == "train_ds" else f"data.validation_ds.datasets.{name}"
         if loader.text_tokens not in ("auto", "exact", "estimate"):
             raise ConfigError(f"{name}.text_tokens must be auto, exact or estimate, found '{loader.text_tokens}'")
+        read_input_cfg(loader.input_cfg, f"{where}.input_cfg")
+        for key in ("batch_tokens", "max_batch_size", "bucket_buffer_size", "rows_per_epoch", "max_target_tokens"):
+            if (value := getattr(loader, key)) is not None and value < 1:
+                raise ConfigError(f"'{where}.{key}' must be at least 1, found {value}")
+        if loader.num_workers < 0 or loader.prefetch_factor < 1 or loader.seed < 0:
+            raise ConfigError(f"'{where}': num_workers and seed must be at least 0, prefetch_factor at least 1")
     return DataSettings(
         audio_roots=dict(cfg.get("audio_roots") or {}),
         train=train_loader if train else None,

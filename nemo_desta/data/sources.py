@@ -5,7 +5,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from nemo_desta.config import check_keys, nearest
+from omegaconf import OmegaConf
+
+from nemo_desta.config import check_keys, check_type, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
 from nemo_desta.data.remote import is_url, shown
 from nemo_desta.data.row_schema import TRAINING, RowRules
@@ -19,6 +21,13 @@ from nemo_desta.errors import ConfigError
 #: paths; ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
 SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
 GROUP_KEYS = ("type", "input_cfg", "weight")
+ROW_KEYS = ("rows", "manifest_filepath", "shar_path")
+KINDS = {
+    "name": str | None,
+    "audio_root": str | None,
+    "audio_roots": dict[str, str] | None,
+    "strict_keys": bool | None,
+}
 
 
 class JsonlSource:
@@ -95,7 +104,7 @@ def open_source(
 
 
 def open_input_cfg(
-    input_cfg: Iterable[Mapping[str, Any]],
+    input_cfg: list[Mapping[str, Any]] | str | None,
     audio_roots: Mapping[str, str | Path] | None = None,
     *,
     audio_role: str | None = None,
@@ -110,9 +119,46 @@ def open_input_cfg(
         ConfigError: unknown type or key, or a weight on some entries only.
     """
     open_one = partial(open_source, audio_roots=audio_roots, audio_role=audio_role)
-    tree = _open_list(list(input_cfg), "input_cfg", open_one)
+    tree = _open_list(read_input_cfg(input_cfg), "input_cfg", open_one)
     weighted = _has_weights(tree)
     return [WeightedSource(source, share if weighted else None) for source, share in _flatten(tree, 1.0)]
+
+
+def read_input_cfg(input_cfg: Any, where: str = "input_cfg") -> list[dict[str, Any]]:
+    """The checked entries of an ``input_cfg``: a list, or a YAML file with one; empty for None.
+
+    Raises:
+        ConfigError: another kind of value, an unknown type or key, or a weight on some entries only.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(input_cfg, str):
+        if not Path(input_cfg).is_file():
+            raise FileNotFoundError(f"'{where}': no file '{input_cfg}', which would be a YAML list of sources")
+        where, input_cfg = input_cfg, OmegaConf.to_container(OmegaConf.load(input_cfg), resolve=True)
+    check_type(input_cfg, list[dict] | None, f"'{where}'")
+    items = list(input_cfg or ())
+    for number, item in enumerate(items):
+        _check_item(item, f"{where}.{number}")
+    given = [item.get("weight") is not None for item in items]
+    if any(given) and not all(given):
+        raise ConfigError(f"'{where}': {sum(given)} of {len(given)} entries have a weight; give it to all or to none")
+    return items
+
+
+def _check_item(item: Mapping[str, Any], where: str) -> None:
+    kind, weight = item.get("type", "desta"), item.get("weight")
+    if kind not in ("desta", "group"):
+        known = nearest(str(kind), ["desta", "group"])
+        raise ConfigError(f"{where}: type '{kind}' does not hold DeSTA rows.{known}")
+    check_keys(item, GROUP_KEYS if kind == "group" else SOURCE_KEYS, where)
+    check_type(weight, float | None, f"'{where}.weight'")
+    if weight is not None and not weight > 0:
+        raise ConfigError(f"{where}.weight must be above 0, found {weight!r}; leave the entry out instead")
+    if kind == "group":
+        read_input_cfg(item.get("input_cfg"), f"{where}.input_cfg")
+        return
+    for key, hint in {**dict.fromkeys(ROW_KEYS, str | list[str] | None), **KINDS}.items():
+        check_type(item.get(key), hint, f"'{where}.{key}'")
 
 
 class _Node(NamedTuple):
@@ -127,23 +173,12 @@ def _open_list(
         raise ConfigError(f"'{where}' is empty: give at least one {{type: desta, rows: <JSONL file>}}")
     nodes = []
     for number, item in enumerate(items):
-        there = f"{where}.{number}"
-        kind = item.get("type", "desta")
-        if kind == "group":
-            check_keys(item, GROUP_KEYS, there)
-            content: Any = _open_list(list(item.get("input_cfg") or []), f"{there}.input_cfg", open_one)
-        elif kind == "desta":
-            check_keys(item, SOURCE_KEYS, there)
-            content = open_one(item)
+        if item.get("type", "desta") == "group":
+            inner = list(item.get("input_cfg") or [])
+            content: Any = _open_list(inner, f"{where}.{number}.input_cfg", open_one)
         else:
-            raise ConfigError(f"{there}: type '{kind}' does not hold DeSTA rows.{nearest(kind, ['desta', 'group'])}")
-        weight = item.get("weight")
-        if weight is not None and not weight > 0:
-            raise ConfigError(f"{there}.weight must be above 0, found {weight!r}; leave the entry out instead")
-        nodes.append(_Node(weight, content))
-    given = [node.weight is not None for node in nodes]
-    if any(given) and not all(given):
-        raise ConfigError(f"'{where}': {sum(given)} of {len(given)} entries have a weight; give it to all or to none")
+            content = open_one(item)
+        nodes.append(_Node(item.get("weight"), content))
     return nodes
 
 

@@ -18,7 +18,12 @@ Count = TypeVar("Count", int, torch.Tensor)
 
 def exact_rate(tokens_per_second: int | float | str | Fraction) -> Fraction:
     """The rate as written: 6.25 is 25/4 and "1/30" is one window in 30 seconds; a float is its shortest decimals."""
-    rate = tokens_per_second if isinstance(tokens_per_second, Fraction) else Fraction(str(tokens_per_second))
+    try:
+        rate = tokens_per_second if isinstance(tokens_per_second, Fraction) else Fraction(str(tokens_per_second))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"tokens_per_second must be a number or text like 25/4, found {tokens_per_second!r}"
+        ) from error
     if rate <= 0:
         raise ValueError(f"tokens_per_second is {tokens_per_second}; it must be greater than 0")
     return rate

@@ -1,6 +1,8 @@
 """Perception's config -> encoders, their shapes, projector, token counts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +17,12 @@ from nemo_desta.sources import resolve_source
 
 def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
     """The encoders that the config uses by name, in its order."""
-    return {name: build_encoder(knobs, dtype=config.dtype) for name, knobs in _used_encoders(config).items()}
+    return _each_encoder(config, partial(build_encoder, dtype=config.dtype))
 
 
 def encoder_shapes(config: PerceptionConfig) -> dict[str, EncoderShape]:
     """The shapes of `build_encoders`; no weights are loaded."""
-    return {name: encoder_shape(knobs) for name, knobs in _used_encoders(config).items()}
+    return _each_encoder(config, encoder_shape)
 
 
 def build_projector_for(
@@ -33,7 +35,8 @@ def build_projector_for(
     """The projector that the config names, for these encoders (or shapes)."""
     knobs = dict(config.projector)
     name = knobs.pop("name", "window")
-    return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
+    with _building("model.perception.projector"):
+        return build_projector(knobs.pop("_target_", name), encoders, output_size, output_rms=output_rms, **knobs)
 
 
 def token_counter(config: PerceptionConfig, output_size: int) -> Callable[[int], int]:
@@ -44,6 +47,26 @@ def token_counter(config: PerceptionConfig, output_size: int) -> Callable[[int],
     with torch.device("meta"):
         projector = build_projector_for(config, encoder_shapes(config), output_size)
     return lambda num_samples: projector.num_tokens(num_samples, config.sampling_rate)
+
+
+def _each_encoder(config: PerceptionConfig, build: Callable[..., Any]) -> dict[str, Any]:
+    found = {}
+    for name, knobs in _used_encoders(config).items():
+        with _building(f"model.perception.encoders.{name}"):
+            found[name] = build(knobs)
+    return found
+
+
+@contextmanager
+def _building(where: str) -> Iterator[None]:
+    """Turn what a constructor raises for the values of a config into a `ConfigError` that names their section."""
+    try:
+        yield
+    except (ConfigError, OSError, torch.OutOfMemoryError):
+        raise
+    except (TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"'{where}' cannot be built: {detail}") from error
 
 
 def _used_encoders(config: PerceptionConfig) -> dict[str, dict[str, Any]]:

@@ -11,13 +11,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from nemo_desta.config import LLMConfig, nearest
+from nemo_desta.core.build import build_tokenizer
 from nemo_desta.core.thinking import think_format
+from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.data.rows import read_rows
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
-from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine
+from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine, engine_identity
 from nemo_desta.recipes.gates import Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
 from nemo_desta.recipes.hashes import hash64
@@ -26,12 +29,15 @@ from nemo_desta.recipes.measure import add_measured
 from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
 from nemo_desta.recipes.prompts import PromptPool, prompt_set
+from nemo_desta.recipes.prompts.compose import base_prompts
+from nemo_desta.recipes.prompts.draw import fits
 from nemo_desta.recipes.prompts.propose import PromptProposer
 from nemo_desta.recipes.rephrase import Rephraser
 from nemo_desta.recipes.rephrase_text import RephraseInstructions
 from nemo_desta.recipes.report.sources import find_rows
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 from nemo_desta.recipes.settings import RecipeConfig
+from nemo_desta.sources import why_missing
 
 #: Examples for proposals are drawn from this many clips at the start of the corpora.
 EXAMPLES_FROM = 1000
@@ -54,6 +60,52 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
 def build_prompts(config: RecipeConfig) -> PromptPool | None:
     """The pool to draw from, None when an LLM proposes prompts."""
     return None if config.prompts == "proposed" else prompt_set(config.prompts, seed=config.seed)
+
+
+def check_llm(config: RecipeConfig) -> None:
+    """Load the LLM's tokenizer, as the engine will; no weights.
+
+    Raises:
+        ConfigError: no usable tokenizer there, or one without a chat template; an unknown engine or knob.
+    """
+    engine_identity(config.engine, config.llm)
+    key, source = "llm", config.llm
+    if config.engine["name"] == "openai":
+        if config.tokenizer or config.engine.get("tokenizer"):
+            key, source = "tokenizer", config.tokenizer or config.engine["tokenizer"]
+        elif config.engine.get("api", "completions") == "chat":
+            return  # the server renders prompts
+    if reason := why_missing(source):
+        raise ConfigError(f"{key}: {reason}")
+    try:
+        build_tokenizer(LLMConfig(path=source))
+    except UntrustedConfig:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {str(error).partition('; if they live')[0]}") from error
+
+
+def check_requires(pool: PromptPool, held: Collection[tuple[str, frozenset[str]]]) -> int:
+    """Compare what prompts require with what the clips hold; returns the number of prompts that fit no clip.
+
+    ``held``: domain and names (`held_names`) of the clips.
+
+    Raises:
+        ConfigError: a prompt requires a name that neither a clip nor one of our own prompts has, or none fits.
+    """
+    of_clips = frozenset(chain.from_iterable(names for _, names in held))
+    known = of_clips.union(*(prompt.requires for prompt in base_prompts()))
+    for prompt in pool:
+        for name in prompt.requires:
+            if name not in known:
+                raise ConfigError(
+                    f"prompt '{prompt.prompt_id}' requires '{name}', which no clip has.{nearest(name, of_clips)}"
+                )
+    unfit = sum(not any(fits(prompt, domain, names) for domain, names in held) for prompt in pool)
+    if held and unfit == len(pool):
+        found = ", ".join(sorted(of_clips)) or "none"
+        raise ConfigError(f"none of {unfit} prompts fits a clip; the clips have these names: {found}")
+    return unfit
 
 
 def fingerprint(pool: PromptPool | None) -> str | None:

@@ -18,9 +18,12 @@ from nemo_desta.recipes.build import (
     build_input,
     build_prompts,
     build_stage,
+    check_llm,
+    check_requires,
     cross_checks,
     fingerprint,
     freeze_dates,
+    not_audible,
     template_fingerprint,
     units,
 )
@@ -29,6 +32,7 @@ from nemo_desta.recipes.items import Wanted
 from nemo_desta.recipes.pipeline import RecipeFolder, Summary, finish, run_shards, write_plan
 from nemo_desta.recipes.pipeline.finish import read_summary
 from nemo_desta.recipes.prompts import PromptPool
+from nemo_desta.recipes.prompts.draw import held_names
 from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
 
 logger = logging.getLogger(__name__)
@@ -111,13 +115,22 @@ def my_shards(share: str | None, total: int) -> list[int]:
 
 @dataclass
 class Count:
-    """What a recipe would do: ``to_make`` rows, the reasons why others cannot be made, and what happens to splits."""
+    """What a recipe would do: ``to_make`` rows, the reasons why others cannot be made, and what happens to splits.
+
+    ``unfit_prompts``: prompts that fit no clip, of all.
+    """
 
     units: int = 0
     to_make: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
+    unfit_prompts: tuple[int, int] = (0, 0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a row to make."""
+        return self.to_make > 0
 
     def __str__(self) -> str:
         lines = [
@@ -125,17 +138,26 @@ class Count:
         ]
         for reason, count in self.unusable.most_common():
             lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
+        if self.unfit_prompts[0]:
+            lines.append("prompts that fit no clip: {} of {}".format(*self.unfit_prompts))
         return "\n".join([*lines, *self.splits])
 
 
 def count(
     config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], pool: PromptPool | None
 ) -> Count:
-    """Run every check that needs no LLM; nothing is written."""
-    result = Count()
+    """Run every check that needs no LLM but its tokenizer; nothing is written.
+
+    Raises:
+        ConfigError: no usable tokenizer (`check_llm`), or prompts that no clip fits (`check_requires`).
+    """
+    check_llm(config)
+    result, held, hidden = Count(), set(), not_audible(config, corpora)
     clip_rows = None if config.rows is not None else build_clip_rows(config, corpora, roots, pool)
     for unit in units(config, corpora, roots):
         result.units += 1
+        if pool is not None and config.rows is None:
+            held.add((unit["domain"], frozenset(held_names(unit, hidden))))
         for wanted in clip_rows(unit) if clip_rows else [Wanted(unit["id"], unit)]:
             if wanted.verdict is None:
                 result.to_make += 1
@@ -145,4 +167,6 @@ def count(
             if len(examples := result.examples.setdefault(reason, [])) < 3:
                 examples.append(f"{wanted.id} ({detail})")
     result.splits = [sentence for corpus in corpora for sentence in corpus.said_of_splits()]
+    if held:
+        result.unfit_prompts = (check_requires(pool, held), len(pool))
     return result

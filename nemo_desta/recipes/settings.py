@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING, parse
+from nemo_desta.config import MISSING, check_type, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.corpora.splits import TRAIN, VALID, ValidationConfig
@@ -111,12 +111,23 @@ class RecipeConfig:
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
+#: Settings that are written in several ways.
+KINDS = {
+    "corpus": str | list[str] | None,
+    "rows": str | list[str] | None,
+    "data_root": str | dict[str, str] | None,
+    "prompts": str | list[dict],
+}
+
+
 def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
     (all of them at once), and settings that contradict."""
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
+    for key, hint in KINDS.items():
+        check_type(getattr(config, key), hint, f"'{key}'")
     for engine in (config.engine, config.judge.engine):
         if engine is not None:
             engine_identity(engine, config.llm)  # its knobs are checked here, also where no LLM is loaded

@@ -1,62 +1,171 @@
-"""``check=true``: a summary of the run: trainable parameters, tokens per second of audio, estimated memory.
+"""``check=true``: what a run would read, train, need and take.
 
 The LLM is built on the meta device, without weights; encoders and projector are built for real.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
+from nemo_desta.core import build
+from nemo_desta.core.loss import choose_cross_entropy
+from nemo_desta.core.trust import code_named
+from nemo_desta.data.settings import DataSettings
+from nemo_desta.errors import ConfigError
 from nemo_desta.perception.build import build_encoders, build_projector_for
 from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.sources import resolve_source
+from nemo_desta.training.check_data import Rows, check_data, refuse_bad_rows
+from nemo_desta.training.check_settings import Rates
 from nemo_desta.training.strategies import Split
 
 GIB = 1024**3
+#: From this number of epochs on, the report asks whether they are meant.
+MANY_EPOCHS = 1000
 
 
-def report(model: ModelConfig, settings: Mapping[str, Any], split: Split | None = None) -> str:
-    """A summary of the run that ``settings`` describes; ``split``: how the LLM is split over GPUs, if it is."""
-    llm_config = AutoConfig.from_pretrained(
-        resolve_source(model.llm.path), trust_remote_code=model.llm.trust_remote_code
-    )
-    with torch.device("meta"):
-        llm = AutoModelForCausalLM.from_config(llm_config, trust_remote_code=model.llm.trust_remote_code)
+def report(
+    model: ModelConfig,
+    settings: Mapping[str, Any],
+    data: DataSettings,
+    rates: Rates,
+    *,
+    num_processes: int | None,
+    split: Split | None = None,
+) -> str:
+    """A summary of the run that ``settings`` describes.
+
+    Args:
+        num_processes: of all nodes; None if it depends on the machine. split: how the LLM is split over GPUs.
+
+    Raises:
+        ConfigError: parts that do not fit each other, rows that cannot be used, or too many bad rows.
+    """
+    elsewhere = settings["check"] == "elsewhere"
+    llm = _empty_llm(model, elsewhere=elsewhere)
     text = llm.config.get_text_config()
     encoders = build_encoders(model.perception)
     projector = build_projector_for(model.perception, encoders, text.hidden_size, output_rms=1.0)
-
+    trained = _trained(model, llm, projector)
+    if not (elsewhere and model.cross_entropy == "liger"):
+        with _refusing("model.cross_entropy"):
+            choose_cross_entropy(model.cross_entropy)
     rate = model.perception.sampling_rate
-    trainable = sum(p.numel() for p in projector.parameters() if p.requires_grad)
-    llm_size, encoder_size = _numel(llm), sum(_numel(encoder) for encoder in encoders.values())
-    per_second = projector.num_tokens(60 * rate, rate) / 60
-    train = settings["data"]["train_ds"]
-    tokens = train.get("batch_tokens") or 0
-    width = torch.finfo(as_dtype(model.llm.dtype)).bits // 8
-    num_parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
-    frozen = llm_size / num_parts * width + encoder_size * width
-    weights = frozen + trainable * 16  # fp32 weight, gradient, two Adam moments
-    activations = activation_bytes(text, tokens, width, recompute=model.activation_checkpointing)
+    ranks = max(1, (num_processes or 1) // (split.num_parts if split else 1))
+    rows = check_data(
+        settings["data"],
+        build.build_prompts(build.build_tokenizer(model.llm), model.prompt),
+        lambda num_samples: projector.num_tokens(num_samples, rate),
+        sampling_rate=rate,
+        num_ranks=ranks,
+    )
+    schedule = Schedule(settings, rows[0], ranks)
+    for found in rows:
+        refuse_bad_rows(found, data.bad_rows, schedule.epochs if found is rows[0] else 1)
+    _check_validation_interval(settings["trainer"], rows[0].batches)
+    trainer = settings["trainer"]
+    strategy = (trainer.get("strategy") or {"name": "auto"})["name"]
+    tokens = [projector.num_tokens(secs * rate, rate) for secs in (60, 10)]
     lines = [
-        f"LLM            {model.llm.path}: {_amount(llm_size)} parameters, {text.num_hidden_layers} layers, frozen",
-        *(
-            f"encoder        {name}: {_amount(_numel(e))} parameters, layers {list(e.layer_ids)}, "
-            f"{e.frame_rate:g} frames/s, frozen"
-            for name, e in encoders.items()
-        ),
-        f"projector      {model.perception.projector.get('name', 'window')}: {trainable:,} trainable parameters",
-        f"audio tokens   {per_second:.2f} per second of audio; 10 s become {projector.num_tokens(10 * rate, rate)}",
-        f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
-        f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)",
-        f"strategy       {settings['trainer']['strategy']['name']}, {settings['trainer'].get('devices')} devices, "
-        f"{settings['trainer'].get('num_nodes', 1)} nodes, {settings['trainer'].get('max_steps')} steps",
+        *_model_lines(model, llm, encoders, trained),
+        f"audio tokens   {tokens[0] / 60:.2f} per second of audio; 10 s become {tokens[1]}",
+        *_data_lines(rows),
+        *schedule.lines(rates, data.train.max_batch_size, data.train.batch_tokens),
+        _memory_line(model, llm, encoders, sum(trained.values()), data.train.batch_tokens, split),
+        f"strategy       {strategy}, {trainer.get('devices', 'auto')} devices, {trainer.get('num_nodes', 1)} nodes",
         *([f"layout         {split.description}"] if split else []),
-        "data, weights and config are complete: leave out check=true to train",
+        "data, weights and config are complete: leave out check to train",
     ]
     return "\n".join(lines)
+
+
+class Schedule:
+    """Steps, epochs and batches of a run over ``rows`` by ``ranks`` processes."""
+
+    def __init__(self, settings: Mapping[str, Any], rows: Rows, ranks: int) -> None:
+        trainer = settings["trainer"]
+        self.rows, self.ranks, self.rate = rows, ranks, settings.get("check_rate")
+        self.window = trainer.get("accumulate_grad_batches") or 1
+        batches = rows.batches
+        if isinstance(limit := trainer.get("limit_train_batches"), int):
+            batches = min(batches, limit)
+        self.steps_per_epoch = -(-batches // self.window)
+        self.max_steps = trainer.get("max_steps", -1)
+        if (max_epochs := trainer.get("max_epochs") or -1) > 0:
+            by_epochs = max_epochs * self.steps_per_epoch
+            self.max_steps = by_epochs if self.max_steps < 1 else min(self.max_steps, by_epochs)
+        self.epochs = max(0, self.max_steps) / max(1, self.steps_per_epoch)
+
+    def lines(self, rates: Rates, max_batch_size: int, batch_tokens: int) -> Iterator[str]:
+        """Lines of the report."""
+        rows, tokens = (amount / max(1, self.steps_per_epoch) for amount in (self.rows.rows, self.rows.tokens))
+        yield (
+            f"batch          {max_batch_size} rows or {batch_tokens} tokens at most, x {self.ranks} processes x "
+            f"{self.window} accumulated; on average {rows:,.1f} rows and {tokens:,.0f} tokens per step"
+        )
+        yield (
+            f"steps          {self.max_steps:,} of {self.steps_per_epoch:,} per epoch: {self.epochs:,.1f} epochs"
+            + (f"; {self.epochs:,.0f} are many, is trainer.max_steps meant?" if self.epochs >= MANY_EPOCHS else "")
+        )
+        warmup = ""
+        if rates.warmup_steps is not None and self.max_steps > 0:
+            share = rates.warmup_steps / self.max_steps
+            warmup = f", warm-up {rates.warmup_steps:,} steps ({share:.1%} of the run)"
+        yield f"learning rate  {rates.peak:g} at most, {rates.last:.3g} at the end{warmup}"
+        if self.rate:
+            hours = self.rows.secs / 3600 * self.epochs / self.rate
+            yield (
+                f"time           about {hours / self.ranks:,.1f} h on {self.ranks} processes, {hours:,.1f} GPU-hours, "
+                f"at {self.rate:g} hours of audio per GPU-hour (check_rate)"
+            )
+
+
+def _trained(model: ModelConfig, llm: Any, projector: torch.nn.Module) -> dict[str, int]:
+    """Name and size of every parameter that is trained."""
+    parameters = {f"perception.projector.{name}": p for name, p in projector.named_parameters()}
+    parameters |= {f"llm.{name}": p for name, p in llm.named_parameters() if ".lora_" in name}
+    build.freeze_by_pattern(parameters, model.freeze)
+    return {name: p.numel() for name, p in parameters.items() if p.requires_grad}
+
+
+def _model_lines(
+    model: ModelConfig, llm: Any, encoders: Mapping[str, Any], trained: Mapping[str, int]
+) -> Iterator[str]:
+    text, size = llm.config.get_text_config(), _llm_size(llm)
+    yield f"LLM            {model.llm.path}: {_amount(size)} parameters, {text.num_hidden_layers} layers, frozen"
+    of_lora = sum(size for name, size in trained.items() if ".lora_" in name)
+    if model.llm.lora is not None:
+        yield f"LoRA           r={model.llm.lora.r}: {of_lora:,} trainable parameters"
+    for name, encoder in encoders.items():
+        yield (
+            f"encoder        {name}: {_amount(_numel(encoder))} parameters, layers {list(encoder.layer_ids)}, "
+            f"{encoder.frame_rate:g} frames/s, frozen"
+        )
+    name = model.perception.projector.get("_target_") or model.perception.projector.get("name", "window")
+    yield f"projector      {name}: {sum(trained.values()) - of_lora:,} trainable parameters"
+
+
+def _memory_line(
+    model: ModelConfig, llm: Any, encoders: Mapping[str, Any], trained: int, tokens: int, split: Split | None
+) -> str:
+    width = torch.finfo(as_dtype(model.llm.dtype)).bits // 8
+    parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
+    frozen = (_llm_size(llm) / parts + sum(map(_numel, encoders.values()))) * width
+    weights = frozen + trained * 16  # fp32 weight, gradient, two Adam moments
+    text, recompute = llm.config.get_text_config(), model.activation_checkpointing
+    activations = activation_bytes(text, tokens, width, recompute=recompute)
+    return (
+        f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
+        f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)"
+    )
+
+
+def _llm_size(llm: torch.nn.Module) -> int:
+    return sum(parameter.numel() for name, parameter in llm.named_parameters() if ".lora_" not in name)
 
 
 def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: bool) -> float:
@@ -69,6 +178,53 @@ def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: boo
         return num_tokens * config.num_hidden_layers * config.hidden_size * width
     per_position = 10 * config.hidden_size + 3 * config.intermediate_size
     return num_tokens * config.num_hidden_layers * per_position * width
+
+
+def _empty_llm(model: ModelConfig, *, elsewhere: bool) -> Any:
+    """The LLM on the meta device, with LoRA if the config has it.
+
+    ``elsewhere``: this machine need not have the attention that the config names. A kernel of the hub is not fetched.
+    """
+    trust = model.llm.trust_remote_code
+    with code_named(model.llm.path):
+        config = AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=trust)
+    chosen = model.llm.attn_implementation
+    attention = {} if chosen is None or elsewhere or "/" in chosen else {"attn_implementation": chosen}
+    with torch.device("meta"), _refusing(f"'model.llm.attn_implementation' is '{chosen}'"):
+        llm = AutoModelForCausalLM.from_config(config, trust_remote_code=trust, **attention).requires_grad_(False)
+        build.check_reads_embeddings(llm)
+        return llm if model.llm.lora is None else build.add_lora(llm, model.llm.lora)
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """Turn a library's refusal of a setting into a `ConfigError` that names it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _data_lines(rows: list[Rows]) -> Iterator[str]:
+    for found in rows:
+        name = "training" if found is rows[0] else found.where.rpartition(".")[2]
+        yield f"data           {name}: {found}"
+        if bad := found.bad_rows():
+            yield f"bad rows       {name}: {found.bad_share:.1%}, which training skips: {bad}"
+    if len(rows) == 1:
+        yield "data           no validation set: checkpoints have no val_loss"
+
+
+def _check_validation_interval(trainer: Mapping[str, Any], batches: int) -> None:
+    """Raise `ConfigError` where Lightning would: a validation inside epochs that are shorter than its interval."""
+    interval = trainer.get("val_check_interval")
+    if trainer.get("check_val_every_n_epoch", 1) is not None and isinstance(interval, int) and interval > batches:
+        raise ConfigError(
+            f"'trainer.val_check_interval' is {interval}, but an epoch has {batches} batches; with "
+            "trainer.check_val_every_n_epoch=null the interval counts over epochs"
+        )
 
 
 def _amount(count: int) -> str:

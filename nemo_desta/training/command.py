@@ -16,7 +16,7 @@ def train(cfg: DictConfig) -> None:
         ConfigError: an unknown or wrong setting. Also the errors of `fit`.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
-    parse(ModelConfig, OmegaConf.to_container(cfg.model, resolve=True))
+    parse(ModelConfig, OmegaConf.to_container(cfg, resolve=True).get("model"))
     own_folder(cfg)
     with silence_imports():
         from nemo_desta.training.fit import fit

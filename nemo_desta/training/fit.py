@@ -1,6 +1,5 @@
 """Training: config -> trained projector. All config errors that need no weights are reported before weights load."""
 
-import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,12 +10,14 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loops import _FitLoop
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from nemo.utils.exp_manager import exp_manager, get_log_dir
 from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ModelConfig, check_keys, parse
+from nemo_desta.config import ModelConfig, check_keys, check_type, parse
 from nemo_desta.data.datamodule import DestaDataModule
+from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 from nemo_desta.training.callbacks import (
@@ -31,8 +32,16 @@ from nemo_desta.training.callbacks import (
     records_folder,
 )
 from nemo_desta.training.check_report import report
+from nemo_desta.training.check_settings import (
+    check_exp_manager,
+    check_optimisation,
+    check_sections,
+    check_trainer,
+    check_warmup,
+)
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
+from nemo_desta.training.overrides import typed_overrides, with_empty
 from nemo_desta.training.preflight import preflight
 from nemo_desta.training.progress import RunProgress
 from nemo_desta.training.run_lock import run_lock
@@ -40,7 +49,6 @@ from nemo_desta.training.run_log import run_log
 from nemo_desta.training.run_record import write_record
 from nemo_desta.training.run_settings import (
     OPTIMISATION,
-    RESUME,
     NewOptimisation,
     RunSettings,
     compare_run,
@@ -68,21 +76,24 @@ def fit(cfg: DictConfig) -> DestaBase | None:
         MissingParts: data or weights are missing.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
-    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    settings: dict[str, Any] = OmegaConf.to_container(with_empty(cfg, typed_overrides()), resolve=True)
+    check_sections(settings)
     model_config = parse(ModelConfig, settings["model"])
-    preflight(model_config, settings["data"])
-    strategy = settings["trainer"].get("strategy") or AUTO
-    split = check_layout(strategy, model_config, num_processes(settings["trainer"]))
-    if settings.get("resume", "auto") not in RESUME:
-        raise ConfigError(f"resume must be one of {', '.join(RESUME)}, found {settings['resume']!r}")
+    data = parse_data(settings["data"])
+    elsewhere = settings.get("check") == "elsewhere"
+    check_trainer(settings["trainer"], elsewhere=elsewhere)
+    check_exp_manager(settings["exp_manager"])
     settings["exp_manager"].setdefault("disable_validation_on_resume", False)
-    if settings["exp_manager"]["disable_validation_on_resume"]:
-        raise ConfigError(
-            "exp_manager.disable_validation_on_resume must be false: with true a resumed run skips a validation "
-            "that is due, and trains past the end of an epoch with a validation at its end"
-        )
+    strategy = settings["trainer"].get("strategy") or AUTO
+    rates = check_optimisation(model_config, settings["trainer"].get("max_steps", -1))
+    preflight(model_config, settings["data"])
+    split = check_layout(strategy, model_config, num_processes(settings["trainer"]))
     if settings.get("check"):
-        print(report(model_config, settings, split))
+        check_warmup(model_config)
+        local = {"devices": 1, "num_nodes": 1, "accelerator": "cpu"} if elsewhere else {}
+        build_trainer({**settings["trainer"], **local}, settings.get("callbacks"), settings.get("seed", 42))
+        processes = num_processes(settings["trainer"])
+        print(report(model_config, settings, data, rates, num_processes=processes, split=split))
         return None
 
     seed = settings.get("seed", 42)
@@ -174,27 +185,26 @@ def _run_folder(trainer: Trainer, settings: Mapping[str, Any]) -> Iterator[Found
 def build_trainer(settings: Mapping[str, Any], callbacks: Mapping[str, Any] | None, seed: int) -> Trainer:
     """A Lightning Trainer with our checkpoint IO and callbacks; loggers and checkpoints come from exp_manager."""
     settings = dict(settings)
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    check_keys(settings, known, "trainer")
-    if settings.get("max_epochs", -1) not in (None, -1) and settings.get("check_val_every_n_epoch", 1) is None:
-        raise ConfigError("trainer.max_epochs needs trainer.check_val_every_n_epoch: 1 validates in every epoch")
     strategy = settings.pop("strategy", None) or AUTO
-    if not isinstance(strategy, Mapping):
-        raise ConfigError(f"trainer.strategy must be the strategy group (${{strategy}}), found {strategy!r}")
     moved = [key for key in STEP_SETTINGS if key in settings] if takes_step(strategy) else []
     by_strategy = {key: settings.pop(key) for key in moved}
     progress = [] if settings.pop("enable_progress_bar", True) is False else [RunProgress()]
-    trainer = Trainer(
-        **settings,
-        strategy=build_strategy(strategy, seed=seed, step_settings=by_strategy),
-        plugins=[SafeCheckpointIO()],
-        callbacks=[*build_callbacks(callbacks or {}, seed), *progress],
-        enable_progress_bar=False,  # `RunProgress` knows the total
-        use_distributed_sampler=False,  # our sampler already splits batches over ranks
-        enable_model_summary=False,
-        logger=False,
-        enable_checkpointing=False,
-    )
+    built = build_strategy(strategy, seed=seed, step_settings=by_strategy)
+    own_callbacks = build_callbacks(callbacks or {}, seed)
+    try:
+        trainer = Trainer(
+            **settings,
+            strategy=built,
+            plugins=[SafeCheckpointIO()],
+            callbacks=[*own_callbacks, *progress],
+            enable_progress_bar=False,  # `RunProgress` knows the total
+            use_distributed_sampler=False,  # our sampler already splits batches over ranks
+            enable_model_summary=False,
+            logger=False,
+            enable_checkpointing=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
     trainer.fit_loop = FitLoop(trainer)
     return trainer
 
@@ -234,7 +244,10 @@ def num_processes(settings: Mapping[str, Any]) -> int | None:
 
 def build_callbacks(settings: Mapping[str, Any], seed: int) -> list[Callback]:
     """All callbacks with the settings of section ``callbacks``."""
+    check_type(settings, dict, "'callbacks'")
     check_keys(settings, CALLBACK_KNOBS, "callbacks")
+    for key, value in settings.items():
+        check_type(value, int, f"'callbacks.{key}'")
     return [
         StepSeed(seed),
         StepLog(),

@@ -2,9 +2,8 @@
 
 import glob
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -16,8 +15,9 @@ from nemo_desta.core.frozen import frozen_sources
 from nemo_desta.core.thinking import ThoughtCheck
 from nemo_desta.data.remote import check_url, is_url
 from nemo_desta.data.rows import Row, expand_paths, parse_row
+from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import ConfigError, RowError
-from nemo_desta.sources import is_local, local_folder
+from nemo_desta.sources import is_local, local_folder, why_missing
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")
@@ -28,7 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class MissingParts(FileNotFoundError):
-    """Data or weights that a run needs and that are not on this machine."""
+    """Data or weights that a run needs and that are not on this machine; ``problems`` lists them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        plural = "s are" if len(problems) > 1 else " is"
+        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
+        super().__init__(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+        self.problems = list(problems)
 
 
 def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
@@ -38,9 +44,7 @@ def preflight(model: ModelConfig, data: Mapping[str, Any]) -> None:
     """
     problems = [*missing_weights(model), *missing_data(data)]
     if problems:
-        listed = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
-        plural = "s are" if len(problems) > 1 else " is"
-        raise MissingParts(f"{len(problems)} thing{plural} missing before this can run:\n{listed}")
+        raise MissingParts(problems)
     for warning in unfit_targets(model, data):
         logger.warning(warning)
 
@@ -75,11 +79,8 @@ def missing_weights(config: ModelConfig) -> Iterator[str]:
         folder = local_folder(source)
         if local and folder is None:
             yield f"{where}: nothing at '{source}'. {_how(part)}"
-        elif folder is None and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            yield (
-                f"{where}: '{source}' is not in the local hub cache and HF_HUB_OFFLINE is set. On a machine with "
-                f"network: huggingface-cli download {source}"
-            )
+        elif reason := why_missing(source):
+            yield f"{where}: {reason}"
         elif folder is not None and folder.is_dir():
             yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
     if config.llm.tokenizer and is_local(config.llm.tokenizer) and local_folder(config.llm.tokenizer) is None:
@@ -96,7 +97,7 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
     for where, section in sections.items():
         if not section.get("input_cfg"):
             yield f"{where}.input_cfg is empty: give a list of {{type: desta, rows: <JSONL, pattern or shar folder>}}"
-        for item in _sources(section.get("input_cfg") or []):
+        for item in _sources(section.get("input_cfg")):
             rows = item.get("rows") or item.get("manifest_filepath")
             if rows is None:
                 continue
@@ -107,9 +108,9 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
                     except ConfigError as error:
                         yield f"{where}: {error}"
                 elif "???" in pattern:
-                    yield f"{where}: the row file is not given. Write one with examples/desta_generate_data.py"
+                    yield f"{where}: the row file is not given. Write one with `desta generate`"
                 elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
-                    yield f"{where}: no row file '{pattern}'. Write one with examples/desta_generate_data.py"
+                    yield f"{where}: no row file '{pattern}'. Write one with `desta generate`"
     for name, root in (data.get("audio_roots") or {}).items():
         if root is None or "???" in root:
             yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"
@@ -123,10 +124,10 @@ def _patterns(rows: Any) -> list[str]:
     return [pattern for one in given for pattern in ([one] if isinstance(one, str) else one)]
 
 
-def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for item in input_cfg:
+def _sources(input_cfg: list[Mapping[str, Any]] | str | None) -> Iterator[Mapping[str, Any]]:
+    for item in read_input_cfg(input_cfg):
         if item.get("type") == "group":
-            yield from _sources(item.get("input_cfg") or [])
+            yield from _sources(item.get("input_cfg"))
         else:
             yield item
 
@@ -134,7 +135,7 @@ def _sources(input_cfg: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 def _sampled_rows(section: Mapping[str, Any]) -> Iterator[Row]:
     """The first rows of every JSONL file of a data section; broken rows are skipped, the data module names them."""
     left = SAMPLED_IN_ALL
-    for item in _sources(section.get("input_cfg") or []):
+    for item in _sources(section.get("input_cfg")):
         rows = item.get("rows") or item.get("manifest_filepath") or []
         for path in [] if isinstance(rows, Mapping) else expand_paths(rows):
             if left <= 0 or not path.is_file():

@@ -1,5 +1,17 @@
 """The names at the top of a training config."""
 
-SECTIONS = ("model", "trainer", "data", "exp_manager", "strategy", "callbacks", "seed", "check", "name", "resume")
+SECTIONS = (
+    "model",
+    "trainer",
+    "data",
+    "exp_manager",
+    "strategy",
+    "callbacks",
+    "seed",
+    "check",
+    "check_rate",
+    "name",
+    "resume",
+)
 #: Top-level values that only other settings read, by ``${}``.
 VALUES = ("work_dir", "data_root", "generated", "corpora")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.distributed.device_mesh import init_device_mesh
 
-from nemo_desta.config import ModelConfig, check_keys, nearest
+from nemo_desta.config import ModelConfig, check_keys, check_type, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
 
@@ -108,9 +108,11 @@ def _fsdp2(tensor_parallel_size: int = 1, process_group_backend: str | None = No
 def _kind(config: Mapping[str, Any]) -> tuple[Kind, dict[str, Any]]:
     knobs = dict(config)
     name = knobs.pop("name", None)
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise ConfigError(f"unknown strategy '{name}'.{nearest(str(name), STRATEGIES)}")
     check_keys(knobs, STRATEGIES[name].knobs, f"strategy({name})")
+    for key, value in knobs.items():
+        check_type(value, KNOB_TYPES.get(key, int), f"'strategy.{key}'")
     return STRATEGIES[name], knobs
 
 
@@ -125,6 +127,9 @@ def _resolve(target: Any) -> Any:
             raise
         raise ConfigError("strategy=megatron needs megatron-core: pip install 'nemo_desta[megatron]'") from error
 
+
+#: Types of knobs that are no whole numbers.
+KNOB_TYPES = {"process_group_backend": str | None, "sequence_parallel": bool}
 
 STRATEGIES: dict[str, Kind] = {
     "auto": Kind((), lambda: "auto"),

@@ -223,7 +223,7 @@ def test_strict_keys_of_an_entry_refuses_or_keeps_fields_of_ones_own(
         [source] = open_input_cfg([{"rows": path, "strict_keys": strict}])
         used, [bad] = planned(tmp_path, source.source)
         assert used == ["b"] and (bad["id"], bad["reason"]) == ("?", "unknown_key")
-    with pytest.raises(ConfigError, match="strict_keys must be true, false or null, found 'no'"):
+    with pytest.raises(ConfigError, match="strict_keys' must be true or false or null, found 'no'"):
         open_input_cfg([{"rows": path, "strict_keys": "no"}])
 
 

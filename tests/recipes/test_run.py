@@ -109,8 +109,9 @@ def test_the_same_folder_with_other_settings_is_refused(corpus: Path, llm_folder
         run_recipe(given(corpus, llm_folder, prompts=changed))
 
 
-def test_check_counts_without_an_llm_and_writes_nothing(corpus: Path) -> None:
-    result = run_recipe(given(corpus, Path("no/such-llm"), prompts_per_clip=2, check=True))
+def test_check_counts_with_a_tokenizer_alone_and_writes_nothing(corpus: Path, llm_folder: Path) -> None:
+    tokenizer = shutil.copytree(llm_folder, corpus / "llm", ignore=shutil.ignore_patterns("*.safetensors"))
+    result = run_recipe(given(corpus, tokenizer, prompts_per_clip=2, check=True))
     assert (result.units, result.to_make) == (12, 20) and not (corpus / "out").exists()
     assert result.unusable == {"missing audio": 2, "corrupt audio": 2} and "c3-p0" in str(result)
 

@@ -58,10 +58,11 @@ class Workplace:
         script = str(ROOT / "examples" / "speechlm_desta.py")
         return [sys.executable, script, "--config-name", config, *flags, *self.overrides(run, **more)]
 
-    def config(self, run: str, *flags: str, **more: object) -> DictConfig:
+    def config(self, run: str, *flags: str, config: str = "desta25", **more: object) -> DictConfig:
         """What the command's config is, for a run inside a process."""
         with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-            return compose("desta25", [*flags, *self.overrides(run, **more)])
+            overrides = [*flags, *self.overrides(run, **more)]
+            return compose(config, [one for one in overrides if config == "desta25" or "layer_ids" not in one])
 
     def environment(self, **more: str) -> dict[str, str]:
         return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}

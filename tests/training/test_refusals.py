@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.training.check_settings import check_trainer
 from nemo_desta.training.checkpoints import NoWholeCheckpoint, find_checkpoint
 from nemo_desta.training.fit import build_trainer, fit
 from nemo_desta.training.run_lock import FolderInUse, run_lock
@@ -224,5 +225,6 @@ def test_a_run_whose_last_checkpoint_is_damaged_resumes_from_an_older_one_to_the
 
 def test_epochs_as_the_end_of_a_run_need_to_say_when_to_validate():
     with pytest.raises(ConfigError, match="max_epochs needs trainer.check_val_every_n_epoch"):
-        build_trainer({"max_epochs": 3, "check_val_every_n_epoch": None}, None, seed=0)
+        check_trainer({"max_epochs": 3, "check_val_every_n_epoch": None})
+    check_trainer({"max_epochs": 3, "check_val_every_n_epoch": 1})
     assert build_trainer({"max_epochs": 3, "check_val_every_n_epoch": 1}, None, seed=0).max_epochs == 3

@@ -35,7 +35,7 @@ def answerable(
 ) -> list[Prompt]:
     """The prompts that fit the row's domain and ask only for what its description contains, templates unfilled."""
     held = held_names(row, exclude)
-    fitting = (p for p in prompts if _fits(p, row["domain"], held))
+    fitting = (p for p in prompts if fits(p, row["domain"], held))
     return [p for p in fitting if fill(p, row, seed=0, values=getattr(prompts, "values", None)) is not None]
 
 
@@ -89,7 +89,7 @@ class PromptPool(UserList[Prompt]):
         """The fitting prompts by kind, each kind with its share of the draws."""
         by_kind: dict[str, _Kind] = {}
         for prompt in self:
-            if _fits(prompt, domain, held):
+            if fits(prompt, domain, held):
                 by_kind.setdefault(prompt.kind, ([], []))[prompt.constraint is not None].append(prompt)
         return [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
 
@@ -108,5 +108,6 @@ class _Lots:
         return self.prompts[picked]
 
 
-def _fits(prompt: Prompt, domain: str, held: Collection[str]) -> bool:
+def fits(prompt: Prompt, domain: str, held: Collection[str]) -> bool:
+    """Whether a prompt fits a clip of ``domain`` whose description holds the names ``held``."""
     return (not prompt.domains or domain in prompt.domains) and all(name in held for name in prompt.requires)

@@ -8,7 +8,7 @@ import pytest
 
 from nemo_desta.recipes.describe import NOT_AUDIBLE
 from nemo_desta.recipes.prompts import Constraint, Prompt, PromptPool, answerable, draw, prompt_set
-from nemo_desta.recipes.prompts.draw import _fits, held_names
+from nemo_desta.recipes.prompts.draw import fits, held_names
 
 SPEECH = {"id": "a", "domain": "speech", "transcript": None, "attributes": {"gender": "male", "emotion": None}}
 
@@ -111,7 +111,7 @@ def test_the_fast_look_at_a_row_agrees_with_the_description(exclude: Any) -> Non
     for _ in range(600):
         row = random_row(rng)
         held = held_names(row, exclude)
-        expected = {p.prompt_id for p in pool if _fits(p, "speech", held)}
+        expected = {p.prompt_id for p in pool if fits(p, "speech", held)}
         assert {p.prompt_id for p in draw(pool, row, 99, seed=0, exclude=exclude)} == expected, row
         seen.add(frozenset(expected))
     assert len(seen) > 50

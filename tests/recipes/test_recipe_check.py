@@ -1,0 +1,86 @@
+"""A recipe's ``check=true`` and its mistakes: each is refused in one line, before an LLM is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_desta.recipes.run import run_recipe
+from nemo_desta.user_errors import one_line
+
+WHO = {"prompt_id": "who", "prompt": "Who?", "requires": ["gender"]}
+
+
+def given(root: Path, llm: Any, **more: Any) -> dict[str, Any]:
+    base = {"corpus": "m.jsonl", "data_root": str(root), "llm": str(llm), "prompts": [WHO], "check": True}
+    return {**base, "output": str(root / "out"), "progress": False, **more}
+
+
+def refused(*args: Any, **more: Any) -> str:
+    with pytest.raises(Exception) as caught:
+        run_recipe(given(*args, **more))
+    line = one_line(caught.value)
+    assert line is not None and "\n" not in line, repr(caught.value)
+    return line
+
+
+def test_an_llm_without_a_tokenizer_here_is_refused(corpus: Path, llm_folder: Path) -> None:
+    assert refused(corpus, "nollm") == "llm: no folder 'nollm', and a hub id is owner/name"
+    assert "hf download some/llm" in refused(corpus, "some/llm") and "hf auth login" in refused(corpus, "some/llm")
+    (corpus / "empty").mkdir()
+    assert f"llm: no usable tokenizer at '{corpus}/empty'" in refused(corpus, corpus / "empty")
+    server = {"name": "openai", "base_url": "http://127.0.0.1:1/v1"}
+    assert refused(corpus, "gpt-x", engine=server) == "llm: no folder 'gpt-x', and a hub id is owner/name"
+    assert run_recipe(given(corpus, "gpt-x", engine={**server, "api": "chat"})).ok
+    assert run_recipe(given(corpus, "gpt-x", engine=server, tokenizer=str(llm_folder))).ok
+    assert "unknown engine 'hff'. Did you mean 'hf'?" in refused(corpus, llm_folder, engine={"name": "hff"})
+
+
+def test_prompts_that_nothing_satisfies_are_refused(corpus: Path, llm_folder: Path) -> None:
+    odd = {"prompt_id": "odd", "prompt": "How?", "requires": ["gendr"]}
+    line = refused(corpus, llm_folder, prompts=[WHO, odd])
+    assert line.startswith(
+        "prompt 'odd' requires 'gendr', which no clip has. Did you mean 'gender'? Known: gender, tr"
+    )
+    other = {"prompt_id": "felt", "prompt": "What is felt?", "requires": ["emotion"]}  # our own pool has this name
+    assert "prompts that fit no clip: 1 of 2" in str(run_recipe(given(corpus, llm_folder, prompts=[WHO, other])))
+    assert "none of 1 prompts fits a clip" in refused(corpus, llm_folder, prompts=[other])
+    assert "none of 1 prompts fits" in refused(corpus, llm_folder, prompts=[{**WHO, "domains": ["music"]}])
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("", "p.yaml: expected a list of prompts or groups, found a NoneType"),
+        ("[]", "p.yaml: no prompts"),
+        ("- {prompt_id: a, prompt: 'x', constraint: {name: max_word, args: [3]}}", "no constraint 'max_word'"),
+        ("- {prompt_id: a, prompt: [1", "p.yaml: not YAML"),
+    ],
+)
+def test_a_wrong_prompt_file_is_one_line(corpus: Path, llm_folder: Path, content: str, part: str) -> None:
+    (corpus / "p.yaml").write_text(content)
+    assert part in refused(corpus, llm_folder, prompts=str(corpus / "p.yaml"))
+
+
+def test_a_list_for_the_values_of_a_card_is_one_line(corpus: Path, llm_folder: Path) -> None:
+    line = refused(corpus, llm_folder, card={"attributes": {"emotion": "{e}"}, "values": {"emotion": ["happy"]}})
+    assert "values.emotion" in line and "['happy']" in line
+
+
+def test_a_check_without_a_row_to_make_fails(corpus: Path, llm_folder: Path) -> None:
+    for path in (corpus / "audio").iterdir():
+        path.unlink()
+    result = run_recipe(given(corpus, llm_folder))
+    assert not result.ok and result.unusable == {"missing audio": 12}
+
+
+@pytest.mark.parametrize(
+    "key", ["corpus", "data_root", "splits", "prompts", "engine", "decontaminate", "card", "runner"]
+)
+@pytest.mark.parametrize("value", [5, True, "soon", ["x"], {"x": 1}, [], {}])
+def test_a_wrong_kind_of_value_is_no_traceback(corpus: Path, llm_folder: Path, key: str, value: Any) -> None:
+    try:
+        run_recipe(given(corpus, llm_folder, **{key: value}))
+    except Exception as error:
+        line = one_line(error)
+        assert line is not None and "\n" not in line, f"{key}={value!r}: {error!r}"
