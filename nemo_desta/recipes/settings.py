@@ -10,6 +10,7 @@ from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import SamplingConfig
 from nemo_desta.recipes.gates import GatesConfig
+from nemo_desta.recipes.languages import load_language
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class RecipeConfig:
     rows: Any = None  # instead of a corpus: rows of an earlier self-generation
     data_root: Any = None  # a folder, or corpus -> folder
     card: dict[str, Any] | None = None
+    language: str = "en"  # a code, a language file, or clip: each clip's own
     splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
@@ -123,6 +125,8 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
         raise ConfigError("rows can only be rephrased: use --config-name self_rephrase, or give a corpus")
     if config.prompts == "proposed" and config.prompts_per_clip != 1:
         raise ConfigError("proposed prompts come one per clip; for more, run with another seed and output")
+    if config.prompts == "proposed" and config.language != "en":
+        raise ConfigError(f"proposed prompts are English; for language {config.language!r} use the pool or a file")
     if not all(place in config.request.template for place in ("{description}", "{prompt}")):
         found = config.request.template
         raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
@@ -134,6 +138,10 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
 def identity(config: RecipeConfig) -> dict[str, Any]:
     """The settings that the rows follow from, as plain values."""
     settings = {name: value for name, value in asdict(config).items() if name not in RUNNING}
+    if config.language == "en":
+        del settings["language"]  # as in folders from before there was a choice
+    elif config.language != "clip":
+        settings["language"] = f"{config.language} {load_language(config.language).fingerprint()}"
     return {**settings, "engine": engine_identity(config.engine, config.llm)}
 
 
