@@ -163,9 +163,15 @@ def _read(path: Path, own: bool) -> Language:
     language = parse(Language, plain, where=str(path))
     if not _CODE.fullmatch(language.code):
         raise ConfigError(f"{path}: code must be two or three letters such as 'de', found {language.code!r}")
-    for part in ("refusals", "leak", "prompts", "formats") if own else ():
-        if isinstance(getattr(language, part), str):
-            raise ConfigError(f"{path}: {part} must be in the file itself, found {getattr(language, part)!r}")
+    for part, kind in {"refusals": dict, "leak": dict, "prompts": list, "formats": list}.items() if own else ():
+        found = getattr(language, part)
+        if (
+            found is not None
+            and not isinstance(found, kind)
+            or kind is list
+            and any(isinstance(x, str) for x in found or ())
+        ):
+            raise ConfigError(f"{path}: {part} must be a {kind.__name__} in the file itself, found {found!r:.80}")
     for name, table in language.values.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: values.{name} must be a mapping, English value -> word, found {table!r:.80}")

@@ -102,6 +102,7 @@ def finish(
         seconds = folder.shards / "seconds.jsonl"
         summary.seconds = round(sum(r["seconds"] for r in read_lines(seconds)), 1) if seconds.exists() else 0.0
         counts = {"rows": dict(sorted(summary.rows.items())), "rejected": dict(summary.rejected.most_common())}
+        counts["gates_absent"] = dict(summary.gates_absent.most_common())
         plain = {"written": summary.written, **asdict(summary), **counts}
         if not plain["gates_absent"]:
             del plain["gates_absent"]
