@@ -115,6 +115,8 @@ class LanguageGate:
         # The answer may quote the speech or the prompt. Kanji are Han letters.
         given = " ".join((seen.prompt, str(seen.row.get("seed_description") or ""), seen.transcripts))
         allowed = {name for name, letters in _SCRIPT.items() if letters.search(given)}
+        if seen.language.language is not None:
+            allowed.update(seen.language.language.scripts)
         if "Kana" in allowed:
             allowed.add("Han")
         for name, letters in _SCRIPT.items():

@@ -30,7 +30,7 @@ class Vocabulary:
         self._strings: list[tuple[str, str]] = []
         for other in others:
             if other.spaces:
-                self.others.update((word, other.code) for word in _words(other) - self.own if len(word) > 1)
+                self.others.update((word, other.code) for word in _words(other) - self.own)
             elif other.language and not language.spaces:
                 self._strings += [(text, other.code) for text in other.language.function_words.split()]
         if language.values:  # English values that have a word here
@@ -44,20 +44,20 @@ class Vocabulary:
     def other(self, seen: Seen) -> tuple[str, str] | None:
         """(code, words) of another language if the answer is in it, or None.
 
-        An answer of one or two words must consist of words of that language; a longer one must have two of them and
-        none of its own language, and must not be a title ("The Rolling Stones").
+        An answer of one or two words must consist of words of that language, a letter is none ("A"); a longer one must
+        have two of them, twice as many as of its own language, and must not be a title ("The Rolling Stones").
         """
         given = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''} {seen.transcripts}"))
         words = [word for word in seen.words if word not in given]
         if not self.spaces and _CJK.search(seen.answer):
             return self._other_without_spaces(seen.answer)
-        if not words or any(word in self.own for word in words):
-            return None
         found = [word for word in words if word in self.others]
         if len(seen.words) <= 2:
-            if len(found) < len(words):
+            if not found or len(found) < len(words) or any(len(word) == 1 for word in found):
                 return None
-        elif len(set(found)) < 2 or all(word[:1].isupper() for word in _TITLE.findall(seen.answer)):
+        elif len(set(found)) < 2 or len(found) < 2 * sum(map(self.own.__contains__, words)):
+            return None
+        elif all(word[:1].isupper() for word in _TITLE.findall(seen.answer)):
             return None
         return Counter(map(self.others.get, found)).most_common(1)[0][0], " ".join(found[:4])
 

@@ -61,8 +61,10 @@ class FactWords:
 @dataclass(frozen=True)
 class GateWords:
     """Words of the language gate, separated by blanks: ``function_words``, which hardly occur in other languages, and
-    ``answers``, frequent in short answers. ``other_languages``: expression for prompts that ask for another one."""
+    ``answers``, frequent in short answers. ``other_languages``: expression for prompts that ask for another one.
+    ``scripts``: those of the language besides Latin, by their names in unicode_scripts.yaml."""
 
+    scripts: list[str] = field(default_factory=list)
     function_words: str = ""
     answers: str = ""
     other_languages: str | None = None
