@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,23 @@ def content(code: str) -> dict[str, Any]:
     return yaml.safe_load((FOLDER / f"{code}.yaml").read_text(encoding="utf-8"))
 
 
-def written(code: str) -> list[tuple[str, str, str]]:
+def written(code: str, held_out: bool = False) -> list[tuple[str, str, str]]:
     """(kind, prompt, answer) of the sentences in ``languages/<code>.yaml``."""
     found = yaml.safe_load((SENTENCES / f"{code}.yaml").read_text(encoding="utf-8"))
-    entries = [(kind, one) for kind in REASONS for one in found[kind]]
+    lists = found["held_out"] if held_out else found
+    entries = [(kind, one) for kind in REASONS for one in lists[kind]]
     return [(kind, *(one if isinstance(one, list) else (found["prompt"], one))) for kind, one in entries]
+
+
+def misjudged(code: str, sentences: list[tuple[str, str, str]]) -> list[tuple[str, str, Any]]:
+    """(kind, answer, verdict) of the sentences that the gates judge otherwise than written."""
+    gates, language, wrong = RowGates(languages=Languages(code)), load_language(code), []
+    for kind, prompt, answer in sentences:
+        row = {"prompt": prompt, "response": answer, "seed_description": describe(CLIP, language=language)}
+        verdict = gates.check({**row, "text_language": code}, {**CLIP, "language": code})
+        if (verdict and verdict.reason) not in REASONS[kind]:
+            wrong.append((kind, answer, verdict))
+    return wrong
 
 
 def test_the_six_languages_ship() -> None:
@@ -145,15 +158,24 @@ def test_choices_are_in_the_language(code: str) -> None:
 
 @pytest.mark.parametrize("code", OTHERS)
 def test_the_gates_judge_the_written_set(code: str) -> None:
-    gates, language = RowGates(languages=Languages(code)), load_language(code)
     sentences = written(code)
-    wrong = []
-    for kind, prompt, answer in sentences:
-        row = {"prompt": prompt, "response": answer, "seed_description": describe(CLIP, language=language)}
-        verdict = gates.check({**row, "text_language": code}, {**CLIP, "language": code})
-        if (verdict and verdict.reason) not in REASONS[kind]:
-            wrong.append((kind, answer, verdict))
-    assert len(sentences) >= 40 and wrong == []
+    assert len(sentences) >= 70 and misjudged(code, sentences) == []
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_the_gates_judge_most_of_the_sentences_held_out(code: str) -> None:
+    """docs/languages.md has the numbers."""
+    sentences = written(code, held_out=True)
+    missed = Counter(kind for kind, *_ in misjudged(code, sentences))
+    assert len(sentences) == 33 and missed["clean"] == 0
+    assert missed["refusals"] <= 3 and missed["leaks"] <= 2 and missed["other"] <= 2
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_sentences_of_the_pool_pass_as_answers(code: str) -> None:
+    pool = prompt_set("pool", language=load_language(code))
+    asked = [p.prompt for p in pool if p.kind != "translate" and not SLOT.search(p.prompt)]
+    assert len(asked) >= 60 and misjudged(code, [("clean", asked[0], answer) for answer in asked[1:]]) == []
 
 
 @pytest.mark.parametrize("code", OTHERS)
@@ -202,6 +224,7 @@ def test_the_clips_own_language_chooses_when_the_setting_says_clip() -> None:
         ("code: xx\nfacts: {hedged: '('}", "no regular expression"),
         ("code: xx\nleak: {rules: [{name: a, pattern: '('}]}", "no regular expression"),
         ("code: xx\nprompts: ['prompts/pool/any.yaml']", "prompts must be a list"),
+        ("code: xx\nlanguage: {scripts: [Hann]}", "Did you mean 'Han'"),
         ("code: [", "not YAML"),
     ],
 )

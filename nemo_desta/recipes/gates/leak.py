@@ -15,19 +15,14 @@ from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Engine, Request, SamplingConfig
 from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule, language_lexicon
+from nemo_desta.recipes.gates.quotations import QUOTED, QUOTED_ANY, without_quotations
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.languages import ENGLISH, Language
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
-_QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')
-#: The same with the quotation marks and full stops of other languages.
+#: The same with the full stops of Chinese and Japanese.
 _SENTENCE_ANY = re.compile(r"[^\n]+?(?:[.!?](?=\s)|[\u3002\uff01\uff1f]|$)", re.MULTILINE)
-_QUOTED_ANY = re.compile(
-    _QUOTED.pattern + "|\u201e[^\u201c\u201d\n]{1,400}[\u201c\u201d]|\u00ab[^\u00ab\u00bb\n]{1,400}\u00bb"
-    "|\u300c[^\u300c\u300d\n]{1,400}\u300d|\u300e[^\u300e\u300f\n]{1,400}\u300f"
-)
 _PAIR_ANY = re.compile(r"(?<=[(,]) ?([^\W\d_][^:,()]{0,40}: [^,()]{1,60})(?=[,)])")
-_STRUCTURED = re.compile(r"\s*(?:```|[{\[]\s*[\"{\[])")
 _PAIR = re.compile(r"(?<=[(,]) ?([A-Za-z][^:,()]{0,40}: [^,()]{1,60})(?=[,)])")
 _COPIES = ("times in brackets", "attribute: value", "caption in bars")
 
@@ -53,7 +48,7 @@ class LeakCheck:
             raise ConfigError(f"no leak lexicon for language {unknown[0]!r}; there is one for {', '.join(LEXICON)}")
         self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
         self._asked, self._words = ASKED, True
-        self._sentence, self._quoted, self._pair = _SENTENCE, _QUOTED, _PAIR
+        self._sentence, self._quoted, self._pair = _SENTENCE, QUOTED, _PAIR
         self._prepare()
 
     @classmethod
@@ -65,7 +60,7 @@ class LeakCheck:
             return None
         check = cls(found[1])
         check._asked, check._words = found[0], language.spaces
-        check._sentence, check._quoted, check._pair = _SENTENCE_ANY, _QUOTED_ANY, _PAIR_ANY
+        check._sentence, check._quoted, check._pair = _SENTENCE_ANY, QUOTED_ANY, _PAIR_ANY
         check._prepare()
         return check
 
@@ -89,7 +84,7 @@ class LeakCheck:
 
         Quoted text is skipped: it is speech from the clip.
         """
-        plain, leaks = _lower(_without_quotations(text, self._quoted)), []
+        plain, leaks = _lower(without_quotations(text, self._quoted)), []
         triggers = [(trigger, rules) for trigger, rules in self._triggers if trigger in plain]
         if not triggers and not self._always:
             return []
@@ -214,16 +209,6 @@ def _lower(text: str) -> str:
     """Lower case with straight apostrophes; the length stays the same."""
     lower = text.replace("\u2019", "'").lower()
     return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def _without_quotations(text: str, quoted: re.Pattern[str] = _QUOTED) -> str:
-    """The text with quotations masked by underscores of equal length. Quoted text as a whole and JSON stay."""
-    if quoted is _QUOTED and '"' not in text and "\u201c" not in text:
-        return text
-    if _STRUCTURED.match(text):
-        return text
-    whole = len(text.strip())
-    return quoted.sub(lambda m: m[0] if len(m[0]) > whole - 3 else '"' + "_" * (len(m[0]) - 2) + '"', text)
 
 
 def _shortened(text: str) -> str:

@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.leak_lexicon import language_lexicon
+from nemo_desta.recipes.gates.quotations import QUOTED_ANY, without_quotations
 from nemo_desta.recipes.gates.text import Seen
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.languages import ENGLISH, Language
@@ -31,10 +32,12 @@ class RefusalGate:
     def __call__(self, seen: Seen) -> Rejection | None:
         if seen.row.get("unanswerable") or seen.clip.get("unanswerable"):
             return None
-        rules = _patterns(ENGLISH) if seen.language is ENGLISH else _patterns(ENGLISH) + _patterns(seen.language)
+        text, rules = seen.lower, _patterns(ENGLISH)
+        if seen.language is not ENGLISH:
+            text, rules = without_quotations(text, QUOTED_ANY), rules + _patterns(seen.language)
         patterns = [pattern for pattern, hints in rules if not hints or not hints.isdisjoint(seen.different_words)]
         for pattern in (*patterns, *self._extra):
-            if found := pattern.search(seen.lower):
+            if found := pattern.search(text):
                 return Rejection("refusal", f"{found[0][:100]!r}")
         return None
 

@@ -55,7 +55,7 @@ class Vocabulary:
         if len(seen.words) <= 2:
             if not found or len(found) < len(words) or any(len(word) == 1 for word in found):
                 return None
-        elif len(set(found)) < 2 or len(found) < 2 * sum(map(self.own.__contains__, words)):
+        elif len(set(found)) < 2 or len(found) < 2 * sum(map(self.own.__contains__, seen.words)):
             return None
         elif all(word[:1].isupper() for word in _TITLE.findall(seen.answer)):
             return None

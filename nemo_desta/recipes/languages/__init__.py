@@ -16,6 +16,7 @@ import yaml
 
 from nemo_desta.config import MISSING, nearest, parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
 __all__ = ["ENGLISH", "Language", "Languages", "load_language", "shipped_languages"]
 
@@ -181,6 +182,9 @@ def _read(path: Path, own: bool) -> Language:
             raise ConfigError(
                 f"{path}: values.{name} must be texts (in quotation marks: yes, no, 1), found {wrong[0]!r}"
             )
+    for script in language.language.scripts if language.language else ():
+        if script not in SCRIPTS:
+            raise ConfigError(f"{path}: language.scripts: unknown script {script!r}.{nearest(str(script), SCRIPTS)}")
     for part in (language.facts, language.language):
         for item in fields(part) if part is not None else ():
             if isinstance(pattern := getattr(part, item.name), str) and item.name not in ("function_words", "answers"):
