@@ -192,6 +192,26 @@ def test_the_fact_check_compares_in_the_language(code: str) -> None:
     assert verdict(male) is None and verdict(f"{male}, {female}") is None
 
 
+@pytest.mark.parametrize("code", OTHERS)
+def test_short_answers_in_other_languages_are_found(code: str) -> None:
+    """Prompts of the other pools and their parts, as answers; docs/languages.md has the shares."""
+    gates, found = RowGates(GatesConfig(refusals=None, leak=False), languages=Languages(code)), {}
+    for other in shipped_languages():
+        pool = [p.prompt for p in prompt_set("pool", language=load_language(other)) if p.kind != "translate"][:250]
+        whole = [prompt for prompt in pool if "{" not in prompt]
+        parts = [part.strip() for prompt in whole for part in re.split(r"[.?!。？！,，、：:;]", prompt)]
+        for text in dict.fromkeys([*whole, *filter(None, parts)]):
+            verdict = gates.check({"prompt": "x?", "response": text, "text_language": code})
+            length = len(re.findall(r"[^\W\d_]+", text))
+            size = (
+                "without blanks" if other in ("zh", "ja") else "1-2" if length < 3 else "3-5" if length < 6 else "6+"
+            )
+            found.setdefault("own" if other == code else size, []).append(verdict is not None)
+    share = {size: sum(hits) / len(hits) for size, hits in found.items()}
+    assert share["own"] == 0
+    assert share["3-5"] > 0.75 and share["6+"] > 0.9 and share["without blanks"] > 0.85
+
+
 def test_answers_in_another_script_than_a_file_less_language_are_still_found() -> None:
     gates = RowGates(languages=Languages("it"))
     row = {"prompt": "Come si sente la persona che parla?", "text_language": "it"}
@@ -234,6 +254,20 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str
         language = load_language(str(tmp_path / "own.yaml"))
         RowGates(languages=Languages(str(tmp_path / "own.yaml")))
         prompt_set("pool", language=language)
+
+
+def test_the_example_of_the_docs_is_a_language(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/languages.md").read_text(encoding="utf-8")
+    (tmp_path / "it.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    language = load_language(str(tmp_path / "it.yaml"))
+    gates = RowGates(languages=Languages(str(tmp_path / "it.yaml")))
+    row = {"prompt": "Chi parla?", "text_language": "it"}
+    assert gates.absent(language) == [] and gates.check({**row, "response": "Un uomo."}) is None
+    assert gates.check({**row, "response": "Non posso ascoltare la registrazione."}).reason == "refusal"
+    assert gates.check({**row, "response": "Nella descrizione parla un uomo."}).reason == "leak"
+    assert (
+        "(Sesso: maschile, " in describe(CLIP, language=language) and len(prompt_set("pool", language=language)) == 1
+    )
 
 
 @pytest.mark.parametrize("given", ["deutsch", "nowhere.yaml"])
