@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from nemo_desta.recipes.gates import Decontamination, Duplicates, RowGates, valu
 from nemo_desta.recipes.gates.leak import LeakJudge
 from nemo_desta.recipes.hashes import hash64
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.languages import Language, Languages
 from nemo_desta.recipes.measure import add_measured
 from nemo_desta.recipes.pipeline import RecipeFolder, Stage
 from nemo_desta.recipes.pipeline.finish import Check
-from nemo_desta.recipes.prompts import PromptPool, prompt_set
-from nemo_desta.recipes.prompts.compose import base_prompts
+from nemo_desta.recipes.prompts import Prompt, PromptPool, prompt_set
+from nemo_desta.recipes.prompts.compose import SETS, base_prompts
 from nemo_desta.recipes.prompts.draw import fits
 from nemo_desta.recipes.prompts.propose import PromptProposer
 from nemo_desta.recipes.rephrase import Rephraser
@@ -58,8 +60,10 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
 
 
 def build_prompts(config: RecipeConfig) -> PromptPool | None:
-    """The pool to draw from, None when an LLM proposes prompts."""
-    return None if config.prompts == "proposed" else prompt_set(config.prompts, seed=config.seed)
+    """The pool to draw from, in the run's language; None when an LLM proposes prompts."""
+    if config.prompts == "proposed":
+        return None
+    return prompt_set(config.prompts, seed=config.seed, language=Languages(config.language).default)
 
 
 def check_llm(config: RecipeConfig) -> None:
@@ -170,7 +174,7 @@ def build_stage(
     writing, judging = engines
     sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
     values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
-    gates = RowGates(config.gates, values=values)
+    gates = RowGates(config.gates, values=values, languages=Languages(config.language))
     shared: dict[str, Any] = {
         "gate": gates.check,
         "judge": LeakJudge(judging) if config.judge.enabled else None,
@@ -196,6 +200,7 @@ def build_stage(
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
+        absent_gates=gates.absent,
         **shared,
     )
 
@@ -205,18 +210,33 @@ def build_clip_rows(
 ) -> ClipRows:
     """The part of the stage that needs no LLM: from clips to wanted rows."""
     excluded, decode = not_audible(config, corpora), config.audio.check == "decode"
+    languages = Languages(config.language)
+
+    @lru_cache(maxsize=64)
+    def pool_in(language: Language) -> PromptPool | None:
+        """None: our pool is not written in it."""
+        if language is languages.default:
+            return pool
+        if language.prompts is None and config.prompts in SETS:
+            return None
+        return prompt_set(config.prompts, seed=config.seed, language=language)
+
+    def draw(clip: Mapping[str, Any], count: int) -> Sequence[Prompt]:
+        own = pool_in(languages.of_clip(clip))
+        return [] if own is None else own.draw(clip, count, seed=config.seed, exclude=excluded)
 
     def check(clip: Mapping[str, Any]) -> tuple[Rejection | None, float | None]:
         return check_audio(clip, roots[clip["corpus"]], decode=decode)
 
     return ClipRows(
-        draw=pool and (lambda clip, count: pool.draw(clip, count, seed=config.seed, exclude=excluded)),
+        draw=pool and draw,
         rows_per_clip=config.prompts_per_clip,
         check_clip=Decontamination(config.decontaminate).check if config.decontaminate else None,
         check_audio=None if config.audio.check == "off" else check,
         dialect=config.describe.dialect,
         not_audible=excluded,
         seed=config.seed,
+        languages=languages,
     )
 
 

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 
 from nemo_desta.data.row_schema import LONGEST_SECS
+from nemo_desta.recipes.languages import ENGLISH, Language
 
 DIALECTS = ("desta25", "alarm")
 
@@ -21,10 +22,14 @@ NOT_AUDIBLE = frozenset(
     | {"artist", "album", "title", "song_name"}
 )
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
-
-def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Collection[str] = NOT_AUDIBLE) -> str:
+def describe(
+    row: Mapping[str, Any],
+    dialect: str = "desta25",
+    *,
+    exclude: Collection[str] = NOT_AUDIBLE,
+    language: Language = ENGLISH,
+) -> str:
     """The seed description of a manifest row.
 
     Reads ``id``, ``duration`` (seconds), ``domain``, ``transcript``, ``caption`` (text or list, optional),
@@ -35,22 +40,25 @@ def describe(row: Mapping[str, Any], dialect: str = "desta25", *, exclude: Colle
     ``desta25``: ``[00:00-00:02] spoken text (Key: value, ..., Duration: 2s)``, without text where it is absent or
     unknown. ``alarm``: ``[00:00-00:02] spoken text (duration: 2s, key: value, ...)``, with ``|caption|``
     instead of unknown text (the domain, where the row has no caption). Seconds are rounded, at least 1.
+    ``language``: of the names and known values of attributes, and of the words around them.
 
     Raises ``ValueError``: an unknown dialect, a row without duration, or a row that `check_described` rejects.
     """
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
     check_described(row)
-    duration = _duration(row)
+    row, duration = language.localize(row), _duration(row)
     attributes = _audible(row.get("attributes"), exclude)
     if row.get("segments"):
-        return _conversation(row, duration, attributes, dialect, exclude)
+        return _conversation(row, duration, attributes, dialect, exclude, language)
     text, captions = _text(row.get("transcript")), _values(row.get("caption"))
     if dialect == "desta25":
-        items = captions + _pairs(attributes, title=True)
-        return _line(_span(0, duration), text, [*items, f"Duration: {_whole(duration)}s"])
-    text = text or f"|{'/'.join(captions) or str(row.get('domain', 'audio')).capitalize()}|"
-    return _line(_span(0, duration), text, [f"duration: {_whole(duration)}s", *_pairs(attributes)])
+        items = captions + _pairs(attributes, language, title=True)
+        return _line(_span(0, duration), text, [*items, *_length(duration, language, title=True)])
+    if not text:
+        domain = str(row.get("domain", "audio"))
+        text = f"|{'/'.join(captions) or language.words.domains.get(domain, domain).capitalize()}|"
+    return _line(_span(0, duration), text, [*_length(duration, language), *_pairs(attributes, language)])
 
 
 def check_described(row: Mapping[str, Any]) -> None:
@@ -87,7 +95,12 @@ def audible_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE
 
 
 def _conversation(
-    row: Mapping[str, Any], duration: float, attributes: dict[str, str], dialect: str, exclude: Collection[str]
+    row: Mapping[str, Any],
+    duration: float,
+    attributes: dict[str, str],
+    dialect: str,
+    exclude: Collection[str],
+    language: Language,
 ) -> str:
     """One line per segment in time order, then one line about the whole clip."""
     segments = sorted(
@@ -95,7 +108,8 @@ def _conversation(
         for i, s in enumerate(row["segments"])
     )
     speakers = dict.fromkeys(_speaker(segment) for *_, segment in segments if segment.get("speaker") is not None)
-    order = {s: _ORDINALS[n] if n < len(_ORDINALS) else str(n + 1) for n, s in enumerate(speakers)}
+    words, ordinals = language.words, language.words.ordinals
+    order = {s: ordinals[n] if n < len(ordinals) else str(n + 1) for n, s in enumerate(speakers)}
     known = {name: _audible(value, exclude) for name, value in (row.get("speakers") or {}).items()}
 
     lines = []
@@ -103,18 +117,21 @@ def _conversation(
         text, speaker = _text(segment.get("transcript")), _speaker(segment)
         own = _audible(segment.get("attributes"), exclude)
         if dialect == "desta25":
-            items = [f"Speaker: {order[speaker]}"] if speaker is not None else []
-            items += _pairs({**known.get(speaker, {}), **own}, title=True)
-            lines.append(_line(_span(start, end), text, [*items, f"Duration: {_whole(end - start)}s"]))
+            items = _pairs({"speaker": order[speaker]}, language, title=True) if speaker is not None else []
+            items += _pairs({**known.get(speaker, {}), **own}, language, title=True)
+            lines.append(_line(_span(start, end), text, [*items, *_length(end - start, language, title=True)]))
         else:
-            head = [] if speaker is None else [f"the {order[speaker]} speaker"]
-            lines.append(_line(", ".join([_span(start, end), *head, *_pairs(own)]), text or "|Speech|", []))
+            head = [] if speaker is None else [words.speaker.format(order[speaker])]
+            text = text or f"|{words.domains.get('speech', 'speech').capitalize()}|"
+            lines.append(_line(", ".join([_span(start, end), *head, *_pairs(own, language)]), text, []))
     whole = {"number_of_speakers": str(len(order)), **attributes} if order else attributes
     if dialect == "desta25":
-        last = [*_pairs(whole, title=True), f"Duration: {_whole(duration)}s"]
+        last = [*_pairs(whole, language, title=True), *_length(duration, language, title=True)]
     else:
-        each = {f"the {order[s]} speaker {key}": value for s in order for key, value in known.get(s, {}).items()}
-        last = [f"duration: {_whole(duration)}s", *_pairs(whole), *_pairs(each)]
+        each = [
+            f"{words.speaker.format(order[s])} {pair}" for s in order for pair in _pairs(known.get(s, {}), language)
+        ]
+        last = [*_length(duration, language), *_pairs(whole, language), *each]
     return "\n".join([*lines, f"({', '.join(last)})"])
 
 
@@ -141,10 +158,16 @@ def _is_hidden(key: str, is_exact_age: bool, exclude: frozenset[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in exclude)
 
 
-def _pairs(attributes: Mapping[str, str], title: bool = False) -> list[str]:
-    keys = [key.replace("_", " ") for key in attributes]
-    keys = [key[:1].upper() + key[1:] for key in keys] if title else [key.lower() for key in keys]
+def _pairs(attributes: Mapping[str, str], language: Language, title: bool = False) -> list[str]:
+    """``name: value``; ``title``: the name begins with a capital letter. Unknown names stay as they are."""
+    names = language.words.names
+    keys = [names.get(key) or (key if title else key.lower()).replace("_", " ") for key in attributes]
+    keys = [key[:1].upper() + key[1:] for key in keys] if title else keys
     return [f"{key}: {value}" for key, value in zip(keys, attributes.values(), strict=True)]
+
+
+def _length(seconds: float, language: Language, title: bool = False) -> list[str]:
+    return _pairs({"duration": language.words.seconds.format(_whole(seconds))}, language, title)
 
 
 def _values(value: Any) -> list[str]:

@@ -4,19 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from nemo_desta.recipes.languages import ENGLISH, Language
 from nemo_desta.recipes.prompts import Prompt
 
 
 @dataclass(frozen=True)
 class Item:
     """One row to be made. ``clip``: a manifest row with known ``duration``; ``prompt`` None: an LLM will propose it.
-    ``seed`` is derived from the recipe's seed and the row's id."""
+    ``seed`` is derived from the recipe's seed and the row's id. ``language``: of the description and the prompt."""
 
     id: str
     clip: Mapping[str, Any]
     description: str
     prompt: Prompt | None
     seed: int
+    language: Language = ENGLISH
 
 
 class Rejection(NamedTuple):

@@ -14,6 +14,7 @@ from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
 from nemo_desta.recipes.items import Item, Outcome, Rejection, Wanted
+from nemo_desta.recipes.languages import ENGLISH, Language, Languages
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 
@@ -26,7 +27,8 @@ class ClipRows:
     """Which rows a clip becomes, before any LLM is queried.
 
     ``draw`` returns up to so many prompts for a clip; None leaves them to an LLM. ``check_clip`` and ``check_audio``
-    say why the clip is unusable or None; ``check_audio`` also returns its length in seconds.
+    say why the clip is unusable or None; ``check_audio`` also returns its length in seconds. ``draw`` gets the clip
+    with its values in the row's language.
     """
 
     draw: Callable[[Mapping[str, Any], int], Sequence[Prompt]] | None
@@ -36,6 +38,7 @@ class ClipRows:
     dialect: str = "desta25"
     not_audible: Collection[str] = NOT_AUDIBLE
     seed: int = 0
+    languages: Languages = field(default_factory=Languages)
 
     def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
         """``rows_per_clip`` rows; a row that cannot be made carries the reason. An error in a clip's data rejects only
@@ -50,11 +53,12 @@ class ClipRows:
         return [Wanted(row_id, None, problem) for row_id in ids]
 
     def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
-        description = describe(clip, self.dialect, exclude=self.not_audible)
-        prompts = [None] * len(ids) if self.draw is None else self.draw(clip, len(ids))
+        language = self.languages.of_clip(clip)
+        description = describe(clip, self.dialect, exclude=self.not_audible, language=language)
+        prompts = [None] * len(ids) if self.draw is None else self.draw(language.localize(clip), len(ids))
         lacking = Rejection("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
         return [
-            Wanted(row_id, Item(row_id, clip, description, prompts[k], row_seed(self.seed, row_id)))
+            Wanted(row_id, Item(row_id, clip, description, prompts[k], row_seed(self.seed, row_id), language))
             if k < len(prompts)
             else Wanted(row_id, None, lacking)
             for k, row_id in enumerate(ids)
@@ -106,7 +110,7 @@ class SelfGenerate(_Attempts):
     """The stage from clips to rows.
 
     ``answerer`` queries the LLM; ``rephraser``, if given, rewrites its answer before the gates. ``propose`` lets an
-    LLM write the prompts (`PromptProposer`).
+    LLM write the prompts (`PromptProposer`). ``absent_gates``: those that cannot judge rows in a language.
     """
 
     rows: ClipRows
@@ -114,6 +118,7 @@ class SelfGenerate(_Attempts):
     propose: Any | None = None
     rephraser: Rephraser | None = None
     audio_locator_tag: str = "<|AUDIO|>"
+    absent_gates: Callable[[Language], list[str]] = lambda language: []
 
     @property
     def rows_per_unit(self) -> int:
@@ -163,6 +168,10 @@ class SelfGenerate(_Attempts):
         }
         if prompt.constraint is not None:
             row["constraint"] = prompt.constraint
+        if item.language is not ENGLISH:
+            row["text_language"] = item.language.code
+            if absent := self.absent_gates(item.language):
+                row["gates_absent"] = absent
         row |= {"seed": item.seed, "attempt": attempt}
         row |= {name: clip.get(name) for name in ("language", "split", "group", "corpus", "corpus_version")}
         return row | dict(self.provenance)

@@ -11,6 +11,7 @@ from nemo_desta.recipes.corpora.splits import TRAIN, VALID, ValidationConfig
 from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import SamplingConfig
 from nemo_desta.recipes.gates import GatesConfig
+from nemo_desta.recipes.languages import load_language
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class RecipeConfig:
     rows: Any = None  # instead of a corpus: rows of an earlier self-generation
     data_root: Any = None  # a folder, or corpus -> folder
     card: dict[str, Any] | None = None
+    language: str = "en"  # a code, a language file, or clip: each clip's own
     splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
@@ -139,6 +141,8 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
         raise ConfigError("rows can only be rephrased: use --config-name self_rephrase, or give a corpus")
     if config.prompts == "proposed" and config.prompts_per_clip != 1:
         raise ConfigError("proposed prompts come one per clip; for more, run with another seed and output")
+    if config.prompts == "proposed" and config.language != "en":
+        raise ConfigError(f"proposed prompts are English; for language {config.language!r} use the pool or a file")
     if not all(place in config.request.template for place in ("{description}", "{prompt}")):
         found = config.request.template
         raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
@@ -153,6 +157,10 @@ def identity(config: RecipeConfig) -> dict[str, Any]:
     settings = {name: value for name, value in asdict(config).items() if name not in RUNNING}
     if config.validation.share == 0 or not {TRAIN, VALID} <= set(config.splits or (TRAIN, VALID)):
         del settings["validation"]  # no clip depends on it
+    if config.language == "en":
+        del settings["language"]  # as in folders from before there was a choice
+    elif config.language != "clip":
+        settings["language"] = f"{config.language} {load_language(config.language).fingerprint()}"
     return {**settings, "engine": engine_identity(config.engine, config.llm)}
 
 

@@ -13,12 +13,13 @@ from nemo_desta.recipes.gates import text
 from nemo_desta.recipes.gates.decontaminate import Decontamination
 from nemo_desta.recipes.gates.duplicates import Duplicates, DuplicatesConfig
 from nemo_desta.recipes.gates.facts import FactCheck, FactsConfig, value_sets
-from nemo_desta.recipes.gates.language import LanguageGate
+from nemo_desta.recipes.gates.language import LanguageGate, can_identify
 from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.gates.loops import LoopGate
 from nemo_desta.recipes.gates.refusals import RefusalGate
 from nemo_desta.recipes.gates.text import CLOSING_TAGS, LengthGate, Seen, answer_of
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.languages import Language, Languages
 from nemo_desta.registry import Registry
 
 __all__ = [
@@ -46,6 +47,8 @@ REGENERABLE = frozenset(
     | {"no answer tags", "think block lost", "think block changed", "answer lost", "rewriter cut"}
     | {"rewriting too short", "rewriting too long"}
 )
+
+Gate = Callable[[Seen], Rejection | None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class GatesConfig:
 class RowGates:
     """All gates over one row; the first rejection counts. ``regenerable``: reasons that another answer may avoid.
 
-    ``values``: values for the fact check instead of those in ``config.facts``; see `value_sets`.
+    ``values``: values for the fact check instead of those in ``config.facts``; see `value_sets`. ``languages``: of the
+    run; a row is judged in the language that it names (``text_language``, English without it).
     """
 
     def __init__(
@@ -89,25 +93,46 @@ class RowGates:
         config: GatesConfig = GatesConfig(),
         *,
         values: Mapping[str, Collection[str]] | None = None,
+        languages: Languages | None = None,
     ) -> None:
-        gates: list[Callable[[Seen], Rejection | None] | None] = [
-            text.empty if config.empty else None,
-            text.not_text if config.not_text else None,
-            text.truncated if config.truncated == "drop" else None,
-            *(config.length, config.loops, config.language, config.refusals),
-        ]
-        if config.leak:
-            leak = LeakCheck()
-            gates.append(lambda seen: leak.check(seen.row))
-        if config.facts is not None:
-            gates.append(FactCheck(config.facts.values if values is None else values, config.facts))
-        own = [GATES.build(gate) for gate in config.own]
-        gates += own
-        self.regenerable = REGENERABLE.union(*(getattr(gate, "regenerable", ()) for gate in own))
-        self._gates = [gate for gate in gates if gate is not None]
+        self._config, self._languages = config, languages or Languages()
+        self._values = values if values is not None or config.facts is None else config.facts.values
+        self._own = [GATES.build(gate) for gate in config.own]
+        self.regenerable = REGENERABLE.union(*(getattr(gate, "regenerable", ()) for gate in self._own))
+        self._gates: dict[Language, list[Gate]] = {}
+        self._of(self._languages.default)  # report an invalid setting now
         self._closing_tags = tuple(config.closing_tags or CLOSING_TAGS)
 
     def check(self, row: Mapping[str, Any], clip: Mapping[str, Any] | None = None) -> Rejection | None:
         """Why ``row`` is rejected, or None. ``clip``: its manifest row, if there is one."""
-        seen = Seen(row, clip, self._closing_tags)
-        return next(filter(None, (gate(seen) for gate in self._gates)), None)
+        language = self._languages.of_row(row)
+        seen = Seen(row, clip, self._closing_tags, language)
+        return next(filter(None, (gate(seen) for gate in self._of(language))), None)
+
+    def absent(self, language: Language) -> list[str]:
+        """The gates that are turned on and cannot judge rows in this language, for lack of words."""
+        config = self._config
+        lacking = {
+            "language": config.language and not (can_identify(language.code) or language.language),
+            "refusals": config.refusals and language.refusals is None,
+            "leak": config.leak and language.leak is None,
+            "facts": config.facts and language.facts is None,
+        }
+        return [name for name, is_absent in lacking.items() if is_absent]
+
+    def _of(self, language: Language) -> "list[Gate]":
+        if language not in self._gates:
+            config, absent = self._config, self.absent(language)
+            gates: list[Gate | None] = [
+                text.empty if config.empty else None,
+                text.not_text if config.not_text else None,
+                text.truncated if config.truncated == "drop" else None,
+                *(config.length, config.loops, config.language, config.refusals),
+            ]
+            if config.leak and "leak" not in absent:
+                leak = LeakCheck.in_language(language)
+                gates.append(lambda seen: leak.check(seen.row))
+            if config.facts is not None and "facts" not in absent:
+                gates.append(FactCheck(self._values, config.facts, language))
+            self._gates[language] = [gate for gate in (*gates, *self._own) if gate is not None]
+        return self._gates[language]

@@ -7,34 +7,20 @@ costs a row, a miss costs nothing, so an answer that hedges or also names the tr
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates.text import Seen
 from nemo_desta.recipes.items import Rejection
-
-#: Other words for a value, by attribute; matched as whole words.
-SYNONYMS: Mapping[str, Mapping[str, list[str]]] = yaml.safe_load(
-    Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8")
-)
-_NEGATED = re.compile(
-    r"(?:\bnot|n't|\bnever|\bno|\bneither|\bnor|\bwithout|\brather than|\binstead of|\bunlike|\bless)"
-    r"(?: (?:a|an|the|any|at|all|really|very|particularly|sound|sounding|seem|be|is|of|being|especially|likely|to))*$"
-)
-_HEDGED = re.compile(
-    r"\b(?:or|either|might|may|could|perhaps|possibly|unclear|hard to (?:tell|say)|not sure|uncertain|"
-    r"(?:can|could) ?not (?:tell|say|determine)|can't (?:tell|say|determine))\b"
-)
+from nemo_desta.recipes.languages import ENGLISH, Language
 
 
 @dataclass(frozen=True)
 class FactsConfig:
     """``values``: attribute -> all values in the corpus, ``{gender: [male, female]}``; a recipe reads them from the
     corpus itself. ``attributes``: those to check, None for all closed sets. ``max_values``: an attribute with more
-    values is not a closed set. ``synonyms``: attribute -> value -> more words for it, in addition to `SYNONYMS`.
+    values is not a closed set. ``synonyms``: attribute -> value -> more words for it, in addition to
+    those of the language file.
 
     Leave out attributes that prompts calculate with ("Add one to the spoken digit").
     """
@@ -46,9 +32,15 @@ class FactsConfig:
 
 
 class FactCheck:
-    """``values``: attribute -> all values in the corpus, see `value_sets`."""
+    """``values``: attribute -> all values in the corpus, see `value_sets`. ``language``: of the answers; values and
+    clips are given in English and compared in that language."""
 
-    def __init__(self, values: Mapping[str, Collection[str]], config: FactsConfig = FactsConfig()) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Collection[str]],
+        config: FactsConfig = FactsConfig(),
+        language: Language = ENGLISH,
+    ) -> None:
         if not values:
             raise ConfigError("gates.facts needs the values that attributes may have: facts.values is empty")
         wanted = set(values) if config.attributes is None else set(config.attributes)
@@ -57,18 +49,24 @@ class FactCheck:
                 f"gates.facts.attributes: {sorted(unknown)[0]!r} is no attribute of the corpus; it has "
                 f"{', '.join(sorted(values)) or 'none'}"
             )
+        self._language, facts = language, language.facts or ENGLISH.facts
+        none = r"(?!)"
+        self._before, self._after, self._hedged = (
+            re.compile(pattern or none) for pattern in (facts.negated_before, facts.negated_after, facts.hedged)
+        )
         self._words: dict[str, tuple[re.Pattern[str], dict[str, str]]] = {}  # attribute -> word in lower case -> value
         for name in sorted(wanted):
-            known = set().union(*map(_texts, values[name]))
+            known = set().union(*(_texts(language.value(name, value)) for value in values[name]))
             if not 2 <= len(known) <= config.max_values:
                 continue
             words = {value: value for value in known}
-            for table in (SYNONYMS.get(name, {}), config.synonyms.get(name, {})):
+            for table in (facts.synonyms.get(name, {}), config.synonyms.get(name, {})):
                 for value, others in table.items():
                     for word in others if value.lower() in known else ():
                         words.setdefault(word.lower(), value.lower())
             longest_first = sorted(words, key=len, reverse=True)  # "young adult" before "adult"
-            pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+            before, after = (r"(?<!\w)", r"(?!\w)") if language.spaces else ("", "")
+            pattern = re.compile(f"{before}(?:{'|'.join(map(re.escape, longest_first))}){after}")
             self._words[name] = pattern, words
 
     def __call__(self, seen: Seen) -> Rejection | None:
@@ -76,8 +74,8 @@ class FactCheck:
         attributes = seen.clip.get("attributes") or {}
         for name in asked:
             if name in self._words and (value := attributes.get(name)) is not None:
-                true, named = _texts(value), self._named(name, seen.lower)
-                if (wrong := named - true) and not named & true and not _HEDGED.search(seen.lower):
+                true, named = _texts(self._language.value(name, value)), self._named(name, seen.lower)
+                if (wrong := named - true) and not named & true and not self._hedged.search(seen.lower):
                     detail = f"{name} is {'/'.join(sorted(true))}, the answer says {min(wrong)}"
                     return Rejection("contradicts attributes", detail)
         return None
@@ -88,7 +86,8 @@ class FactCheck:
         return {
             words[found[0]]
             for found in pattern.finditer(text)
-            if not _NEGATED.search(text[: found.start()].rstrip(" \"'*_:")[-60:])
+            if not self._before.search(text[: found.start()].rstrip(" \"'*_:")[-60:])
+            and not self._after.match(text[found.end() :][:60])
         }
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from nemo_desta.recipes.gates.text import Seen, words_of
+from nemo_desta.recipes.gates.vocabulary import vocabulary
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.languages import ENGLISH
 from nemo_desta.recipes.unicode_scripts import SCRIPTS
 
 #: Greek letters are symbols of quantities in any language, so only four in a row count.
@@ -22,7 +24,7 @@ _SCRIPT = {name: re.compile(f"[{letters}]" + ("{4}" if name == "Greek" else ""))
 _ANY_SCRIPT = re.compile("|".join(pattern.pattern for pattern in _SCRIPT.values()))
 
 _WORDS = yaml.safe_load(Path(__file__).with_name("language.yaml").read_text(encoding="utf-8"))
-_ENGLISH = frozenset(_WORDS["english"].split())
+_ENGLISH = frozenset(ENGLISH.language.function_words.split())
 #: Minimum shares of function words: for English, and for a text that may be English.
 _IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
 
@@ -42,7 +44,8 @@ class LanguageGate:
     prompt nor in the description.
 
     Not checked: prompts that name a language or ask for a translation, answers in the clip's spoken language, and
-    lists of words from prompt and description.
+    lists of words from prompt and description. Rows in another language than English: the words of the language
+    files judge short answers, too, and the clip's spoken language is no excuse.
     """
 
     min_words: int = 6
@@ -53,6 +56,8 @@ class LanguageGate:
     def __call__(self, seen: Seen) -> Rejection | None:
         if not seen.answer.isascii() and (verdict := self._script(seen)):
             return verdict
+        if seen.language is not ENGLISH:
+            return self._in_language(seen)
         words = seen.words
         share = _english_share(words)
         if share >= _IS_ENGLISH and _language_of_prompt(seen.prompt, self.min_confidence) == "en":
@@ -79,12 +84,39 @@ class LanguageGate:
             "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
         )
 
+    def _in_language(self, seen: Seen) -> Rejection | None:
+        expected, words = seen.language.code, seen.words
+        asks = seen.language.language and seen.language.language.other_languages
+        if _names_language(seen.prompt) or (asks and re.search(asks, seen.prompt, re.IGNORECASE)):
+            return None
+        lexicon = vocabulary(seen.language)
+        if lexicon is not None and (other := lexicon.other(seen)):
+            return Rejection(
+                "wrong language", f"{other[0]} ({other[1]!r}) to a prompt in {expected}: {seen.answer[:60]!r}"
+            )
+        letters = sum(map(len, words))
+        spaced = letters < 12 * len(words)
+        if letters < self.min_letters or (spaced and len(words) < self.min_words) or not can_identify(expected):
+            return None
+        if lexicon is not None and spaced and lexicon.share(words) >= 2 * _IS_ENGLISH:
+            return None
+        found, confidence = _identifier().classify(" ".join(words[:60]))
+        known = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''} {seen.transcripts}"))
+        known_words = sum(map(known.__contains__, words))
+        if confidence < self.min_confidence or _same(found, expected) or known_words >= 0.5 * len(words):
+            return None
+        return Rejection(
+            "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
+        )
+
     def _script(self, seen: Seen) -> Rejection | None:
         if not _ANY_SCRIPT.search(seen.answer):
             return None
         # The answer may quote the speech or the prompt. Kanji are Han letters.
         given = " ".join((seen.prompt, str(seen.row.get("seed_description") or ""), seen.transcripts))
         allowed = {name for name, letters in _SCRIPT.items() if letters.search(given)}
+        if seen.language.language is not None:
+            allowed.update(seen.language.language.scripts)
         if "Kana" in allowed:
             allowed.add("Han")
         for name, letters in _SCRIPT.items():
@@ -94,6 +126,11 @@ class LanguageGate:
                     return None
                 return Rejection("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
         return None
+
+
+def can_identify(code: str) -> bool:
+    """Whether long answers in this language can be told from those in others."""
+    return code in _WORDS["languages"].split()
 
 
 @lru_cache(maxsize=1)

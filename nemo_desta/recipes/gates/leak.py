@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 from nemo_desta.core.think_tags import split_thought, starts_thought
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.engines.base import Engine, Request, SamplingConfig
-from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule
+from nemo_desta.recipes.gates.leak_lexicon import ASKED, LEXICON, Rule, language_lexicon
+from nemo_desta.recipes.gates.quotations import QUOTED, QUOTED_ANY, without_quotations
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.languages import ENGLISH, Language
 
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?](?=\s)|$)", re.MULTILINE)
-_QUOTED = re.compile('"[^"\n]{1,400}"|\u201c[^\u201c\u201d\n]{1,400}\u201d')
-_STRUCTURED = re.compile(r"\s*(?:```|[{\[]\s*[\"{\[])")
+#: The same with the full stops of Chinese and Japanese.
+_SENTENCE_ANY = re.compile(r"[^\n]+?(?:[.!?](?=\s)|[\u3002\uff01\uff1f]|$)", re.MULTILINE)
+_PAIR_ANY = re.compile(r"(?<=[(,]) ?([^\W\d_][^:,()]{0,40}: [^,()]{1,60})(?=[,)])")
 _PAIR = re.compile(r"(?<=[(,]) ?([A-Za-z][^:,()]{0,40}: [^,()]{1,60})(?=[,)])")
 _COPIES = ("times in brackets", "attribute: value", "caption in bars")
 
@@ -44,8 +47,27 @@ class LeakCheck:
         if unknown := [name for name in languages if name not in LEXICON]:
             raise ConfigError(f"no leak lexicon for language {unknown[0]!r}; there is one for {', '.join(LEXICON)}")
         self.rules = list(lexicon if lexicon is not None else (rule for name in languages for rule in LEXICON[name]))
+        self._asked, self._words = ASKED, True
+        self._sentence, self._quoted, self._pair = _SENTENCE, QUOTED, _PAIR
+        self._prepare()
+
+    @classmethod
+    def in_language(cls, language: Language) -> "LeakCheck | None":
+        """The check with the rules of a language file; None if it has none."""
+        if language is ENGLISH:
+            return cls()
+        if (found := language_lexicon(language, "leak")) is None:
+            return None
+        check = cls(found[1])
+        check._asked, check._words = found[0], language.spaces
+        check._sentence, check._quoted, check._pair = _SENTENCE_ANY, QUOTED_ANY, _PAIR_ANY
+        check._prepare()
+        return check
+
+    def _prepare(self) -> None:
         self._by_name = {rule.name: rule for rule in self.rules}
-        self._patterns = [re.compile(rf"(?<!\w)(?:{rule.pattern})") for rule in self.rules]
+        before = r"(?<!\w)" if self._words else ""
+        self._patterns = [re.compile(rf"{before}(?:{rule.pattern})") for rule in self.rules]
         for rule, pattern in zip(self.rules, self._patterns, strict=True):
             if pattern.groups:
                 raise ConfigError(f"leak rule {rule.name!r} has a capturing group; write (?:...) for (...)")
@@ -62,11 +84,11 @@ class LeakCheck:
 
         Quoted text is skipped: it is speech from the clip.
         """
-        plain, leaks = _lower(_without_quotations(text)), []
+        plain, leaks = _lower(without_quotations(text, self._quoted)), []
         triggers = [(trigger, rules) for trigger, rules in self._triggers if trigger in plain]
         if not triggers and not self._always:
             return []
-        for sentence in _SENTENCE.finditer(plain):
+        for sentence in self._sentence.finditer(plain):
             start, end = sentence.span()
             held, bits = sentence[0], self._always
             for trigger, rules in triggers:
@@ -88,11 +110,37 @@ class LeakCheck:
         rules = self._by_name
         for leak in self.find(text):
             spoken = leak.rule not in _COPIES and leak.phrase.lower() in description.lower()
-            if not spoken and not _asked_for(leak, rules[leak.rule], prompt):
+            if not spoken and not self._asked_for(leak, rules[leak.rule], prompt):
                 start, end = leak.span
                 around = " ".join(text[max(0, start - 30) : end + 30].split())
                 return Rejection("leak", f"{leak.rule}: {around!r}")
-        return _copied_pair(text, prompt, description, rules.get("attribute: value")) if ":" in text else None
+        return self._copied_pair(text, prompt, description) if ":" in text or "\uff1a" in text else None
+
+    def _asked_for(self, leak: Leak, rule: Rule | None, prompt: str) -> bool:
+        if rule is None or rule.asked is None or not prompt:
+            return False
+        wanted = rule.asked
+        if "{noun}" in wanted:
+            edge = r"\b" if self._words else ""
+            named = self._asked.items()
+            nouns = [asked for noun, asked in named if re.search(rf"{edge}(?:{noun})", leak.phrase, re.IGNORECASE)]
+            if not nouns:
+                return False
+            wanted = wanted.replace("{noun}", "|".join(nouns))
+        return re.search(wanted, prompt, re.IGNORECASE) is not None
+
+    def _copied_pair(self, text: str, prompt: str, description: str) -> Rejection | None:
+        lower = text.lower()
+        if self._pair is _PAIR_ANY:
+            lower = re.sub(r" ?[:\uff1a] ?", ": ", lower)
+        for pair in self._pair.findall(description):
+            # Only as a field: "she has this accent: Scottish" is a sentence.
+            small = re.escape(pair.lower())
+            if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{small}", lower, re.MULTILINE):
+                leak = Leak((0, 0), pair, "attribute: value")
+                if not self._asked_for(leak, self._by_name.get("attribute: value"), prompt):
+                    return Rejection("leak", f"attribute: value: {pair!r} as in the description")
+        return None
 
 
 #: The judge's request. ``{prompt}`` and ``{response}`` stand for the row's.
@@ -161,39 +209,6 @@ def _lower(text: str) -> str:
     """Lower case with straight apostrophes; the length stays the same."""
     lower = text.replace("\u2019", "'").lower()
     return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-
-
-def _without_quotations(text: str) -> str:
-    """The text with quotations masked by underscores of equal length. Quoted text as a whole and JSON stay."""
-    if '"' not in text and "\u201c" not in text:
-        return text
-    if _STRUCTURED.match(text):
-        return text
-    whole = len(text.strip())
-    return _QUOTED.sub(lambda m: m[0] if len(m[0]) > whole - 3 else '"' + "_" * (len(m[0]) - 2) + '"', text)
-
-
-def _asked_for(leak: Leak, rule: Rule, prompt: str) -> bool:
-    if rule.asked is None or not prompt:
-        return False
-    wanted = rule.asked
-    if "{noun}" in wanted:
-        nouns = [asked for named, asked in ASKED.items() if re.search(rf"\b(?:{named})", leak.phrase, re.IGNORECASE)]
-        if not nouns:
-            return False
-        wanted = wanted.replace("{noun}", "|".join(nouns))
-    return re.search(wanted, prompt, re.IGNORECASE) is not None
-
-
-def _copied_pair(text: str, prompt: str, description: str, rule: Rule | None) -> Rejection | None:
-    lower = text.lower()
-    for pair in _PAIR.findall(description):
-        # Only as a field: "she has this accent: Scottish" is a sentence.
-        if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{re.escape(pair.lower())}", lower, re.MULTILINE):
-            leak = Leak((0, 0), pair, "attribute: value")
-            if rule is None or not _asked_for(leak, rule, prompt):
-                return Rejection("leak", f"attribute: value: {pair!r} as in the description")
-    return None
 
 
 def _shortened(text: str) -> str:

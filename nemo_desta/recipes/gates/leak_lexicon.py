@@ -4,11 +4,17 @@ The English ones are in leak_english.yaml, which describes their form.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.languages import Language
+
+_RECIPES = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,42 @@ class Rule:
 def load_lexicon(path: Path) -> tuple[dict[str, str], tuple[Rule, ...]]:
     """Read a lexicon file: the ways to ask for a written thing, by the thing, and the rules."""
     found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    named = {name: "|".join(words) for name, words in found["lists"].items()}
+    return parse_lexicon(found)
+
+
+def language_lexicon(language: Language, part: str) -> tuple[dict[str, str], tuple[Rule, ...]] | None:
+    """The lexicon in a language file, ``part`` is "leak" or "refusals"; None if it has none.
+
+    Raises ``ConfigError``: another form, or an invalid expression."""
+    found = getattr(language, part)
+    if found is None:
+        return None
+    if isinstance(found, str):
+        return load_lexicon(_RECIPES / found)
+    try:
+        asked, rules = parse_lexicon(found)
+        for rule in rules:
+            re.compile(rule.pattern)
+            re.compile((rule.asked or "").replace("{noun}", "x"))
+    except re.error as error:
+        raise ConfigError(
+            f"language {language.code!r}: {part}: {error.pattern!r:.80} is no regular expression: {error}"
+        ) from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"language {language.code!r}: {part} must have the form of leak_english.yaml ({error})"
+        ) from None
+    return asked, rules
+
+
+def parse_lexicon(found: Mapping[str, Any]) -> tuple[dict[str, str], tuple[Rule, ...]]:
+    """The lexicon in a mapping with the keys of leak_english.yaml."""
+    named = {name: "|".join(words) for name, words in found.get("lists", {}).items()}
 
     def whole(pieces: str | Sequence[str]) -> str:
         return re.sub(r"<([a-z_]+)>", lambda name: named[name[1]], "".join(pieces))
 
-    for name, pieces in found["patterns"].items():  # a pattern may contain those above it
+    for name, pieces in found.get("patterns", {}).items():  # a pattern may contain those above it
         named[name] = whole(pieces)
     rules = [
         Rule(

@@ -1,23 +1,20 @@
-"""Rejects refusals: the LLM says that it cannot hear, got no audio, or will not help. English, and own patterns.
+"""Rejects refusals: the LLM says that it cannot hear, got no audio, or will not help.
+
+Searched are the phrases of the row's language, of English, in which LLMs refuse in any language, and own patterns.
 
 Not a refusal: there is no speech, something cannot be determined, or a character is sorry.
 """
 
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, lru_cache
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.gates.leak_lexicon import load_lexicon
+from nemo_desta.recipes.gates.leak_lexicon import language_lexicon
+from nemo_desta.recipes.gates.quotations import QUOTED_ANY, without_quotations
 from nemo_desta.recipes.gates.text import Seen
 from nemo_desta.recipes.items import Rejection
-
-#: (pattern, words of which every match contains one): most answers contain none, so no pattern is searched.
-_PATTERNS = tuple(
-    (re.compile(rule.pattern), frozenset(rule.triggers))
-    for rule in load_lexicon(Path(__file__).with_name("refusals_english.yaml"))[1]
-)
+from nemo_desta.recipes.languages import ENGLISH, Language
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,12 @@ class RefusalGate:
     def __call__(self, seen: Seen) -> Rejection | None:
         if seen.row.get("unanswerable") or seen.clip.get("unanswerable"):
             return None
-        patterns = [pattern for pattern, hints in _PATTERNS if not hints.isdisjoint(seen.different_words)]
+        text, rules = seen.lower, _patterns(ENGLISH)
+        if seen.language is not ENGLISH:
+            text, rules = without_quotations(text, QUOTED_ANY), rules + _patterns(seen.language)
+        patterns = [pattern for pattern, hints in rules if not hints or not hints.isdisjoint(seen.different_words)]
         for pattern in (*patterns, *self._extra):
-            if found := pattern.search(seen.lower):
+            if found := pattern.search(text):
                 return Rejection("refusal", f"{found[0][:100]!r}")
         return None
 
@@ -47,3 +47,11 @@ class RefusalGate:
             return tuple(map(re.compile, self.extra))
         except re.error as error:
             raise ConfigError(f"gates.refusals.extra: {error.pattern!r} is no regular expression: {error}") from None
+
+
+@lru_cache(maxsize=16)
+def _patterns(language: Language) -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
+    """(pattern, words of which every match contains one): most answers contain none, so no pattern is searched.
+    Without such words the pattern is always searched."""
+    found = language_lexicon(language, "refusals")
+    return tuple((re.compile(rule.pattern), frozenset(rule.triggers)) for rule in (found[1] if found else ()))

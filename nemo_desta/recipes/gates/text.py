@@ -8,6 +8,7 @@ from typing import Any
 
 from nemo_desta.core.think_tags import CLOSING_TAGS, split_thought
 from nemo_desta.recipes.items import Rejection
+from nemo_desta.recipes.languages import ENGLISH, Language
 
 #: Letters only. Without list numbers and punctuation, "1. Rain. 2. Rain." is a repetition.
 _WORD = re.compile(r"[^\W\d_]+")
@@ -27,7 +28,7 @@ class Seen:
     """The fields of a row that gates read; values that several gates need are computed once.
 
     ``response``: the target with its think block. ``answer``: the text after the think block. ``transcripts``: those
-    of all audios. ``clip``: the manifest row, empty when it is not known.
+    of all audios. ``clip``: the manifest row, empty when it is not known. ``language``: that the row is written in.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Seen:
         row: Mapping[str, Any],
         clip: Mapping[str, Any] | None = None,
         closing_tags: Sequence[str] = CLOSING_TAGS,
+        language: Language = ENGLISH,
     ) -> None:
         self.row = row
+        self.language = language
         self.clip = clip or {}
         self.response: str = row["response"]
         self.prompt: str = row.get("prompt") or ""

@@ -28,12 +28,14 @@ class Summary:
     """Counts of all wanted rows. ``rows``: kept, by split; ``rejected``: by reason, with three ``examples`` each.
 
     ``seconds``: sum over all processes; a shard that a kill interrupted counts from the restart.
+    ``gates_absent``: kept rows that a gate could not judge for lack of words in their language, by gate.
     ``missing_shards``: shards that other processes still work on; ``rows/`` is written after the last of them.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    gates_absent: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     attempts: int = 0
     prompt_tokens: int = 0
@@ -58,6 +60,8 @@ class Summary:
         lines = [written, f"rows rejected: {self.num_rejected}"]
         for reason, count in self.rejected.most_common():
             lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples.get(reason, []))}")
+        for gate, count in self.gates_absent.most_common():
+            lines.append(f"gate {gate} absent: {count} rows not judged (no words in their language)")
         if self.new_tokens and self.seconds:
             lines.append(f"tokens: {self.new_tokens} in {self.seconds:.0f} s ({self.new_tokens / self.seconds:.0f}/s)")
         return "\n".join(lines)
@@ -98,7 +102,10 @@ def finish(
         seconds = folder.shards / "seconds.jsonl"
         summary.seconds = round(sum(r["seconds"] for r in read_lines(seconds)), 1) if seconds.exists() else 0.0
         counts = {"rows": dict(sorted(summary.rows.items())), "rejected": dict(summary.rejected.most_common())}
+        counts["gates_absent"] = dict(summary.gates_absent.most_common())
         plain = {"written": summary.written, **asdict(summary), **counts}
+        if not plain["gates_absent"]:
+            del plain["gates_absent"]
         write_json(folder.summary, plain | plain.pop("about"))
         os.replace(folder.shards, ended)  # atomic: no process may find a half removed folder and start over
         shutil.rmtree(ended)
@@ -111,7 +118,8 @@ def read_summary(folder: RecipeFolder) -> Summary:
     plain.pop("written", None)
     names = {item.name for item in fields(Summary)} - {"about"}
     known = {name: plain.pop(name) for name in names & plain.keys()}
-    return Summary(**known | {key: Counter(known[key]) for key in ("rows", "rejected")}, about=plain)
+    counters = {key: Counter(known.get(key, {})) for key in ("rows", "rejected", "gates_absent")}
+    return Summary(**known | counters, about=plain)
 
 
 def _place(record: dict[str, Any], checks: Sequence[Check], rows: Any, rejected: Any, summary: Summary) -> None:
@@ -125,6 +133,7 @@ def _place(record: dict[str, Any], checks: Sequence[Check], rows: Any, rejected:
     if verdict is None:
         rows.write(split, row)
         summary.rows[split] += 1
+        summary.gates_absent.update(row.get("gates_absent", ()))
         summary.truncated += bool(row.get("truncated"))
         return
     summary.rejected[verdict.reason] += 1

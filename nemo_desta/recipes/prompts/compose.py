@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.languages import ENGLISH, Language, load_language, shipped_languages
 from nemo_desta.recipes.prompts.constraints import Constraint, parse_constraint
 from nemo_desta.recipes.prompts.draw import PromptPool
 from nemo_desta.recipes.prompts.fill import ValueLists
@@ -19,44 +21,56 @@ from nemo_desta.sources import resolve_source
 
 SETS = ("composed", "pool")
 
-_FOLDER = Path(__file__).parent / "pool"
+_RECIPES = Path(__file__).parents[1]
 
 
 def prompt_set(
-    given: str | os.PathLike[str] | Sequence[Any], *, seed: int = 0, values: ValueLists | None = None
+    given: str | os.PathLike[str] | Sequence[Any],
+    *,
+    seed: int = 0,
+    values: ValueLists | None = None,
+    language: Language = ENGLISH,
 ) -> PromptPool:
     """The pool of prompts that a config names.
 
     ``given``: ``pool`` (our own prompts); ``composed`` (the pool, and each of its prompts with each suitable format,
     wording and numbers chosen by ``seed``); a YAML or JSONL file (also ``package:<path>``); or a list of prompts or
-    mappings. ``values``: see `PromptPool`.
+    mappings. ``values``: see `PromptPool`. ``language``: of the set, or of the given prompts.
 
-    Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts.
+    Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts; ``ConfigError``: a set in
+    a language that has none.
     """
     if not isinstance(given, (str, os.PathLike)):
         ready = given and all(isinstance(entry, Prompt) for entry in given)
-        return PromptPool(given if ready else parse_prompts(given), values=values)
+        return PromptPool(given if ready else parse_prompts(given), values=values, language=language)
     if given in SETS:
-        composed = compose(base_prompts(), seed=seed) if given == "composed" else []
-        return PromptPool([*base_prompts(), *composed], values=values)
+        bases = base_prompts(language)
+        composed = compose(bases, seed=seed, language=language) if given == "composed" else []
+        return PromptPool([*bases, *composed], values=values, language=language)
     path = resolve_source(str(given))
     if not Path(path).is_file():
         raise FileNotFoundError(f"prompts: {str(given)!r} is no file and none of the sets {', '.join(SETS)}")
-    return PromptPool(load_prompts(path), values=values)
+    return PromptPool(load_prompts(path), values=values, language=language)
 
 
-@lru_cache(maxsize=1)
-def base_prompts() -> tuple[Prompt, ...]:
-    """Our own pool, templates unfilled."""
-    return tuple(p for name in ("any", "speech", "sound", "music") for p in load_prompts(_FOLDER / f"{name}.yaml"))
+@lru_cache(maxsize=16)
+def base_prompts(language: Language = ENGLISH) -> tuple[Prompt, ...]:
+    """Our own pool, templates unfilled. Raises ``ConfigError``: there is none in this language."""
+    if language.prompts is None:
+        have = ", ".join(code for code in shipped_languages() if load_language(code).prompts)
+        raise ConfigError(f"prompts: no pool in language {language.code!r}, only in {have}; give a file of prompts")
+    files = [entry for entry in language.prompts if isinstance(entry, str)]
+    if not files:
+        return tuple(parse_prompts(language.prompts, where=f"prompts of language {language.code}"))
+    return tuple(prompt for name in files for prompt in load_prompts(_RECIPES / name))
 
 
-def compose(bases: Sequence[Prompt], *, seed: int = 0) -> list[Prompt]:
+def compose(bases: Sequence[Prompt], *, seed: int = 0, language: Language = ENGLISH) -> list[Prompt]:
     """Each base once with each suitable format, wording and numbers drawn by ``seed``."""
     composed = []
     for base in bases:
         rng = random.Random(f"{seed}:{base.prompt_id}")
-        for form in _formats():
+        for form in _formats(language):
             if form.suits(base):
                 composed.append(form.put(base, rng.choice(form.arguments(base)), rng.choice(form.wordings)))
     return composed
@@ -109,11 +123,16 @@ class Format:
         return replace(base, prompt_id=name, prompt=text, constraint=Constraint(self.name, tuple(args)))
 
 
-@lru_cache(maxsize=1)
-def _formats() -> tuple[Format, ...]:
-    file = _FOLDER.parent / "formats.yaml"
-    formats = tuple(Format(**entry) for entry in yaml.safe_load(file.read_text(encoding="utf-8")))
+@lru_cache(maxsize=16)
+def _formats(language: Language = ENGLISH) -> tuple[Format, ...]:
+    entries, where = language.formats or (), f"formats of language {language.code}"
+    if isinstance(entries, str):
+        entries, where = yaml.safe_load((_RECIPES / entries).read_text(encoding="utf-8")), Path(entries).name
+    try:
+        formats = tuple(Format(**entry) for entry in entries)
+    except TypeError as error:
+        raise ConfigError(f"{where}: a format has the keys of formats.yaml ({error})") from None
     for number, form in enumerate(formats, start=1):
         for args in () if form.args == "requires" else form.args:
-            parse_constraint({"name": form.name, "args": args}, f"{file.name}:{number}")
+            parse_constraint({"name": form.name, "args": args}, f"{where}:{number}")
     return formats

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from nemo_desta.recipes.describe import NOT_AUDIBLE, audible_names
+from nemo_desta.recipes.languages import ENGLISH, Language
 from nemo_desta.recipes.prompts.fill import ValueLists, fill
 from nemo_desta.recipes.prompts.prompt import Prompt
 
@@ -36,7 +37,8 @@ def answerable(
     """The prompts that fit the row's domain and ask only for what its description contains, templates unfilled."""
     held = held_names(row, exclude)
     fitting = (p for p in prompts if fits(p, row["domain"], held))
-    return [p for p in fitting if fill(p, row, seed=0, values=getattr(prompts, "values", None)) is not None]
+    filling = {"values": getattr(prompts, "values", None), "language": getattr(prompts, "language", ENGLISH)}
+    return [p for p in fitting if fill(p, row, seed=0, **filling) is not None]
 
 
 def held_names(row: Mapping[str, Any], exclude: Collection[str] = NOT_AUDIBLE) -> set[str]:
@@ -51,14 +53,21 @@ class PromptPool(UserList[Prompt]):
     """Prompts prepared for drawing for many rows; not to be changed.
 
     ``values``: possible values of attributes, for wrong options (see `fill`), ideally those of the corpus itself;
-    ``constraint_share``: how often, within a kind that has both, a prompt that asks for a format is drawn.
+    ``constraint_share``: how often, within a kind that has both, a prompt that asks for a format is drawn;
+    ``language``: that of the prompts, and of the clips' values.
     """
 
     def __init__(
-        self, prompts: Iterable[Prompt], *, values: ValueLists | None = None, constraint_share: float = 0.5
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        values: ValueLists | None = None,
+        constraint_share: float = 0.5,
+        language: Language = ENGLISH,
     ) -> None:
         super().__init__(prompts)
         self.values = values
+        self.language = language
         self.constraint_share = constraint_share
         self._fitting = lru_cache(1024)(self._find_fitting)
 
@@ -81,7 +90,7 @@ class PromptPool(UserList[Prompt]):
             prompt = lots.take(rng)
             if not plain.left and not constrained.left:
                 del kinds[number], shares[number]
-            if (filled := fill(prompt, row, seed=seed, values=self.values)) is not None:
+            if (filled := fill(prompt, row, seed=seed, values=self.values, language=self.language)) is not None:
                 drawn.append(filled)
         return drawn
 

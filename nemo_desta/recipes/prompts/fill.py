@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from nemo_desta.recipes.describe import _values as texts_of
+from nemo_desta.recipes.languages import ENGLISH, Language
 from nemo_desta.recipes.prompts.prompt import SLOT, Prompt
 
 #: Values of attributes by name. An entry is one value, or several synonyms separated by "|" (happy|joyful) that must
@@ -22,12 +23,23 @@ from nemo_desta.recipes.prompts.prompt import SLOT, Prompt
 ValueLists = Mapping[str, Sequence[str]]
 
 
-def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueLists | None = None) -> Prompt | None:
+_NO_BLANKS = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
+
+
+def fill(
+    prompt: Prompt,
+    row: Mapping[str, Any],
+    *,
+    seed: int,
+    values: ValueLists | None = None,
+    language: Language = ENGLISH,
+) -> Prompt | None:
     """The prompt filled for one clip; unchanged if it has no slots.
 
     ``{options}``: lettered lines; ``{options_or_none}``: the same with a last "None of these", which is right where
     the true value was left out (1 in the number of options); ``{choices}``: "x, y, or z"; ``{pair}``: "x or y";
-    ``{value}``: the true or a wrong value, equally likely. ``values`` of an attribute replace the known lists.
+    ``{value}``: the true or a wrong value, equally likely. ``values`` of an attribute replace the known lists. In
+    another ``language``, ``row`` has its values in that language (`Language.localize`), and so have the known lists.
     None: no valid question is possible, because speakers differ or no wrong value is known.
     """
     if "{" not in prompt.prompt or not (slot := SLOT.search(prompt.prompt)):
@@ -38,7 +50,7 @@ def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueList
         return None
     rng = random.Random(f"{seed}:{row['id']}:{prompt.prompt_id}")
     right = rng.choice(true)
-    wrong = _wrong_values(name, true, right, values, rng)
+    wrong = _wrong_values(name, true, right, values, rng, language)
     if not wrong:
         return None
     right = _in_style(right, wrong)
@@ -55,12 +67,14 @@ def fill(prompt: Prompt, row: Mapping[str, Any], *, seed: int, values: ValueList
         else:
             options.insert(rng.randrange(len(options) + 1), right)
         if which.startswith("options"):
-            options += ["None of these"] if with_none else []
+            options += [language.choices.none] if with_none else []
             style = rng.choice(("{}. {}", "{}) {}", "({}) {}"))
             lines = "\n".join(map(style.format, "ABCDEFGH", options))
             before, after = prompt.prompt.split(slot.group(), 1)
             return replace(prompt, prompt=f"{before.rstrip()}\n{lines}\n{after.lstrip()}".rstrip())
-        shown = ", ".join(options[:-1]) + ("," if len(options) > 2 else "") + f" or {options[-1]}"
+        words = language.choices
+        last = words.last if len(options) > 2 else words.pair
+        shown = f"{words.between.join(options[:-1])}{last}{options[-1]}"
     return replace(prompt, prompt=prompt.prompt.replace(slot.group(), shown))
 
 
@@ -85,21 +99,37 @@ class _Values:
         self.closed = closed
 
 
-@lru_cache(maxsize=1)
-def _known_values() -> dict[str, list[_Values]]:
+@lru_cache(maxsize=16)
+def _known_values(language: Language = ENGLISH) -> dict[str, list[_Values]]:
+    """In another language without the values that it has no word for."""
     file = Path(__file__).with_name("values.yaml")
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {
-        name: [_Values(entries, closed=name in content["closed"]) for entries in lists]
+        name: [_Values(_in_language(name, entries, language), closed=name in content["closed"]) for entries in lists]
         for name, lists in (content["closed"] | content["open"]).items()
     }
 
 
+def _in_language(name: str, entries: Sequence[str], language: Language) -> list[str]:
+    if not language.values:
+        return list(entries)
+    table = language.values.get("any", {}) | language.values.get(name, {})
+    groups = [[one if one.isdigit() else table.get(one.lower()) for one in str(entry).split("|")] for entry in entries]
+    unique = [list(dict.fromkeys(filter(None, group))) for group in groups]
+    return ["|".join(group) for group in unique if group]
+
+
 def _wrong_values(
-    name: str, true: Sequence[str], right: str, values: ValueLists | None, rng: random.Random
+    name: str,
+    true: Sequence[str],
+    right: str,
+    values: ValueLists | None,
+    rng: random.Random,
+    language: Language = ENGLISH,
 ) -> list[str]:
     """Wrong values in random order, one per entry of the right value's list; none that could also be right."""
-    lists = [_Values(values[name], closed=False)] if values and name in values else _known_values().get(name, [])
+    known = _known_values(language)
+    lists = [_Values(values[name], closed=False)] if values and name in values else known.get(name, [])
     fitting = [one for one in lists if right.casefold() in one.members] or [one for one in lists if not one.closed]
     if not fitting:
         return []
@@ -112,6 +142,8 @@ def _wrong_values(
 
 def _overlap(a: str, b: str) -> bool:
     """Whether one's words occur in the other, as "guitar" in "acoustic guitar": both may then be right."""
+    if _NO_BLANKS.search(a):
+        return a in b or b in a
     words = [re.findall(r"\w+", value.casefold()) for value in (a, b)]
     a, b = (f" {' '.join(found)} " for found in words)
     return a in b or b in a
