@@ -58,7 +58,12 @@ def trained(project: Path, *overrides: str) -> Path:
     """The model's folder after ``check=true`` and two steps on the CPU."""
     from nemo_desta.training.fit import fit
 
-    small = ("trainer.accelerator=cpu", "trainer.max_steps=2", "data.train_ds.num_workers=0")
+    small = (
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=2",
+        "model.lr_scheduler.warmup_steps=1",
+        "data.train_ds.num_workers=0",
+    )
     small += ("trainer.val_check_interval=2", "exp_manager.checkpoint_callback_params.every_n_train_steps=1")
     small += ("exp_manager.create_tensorboard_logger=false", *overrides)
     assert fit(composed(project, project.name, CONF, *small, "check=true")) is None

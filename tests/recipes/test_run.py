@@ -148,7 +148,7 @@ def test_an_array_of_jobs_shares_the_shards(corpus: Path, llm_folder: Path) -> N
     [
         ({"llm": "???", "output": "???", "request": {"sampling": {"seed": "???"}}}, "llm, output, request.sampling.s"),
         ({"promts_per_clip": 2}, "Did you mean 'prompts_per_clip'"),
-        ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be int"),
+        ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be a whole number"),
         ({"gates": {"lenght": None}}, "Did you mean 'length'"),
         ({"engine": {"name": "hf", "batchsize": 1}}, "Did you mean 'batch_size'"),
         ({"judge": {"engine": {"name": "hff"}}}, "unknown engine 'hff'. Did you mean 'hf'"),

@@ -60,14 +60,14 @@ class GatesConfig:
     `RowGates`. ``own``: further gates after these, each ``name`` (of `GATES`) or ``_target_`` with its arguments.
     """
 
-    empty: bool = True
-    not_text: bool = True
+    empty: bool | None = True
+    not_text: bool | None = True
     truncated: str = "keep"
     length: LengthGate | None = field(default_factory=LengthGate)
     loops: LoopGate | None = field(default_factory=LoopGate)
     language: LanguageGate | None = field(default_factory=LanguageGate)
     refusals: RefusalGate | None = field(default_factory=RefusalGate)
-    leak: bool = True
+    leak: bool | None = True
     facts: FactsConfig | None = None
     closing_tags: list[str] | None = None
     duplicates: DuplicatesConfig | None = field(default_factory=DuplicatesConfig)

@@ -59,7 +59,7 @@ def test_all_shipped_cards_are_whole_and_say_where_they_come_from() -> None:
         ({"attributes": {"a": "m"}, "values": {"a": {True: "x"}}}, "unquoted yes, no, on or off as True"),
         ({"split": {"shares": {"train": 0.5, "test": 0.4}}}, "split.shares must be 0 or more and add up to 1"),
         ({"split": {"by": "{x}", "values": {"dev": None}}}, "there are no shares"),
-        ({"version": 2}, "'card.version' must be str, found 2"),
+        ({"version": 2}, "'card.version' must be text, found 2"),
     ],
 )
 def test_a_wrong_card_is_refused_naming_the_key(change: dict[str, Any], message: str) -> None:
@@ -77,8 +77,8 @@ def test_everything_that_is_missing_or_wrong_is_named_at_once() -> None:
         "'card.licence' must be given",
         "'card.reader.files' must be given",
         "unknown key 'card.licens'. Did you mean 'licence'",
-        "'card.version' must be str, found 1",
-        "'card.split.shares' must be dict",
+        "'card.version' must be text, found 1",
+        "'card.split.shares' must be a mapping of numbers",
     ):
         assert part in str(error.value)
     assert "\n" not in str(error.value)

@@ -128,7 +128,7 @@ def test_a_gate_of_ones_own_runs_after_the_others() -> None:
     for wrong, message in (
         ({"_target_": f"{__name__}.NoDigits", "alowed": 1}, "has no argument 'alowed'. Did you mean 'allowed'"),
         ({"name": "no_digits"}, "unknown gate 'no_digits'"),
-        (5, "gate: expected a name or a mapping, found 5"),
+        (5, "'gates.own.0' must be a mapping, found 5"),
     ):
         with pytest.raises(ConfigError, match=message):
             parse(GatesConfig, {"own": [wrong]}, "gates")
