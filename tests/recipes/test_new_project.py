@@ -13,12 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora import CorpusError
-from nemo_desta.recipes.new_project import main, plan_project
+from nemo_desta.recipes.new_project import _TAKEN, main, plan_project
 from nemo_desta.recipes.run import run_recipe
 from nemo_desta.testing.data import tiny_rows, write_tone
 from nemo_desta.testing.perception import tiny_whisper
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = next(folder for folder in (ROOT / "conf", ROOT / "nemo_desta/conf") if folder.is_dir())
 LLM = "package:demo/assets/llm"
 
 
@@ -118,6 +119,10 @@ def test_a_shipped_card_needs_the_folder_of_a_copy(tmp_path: Path) -> None:
     assert project.splits.total() > 0
     with pytest.raises(ConfigError, match="fsdd is a shipped card: give --data-root"):
         plan_project(tmp_path / "mine", LLM, "fsdd")
+
+
+def test_no_project_is_called_like_a_shipped_config() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} <= set(_TAKEN)
 
 
 @pytest.mark.parametrize(
