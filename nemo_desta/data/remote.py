@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -151,8 +150,8 @@ def _opened(url: str, known: dict[str, Any]) -> Iterator[tuple[BinaryIO | None, 
 
 @contextmanager
 def _object(url: str) -> Iterator[BinaryIO]:
-    # By name: answers and the server must not need lhotse where no object store is read.
-    open_best = import_module("lhotse.serialization").open_best
+    from lhotse.serialization import open_best
+
     try:
         stream = open_best(url, "rb")
     except Exception as error:  # each store has its own errors; open_best hides them behind one

@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.corpora.card import parse_card, read_card
+from nemo_desta.recipes.corpora.card import parse_card, read_card, shipped_cards
 from nemo_desta.recipes.corpora.corpus import Corpus, manifest_type
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.files import json_lines
@@ -47,7 +48,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--corpus",
         required=True,
-        help="a table of labels (.csv, .tsv, .jsonl, .json), a card (.yaml), or finished training rows (.jsonl)",
+        help="a table of labels (.csv, .tsv, .jsonl, .json), a card (a .yaml file, or the name of a shipped one), or "
+        "finished training rows (.jsonl)",
     )
     parser.add_argument("--data-root", help="the folder that audio paths start from; default: the folder of --corpus")
     parser.add_argument("--whisper", default=WHISPER, help=f"the audio encoder: a folder or a hub id ({WHISPER})")
@@ -121,8 +123,11 @@ def plan_project(
         )
     project = Project(folder, folder.name, {})
     source = Path(corpus)
-    if not source.is_file():
-        raise FileNotFoundError(f"--corpus: no file '{corpus}'")
+    if corpus in shipped_cards() and not source.exists():
+        if data_root is None:
+            raise ConfigError(f"--corpus {corpus} is a shipped card: give --data-root, the folder of your copy")
+    elif not source.is_file():
+        raise FileNotFoundError(f"--corpus: no file '{corpus}'{nearest(corpus, shipped_cards())}")
     root = Path(data_root) if data_root is not None else source.parent
     if not root.is_dir():
         raise FileNotFoundError(f"--data-root: no folder '{root}'")
@@ -142,7 +147,9 @@ def plan_project(
 
 def _add_card(project: Project, source: Path, root: Path) -> str:
     """The path of the card, which is added to the project where a table was given; counts the clips by split."""
-    if source.suffix in (".yaml", ".yml"):
+    if str(source) in shipped_cards():
+        card, path = read_card(str(source)), None
+    elif source.suffix in (".yaml", ".yml"):
         card, path = read_card(source), source
     else:
         if manifest_type(source) is None:
@@ -162,7 +169,7 @@ def _add_card(project: Project, source: Path, root: Path) -> str:
         project.splits[clip["split"]] += 1
     counts = ", ".join(f"{split} {n:,}" for split, n in sorted(project.splits.items()))
     project.said = [f"clips: {counts}", *clips.said_of_splits()]
-    return str(path.absolute())
+    return str(source) if path is None else str(path.absolute())
 
 
 def _recipe(project: Project, parts: dict[str, str], card: str) -> str:

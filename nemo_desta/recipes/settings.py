@@ -155,7 +155,11 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
 def identity(config: RecipeConfig) -> dict[str, Any]:
     """The settings that the rows follow from, as plain values."""
     settings = {name: value for name, value in asdict(config).items() if name not in RUNNING}
-    if config.validation.share == 0 or not {TRAIN, VALID} <= set(config.splits or (TRAIN, VALID)):
+    if (
+        config.corpus is None
+        or config.validation.share == 0
+        or not {TRAIN, VALID} <= set(config.splits or (TRAIN, VALID))
+    ):
         del settings["validation"]  # no clip depends on it
     if config.language == "en":
         del settings["language"]  # as in folders from before there was a choice

@@ -11,13 +11,15 @@ from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora import CorpusError
-from nemo_desta.recipes.new_project import main, plan_project
+from nemo_desta.recipes.new_project import _TAKEN, main, plan_project
 from nemo_desta.recipes.run import run_recipe
 from nemo_desta.testing.data import tiny_rows, write_tone
 from nemo_desta.testing.perception import tiny_whisper
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = next(folder for folder in (ROOT / "conf", ROOT / "nemo_desta/conf") if folder.is_dir())
 LLM = "package:demo/assets/llm"
 
 
@@ -111,6 +113,21 @@ def test_a_card_is_used_as_it_is_and_a_table_below_the_data_root_is_found(tmp_pa
     table.rename(tmp_path / "meta/labels.csv")
     third = plan_project(tmp_path / "third", LLM, str(tmp_path / "meta/labels.csv"), data_root=str(tmp_path))
     assert 'files: "meta/labels.csv"' in third.files["card.yaml"] and third.splits.total() == 8
+
+
+def test_a_shipped_card_needs_the_folder_of_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    for name in ("0_jackson_0", "1_jackson_0", "2_george_0"):
+        write_tone(tmp_path / f"recordings/{name}.wav", 0.3)
+    project = plan_project(tmp_path / "mine", LLM, "fsdd", data_root=str(tmp_path))
+    assert 'corpus: "fsdd"' in project.files["recipe.yaml"] and "card.yaml" not in project.files
+    assert project.splits.total() > 0
+    with pytest.raises(ConfigError, match="fsdd is a shipped card: give --data-root"):
+        plan_project(tmp_path / "mine", LLM, "fsdd")
+
+
+def test_no_project_is_called_like_a_shipped_config() -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} <= set(_TAKEN)
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/own_corpus.md").read_tex
 #: `desta` for a checkout that is not installed.
 WRAPPER = f"""#!{sys.executable}
 import runpy, sys
-from pathlib import Path
-import nemo_desta.__main__ as package
+from importlib.util import find_spec
 scripts = {{"generate": "desta_generate_data", "train": "speechlm_desta", "chat": "desta_chat"}}
 command, *rest = sys.argv[1:]
-if "generate" in Path(package.__file__).read_text():
+if find_spec("nemo_desta.cli"):
     runpy.run_module("nemo_desta", run_name="__main__", alter_sys=True)
 elif command in scripts:
     sys.argv = [f"{ROOT}/examples/{{scripts[command]}}.py", *rest]

@@ -111,7 +111,12 @@ class ClipMaker:
     def _check(self, clip: dict[str, Any], where: str) -> None:
         """Raise for an invalid clip; makes ``audio`` relative and ``duration`` a number."""
         if lacking := [name for name in ("id", "audio", "domain") if clip.get(name) in (None, "")]:
-            held = ", ".join(map(str, [*clip, *(clip["attributes"] or ())]))
+            held = ", ".join(
+                map(
+                    str,
+                    [*(name for name in clip if name not in ("attributes", "source")), *(clip["attributes"] or ())],
+                )
+            )
             hint = ""
             if self._own is not None and not {"id", "audio"} <= clip.keys():  # names of its own
                 hint = f"; `desta card {where.rpartition(':')[0]}` proposes a card for the names of this file"

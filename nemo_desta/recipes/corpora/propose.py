@@ -271,6 +271,8 @@ def _counts(column: Column) -> str:
     """``4 values: happy 20, sad 15, ...`` in one line."""
     if column.odd or not column.counts:
         return "lists or objects" if column.odd else "empty"
+    if column.unique and len(column.counts) > 3:
+        return f"{len(column.counts):,} values, all different, such as {_plain(next(iter(column.counts))):.40}"
     shown = ", ".join(f"{_plain(text):.40} {count:,}" for text, count in column.counts.most_common(8))
     more = ", ..." if len(column.counts) > 8 else ""
     return f"{len(column.counts):,} values: {shown}{more}"

@@ -34,7 +34,7 @@ def test_a_table_of_any_names_becomes_a_card_that_reads_it(replica: Replica) -> 
     assert [clip["audio"] for clip in clips] == [f"wavs/{row[0]}.wav" for row in ROWS]
     assert clips[0]["attributes"] == {"stimmung": "sad"} and clips[9]["split"] == "valid" and clips[9]["group"] == "s2"
     assert {clip["domain"] for clip in clips} == {"speech"}
-    assert "2 values: glad 16, sad 8" in text and "#   Notiz: 24 values" in text
+    assert "2 values: glad 16, sad 8" in text and "#   Notiz: 24 values, all different, such as n0" in text
 
 
 def test_paths_with_suffix_beside_the_table_and_a_transcript(replica: Replica) -> None:
