@@ -60,8 +60,8 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
 
 
 def build_prompts(config: RecipeConfig) -> PromptPool | None:
-    """The pool to draw from, in the run's language; None when an LLM proposes prompts."""
-    if config.prompts == "proposed":
+    """The pool to draw from, in the run's language; None when an LLM proposes prompts, or rows have them."""
+    if config.prompts == "proposed" or (config.rows is not None and config.language != "en"):
         return None
     return prompt_set(config.prompts, seed=config.seed, language=Languages(config.language).default)
 
@@ -177,6 +177,7 @@ def build_stage(
     gates = RowGates(config.gates, values=values, languages=Languages(config.language))
     shared: dict[str, Any] = {
         "gate": gates.check,
+        "absent_gates": gates.absent_for,
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
         "regenerable": gates.regenerable,
@@ -200,7 +201,6 @@ def build_stage(
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
-        absent_gates=gates.absent,
         **shared,
     )
 

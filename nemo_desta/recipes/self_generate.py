@@ -14,7 +14,7 @@ from nemo_desta.recipes.ask import Answerer, Judge, first_problem
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines.base import Generation
 from nemo_desta.recipes.items import Item, Outcome, Rejection, Wanted
-from nemo_desta.recipes.languages import ENGLISH, Language, Languages
+from nemo_desta.recipes.languages import ENGLISH, Languages
 from nemo_desta.recipes.prompts import Prompt
 from nemo_desta.recipes.rephrase import Rephraser
 
@@ -82,6 +82,7 @@ class _Attempts:
 
     ``gate`` checks the finished row, then ``judge``, an LLM. A row that is rejected for one of the ``regenerable``
     reasons is made again, at most ``max_attempts`` times in all. ``provenance``: further fields of every row.
+    ``absent_gates`` names the gates that cannot judge a row for lack of words in its language.
     """
 
     gate: Callable[[Mapping[str, Any], Mapping[str, Any]], Rejection | None]
@@ -89,6 +90,14 @@ class _Attempts:
     max_attempts: int = 3
     regenerable: Collection[str] = frozenset()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    absent_gates: Callable[[Mapping[str, Any]], list[str]] = lambda row: []
+
+    def _about_language(self, row: dict[str, Any]) -> None:
+        """Write into a row in another language than English which gates are absent."""
+        if absent := self.absent_gates(row) if "text_language" in row else []:
+            row["gates_absent"] = absent
+        else:
+            row.pop("gates_absent", None)
 
     async def _outcome(self, draft: Draft, seed: int, clip: Mapping[str, Any], used: list[int]) -> Outcome:
         """``used``: prompt tokens and new tokens, to which ``draft`` adds its own."""
@@ -110,7 +119,7 @@ class SelfGenerate(_Attempts):
     """The stage from clips to rows.
 
     ``answerer`` queries the LLM; ``rephraser``, if given, rewrites its answer before the gates. ``propose`` lets an
-    LLM write the prompts (`PromptProposer`). ``absent_gates``: those that cannot judge rows in a language.
+    LLM write the prompts (`PromptProposer`).
     """
 
     rows: ClipRows
@@ -118,7 +127,6 @@ class SelfGenerate(_Attempts):
     propose: Any | None = None
     rephraser: Rephraser | None = None
     audio_locator_tag: str = "<|AUDIO|>"
-    absent_gates: Callable[[Language], list[str]] = lambda language: []
 
     @property
     def rows_per_unit(self) -> int:
@@ -170,8 +178,7 @@ class SelfGenerate(_Attempts):
             row["constraint"] = prompt.constraint
         if item.language is not ENGLISH:
             row["text_language"] = item.language.code
-            if absent := self.absent_gates(item.language):
-                row["gates_absent"] = absent
+            self._about_language(row)
         row |= {"seed": item.seed, "attempt": attempt}
         row |= {name: clip.get(name) for name in ("language", "split", "group", "corpus", "corpus_version")}
         return row | dict(self.provenance)
@@ -195,6 +202,7 @@ class SelfRephrase(_Attempts):
 
         async def draft(attempt: int, seed: int) -> tuple[dict[str, Any], Rejection | None]:
             row = {**item, "attempt": attempt, **self.provenance}
+            self._about_language(row)
             return row, await _rephrase(row, self.rephraser, seed, used)
 
         return await self._outcome(draft, row_seed(self.seed, item["id"]), {}, used)

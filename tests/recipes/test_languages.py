@@ -1,10 +1,12 @@
 """Languages: every file has all parts, descriptions and prompts are in it, and its gates judge a written set."""
 
+import asyncio
 import dataclasses
 import json
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ from nemo_desta.recipes.prompts import Prompt, answerable, obeys, prompt_set
 from nemo_desta.recipes.prompts.fill import _known_values
 from nemo_desta.recipes.prompts.prompt import SLOT
 from nemo_desta.recipes.run import run_recipe
-from nemo_desta.recipes.self_generate import ClipRows
+from nemo_desta.recipes.self_generate import ClipRows, SelfRephrase
 
 FOLDER = Path(load_language.__wrapped__.__code__.co_filename).parent
 SENTENCES = Path(__file__).with_name("languages")
@@ -129,6 +131,19 @@ def test_every_value_of_the_choices_has_a_word_and_is_translated_once(code: str)
 
 
 @pytest.mark.parametrize("code", OTHERS)
+def test_names_and_values_of_the_shipped_cards_have_words(code: str) -> None:
+    language, lacking = load_language(code), set()
+    for path in (FOLDER.parent / "corpora/cards").glob("*.yaml"):
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+        names = set(card.get("attributes") or ()) - set(card.get("not_audible") or ())
+        lacking |= {name for name in names - {"actor"} if name not in language.description.names}
+        for name in names & set(card.get("values") or ()):
+            known = language.values.get("any", {}) | language.values.get(name, {})
+            lacking |= {v for v in map(str, filter(None, card["values"][name].values())) if v.lower() not in known}
+    assert {text for text in lacking if not text.isdigit()} == set()
+
+
+@pytest.mark.parametrize("code", OTHERS)
 def test_the_pool_is_valid_and_of_every_kind(code: str) -> None:
     language, english = load_language(code), prompt_set("pool")
     pool = prompt_set("pool", language=language)
@@ -227,7 +242,7 @@ def test_answers_in_another_script_than_a_file_less_language_are_still_found() -
 def test_the_clips_own_language_chooses_when_the_setting_says_clip() -> None:
     languages = Languages("clip")
     codes = [languages.of_clip({"language": said}).code for said in ("de", "zh-CN", "German", None, "it", "Klingon")]
-    assert codes == ["de", "zh", "de", "en", "it", "klingon"]
+    assert codes == ["de", "zh", "de", "en", "it", "unknown"]
     assert Languages("de").of_clip({"language": "fr"}).code == "de"  # the speech may be in any language
     rows = ClipRows(draw=lambda clip, count: [Prompt("a", clip["attributes"]["gender"])], languages=languages)
     (wanted,) = rows({**CLIP, "language": "de"})
@@ -287,6 +302,17 @@ def recipe(root: Path, llm: Path, **more: Any) -> dict[str, Any]:
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in (folder / "rows").iterdir() for line in path.open(encoding="utf-8")]
+
+
+def test_rephrased_rows_name_the_gates_that_are_absent_now() -> None:
+    async def same(response: str, *, truncated: bool, seed: int) -> SimpleNamespace:
+        return SimpleNamespace(prompt_tokens=0, new_tokens=0, error=None, text=response, truncated=truncated)
+
+    gates = RowGates()
+    stage = SelfRephrase(rephraser=same, gate=gates.check, absent_gates=gates.absent_for)
+    for code, before, now in (("it", [], ["refusals", "leak"]), ("de", ["leak"], None)):
+        row = {"id": "a", "prompt": "?", "response": "Roma", "text_language": code, "gates_absent": before}
+        assert asyncio.run(stage.make(row)).row.get("gates_absent") == now
 
 
 def test_a_german_recipe_writes_rows_that_name_the_language(corpus: Path, llm_folder: Path) -> None:

@@ -109,8 +109,12 @@ class RowGates:
         seen = Seen(row, clip, self._closing_tags, language)
         return next(filter(None, (gate(seen) for gate in self._of(language))), None)
 
+    def absent_for(self, row: Mapping[str, Any]) -> list[str]:
+        """The gates that are turned on and cannot judge the row, for lack of words in its language."""
+        return self.absent(self._languages.of_row(row))
+
     def absent(self, language: Language) -> list[str]:
-        """The gates that are turned on and cannot judge rows in this language, for lack of words."""
+        """The same for all rows in a language."""
         config = self._config
         lacking = {
             "language": config.language and not (can_identify(language.code) or language.language),

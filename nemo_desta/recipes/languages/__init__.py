@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def shipped_languages() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-@lru_cache(maxsize=64)
+@cache  # one object per language: gates and pools are kept by it
 def load_language(given: str) -> Language:
     """A language by its code (``de``) or file (``mine.yaml``). A code without a file gives a language without words.
 
@@ -211,22 +211,29 @@ class Languages:
         self.default = ENGLISH if self.by_clip else load_language(setting)
 
     def of_clip(self, clip: Mapping[str, Any]) -> Language:
-        """The language of the rows that a clip becomes. ``clip["language"]``: a code such as "de" or "de-DE", or an
-        English name."""
+        """The language of the rows that a clip becomes. ``clip["language"]``: a code such as "de" or "de-DE", or the
+        English name of a language with a file."""
         declared = str(clip.get("language") or "").lower().replace("_", "-").split("-")[0].strip()
         if not self.by_clip or not declared:
             return self.default
-        code = _codes().get(declared, declared)
-        return load_language(code) if _CODE.fullmatch(code) else Language(code=declared)
+        return _of_code(_codes().get(declared, declared))
 
     def of_row(self, row: Mapping[str, Any]) -> Language:
         """The language that a row says it is written in: ``text_language``, else English."""
         code = row.get("text_language") or "en"
         if code == self.default.code:
             return self.default
-        return load_language(code) if _CODE.fullmatch(str(code)) else Language(code=str(code))
+        return _of_code(str(code))
 
 
-@lru_cache(maxsize=1)
+def _of_code(code: str) -> Language:
+    """Never a file's path: the code comes from a row or a clip."""
+    return load_language(code) if _CODE.fullmatch(code) else _UNKNOWN
+
+
+_UNKNOWN = Language(code="unknown")
+
+
+@cache
 def _codes() -> dict[str, str]:
     return {load_language(code).name.lower(): code for code in shipped_languages()}
