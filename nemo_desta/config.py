@@ -176,7 +176,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if origin is int and isinstance(value, bool) or not isinstance(value, origin):
-        raise ConfigError(f"'{where}' must be {getattr(origin, '__name__', origin)}, found {value!r}")
+        raise ConfigError(f"'{where}' must be {' or '.join(_words(hint)) or origin}, found {value!r}")
     arguments = typing.get_args(hint)
     if origin is list and arguments:
         return [_convert(arguments[0], item, f"{where}.{i}") for i, item in enumerate(value)]

@@ -61,6 +61,8 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
         logger.info("%s is finished: nothing to do", folder.path)
         return read_summary(folder)
     total = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=config.progress)
+    for line in splits_left_out(corpora):
+        logger.warning(line)
     unfinished = set(folder.unfinished())
     numbers = [number for number in my_shards(config.shard, total) if number in unfinished]
     if numbers and config.runner.get("name") == "ray":
@@ -111,11 +113,22 @@ def my_shards(share: str | None, total: int) -> list[int]:
     return list(range(int(found[1]), total, int(found[2])))
 
 
+def splits_left_out(corpora: Sequence[Corpus]) -> list[str]:
+    """A line for each corpus with clips that the setting ``splits`` leaves out; known after the clips were read."""
+    lines = []
+    for corpus in corpora:
+        if corpus.left_out:
+            counts = ", ".join(f"{count} of split {split}" for split, count in sorted(corpus.left_out.items()))
+            kept = ", ".join(sorted(corpus.splits or ()))
+            lines.append(f"{corpus.name}: clips left out: {counts} (splits=[{kept}] are used)")
+    return lines
+
+
 @dataclass
 class Count:
     """What a recipe would do: ``to_make`` rows, and the reasons why others cannot be made.
 
-    ``unfit_prompts``: prompts that fit no clip, of all.
+    ``unfit_prompts``: prompts that fit no clip, of all. ``left_out``: clips of other splits, see `splits_left_out`.
     """
 
     units: int = 0
@@ -123,6 +136,7 @@ class Count:
     unusable: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     unfit_prompts: tuple[int, int] = (0, 0)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -133,6 +147,7 @@ class Count:
         lines = [
             f"clips: {self.units}; rows to make: {self.to_make}; rows that cannot be made: {self.unusable.total()}"
         ]
+        lines += self.left_out
         for reason, count in self.unusable.most_common():
             lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
         if self.unfit_prompts[0]:
@@ -163,6 +178,7 @@ def count(
             result.unusable[reason] += 1
             if len(examples := result.examples.setdefault(reason, [])) < 3:
                 examples.append(f"{wanted.id} ({detail})")
+    result.left_out = splits_left_out(corpora)
     if held:
         result.unfit_prompts = (check_requires(pool, held), len(pool))
     return result

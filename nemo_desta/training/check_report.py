@@ -127,7 +127,8 @@ class Schedule:
             hours = self.rows.secs / 3600 * self.epochs / self.rate
             yield (
                 f"time           about {hours / (self.num_processes or 1):,.1f} h on "
-                f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {self.rate:g} hours of audio per GPU-hour (check_rate)"
+                f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {self.rate:g} hours of audio "
+                "per GPU-hour (check_rate)"
             )
 
     def notes(self, num_validation_sets: int) -> Iterator[str]:

@@ -136,7 +136,7 @@ def test_an_array_of_jobs_shares_the_shards(corpus: Path, llm_folder: Path) -> N
     [
         ({"llm": "???", "output": "???", "request": {"sampling": {"seed": "???"}}}, "llm, output, request.sampling.s"),
         ({"promts_per_clip": 2}, "Did you mean 'prompts_per_clip'"),
-        ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be int"),
+        ({"prompts_per_clip": "many"}, "'recipe.prompts_per_clip' must be a whole number"),
         ({"gates": {"lenght": None}}, "Did you mean 'length'"),
         ({"corpus": None}, "either corpus .* or rows"),
         ({"data_root": None}, "data_root must be given"),

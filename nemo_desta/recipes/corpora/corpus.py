@@ -7,6 +7,7 @@ speakers``. Whether the audio can be used is checked by `check_audio`.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from glob import escape
@@ -83,11 +84,14 @@ class Corpus:
         #: Attributes that descriptions leave out: shell patterns over names.
         self.not_audible: frozenset[str] = NOT_AUDIBLE | frozenset(card.not_audible)
         self._notices = Notices()
+        #: Clips by split that ``splits`` leaves out, of the last reading.
+        self.left_out: Counter[str] = Counter()
         #: (file, what) -> rows, of the last reading: ignored keys, columns left out, cells that count as missing.
         self.notices: Mapping[tuple[str, str], int] = self._notices.counts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self._notices.counts.clear()
+        self.left_out.clear()
         with named(f"card {self.name}"):
             make = ClipMaker(self.card, self.data_root, self._notices)
         reader = self.card.reader
@@ -122,6 +126,8 @@ class Corpus:
             if self.splits is None or split in self.splits:
                 kept += 1
                 yield clip
+            else:
+                self.left_out[str(split)] += 1
         self._notices.end()
         if self.splits and not kept:
             found = ", ".join(sorted(map(str, seen_splits))) or "no clip at all"

@@ -59,7 +59,7 @@ def test_all_shipped_cards_are_whole_and_say_where_they_come_from() -> None:
         ({"attributes": {"a": "m"}, "values": {"a": {True: "x"}}}, "unquoted yes, no, on or off as True"),
         ({"split": {"shares": {"train": 0.5, "test": 0.4}}}, "split.shares must be 0 or more and add up to 1"),
         ({"split": {"by": "{x}", "values": {"dev": None}}}, "there are no shares"),
-        ({"version": 2}, "'card.version' must be str, found 2"),
+        ({"version": 2}, "'card.version' must be text, found 2"),
     ],
 )
 def test_a_wrong_card_is_refused_naming_the_key(change: dict[str, Any], message: str) -> None:

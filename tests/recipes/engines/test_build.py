@@ -50,7 +50,7 @@ def test_unknown_engine_or_knob_is_refused_with_the_nearest_known_one() -> None:
         build_engine({"name": "hf"}, "x", tokenizer="y")
     with pytest.raises(ConfigError, match="'engine.base_url' must be given"):
         build_engine({"name": "openai"}, "x")
-    with pytest.raises(ConfigError, match="'engine.concurrency' must be int"):
+    with pytest.raises(ConfigError, match="'engine.concurrency' must be a whole number"):
         build_engine({"name": "openai", "base_url": "http://localhost:1", "concurrency": "many"}, "x")
 
 
