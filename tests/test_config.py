@@ -30,7 +30,7 @@ def test_a_missing_value_is_named():
     ("key", "value", "message"),
     [
         ("activation_checkpointing", "yes", "'model.activation_checkpointing' must be true or false, found 'yes'"),
-        ("freeze", "a", "'model.freeze' must be a list of text"),
+        ("freeze", "a", "'model.freeze' must be a list of texts"),
         ("llm", 3, "'model.llm' must be a mapping"),
     ],
 )

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
-
 from nemo_desta.config import check_keys, check_type, nearest
 from nemo_desta.data.audio_io import AudioFile, AudioRoots
 from nemo_desta.data.remote import is_url, shown
@@ -134,6 +132,8 @@ def read_input_cfg(input_cfg: Any, where: str = "input_cfg") -> list[dict[str, A
     if isinstance(input_cfg, str):
         if not Path(input_cfg).is_file():
             raise FileNotFoundError(f"'{where}': no file '{input_cfg}', which would be a YAML list of sources")
+        from omegaconf import OmegaConf  # late: models open without it
+
         where, input_cfg = input_cfg, OmegaConf.to_container(OmegaConf.load(input_cfg), resolve=True)
     check_type(input_cfg, list[dict] | None, f"'{where}'")
     items = list(input_cfg or ())
@@ -157,7 +157,7 @@ def _check_item(item: Mapping[str, Any], where: str) -> None:
     if kind == "group":
         read_input_cfg(item.get("input_cfg"), f"{where}.input_cfg")
         return
-    for key, hint in {**dict.fromkeys(ROW_KEYS, str | list[str] | None), **KINDS}.items():
+    for key, hint in {**dict.fromkeys(ROW_KEYS, str | list[str] | dict[str, Any] | None), **KINDS}.items():
         check_type(item.get(key), hint, f"'{where}.{key}'")
 
 

@@ -63,7 +63,7 @@ def report(
         sampling_rate=rate,
         num_ranks=ranks,
     )
-    schedule = Schedule(settings, rows[0], ranks)
+    schedule = Schedule(settings, rows[0], ranks, num_processes)
     for found in rows:
         refuse_bad_rows(found, data.bad_rows, schedule.epochs if found is rows[0] else 1)
     _check_validation_interval(settings["trainer"], rows[0].batches)
@@ -75,6 +75,7 @@ def report(
         f"audio tokens   {tokens[0] / 60:.2f} per second of audio; 10 s become {tokens[1]}",
         *_data_lines(rows),
         *schedule.lines(rates, data.train.max_batch_size, data.train.batch_tokens),
+        *schedule.notes(len(rows) - 1),
         _memory_line(model, llm, encoders, sum(trained.values()), data.train.batch_tokens, split),
         f"strategy       {strategy}, {trainer.get('devices', 'auto')} devices, {trainer.get('num_nodes', 1)} nodes",
         *([f"layout         {split.description}"] if split else []),
@@ -84,10 +85,14 @@ def report(
 
 
 class Schedule:
-    """Steps, epochs and batches of a run over ``rows`` by ``ranks`` processes."""
+    """Steps, epochs and batches of a run over ``rows``.
 
-    def __init__(self, settings: Mapping[str, Any], rows: Rows, ranks: int) -> None:
+    ``ranks``: processes that read different rows; ``num_processes``: all of them, None if that is not known here.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], rows: Rows, ranks: int, num_processes: int | None) -> None:
         trainer = settings["trainer"]
+        self.num_processes, self.settings = num_processes, settings
         self.rows, self.ranks, self.rate = rows, ranks, settings.get("check_rate")
         self.window = trainer.get("accumulate_grad_batches") or 1
         batches = rows.batches
@@ -102,10 +107,12 @@ class Schedule:
 
     def lines(self, rates: Rates, max_batch_size: int, batch_tokens: int) -> Iterator[str]:
         """Lines of the report."""
+        known = "" if self.num_processes else " (how many is not known here)"
         rows, tokens = (amount / max(1, self.steps_per_epoch) for amount in (self.rows.rows, self.rows.tokens))
         yield (
-            f"batch          {max_batch_size} rows or {batch_tokens} tokens at most, x {self.ranks} processes x "
-            f"{self.window} accumulated; on average {rows:,.1f} rows and {tokens:,.0f} tokens per step"
+            f"batch          {max_batch_size} rows or {batch_tokens} tokens at most, "
+            f"x {_processes(self.ranks)}{known} x {self.window} accumulated; on average {rows:,.1f} "
+            f"rows and {tokens:,.0f} tokens per step"
         )
         yield (
             f"steps          {self.max_steps:,} of {self.steps_per_epoch:,} per epoch: {self.epochs:,.1f} epochs"
@@ -119,9 +126,21 @@ class Schedule:
         if self.rate:
             hours = self.rows.secs / 3600 * self.epochs / self.rate
             yield (
-                f"time           about {hours / self.ranks:,.1f} h on {self.ranks} processes, {hours:,.1f} GPU-hours, "
-                f"at {self.rate:g} hours of audio per GPU-hour (check_rate)"
+                f"time           about {hours / (self.num_processes or 1):,.1f} h on "
+                f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {self.rate:g} hours of audio "
+                "per GPU-hour (check_rate)"
             )
+
+    def notes(self, num_validation_sets: int) -> Iterator[str]:
+        """Lines about saves and validations that do not take place."""
+        saves = self.settings["exp_manager"].get("checkpoint_callback_params") or {}
+        every, interval = saves.get("every_n_train_steps"), self.settings["trainer"].get("val_check_interval")
+        over_epochs = self.settings["trainer"].get("check_val_every_n_epoch", 1) is None
+        if isinstance(every, int) and 0 < self.max_steps < every:
+            yield f"note           checkpoints are saved every {every:,} steps: none before the end of this run"
+        batches = self.max_steps * self.window
+        if num_validation_sets and over_epochs and isinstance(interval, int) and 0 < batches < interval:
+            yield f"note           the rows are validated every {interval:,} batches: not in this run"
 
 
 def _trained(model: ModelConfig, llm: Any, projector: torch.nn.Module) -> dict[str, int]:
@@ -166,6 +185,10 @@ def _memory_line(
 
 def _llm_size(llm: torch.nn.Module) -> int:
     return sum(parameter.numel() for name, parameter in llm.named_parameters() if ".lora_" not in name)
+
+
+def _processes(count: int) -> str:
+    return f"{count} process" if count == 1 else f"{count} processes"
 
 
 def activation_bytes(config: Any, num_tokens: int, width: int, *, recompute: bool) -> float:

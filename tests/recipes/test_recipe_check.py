@@ -48,6 +48,15 @@ def test_prompts_that_nothing_satisfies_are_refused(corpus: Path, llm_folder: Pa
     assert "none of 1 prompts fits" in refused(corpus, llm_folder, prompts=[{**WHO, "domains": ["music"]}])
 
 
+def test_splits_that_are_left_out_are_counted(corpus: Path, llm_folder: Path) -> None:
+    lines = (corpus / "m.jsonl").read_text().splitlines()
+    changed = [line.replace('"train"', '"test"') if number < 5 else line for number, line in enumerate(lines)]
+    (corpus / "m.jsonl").write_text("\n".join(changed) + "\n")
+    result = run_recipe(given(corpus, llm_folder))
+    assert result.units == 7
+    assert "m: left out: test 5 clips" in str(result)
+
+
 @pytest.mark.parametrize(
     ("content", "part"),
     [

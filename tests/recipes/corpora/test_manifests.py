@@ -262,7 +262,7 @@ def test_a_zst_manifest_is_read_and_a_cut_one_is_named(replica: Replica) -> None
         ("{? [a] : b}", "not YAML|card"),
         ("values: {gender: [m, f]}", "must be a mapping"),
         ("split: {by: '{a}', values: {a: 5}}", "a split's name must be text, found 5"),
-        ("split: {shares: {train: a}}", "must be a number"),
+        ("split: {shares: {train: a}}", "'card.split.shares.train' must be a number"),
         ("reader: {type: csv, files: m.csv, pattern: 'a{99999999999999}'}", "not a regular expression"),
         (f"reader: {{type: csv, files: {'x' * 300}.csv}}", "OSError"),
     ],
