@@ -167,7 +167,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        hint = next(option for option in options if option is not type(None))
+        options = [option for option in options if option is not type(None)]
+        if len(options) > 1:
+            check_type(value, hint, f"'{where}'")
+            return value
+        hint = options[0]
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else parse(hint, value, where)
     origin = typing.get_origin(hint) or hint

@@ -144,8 +144,8 @@ def check_rows(
 class CheckConfig:
     """The settings of conf/recipes/check.yaml, which documents them."""
 
-    rows: Any = MISSING  # path, pattern, or a list of them
-    audio_roots: Any = None  # a folder, or one per dataset
+    rows: str | list[str] = MISSING  # path, pattern, or a list of them
+    audio_roots: str | dict[str, str] | None = None  # a folder, or one per dataset
     llm: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     system_role: str = "auto"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING, check_type, parse
+from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import TEMPLATE
 from nemo_desta.recipes.corpora.splits import TRAIN, VALID, ValidationConfig
@@ -74,16 +74,16 @@ class AudioConfig:
 class RecipeConfig:
     """conf/recipes/self_generate.yaml and self_rephrase.yaml."""
 
-    corpus: Any = None  # a card's name, a path, or a list of them
-    rows: Any = None  # instead of a corpus: rows of an earlier self-generation
-    data_root: Any = None  # a folder, or corpus -> folder
+    corpus: str | list[str] | None = None  # a card's name, a path, or a list of them
+    rows: str | list[str] | None = None  # instead of a corpus: rows of an earlier self-generation
+    data_root: str | dict[str, str] | None = None  # a folder, or corpus -> folder
     card: dict[str, Any] | None = None
     language: str = "en"  # a code, a language file, or clip: each clip's own
     splits: list[str] | None = field(default_factory=lambda: ["train", "valid"])
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     audio: AudioConfig = field(default_factory=AudioConfig)
-    prompts: Any = "composed"
+    prompts: str | list[dict] = "composed"
     prompts_per_clip: int = 1
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     audio_locator_tag: str = "<|AUDIO|>"
@@ -113,23 +113,12 @@ class RecipeConfig:
 RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
 
 
-#: Settings that are written in several ways.
-KINDS = {
-    "corpus": str | list[str] | None,
-    "rows": str | list[str] | None,
-    "data_root": str | dict[str, str] | None,
-    "prompts": str | list[dict],
-}
-
-
 def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
     (all of them at once), and settings that contradict."""
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
-    for key, hint in KINDS.items():
-        check_type(getattr(config, key), hint, f"'{key}'")
     for engine in (config.engine, config.judge.engine):
         if engine is not None:
             engine_identity(engine, config.llm)  # its knobs are checked here, also where no LLM is loaded

@@ -15,7 +15,7 @@ from nemo_desta.recipes.report.sources import find_rows
 class SharConfig:
     """conf/recipes/shar.yaml. ``audio_root``: a folder, or dataset -> folder."""
 
-    rows: Any = MISSING
+    rows: str | list[str] = MISSING
     audio_root: Any = MISSING
     output: str = MISSING
     shard_size: int = 1000

@@ -14,9 +14,9 @@ from nemo_desta.recipes.report.write import write_report
 class ReportConfig:
     """The settings of conf/recipes/report.yaml, which documents them."""
 
-    rows: Any = MISSING  # path, pattern, or a list of them
+    rows: str | list[str] = MISSING  # path, pattern, or a list of them
     output: str | None = None
-    audio_root: Any = None  # a folder, or one per dataset
+    audio_root: str | dict[str, str] | None = None  # a folder, or one per dataset
     title: str | None = None
     num_samples: int = 20
     num_rejected: int = 8
