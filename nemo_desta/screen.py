@@ -2,22 +2,33 @@
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+_LOCK = threading.Lock()
+_silent = 0  # how many imports are silenced now, in all threads
+
+
 @contextmanager
 def silence_imports() -> Iterator[None]:
     """Suppresses warnings and log records below an error, for imports."""
-    earlier = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    _count(+1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logging.disable(earlier)
+            _count(-1)
+
+
+def _count(change: int) -> None:
+    global _silent
+    with _LOCK:
+        _silent += change
+        logging.disable(logging.WARNING if _silent else logging.NOTSET)
 
 
 def log_to_stderr(level: int = logging.WARNING) -> None:

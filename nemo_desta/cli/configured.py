@@ -57,6 +57,8 @@ def run_configured(name: str, command: Command, words: Sequence[str], job: Calla
     switches = [*options.switches, *([f"--config-dir={options.config_dir}"] if options.config_dir else [])]
     own = (*HYDRA, f"hydra.job.name=desta_{name}", *command.more)
     literal = quote_literals(settings) if command.folder == "use" else settings
+    # A mapping may bring keys that the config does not list, such as names of benchmarks; the job checks all keys.
+    literal = [f"++{word}" if re.match(r"[\w.]+=\{", word) else word for word in literal]
     sys.argv = [typed[0], *switches, *own, *literal]
 
     def task(cfg: Any) -> None:

@@ -30,6 +30,9 @@ LIGHT = [
     (["train", "modl=x"], 1, "'modl'"),
     (["train", "--multi-run"], 1, "unknown option --multi-run. Did you mean '--multirun'?"),
     (["chat", "prompt=x", "--cfg", "job"], 0, "prompt: x"),
+    (["chat", "batch.vllm={max_model_len: 9}", "--cfg", "job"], 0, "max_model_len: 9"),
+    (["evaluate", "predictions={mmau: a.json}", "--cfg", "job"], 0, "mmau: a.json"),
+    (["evaluate", "predictoins={mmau: a.json}"], 1, "'evaluate.predictoins'. Did you mean 'predictions'?"),
     (["doctor", "--weights"], 0, "hf download openai/whisper-large-v3"),
 ]
 
