@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _LOCK = threading.Lock()
 _silent = 0  # how many imports are silenced now, in all threads
 
