@@ -123,7 +123,7 @@ def build_engine(
 
 def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISettings:
     name = settings.get("name", MISSING)
-    if name not in _SETTINGS:
+    if not isinstance(name, str) or name not in _SETTINGS:
         raise ConfigError(f"unknown engine {name!r}.{nearest(str(name), _SETTINGS)}")
     return parse(_SETTINGS[name], settings, where="engine")
 
