@@ -102,9 +102,9 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
                 continue
             for pattern in [rows] if isinstance(rows, str) else rows:
                 if "???" in pattern:
-                    yield f"{where}: the row file is not given. Write one with examples/desta_generate_data.py"
+                    yield f"{where}: the row file is not given. Recipes write them: desta generate"
                 elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
-                    yield f"{where}: no row file '{pattern}'. Write one with examples/desta_generate_data.py"
+                    yield f"{where}: no row file '{pattern}'. Recipes write them: desta generate"
     for name, root in (data.get("audio_roots") or {}).items():
         if root is None or "???" in root:
             yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"
