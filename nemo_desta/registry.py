@@ -101,7 +101,10 @@ class Registry(Mapping[str, Any]):
         label = settings.pop("name", None)
         name = settings.pop("_target_", label)
         if name is None:
-            raise ConfigError(f"{self.kind}: its config needs 'name' or '_target_', found the keys {sorted(settings)}")
+            found = sorted(map(str, settings))
+            raise ConfigError(f"{self.kind}: its config needs 'name' or '_target_', found the keys {found}")
+        if not isinstance(name, str):
+            raise ConfigError(f"{self.kind}: a name must be text, found {name!r}")
         return name, settings
 
     def settings(self, name: str, settings: Mapping[str, Any], num_parts: int = 0, **offered: Any) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class JsonlIndex:
 
     def __init__(self, paths: str | Path | Iterable[str | Path], rules: RowRules = TRAINING) -> None:
         self.paths = expand_paths(paths)
+        if not self.paths:
+            raise ConfigError("no row file is given: the list of files is empty")
         self.rules = rules
         self._offsets = array("q")
         self._lines = array("L")

@@ -16,7 +16,7 @@ class SharConfig:
     """conf/recipes/shar.yaml. ``audio_root``: a folder, or dataset -> folder."""
 
     rows: str | list[str] = MISSING
-    audio_root: Any = MISSING
+    audio_root: str | dict[str, str] = MISSING
     output: str = MISSING
     shard_size: int = 1000
     audio_format: str = "flac"

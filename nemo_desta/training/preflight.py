@@ -108,9 +108,9 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
                     except ConfigError as error:
                         yield f"{where}: {error}"
                 elif "???" in pattern:
-                    yield f"{where}: the row file is not given. Write one with `desta generate`"
+                    yield f"{where}: the row file is not given. Recipes write them: desta generate"
                 elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
-                    yield f"{where}: no row file '{pattern}'. Write one with `desta generate`"
+                    yield f"{where}: no row file '{pattern}'. Recipes write them: desta generate"
     for name, root in (data.get("audio_roots") or {}).items():
         if root is None or "???" in root:
             yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"

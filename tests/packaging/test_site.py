@@ -42,7 +42,7 @@ def test_settings_have_their_defaults_and_meanings(reference):
     page = reference.settings()
     assert "| `prompts_per_clip` | `int` | `1` |" in page
     line = next(line for line in page.splitlines() if line.startswith("| `max_body_mb`"))
-    assert "`64`" in line and "limits of one request" in line
+    assert "`64.0`" in line and "limits of one request" in line
     assert all(f"## {section.title}\n" in page for section in reference.SECTIONS)
 
 
