@@ -59,8 +59,8 @@ def why_missing(source: str) -> str | None:
     """Why the files of a source cannot be had here, and what to do; None if they are here or may be on the hub."""
     if local_folder(source) is not None:
         return None
-    if is_local(source) or "/" not in source:
-        return f"no folder '{source}'" + ("" if is_local(source) else ", and a hub id is owner/name")
+    if reason := _why_no_hub_id(source):
+        return reason
     if os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0"):
         return None
     return (
@@ -68,6 +68,18 @@ def why_missing(source: str) -> str | None:
         f"hub id, on a machine with network: hf download {source} (where its page asks to accept a licence, accept "
         "it there, then: hf auth login)"
     )
+
+
+def _why_no_hub_id(source: str) -> str | None:
+    """Why a source that is not here is no hub id either, with the nearest folder; None if it may be one."""
+    near = Path(source).parent
+    if not is_local(source) and source.count("/") == 1 and not near.is_dir():
+        return None
+    here = [path.name for path in near.iterdir()] if near.is_dir() and near != Path(".") else []
+    close = difflib.get_close_matches(Path(source).name, here, n=1)
+    if close:
+        return f"no folder '{source}'. Did you mean '{near / close[0]}'?"
+    return f"no folder '{source}'" + ("" if is_local(source) or here else " (and no hub id, which is owner/name)")
 
 
 def fetch_folder(source: str, patterns: list[str]) -> Path:
@@ -80,9 +92,8 @@ def fetch_folder(source: str, patterns: list[str]) -> Path:
         if (folder := local_folder(source)) is None:
             raise FileNotFoundError(f"no folder '{source}'")
         return folder
-    if (near := Path(source).parent).is_dir() and near != Path("."):  # a path, although it looks like a hub id
-        close = difflib.get_close_matches(Path(source).name, [path.name for path in near.iterdir()], n=1)
-        raise FileNotFoundError(f"no folder '{source}'" + (f". Did you mean '{near / close[0]}'?" if close else ""))
+    if reason := _why_no_hub_id(source):
+        raise FileNotFoundError(reason)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.screen import silence_imports
+from nemo_desta.sources import why_missing
 
 if TYPE_CHECKING:
     from nemo_desta.answering.engine import ChatEngine
@@ -36,6 +37,7 @@ class ModelSource:
 
     def load(self) -> "DestaModel":
         """The model with its LLM in this process."""
+        self._check()
         with silence_imports():
             from nemo_desta.core.build import hide_loading_bars
             from nemo_desta.models.desta import DestaModel
@@ -44,11 +46,17 @@ class ModelSource:
 
     def load_with_vllm(self, **engine_args: Any) -> "ChatEngine":
         """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
+        self._check()
         with silence_imports():
             from nemo_desta.answering.vllm_decoder import vllm_chat_engine
             from nemo_desta.core.build import hide_loading_bars
         hide_loading_bars()
         return vllm_chat_engine(self.model, **self._arguments, **engine_args)
+
+    def _check(self) -> None:
+        """A wrong path is named before NeMo is imported, which takes seconds."""
+        if reason := why_missing(self.model):
+            raise FileNotFoundError(reason)
 
     @property
     def _arguments(self) -> dict[str, Any]:
