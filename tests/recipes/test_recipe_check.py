@@ -25,7 +25,7 @@ def refused(*args: Any, **more: Any) -> str:
 
 
 def test_an_llm_without_a_tokenizer_here_is_refused(corpus: Path, llm_folder: Path) -> None:
-    assert refused(corpus, "nollm") == "llm: no folder 'nollm', (and no hub id, which is owner/name)"
+    assert refused(corpus, "nollm") == "llm: no folder 'nollm' (and no hub id, which is owner/name)"
     assert "hf download some/llm" in refused(corpus, "some/llm") and "hf auth login" in refused(corpus, "some/llm")
     (corpus / "empty").mkdir()
     assert f"llm: no usable tokenizer at '{corpus}/empty'" in refused(corpus, corpus / "empty")
