@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nemo_desta.models.loss_window import LossWindow
-from nemo_desta.training.callbacks import NaNGuard, NotFinite, StepSeed, first_prompts
+from nemo_desta.training.callbacks import NaNGuard, NotFinite, StepLog, StepSeed, first_prompts
 from nemo_desta.types import AUDIO_SLOT
 
 
@@ -73,3 +73,21 @@ def test_sample_prompts_hold_no_target():
     assert prompt["input_ids"].tolist() == [[AUDIO_SLOT, 7, 0], [5, AUDIO_SLOT, 6]]
     assert prompt["input_lens"].tolist() == [2, 3]
     assert first_prompts(batch, 1)["audio_lens"].tolist() == [10]
+
+
+def test_a_kill_while_a_resumed_run_cuts_its_step_log_loses_no_line(tmp_path, monkeypatch):
+    def resume():
+        progress = SimpleNamespace(total=SimpleNamespace(completed=3))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+        trainer = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, fit_loop=loop)
+        StepLog().on_train_start(trainer, None)
+
+    path = tmp_path / "records" / "steps.jsonl"
+    path.parent.mkdir()
+    path.write_bytes(lines := b"1\n2\n3\n4\n5")  # the last one is not whole
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.truncate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        resume()
+    assert path.read_bytes() == lines
+    resume()
+    assert path.read_bytes() == b"1\n2\n3\n"
