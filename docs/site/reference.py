@@ -92,11 +92,15 @@ def settings() -> str:
         lines += [f"## {section.title}", "", *(inspect.getdoc(cls) or "").splitlines(), ""]
         lines += ["| key | type | default | |", "|---|---|---|---|"]
         for field in dataclasses.fields(cls):
-            kind = str(getattr(field.type, "__name__", field.type)).replace("|", "\\|")
+            kind = re.sub(r"\b\w+\.(?=\w)", "", _kind(field.type)).replace(" | ", " or ")
             note = notes.get(field.name, "").replace("|", "\\|").replace("<", "&lt;")
             lines.append(f"| `{field.name}` | `{kind}` | {_default(field)} | {note} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _kind(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__args__") else str(hint)
 
 
 def _default(field: dataclasses.Field) -> str:
