@@ -99,12 +99,18 @@ class EvaluateSettings(ModelSource):
     batch: dict[str, Any] = field(default_factory=dict)
     engine: str = "hf"
     vllm: dict[str, Any] = field(default_factory=dict)
-    controls: ControlSettings = field(default_factory=ControlSettings)
+    controls: ControlSettings | None = field(default_factory=ControlSettings)
     judge: JudgeSettings | None = None
-    text_kept: TextSettings = field(default_factory=TextSettings)
+    text_kept: TextSettings | None = field(default_factory=TextSettings)
     rows: RowsSettings | None = None
     seed: int = 0
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.controls is None:  # null: off
+            object.__setattr__(self, "controls", ControlSettings(items=0))
+        if self.text_kept is None:
+            object.__setattr__(self, "text_kept", TextSettings(prompts=0, texts=0))
 
 
 def check(settings: EvaluateSettings) -> None:

@@ -181,3 +181,9 @@ def test_the_config_names_every_setting_and_no_other():
     assert set(config) == {field.name for field in dataclasses.fields(EvaluateSettings)}
     parsed = parse(EvaluateSettings, {**config, "output": "x", "model": "y", "benchmarks": ["mmau"]}, "evaluate")
     assert parsed == EvaluateSettings(output="x", model="y", benchmarks=["mmau"])
+
+
+def test_null_turns_controls_and_the_text_probe_off():
+    given = {"output": "x", "model": "y", "benchmarks": ["mmau"], "controls": None, "text_kept": None}
+    settings = parse(EvaluateSettings, given, "evaluate")
+    assert settings.controls.items == 0 and settings.text_kept.prompts == settings.text_kept.texts == 0
