@@ -13,7 +13,9 @@ import yaml
 from nemo_desta.cli.commands import COMMANDS
 from nemo_desta.doctor import main
 from nemo_desta.errors import ConfigError
+from nemo_desta.evaluation.scores import SCORERS
 from nemo_desta.perception.encoders.registry import ENCODERS
+from nemo_desta.sharing.released import READERS
 from nemo_desta.verified import ALWAYS, FOLDER, STATUSES, cards, other_versions, read, report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +79,13 @@ def test_a_card_of_every_change_names_a_step_of_the_ci_and_its_pinned_versions(c
             assert (package.replace("-", "_"), version) in pinned, f"{package} {version} is pinned in no stack"
 
 
-def test_every_strategy_engine_encoder_and_import_has_a_card():
+def test_every_strategy_engine_encoder_benchmark_and_import_has_a_card():
     names = {file.stem for file in FOLDER.glob("*.yaml")}
     assert {f"strategy_{file.stem}" for file in (ROOT / "conf" / "strategy").glob("*.yaml")} <= names
     assert {f"engine_{file.stem}" for file in (ROOT / "conf" / "recipes" / "engine").glob("*.yaml")} <= names
     assert {f"encoder_{name}" for name in ENCODERS.built_in} <= names
-    assert {f"import_{name}" for name in ("desta2", "desta25", "alarm")} <= names
+    assert {f"benchmark_{name}" for name in SCORERS.built_in} <= names
+    assert {f"import_{name}" for name in READERS} <= names
 
 
 @pytest.mark.parametrize(
