@@ -1,7 +1,7 @@
 # Every target builds the environment that it needs in the checkout: .venv (latest stack) or .venv-container
 # (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container kernels lint docs constraints clean
+.PHONY: help demo test test-slow test-container kernels lint docs docs-tables constraints clean
 
 ARGS ?=
 # No target may wait for a hub or an account.
@@ -39,6 +39,9 @@ lint: .venv/.stamp  ## run ruff and check the import rules
 
 docs: .venv/.stamp  ## build the documentation site into build/site; a dead link is an error
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict -f docs/site/mkdocs.yml
+
+docs-tables: .venv/.stamp  ## write the tables of docs/ that are made from the cards of nemo_desta/verified
+	.venv/bin/python docs/site/tables.py
 
 constraints: .venv/.stamp .venv-container/.stamp  ## pin the versions for the .in files and package_info.py again
 	.venv/bin/python constraints/update.py latest --keep

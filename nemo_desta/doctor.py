@@ -49,8 +49,14 @@ def main(words: list[str] | None = None) -> int:
         action="store_true",
         help="list the weights that the shipped configs name, and which of them are on this machine",
     )
-    if parser.parse_args(words).weights:
-        print(weights())
+    parser.add_argument(
+        "--verified",
+        action="store_true",
+        help="list what was run with the installed stack: where, when, and what never was",
+    )
+    asked = parser.parse_args(words)
+    if asked.weights or asked.verified:
+        print(weights() if asked.weights else verified())
         return 0
     report, can_train = doctor()
     print(report)
@@ -115,6 +121,13 @@ def weights() -> str:
             "A gated model (Llama): accept its licence on its page, then `hf auth login`.",
         ]
     )
+
+
+def verified() -> str:
+    """What was run, from the package's cards: first what holds for the installed versions."""
+    from nemo_desta.verified import report
+
+    return report(installed)
 
 
 def check(requirement: str) -> Finding:

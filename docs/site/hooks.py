@@ -34,6 +34,7 @@ def on_config(config):
 def on_files(files, config):
     pages = {page: (ROOT / source).read_text(encoding="utf-8") for source, page in BESIDE.items()}
     pages |= {"reference/commands.md": reference.commands(), "reference/settings.md": reference.settings()}
+    pages["reference/verified.md"] = reference.verified()
     pages |= {f"reference/api/{room}.md": reference.api(room) for room in reference.rooms()}
     for notebook in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
         pages[f"notebooks/{notebook.stem}.md"] = reference.notebook(notebook)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.cli.commands import COMMANDS
 from nemo_desta.sources import conf_folder
+from nemo_desta.verified import STATUSES, cards, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,6 +114,20 @@ def _default(field: dataclasses.Field) -> str:
         return f"see {type(value).__name__}"
     text = json.dumps(value, ensure_ascii=False, default=str).replace("|", "\\|")
     return f"`{text}`" if len(text) <= 60 else "see the config"
+
+
+def verified() -> str:
+    """The page of what was run where: the table of all cards, then each card in full."""
+    found = cards()
+    lines = ["# What was run where", "", *(f"- *{status}*: {meaning}" for status, meaning in STATUSES.items())]
+    lines += ["", table(found), ""]
+    for card in found:
+        versions = ", ".join(f"{name} {' or '.join(card.versions_of(name))}" for name in card.versions or {})
+        facts = {"Result": card.expected, "Hardware": card.hardware, "Versions": versions, "Date": card.date}
+        facts |= {"Commit": card.commit and f"`{card.commit}`", "Limits": card.notes}
+        lines += [f"## {card.capability}", "", f"*{card.status}*. {card.what}", "", "```bash", card.command, "```", ""]
+        lines += [f"- {name}: {value}" for name, value in facts.items() if value] + [""]
+    return "\n".join(lines)
 
 
 def yaml_comments(config: str) -> dict[str, str]:

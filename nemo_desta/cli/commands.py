@@ -65,7 +65,7 @@ COMMANDS = {
     "fetch": Command("download pre-trained encoders, verified by checksum", "nemo_desta.perception.download:main"),
     "demo": Command("run the whole pipeline on two cores, on made-up data", "nemo_desta.demo.run:main"),
     "doctor": Command(
-        "list the installed stack, what is missing, and with --weights which weights are here",
+        "list the installed stack and what is missing; --weights: which weights are here, --verified: what was run",
         "nemo_desta.doctor:main",
     ),
 }

@@ -14,7 +14,10 @@ from nemo_desta.cli.commands import COMMANDS
 from nemo_desta.testing.data import tiny_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("conf/desta25.yaml", "conf/use/chat.yaml", "conf/recipes/engine/hf.yaml", "py.typed", "serving/page.css")
+SHIPPED = (
+    *("conf/desta25.yaml", "conf/use/chat.yaml", "conf/recipes/engine/hf.yaml", "py.typed", "serving/page.css"),
+    "verified/cards/kernel.yaml",
+)
 
 
 @pytest.fixture(scope="module")
