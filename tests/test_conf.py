@@ -90,6 +90,20 @@ def test_the_docs_list_every_llm_config():
     assert listed == {name: path for name, path in paths.items() if name != "demo"}
 
 
+def test_the_docs_say_which_llms_megatron_covers():
+    from nemo_desta.megatron.param_mapping import ARCHITECTURES
+
+    kinds = {"llama": "llama", "smollm2": "llama", "nemotron_nano_8b": "llama", "nemotron_nano_9b": "nemotron_h"}
+    kinds |= {"qwen3": "qwen3", "qwen3_30b": "qwen3_moe", "gemma3": "gemma3_text", "smollm3": "smollm3"}
+    kinds |= {"phi4": "phi3", "gpt_oss": "gpt_oss"}
+    page = (CONF.parent / "docs" / "llms.md").read_text()
+    for name, covered in re.findall(r"^\| `[^`]+` \| `(\w+)` \| [^|]+ \| (yes|no) \|", page, re.M):
+        kind = kinds[max((start for start in kinds if name.startswith(start)), key=len)]
+        assert covered == ("yes" if kind in ARCHITECTURES else "no"), name
+        said = (CONF / "llm" / f"{name}.yaml").read_text()
+        assert ("strategy=megatron refuses" in said) == (covered == "no"), name
+
+
 def test_every_setting_that_the_docs_show_can_be_overridden():
     page = (CONF.parent / "docs" / "configs.md").read_text()
     block = page.split("## What you will change most")[1].split("```bash\n")[1].split("```")[0]
