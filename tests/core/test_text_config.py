@@ -125,7 +125,7 @@ def test_mxfp4_weights_are_read_as_numbers_that_gradients_pass_through(tmp_path:
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
     config = transformers.GptOssConfig(**shape, layer_types=["full_attention"], pad_token_id=0)
-    tensors = transformers.GptOssForCausalLM(config).state_dict()
+    tensors = transformers.GptOssForCausalLM(config).bfloat16().state_dict()
     packed = {}
     for name, value in tensors.items():
         if name.endswith(("gate_up_proj", "down_proj")):
@@ -143,7 +143,7 @@ def test_mxfp4_weights_are_read_as_numbers_that_gradients_pass_through(tmp_path:
     monkeypatch.setattr(
         transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: given.append(k) or load(*a, **k)
     )
-    llm = build_llm(LLMConfig(path=str(tmp_path)))
+    llm = build_llm(LLMConfig(path=str(tmp_path), dtype="bfloat16"))
     assert given[0]["quantization_config"].dequantize  # a GPU would otherwise keep them packed
     assert torch.equal(llm.model.layers[0].mlp.experts.down_proj, torch.full((2, 32, 32), 2.0**-4, dtype=llm.dtype))
     vectors = torch.randn(1, 4, 32, dtype=llm.dtype, requires_grad=True)
