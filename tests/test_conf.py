@@ -1,6 +1,7 @@
 """Every config and every combination of groups composes, and none holds a key that nothing reads."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from nemo_desta.training.fit import SECTIONS, VALUES, build_trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TOP = sorted(path.stem for path in CONF.glob("*.yaml"))
+#: LLMs that think unless told not to; their configs tell them.
+HYBRID = {"smollm3_3b", *(f"qwen3_{size}" for size in ("0_6b", "1_7b", "4b_hybrid", "8b", "14b", "32b"))}
 GIVEN = ["model.perception.encoders.beats.path=beats.pt", "data.audio_roots.default=audio"]
 
 
@@ -50,22 +53,55 @@ def test_a_top_config_composes_and_every_key_is_known(name):
 
 
 def test_every_pair_of_options_of_two_groups_composes():
-    """Four columns of a Latin square: any two options of two groups meet in a few combinations of all."""
-    groups = {group: options(group) for group in ("llm", "encoders", "projector", "strategy")}
+    """A Latin square: any two options of two groups meet in a few combinations of all. The LLMs take turns."""
+    groups = {group: options(group) for group in ("encoders", "projector", "strategy")}
     size = next(prime for prime in (3, 5, 7, 11, 13) if prime >= max(map(len, groups.values())))
     combinations = []
     for i, j in itertools.product(range(size), repeat=2):
-        places = zip(groups.items(), (i, j, i + j, i + 2 * j), strict=True)
+        places = zip(groups.items(), (i, j, i + j), strict=True)
         combinations.append([(group, found[place % size % len(found)]) for (group, found), place in places])
     pairs = {pair for row in combinations for pair in itertools.combinations(row, 2)}
-    assert len(pairs) == sum(len(a) * len(b) for a, b in itertools.combinations(groups.values(), 2)) >= 100
+    assert len(pairs) == sum(len(a) * len(b) for a, b in itertools.combinations(groups.values(), 2)) >= 50
+    llms = options("llm")
+    combinations += [[(group, found[0]) for group, found in groups.items()]] * max(0, len(llms) - len(combinations))
     with initialize_config_dir(str(CONF), version_base=None):
-        for row in combinations:
-            config = compose("desta25", overrides=[f"{group}={option}" for group, option in row])
-            chosen = dict(row)
-            assert config.trainer.strategy.name == chosen["strategy"]
-            assert config.model.perception.projector.name in chosen["projector"]
-            assert config.model.llm.path != "???"
+        for llm, row in zip(itertools.cycle(llms), combinations):
+            config = compose("desta25", overrides=[f"llm={llm}", *(f"{group}={option}" for group, option in row)])
+            wanted = dict(row)
+            assert config.trainer.strategy.name == wanted["strategy"]
+            assert config.model.perception.projector.name in wanted["projector"]
+            assert config.model.llm.path not in ("???", "")
+            thinks = config.model.prompt.get("chat_template_kwargs")
+            assert thinks == ({"enable_thinking": False} if llm in HYBRID else None), llm
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_an_llm_config_may_set_the_prompt_in_every_top_config(name):
+    prompt = composed(name, "llm=smollm3_3b")["model"]["prompt"]
+    assert prompt["chat_template_kwargs"] == {"enable_thinking": False}
+    assert prompt["system_role"] == "auto"
+
+
+def test_the_docs_list_every_llm_config():
+    page = (CONF.parent / "docs" / "llms.md").read_text()
+    listed = {name: path for path, name in re.findall(r"^\| `([\w-]+/[\w.-]+)` \| `(\w+)` \|", page, re.M)}
+    files = {name: OmegaConf.load(CONF / "llm" / f"{name}.yaml") for name in options("llm")}
+    paths = {name: file.get("path") or file.llm.path for name, file in files.items()}
+    assert listed == {name: path for name, path in paths.items() if name != "demo"}
+
+
+def test_the_docs_say_which_llms_megatron_covers():
+    from nemo_desta.megatron.param_mapping import ARCHITECTURES
+
+    kinds = {"llama": "llama", "smollm2": "llama", "nemotron_nano_8b": "llama", "nemotron_nano_9b": "nemotron_h"}
+    kinds |= {"qwen3": "qwen3", "qwen3_30b": "qwen3_moe", "gemma3": "gemma3_text", "smollm3": "smollm3"}
+    kinds |= {"phi4": "phi3", "gpt_oss": "gpt_oss"}
+    page = (CONF.parent / "docs" / "llms.md").read_text()
+    for name, covered in re.findall(r"^\| `[^`]+` \| `(\w+)` \| [^|]+ \| (yes|no) \|", page, re.M):
+        kind = kinds[max((start for start in kinds if name.startswith(start)), key=len)]
+        assert covered == ("yes" if kind in ARCHITECTURES else "no"), name
+        said = (CONF / "llm" / f"{name}.yaml").read_text()
+        assert ("strategy=megatron refuses" in said) == (covered == "no"), name
 
 
 def test_every_setting_that_the_docs_show_can_be_overridden():

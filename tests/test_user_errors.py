@@ -28,7 +28,7 @@ def composing(*overrides: str, config: str = "desta25"):
     ("overrides", "config", "parts"),
     [
         (["trainer.max_step=5"], "desta25", ["unknown key 'trainer.max_step'", "Did you mean 'max_steps'?"]),
-        (["llm=llama31"], "desta25", ["'llm/llama31'", "Did you mean 'llama31_8b'?"]),
+        (["llm=llama31_8"], "desta25", ["'llm/llama31_8'", "Did you mean 'llama31_8b'?"]),
         ([], "dema", ["no config 'dema'", "Did you mean 'demo'?"]),
         ([], "real_audio", ["'data_root' must be given (it is ???)"]),
         (["trainer.max_steps=[1"], "desta25", ["'trainer.max_steps=[1'"]),

@@ -17,7 +17,7 @@ from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
 from nemo_desta.config import nearest
 from nemo_desta.core.prompting import Message
-from nemo_desta.core.thinking import think_format
+from nemo_desta.core.thinking import format_of_prompt, think_format
 from nemo_desta.errors import ConfigError
 from nemo_desta.types import AUDIO_SLOT
 
@@ -156,7 +156,8 @@ class ChatEngine:
             keys = self._decoder.add(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
         new = [next(self._ids) for _ in chats]
         for key, chat_id, chat in zip(keys, new, chats, strict=True):
-            parser = StreamParser(self.model.prompts, chat.sampling, format=self._format, end_ids=self._ends)
+            format = format_of_prompt(self.model.prompts, self._format, chat.ids)
+            parser = StreamParser(self.model.prompts, chat.sampling, format=format, end_ids=self._ends)
             self._parsers[key] = (chat_id, parser)
         return new
 

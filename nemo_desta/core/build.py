@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from nemo_desta.config import LLMConfig, LoraConfig, ModelConfig, PerceptionConfig, PromptConfig
@@ -78,9 +78,20 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
             dtype=as_dtype(config.dtype),
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
+            **_dequantised(config),
         )
     llm.requires_grad_(False).eval()
     return llm if config.lora is None else add_lora(llm, config.lora)
+
+
+def _dequantised(config: LLMConfig) -> dict[str, Any]:
+    """The loading argument for MXFP4 weights (gpt-oss), through which no gradient passes: they become bfloat16."""
+    found = AutoConfig.from_pretrained(resolve_source(config.path), trust_remote_code=config.trust_remote_code)
+    if (getattr(found, "quantization_config", None) or {}).get("quant_method") != "mxfp4":
+        return {}
+    from transformers import Mxfp4Config
+
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
 def add_lora(llm: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:

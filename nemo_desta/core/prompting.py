@@ -24,6 +24,10 @@ from nemo_desta.types import AUDIO_SLOT
 logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
+#: The end of gpt-oss's generation prompt, after which the LLM chooses a channel. Answers belong into the final one, so
+#: its opening is part of the prompt: the LLM answers at once, and a response is the answer alone.
+HARMONY_TURN = "<|start|>assistant"
+FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 
 class Prompt(NamedTuple):
@@ -230,9 +234,16 @@ class PromptBuilder:
         if self.date is not None:
             settings |= with_date(self.tokenizer.get_chat_template(), self.date)
         try:
-            return render_chat(self.tokenizer, plain, **settings)
+            rendered = render_chat(self.tokenizer, plain, **settings)
         except TemplateError as error:
             raise RowError("template", f"the chat template refuses these messages: {error}") from error
+        if (
+            add_generation_prompt
+            and rendered.endswith(HARMONY_TURN)
+            and "<|channel|>" in str(self.tokenizer.chat_template)
+        ):
+            return rendered + FINAL_CHANNEL
+        return rendered
 
     def _cut_control(
         self, messages: Sequence[Message], mark: str, prefix: str = ""

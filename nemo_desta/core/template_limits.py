@@ -41,6 +41,8 @@ COMPARING_TESTS = {"eq", "==", "equalto", "ne", "!=", "gt", ">", "greaterthan", 
 COMPARING_TESTS |= {"le", "<=", "in"}
 #: Text methods whose time is the product of two lengths: searches from the end, and sets of characters.
 PRODUCT_METHODS = {"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"}
+#: Arguments that Jinja adds to calls in loops and blocks and takes out before the function is called.
+JINJAS_OWN = {"_loop_vars", "_block_vars"}
 _CONTAINERS = (list, tuple, set, frozenset, Mapping, KeysView, ValuesView, ItemsView)
 _SCALARS = (int, float, bool, type(None))
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\d+|\*)?(?:\.(\d+|\*))?")
@@ -241,11 +243,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         tick(20)
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps str.format
         args = tuple(_whole(value) for value in args)
-        sizes = [weigh(value) for value in (*args, *kwargs.values())]
-        for value in (*args, *kwargs.values()):
+        named = {name: value for name, value in kwargs.items() if name not in JINJAS_OWN}
+        sizes = [weigh(value) for value in (*args, *named.values())]
+        for value in (*args, *named.values()):
             if isinstance(value, int):
                 _check(abs(value))
-        _check_method(getattr(method, "__name__", ""), _scan(getattr(method, "__self__", None)), args, kwargs, sizes)
+        _check_method(getattr(method, "__name__", ""), _scan(getattr(method, "__self__", None)), args, named, sizes)
         return _kept(super().call(__context, __obj, *args, **kwargs))
 
 

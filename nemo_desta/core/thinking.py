@@ -4,14 +4,17 @@ A raw answer is the text that continues the generation prompt. The opening tag i
 answer begins inside the thought) or by the LLM, depending on the LLM.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.prompting import Message, PromptBuilder
 from nemo_desta.core.think_tags import KNOWN_TAGS, ThinkTags
 from nemo_desta.errors import RowError
 
+QUESTION = ({"role": "user", "content": "question"},)
+#: Ids at the end of a prompt that contain an opening tag and the white space after it.
+_MAX_TAG_TOKENS = 32
 #: The end that is forced on a thought that exceeds its budget.
 CUT_SENTENCE = "My time for thinking is over, so I give my answer now from what I have so far."
 
@@ -45,14 +48,16 @@ class Thought(NamedTuple):
     lead: str = ""
 
 
-def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> ThinkFormat | None:
-    """How this LLM marks thoughts, found by rendering a question; None if it does not think, for instance because of
-    ``enable_thinking=False``.
+def think_format(
+    prompts: PromptBuilder, tags: ThinkTags | None = None, *, messages: Sequence[Message] = QUESTION
+) -> ThinkFormat | None:
+    """How this LLM marks thoughts, found by rendering ``messages``; None if it does not think, for instance because of
+    ``enable_thinking=False`` or of a system text that switches thoughts off (``/no_think`` of Nemotron Nano).
 
     ``tags``: the LLM's tags; None looks for `KNOWN_TAGS` in the chat template. They must be given for an LLM whose
     template does not contain them.
     """
-    rendered = prompts.render([{"role": "user", "content": "question"}])
+    rendered = prompts.render(messages)
     template = prompts.tokenizer.chat_template
     source = template if isinstance(template, str) else "\n".join(template.values())
     for known in (tags,) if tags else KNOWN_TAGS:
@@ -66,32 +71,50 @@ def think_format(prompts: PromptBuilder, tags: ThinkTags | None = None) -> Think
     return None
 
 
+def format_of_prompt(prompts: PromptBuilder, format: ThinkFormat | None, ids: Sequence[int]) -> ThinkFormat | None:
+    """``format``, which was found with a question, for the prompt ``ids``, whose system text may have closed the
+    block."""
+    if format is None or not format.opened_by_template:
+        return format
+    end = prompts.tokenizer.decode([token for token in ids[-_MAX_TAG_TOKENS:] if token >= 0]).rstrip()
+    return format if end.endswith(format.tags.open) else ThinkFormat(format.tags)
+
+
 class ThoughtCheck:
-    """Checks that targets fit the think block at the end of the generation prompt; the template is rendered once.
+    """Checks that targets fit the think block at the end of their prompt.
 
     If the prompt opens the block, the target must begin with a thought. If it closes an empty block
-    (``enable_thinking=False``), the target must have no thought.
+    (``enable_thinking=False``), the target must have no thought. ``opened``, ``closed``: the tags of a question.
     """
 
     def __init__(self, prompts: PromptBuilder) -> None:
-        end = prompts.render([{"role": "user", "content": "question"}]).rstrip()
-        self.opened = next((tags for tags in KNOWN_TAGS if end.endswith(tags.open)), None)
-        self.closed = next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)
+        self._prompts = prompts
+        self.opened, self.closed = self._ends(QUESTION)
+
+    def _ends(self, messages: Sequence[Message]) -> tuple[ThinkTags | None, ThinkTags | None]:
+        end = self._prompts.render(messages).rstrip()
+        opened = next((tags for tags in KNOWN_TAGS if end.endswith(tags.open)), None)
+        return opened, next((tags for tags in KNOWN_TAGS if end.endswith(tags.close)), None)
 
     def problem(self, row: Mapping[str, Any]) -> RowError | None:
-        """The error of a row's target, with the settings that help; None if it fits."""
+        """The error of a row's target, with the settings that help; None if it fits or its prompt is refused."""
         response = row["response"]
-        if self.opened and self.opened.close not in response and not row.get("truncated"):
+        try:
+            opened, closed = self._ends(row["messages"])
+        except RowError:
+            return None
+        if opened and opened.close not in response and not row.get("truncated"):
             return RowError(
                 "no thought",
-                f"the chat template opens a think block and the target has no {self.opened.close}: its answer would "
+                f"the chat template opens a think block and the target has no {opened.close}: its answer would "
                 "be learnt as a thought. Use chat_template_kwargs={enable_thinking: false} if the template knows it, "
-                "or rows with thoughts (self_rephrase)",
+                "the system text that switches thoughts off (Nemotron: /no_think), or rows with thoughts "
+                "(self_rephrase)",
             )
-        if self.closed and self.closed.close in response:
+        if closed and closed.close in response:
             return RowError(
                 "late thought",
-                f"the chat template has closed the think block and the target has a {self.closed.close}: use "
+                f"the chat template has closed the think block and the target has a {closed.close}: use "
                 "chat_template_kwargs={enable_thinking: true}, or rows without thoughts",
             )
         return None

@@ -18,7 +18,7 @@ from nemo_desta.core.thinking import think_format
 from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.data.rows import read_rows
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.ask import Answerer
+from nemo_desta.recipes.ask import Answerer, request_messages
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine, engine_identity
@@ -194,7 +194,10 @@ def build_stage(
         )
     if config.rows is not None:
         return SelfRephrase(rephraser=rephraser, seed=config.seed, **shared)
-    think = think_format(writing.prompts) if writing.prompts is not None else None
+    think = None
+    if writing.prompts is not None:
+        asked = request_messages("sound", "question", template=config.request.template, system=config.request.system)
+        think = think_format(writing.prompts, messages=asked)
     return SelfGenerate(
         rows=build_clip_rows(config, corpora, roots, pool),
         answerer=Answerer(writing, **vars(config.request), think=think),

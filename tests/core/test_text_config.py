@@ -1,5 +1,6 @@
 """LLMs whose outer config hides the text LLM's, with scaled embeddings or changed logits: the LLM itself is asked."""
 
+import json
 import math
 from typing import Any
 
@@ -7,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import save_file
 
-from nemo_desta.core.build import embedding_rms
+from nemo_desta.config import LLMConfig
+from nemo_desta.core.build import build_llm, embedding_rms
 from nemo_desta.core.loss import decoder_of, has_plain_head
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.testing.data import tiny_tokenizer
-from nemo_desta.testing.models import tiny_config
+from nemo_desta.testing.models import tiny_config, tiny_llm
 
 CAP = 0.2
 
@@ -115,6 +118,40 @@ def test_the_head_is_plain_unless_the_llm_changes_its_logits_or_what_the_head_re
 def test_an_llm_that_looks_ids_up_in_every_layer_is_refused(tmp_path: Any, kind: str) -> None:
     with pytest.raises(ConfigError, match="hidden_size_per_layer_input=8.*audio vectors have no ids"):
         desta_over(tmp_path, kind, hidden_size_per_layer_input=8)
+
+
+def test_mxfp4_weights_are_read_as_numbers_that_gradients_pass_through(tmp_path: Any, monkeypatch: Any) -> None:
+    """As gpt-oss has them: two 4-bit numbers per byte, and a scale for every 32."""
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = transformers.GptOssConfig(**shape, layer_types=["full_attention"], pad_token_id=0)
+    tensors = transformers.GptOssForCausalLM(config).bfloat16().state_dict()
+    packed = {}
+    for name, value in tensors.items():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, width, out = value.shape
+            packed[f"{name}_blocks"] = torch.full((experts, out, width // 32, 16), 0x22, dtype=torch.uint8)  # 1.0, 1.0
+            packed[f"{name}_scales"] = torch.full((experts, out, width // 32), 127 - 4, dtype=torch.uint8)  # 2 ** -4
+        else:
+            packed[name] = value.clone()
+    save_file(packed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    settings = {**config.to_dict(), "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": []}}
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "architectures": ["GptOssForCausalLM"]}))
+
+    given = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: given.append(k) or load(*a, **k)
+    )
+    llm = build_llm(LLMConfig(path=str(tmp_path), dtype="bfloat16"))
+    assert given[0]["quantization_config"].dequantize  # a GPU would otherwise keep them packed
+    assert torch.equal(llm.model.layers[0].mlp.experts.down_proj, torch.full((2, 32, 32), 2.0**-4, dtype=llm.dtype))
+    vectors = torch.randn(1, 4, 32, dtype=llm.dtype, requires_grad=True)
+    llm(inputs_embeds=vectors).logits.sum().backward()
+    assert vectors.grad.abs().sum() > 0
+
+    build_llm(LLMConfig(path=str(tiny_llm(tmp_path / "plain"))))
+    assert "quantization_config" not in given[1]
 
 
 def test_a_layout_is_checked_on_the_text_llms_config() -> None:

@@ -143,6 +143,7 @@ USUAL = [
     "{{ text|indent(2) }}{{ text.title() }}"
     "{% filter upper %}up{% endfilter %}{{ 'a,b'.split(',')|join(' ') }}{{ 'x'.join(['1', '2']) }}"
     "{{ 'a b'.replace(' ', '_') }}",
+    "{% for m in messages %}{% set word = 'a b' %}{{ word.replace(' ', '_').upper() }}{% endfor %}",
     "{% for m in messages if m.role != 'system' %}{{ loop.index }}{{ loop.cycle('o', 'e') }}{% else %}none{% endfor %}"
     "{% generation %}kept{% endgeneration %}{{ dict(a=1) }}{{ range(3)|list }}{{ strftime_now('%Y')|length }}"
     "{{ enable_thinking is defined and enable_thinking is false }}{{ messages[0].content is string }}"
