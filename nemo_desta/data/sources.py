@@ -157,7 +157,7 @@ def _check_item(item: Mapping[str, Any], where: str) -> None:
     if kind == "group":
         read_input_cfg(item.get("input_cfg"), f"{where}.input_cfg")
         return
-    for key, hint in {**dict.fromkeys(ROW_KEYS, str | list[str] | dict[str, Any] | None), **KINDS}.items():
+    for key, hint in {**dict.fromkeys(ROW_KEYS, str | list[str] | dict[str, str | list[str]] | None), **KINDS}.items():
         check_type(item.get(key), hint, f"'{where}.{key}'")
 
 

@@ -174,7 +174,7 @@ class TestCommand:
     [
         (["model={run}", "output={tmp}/a=b"], 0, "exported to {tmp}/a=b"),
         (["model={tmp}", "output={tmp}/x"], 1, "FileNotFoundError: nothing trained in '{tmp}'"),
-        (["--help"], 0, "desta_export.py import=desta25"),
+        (["--help"], 0, "desta export import=desta25"),
     ],
 )
 def test_the_program_says_in_one_line_what_came_of_it(place, tmp_path, words, status, message):
