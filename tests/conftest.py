@@ -3,6 +3,7 @@
 import functools
 import gc
 import ipaddress
+import logging
 import os
 import random
 import socket
@@ -76,3 +77,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from nemo_desta.testing.models import tiny_config  # late: it imports torch and transformers
 
     return tiny_config(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Generator[None, None, None]:
+    """A command that ran in a test sets levels for its process; the next test starts with those from before."""
+    loggers = (logging.root, logging.getLogger("nemo_desta"))
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 LOG_FILE = "log.txt"
 #: exp_manager opens these, mostly for nothing.
-OFTEN_EMPTY = ("nemo_error_log.txt", "lightning_logs.txt", LOG_FILE)
+OFTEN_EMPTY = ("nemo_error_log.txt", "nemo_log_*.txt", "lightning_logs.txt", LOG_FILE)
 
 
 @contextmanager
@@ -39,9 +39,10 @@ def run_log(log_dir: Path, *, write: bool) -> Iterator[None]:
 
 def _remove_empty(log_dir: Path) -> None:
     for name in OFTEN_EMPTY:
-        for file in [log_dir / name, log_dir / "records" / name, *log_dir.glob(f"run_*/{name}")]:
-            if file.is_file() and file.stat().st_size == 0:
-                file.unlink()
+        for folder in (log_dir, log_dir / "records", *log_dir.glob("run_*")):
+            for file in folder.glob(name):
+                if file.is_file() and file.stat().st_size == 0:
+                    file.unlink()
     for folder in log_dir.glob("run_*"):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -174,10 +174,12 @@ def test_an_object_store_is_read_through_lhotse(
         opened.append(url)
         return (folder / url.rpartition("/")[2]).open(mode)
 
+    from lhotse.serialization import SmartOpenIOBackend
     from lhotse.utils import SmartOpen
 
     monkeypatch.setattr(SmartOpen, "smart_open", smart_open)
     monkeypatch.setattr(SmartOpen, "transport_params", {})
+    monkeypatch.setattr("lhotse.serialization.CURRENT_IO_BACKEND", SmartOpenIOBackend())  # as if it had been installed
     monkeypatch.setattr(remote, "_is_installed", lambda module: True)
     monkeypatch.setitem(sys.modules, "smart_open", importlib.util.module_from_spec(importlib.util.find_spec("json")))
     check_url("s3://bucket/rows.jsonl")

@@ -30,7 +30,7 @@ def test_an_llm_without_a_tokenizer_here_is_refused(corpus: Path, llm_folder: Pa
     (corpus / "empty").mkdir()
     assert f"llm: no usable tokenizer at '{corpus}/empty'" in refused(corpus, corpus / "empty")
     server = {"name": "openai", "base_url": "http://127.0.0.1:1/v1"}
-    assert refused(corpus, "gpt-x", engine=server) == "llm: no folder 'gpt-x', (and no hub id, which is owner/name)"
+    assert refused(corpus, "gpt-x", engine=server) == "llm: no folder 'gpt-x' (and no hub id, which is owner/name)"
     assert run_recipe(given(corpus, "gpt-x", engine={**server, "api": "chat"})).ok
     assert run_recipe(given(corpus, "gpt-x", engine=server, tokenizer=str(llm_folder))).ok
     assert "unknown engine 'hff'. Did you mean 'hf'?" in refused(corpus, llm_folder, engine={"name": "hff"})
