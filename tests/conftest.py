@@ -81,9 +81,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def log_levels() -> Generator[None, None, None]:
-    """A command that ran in a test sets levels for its process; the next test starts with those from before."""
-    loggers = (logging.root, logging.getLogger("nemo_desta"))
-    before = [logger.level for logger in loggers]
+    """A command that ran in a test sets levels for its process, also of pytest's handlers; the next test starts anew."""
+    found = (logging.root, logging.getLogger("nemo_desta"), *logging.root.handlers)
+    before = [one.level for one in found]
     yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+    for one, level in zip(found, before, strict=True):
+        one.setLevel(level)
