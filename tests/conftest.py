@@ -81,7 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def log_levels() -> Generator[None, None, None]:
-    """A command that ran in a test sets levels for its process, also of pytest's handlers; the next test starts anew."""
+    """A command in a test sets levels, of pytest's handlers too; the next test starts with those from before."""
     found = (logging.root, logging.getLogger("nemo_desta"), *logging.root.handlers)
     before = [one.level for one in found]
     yield
