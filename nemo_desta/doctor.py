@@ -106,8 +106,8 @@ def weights() -> str:
     for source, users in found.items():
         if source == "???":
             lines += [
-                f"  --  BEATs ({', '.join(users)}): not on a hub; `desta fetch beats` says where it can be had,",
-                "      and model.perception.use=[whisper] trains without it",
+                f"  --  BEATs_iter3_plus_AS2M.pt ({', '.join(users)}): `desta fetch beats <folder>` downloads a",
+                "      copy and checks it; the path is model.perception.encoders.beats.path; use=[whisper] trains without it",
             ]
             continue
         folder = local_folder(source)

@@ -1,4 +1,4 @@
-"""Download pre-trained encoders and verify their checksums; explain how to get those without a reliable host.
+"""Download pre-trained encoders and verify their checksums.
 
 desta fetch whisper-large-v3 models/whisper-large-v3
 desta fetch https://host/BEATs.pt models --sha256 <sum that you trust>
@@ -27,50 +27,48 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 1 << 20
 WHISPER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-BEATS_HELP = """\
-BEATs checkpoints are not hosted reliably: the links in microsoft/unilm's beats/README.md (MIT licence) often answer
-with errors. Nothing is downloaded; get the file yourself:
-  1. try those links first, then search for the exact file name; there are copies, also on the Hugging Face Hub:
-       BEATs_iter3_plus_AS2M.pt                           pre-trained
-       BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt    fine-tuned on AudioSet, the one that SALMONN uses
-  2. if its source gives a SHA-256, download and check the file with this command:
-       desta fetch <url> <folder> --sha256 <sum>
-  3. the file holds a dictionary: 'cfg' (12 layers, width 768), 'model' (90,311,792 parameters without the predictor)
-     and, fine-tuned, 'label_dict' (527 AudioSet classes). It is read without running any code in it, and
-     BeatsEncoder.from_checkpoint names what is missing; .classify gives the classes of a fine-tuned one."""
+BEATS = "BEATs_iter3_plus_AS2M.pt"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Files of a Hugging Face Hub repository, or instructions where there is none."""
+    """Files of a Hugging Face Hub repository, compared with the checksums that the Hub lists."""
 
-    repo: str | None = None
-    files: tuple[str, ...] = ()
-    instructions: str = ""
+    repo: str
+    files: tuple[str, ...]
 
 
-ASSETS = {
+@dataclass(frozen=True)
+class Copied:
+    """One file that its authors no longer host, in ``copies`` by others: (Hub repository, its type)."""
+
+    file: str
+    sha256: str
+    copies: tuple[tuple[str, str], ...]
+
+
+ASSETS: dict[str, Asset | Copied] = {
     **{
         f"whisper-{size}": Asset(f"openai/whisper-{size}", WHISPER_FILES)
         for size in ("tiny", "base", "small", "medium", "large-v2", "large-v3")
     },
-    "beats": Asset(instructions=BEATS_HELP),
+    # 361,499,833 bytes, MIT licence. The sum is the one that many projects state; the authors' own links are dead.
+    "beats": Copied(
+        BEATS,
+        "d43cbfad4d7b56381c061d7a24774f908d4d94c72961f6eb1d9090ff18cd8d34",
+        (("Bencr/beats-checkpoints", "dataset"), ("lpepino/beats_ckpts", "model")),
+    ),
 }
-
-
-class NotHostedError(LookupError):
-    """An asset without a reliable host; the message says how to get it."""
 
 
 def fetch(name_or_url: str, folder: str | Path, sha256: str | None = None) -> Path:
     """Download a named asset into ``folder`` or one file from a URL, resuming an interrupted download.
 
     A URL needs the ``sha256`` of its file. Files of the Hub are compared with the checksums that the Hub lists for one
-    commit. Returns the folder (asset) or the file (URL).
+    commit; a file that others copied, with the sum that is known. Returns the folder (Whisper) or the file.
 
     Raises:
         ConfigError: unknown name, or a URL without ``sha256``.
-        NotHostedError: an asset that has to be found by hand.
         ValueError: the file has another checksum; it is removed.
         ConnectionError: the connection broke; the received part stays for the next attempt.
     """
@@ -83,8 +81,8 @@ def fetch(name_or_url: str, folder: str | Path, sha256: str | None = None) -> Pa
     if name_or_url not in ASSETS:
         raise ConfigError(f"unknown asset '{name_or_url}'.{nearest(name_or_url, ASSETS)}")
     asset = ASSETS[name_or_url]
-    if asset.repo is None:
-        raise NotHostedError(asset.instructions)
+    if isinstance(asset, Copied):
+        return _fetch_copy(asset, folder)
     info = HfApi().model_info(asset.repo, files_metadata=True)
     stated = {file.rfilename: file for file in info.siblings}
     for name in asset.files:
@@ -94,6 +92,20 @@ def fetch(name_or_url: str, folder: str | Path, sha256: str | None = None) -> Pa
         else:
             _fetch_file(url, folder / name, file.blob_id, _git_blob_id)
     return folder
+
+
+def _fetch_copy(asset: Copied, folder: Path) -> Path:
+    failed = []
+    for repo, kind in asset.copies:
+        try:
+            url = hf_hub_url(repo, asset.file, repo_type=kind)
+            return _fetch_file(url, folder / asset.file, asset.sha256, file_digest)
+        except (ConnectionError, ValueError) as error:
+            failed.append(str(error))
+    raise ConnectionError(
+        f"no copy of {asset.file} could be had ({'; '.join(failed)}). Search for that file name; wherever it is from, "
+        f"desta fetch <url> <folder> --sha256 {asset.sha256} checks it"
+    )
 
 
 def _fetch_file(url: str, target: Path, expected: str, digest: Callable[[Path], str]) -> Path:
@@ -154,7 +166,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         print(fetch(arguments.name_or_url, arguments.folder, arguments.sha256))
-    except (NotHostedError, ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -164,7 +164,7 @@ def _how(part: str) -> str:
         return "Give a hub id or a folder with config.json, *.safetensors and the tokenizer."
     if part == "encoders.beats":
         return (
-            "BEATs_iter3_plus_AS2M.pt is not on a hub: search for that file name (the authors' links die often), then "
+            "Get BEATs_iter3_plus_AS2M.pt with `desta fetch beats <folder>` (345 MiB, checked by its SHA-256), then "
             "set the path; or leave BEATs out with model.perception.use=[whisper]."
         )
     return "Give a hub id or a folder."

@@ -101,9 +101,21 @@ def test_unknown_name(tmp_path):
         download.fetch("whisper-smal", tmp_path)
 
 
-def test_beats_is_explained(tmp_path):
-    with pytest.raises(download.NotHostedError, match="BEATs_iter3_plus_AS2M.pt"):
+@pytest.mark.parametrize("places", [("x", "gone"), ("gone", "x"), ("short", "x")])
+def test_beats_comes_from_the_first_copy_that_answers_with_the_right_bytes(server, tmp_path, monkeypatch, places):
+    asset = download.ASSETS["beats"]
+    paths = dict(zip((repo for repo, _ in asset.copies), places, strict=True))
+    monkeypatch.setitem(download.ASSETS, "beats", download.Copied(asset.file, SUM, asset.copies))
+    monkeypatch.setattr(download, "hf_hub_url", lambda repo, file, repo_type: f"{server.url}/{paths[repo]}/{file}")
+    target = download.fetch("beats", tmp_path)
+    assert target == tmp_path / "BEATs_iter3_plus_AS2M.pt" and target.read_bytes() == CONTENT
+
+
+def test_beats_of_other_bytes_is_refused_and_the_sum_named(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "hf_hub_url", lambda repo, file, repo_type: f"{server.url}/x/{file}")
+    with pytest.raises(ConnectionError, match="no copy of BEATs_iter3_plus_AS2M.pt .*--sha256 d43cbfad"):
         download.fetch("beats", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("right", [True, False])
