@@ -107,7 +107,7 @@ def weights() -> str:
         if source == "???":
             lines += [
                 f"  --  BEATs_iter3_plus_AS2M.pt ({', '.join(users)}): `desta fetch beats <folder>` downloads a",
-                "      copy and checks it; the path is model.perception.encoders.beats.path; use=[whisper] trains without it",
+                "      copy and checks it; model.perception.use=[whisper] trains without it",
             ]
             continue
         folder = local_folder(source)
