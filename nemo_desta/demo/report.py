@@ -1,7 +1,10 @@
 """Output at the end of the demo: three conversations, the loss curve, the table and the next commands."""
 
 import json
+import os
 import random
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,8 @@ def summary(model: Any, scores: Scores, picture: Path, work_dir: Path, *, second
     trained = sum(p.numel() for p in model.perception.projector.parameters())
     frozen = sum(p.numel() for p in model.parameters()) - trained
     rows = (work_dir / "rows_train" / "rows" / "*.jsonl").as_posix()
+    here = os.path.relpath(Path(sys.executable).with_name("desta"))  # where the environment is not activated
+    desta = "desta" if shutil.which("desta") else here
     return f"""{scores}
 
 A mechanism check with a stand-in LLM and encoders, {frozen / 1e6:.1f} M frozen parameters together; {trained:,}
@@ -71,9 +76,9 @@ model       {work_dir / "training" / "model"}
 time        {seconds / 60:.1f} minutes
 
 Try next:
-  desta chat model={work_dir}/training/model audio=YOUR.wav prompt="What do you hear?"
-  desta chat model={work_dir}/training/model web=true   # a page: upload or record, ask
-  desta train --config-name demo check=true work_dir={work_dir}
-  desta train --config-name desta25 check=true \\
+  {desta} chat model={work_dir}/training/model audio=YOUR.wav prompt="What do you hear?"
+  {desta} chat model={work_dir}/training/model web=true   # a page: upload or record, ask
+  {desta} check --config-name demo work_dir={work_dir}
+  {desta} check --config-name desta25 check=elsewhere \\
     'data.train_ds.input_cfg.0.rows={rows}'   # names what a real run still needs
 """
