@@ -63,6 +63,7 @@ COMMANDS = {
     ),
     "plan": Command("find the parallel layout of an LLM on your GPUs", "nemo_desta.megatron.plan:main"),
     "fetch": Command("download pre-trained encoders, verified by checksum", "nemo_desta.perception.download:main"),
+    "cache": Command("list or remove copies of rows that were read by URL", "nemo_desta.data.cache_command:main"),
     "demo": Command("run the whole pipeline on two cores, on made-up data", "nemo_desta.demo.run:main"),
     "doctor": Command(
         "list the installed stack and what is missing; --weights: which weights are here, --verified: what was run",
