@@ -1,22 +1,20 @@
 """One place that turns users' mistakes into one line: our own errors, omegaconf's, Hydra's, and those of files.
 
-A command is ``main`` under `reported`, or `run(main)`. A bug keeps its traceback; NEMO_DESTA_TRACEBACK=1 shows all.
+A command runs under `guard`. A bug keeps its traceback; NEMO_DESTA_TRACEBACK=1 shows all.
 Nothing heavy is imported here, so that a misspelt key is answered before torch and NeMo are.
 """
 
 import errno
-import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import nearest
 
-HYDRAS = "HYDRA_FULL_ERROR"
 #: Set to 1, users' errors keep their traceback.
 TRACEBACK = "NEMO_DESTA_TRACEBACK"
 #: Exit status after Ctrl-C and after the reader of a pipe has gone: 128 + the signal, as shells have it.
@@ -82,33 +80,6 @@ def guard() -> Iterator[None]:
             raise
         _say(text)
         sys.exit(1)
-
-
-def reported(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator of a command's function: `guard` around it. Under Hydra's own decorator, so that it sees the error."""
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        with guard():
-            return function(*args, **kwargs)
-
-    return guarded
-
-
-def run(main: Callable[[], Any]) -> Any:
-    """Call a Hydra main; errors of its command line and of composing the config are reported as well.
-
-    Hydra itself would print them over several lines and exit, unless HYDRA_FULL_ERROR is set.
-    """
-    before = os.environ.get(HYDRAS)
-    os.environ[HYDRAS] = "1"
-    try:
-        with guard():
-            return main()
-    finally:
-        os.environ.pop(HYDRAS)
-        if before is not None:
-            os.environ[HYDRAS] = before
 
 
 def _say(text: str) -> None:

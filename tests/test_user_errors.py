@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_desta import user_errors
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.user_errors import one_line, reported, text_of
+from nemo_desta.user_errors import guard, one_line, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +79,7 @@ def test_a_bug_is_none_of_users_errors():
 
 
 def failing(error):
-    @reported
+    @guard()
     def main():
         raise error
 

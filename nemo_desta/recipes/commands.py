@@ -16,14 +16,9 @@ COMMANDS = {"generate": run_recipe, "report": run_report, "check": run_check, "s
 
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:
-    """Run the recipe. Printing the returned object shows its result; `failed` says whether a script should fail."""
+    """Run the recipe. Printing the returned object shows its result; its ``ok``, where it has one, is whether all is well."""
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     name = plain.pop("recipe", None)
     if str(name) not in COMMANDS:
         raise ConfigError(f"unknown recipe {name!r}.{nearest(str(name), COMMANDS)}")
     return COMMANDS[name](plain)
-
-
-def failed(result: Any) -> bool:
-    """Whether a command found that something is wrong, such as bad rows."""
-    return getattr(result, "ok", True) is False

@@ -111,8 +111,6 @@ class Corpus:
         self.kept: Counter[str | None] = Counter()
         self.left_out: Counter[str | None] = Counter()
         self._notices = Notices()
-        #: Clips by split that ``splits`` leaves out, of the last reading.
-        self.left_out: Counter[str] = Counter()
         #: (file, what) -> rows, of the last reading: ignored keys, columns left out, cells that count as missing.
         self.notices: Mapping[tuple[str, str], int] = self._notices.counts
 
@@ -169,7 +167,6 @@ class Corpus:
     def _clips(self) -> Iterator[dict[str, Any]]:
         """Every clip of every split, as the card says."""
         self._notices.counts.clear()
-        self.left_out.clear()
         with named(f"card {self.name}"):
             make = ClipMaker(self.card, self.data_root, self._notices)
         reader = self.card.reader
