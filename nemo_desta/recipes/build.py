@@ -21,7 +21,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import Answerer, request_messages
 from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
-from nemo_desta.recipes.engines import Engine, SamplingConfig, build_engine, engine_identity
+from nemo_desta.recipes.engines import OUR_ENGINES, Engine, SamplingConfig, build_engine, engine_identity
 from nemo_desta.recipes.gates import Decontamination, Duplicates, RowGates, value_sets
 from nemo_desta.recipes.gates.leak import LeakJudge
 from nemo_desta.recipes.hashes import hash64
@@ -67,14 +67,16 @@ def build_prompts(config: RecipeConfig) -> PromptPool | None:
 
 
 def check_llm(config: RecipeConfig) -> None:
-    """Load the LLM's tokenizer, as the engine will; no weights.
+    """Load the LLM's tokenizer, as one of our engines will; no weights.
 
     Raises:
         ConfigError: no usable tokenizer there, or one without a chat template; an unknown engine or knob.
     """
-    engine_identity(config.engine, config.llm)
+    engine = engine_identity(config.engine, config.llm)["name"]
+    if engine not in OUR_ENGINES:
+        return  # it knows itself what its LLM's name means
     key, source = "llm", config.llm
-    if config.engine["name"] == "openai":
+    if engine == "openai":
         if config.tokenizer or config.engine.get("tokenizer"):
             key, source = "tokenizer", config.tokenizer or config.engine["tokenizer"]
         elif config.engine.get("api", "completions") == "chat":

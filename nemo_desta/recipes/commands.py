@@ -16,7 +16,7 @@ COMMANDS = {"generate": run_recipe, "report": run_report, "check": run_check, "s
 
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:
-    """Run the recipe. Printing the returned object shows its result; its ``ok``, where it has one, is whether all is well."""
+    """Run the recipe. Printing what it returns shows the result; ``ok``, if it has that, says whether all is well."""
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     name = plain.pop("recipe", None)
     if str(name) not in COMMANDS:

@@ -93,3 +93,13 @@ def test_a_wrong_kind_of_value_is_no_traceback(corpus: Path, llm_folder: Path, k
     except Exception as error:
         line = one_line(error)
         assert line is not None and "\n" not in line, f"{key}={value!r}: {error!r}"
+
+
+def test_the_check_leaves_the_llm_of_an_engine_of_ones_own_to_that_engine(corpus: Path) -> None:
+    engine = {"_target_": f"{__name__}.OwnEngine", "command": ["x"]}
+    assert run_recipe(given(corpus, "my-llm-8b", engine=engine)).ok
+
+
+class OwnEngine:
+    def __init__(self, llm: str, *, command: list[str]) -> None:
+        raise AssertionError("a check starts no engine")

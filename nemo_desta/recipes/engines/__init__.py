@@ -34,6 +34,7 @@ __all__ = [
     "Generation",
     "HFEngine",
     "Messages",
+    "OUR_ENGINES",
     "OpenAIEngine",
     "Request",
     "SamplingConfig",
@@ -79,7 +80,8 @@ class OpenAISettings(Connection):
     extra_body: dict[str, Any] = field(default_factory=dict)
 
 
-_SETTINGS = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
+#: Name -> its settings.
+OUR_ENGINES = {"hf": HFSettings, "vllm": VLLMSettings, "openai": OpenAISettings}
 _ROOM = "nemo_desta.recipes.engines"
 _CLASSES = {"hf": "HFEngine", "vllm": "VLLMEngine", "openai": "OpenAIEngine"}
 ENGINES = Registry(
@@ -93,7 +95,7 @@ def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
     """The part of an engine's ``settings`` that decides about the rows: of ours, the server, its key and its load may
     change; of an engine from elsewhere, nothing. Raises `ConfigError` for an unknown engine or knob."""
     name, own = ENGINES.read(settings)
-    if name not in _SETTINGS:
+    if name not in OUR_ENGINES:
         return {"name": name, **ENGINES.settings(name, own, 1)}
     knobs = vars(_parsed(settings))
     kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
@@ -116,7 +118,7 @@ def build_engine(
 
     Raises `ConfigError` for an unknown engine or knob, `EngineError` if there is no server or no tokenizer.
     """
-    if ENGINES.read(settings)[0] not in _SETTINGS:
+    if ENGINES.read(settings)[0] not in OUR_ENGINES:
         return ENGINES.build(settings, llm, chat_template_kwargs=chat_template_kwargs, tokenizer=tokenizer)
     knobs = dict(vars(_parsed(settings)))
     name = knobs.pop("name")
@@ -136,7 +138,7 @@ def build_engine(
 
 def _parsed(settings: Mapping[str, Any]) -> HFSettings | VLLMSettings | OpenAISettings:
     name, knobs = ENGINES.read(settings)
-    return parse(_SETTINGS[name], {"name": name, **knobs}, where="engine")
+    return parse(OUR_ENGINES[name], {"name": name, **knobs}, where="engine")
 
 
 def __getattr__(name: str) -> Any:
