@@ -7,13 +7,13 @@ stack=$2
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-} python3.11 python3.12 python3.10 python3 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3.10 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "No Python 3.10, 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
+    echo "No Python 3.10, 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2
     return 1
 }
 

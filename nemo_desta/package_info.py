@@ -9,7 +9,7 @@ __description__ = (
     "A NeMo plugin that gives a frozen text LLM ears: fused audio encoders, one projector, no forgetting."
 )
 __license__ = "Apache-2.0"
-__python_requires__ = ">=3.10,<3.13"
+__python_requires__ = ">=3.10,<3.14"
 
 #: Needed by `ops` and `perception`: enough for a GPU machine without NeMo.
 REQUIRES = [
@@ -37,7 +37,7 @@ EXTRAS = {
         "tensorboard>=2.16",
         "zstandard>=0.22",  # rows in .jsonl.zst
     ],
-    "megatron": ["megatron-core>=0.16,<0.17"],
+    "megatron": ["megatron-core>=0.16,<0.20"],
     "recipes": [
         "aiohttp>=3.9",
         "datasets>=3",  # corpora in the Hugging Face form
