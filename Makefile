@@ -1,7 +1,8 @@
-# Every target builds the environment that it needs in the checkout: .venv (latest stack) or .venv-container
-# (the NeMo of nvcr.io/nvidia/nemo:26.02, on a CPU). PYTHON=... selects the interpreter, ARGS=... adds arguments.
+# Every target builds the environment that it needs in the checkout, on a CPU: .venv (the latest versions),
+# .venv-container (nvcr.io/nvidia/nemo-speech:26.07.00) or .venv-legacy (nvcr.io/nvidia/nemo:26.02); docs/stacks.md.
+# PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container kernels lint docs docs-tables constraints clean
+.PHONY: help demo test test-slow test-container test-megatron test-legacy kernels lint docs docs-tables constraints clean
 
 ARGS ?=
 # No target may wait for a hub or an account.
@@ -25,12 +26,19 @@ test: .venv/.stamp  ## run the tests (without slow ones), on the latest stack
 test-slow: .venv/.stamp  ## run the slow tests (multi-process, load, browser), on the latest stack
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m slow $(ARGS)
 
-test-container: .venv-container/.stamp  ## run the tests (without slow ones), on the container's stack
+test-container: .venv-container/.stamp  ## run the tests (without slow ones), on the stack of nemo-speech:26.07.00
 	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
 
-kernels: .venv/.stamp .venv-container/.stamp  ## compile the Triton kernels for GPUs with both stacks' compilers; needs no GPU
+test-megatron: .venv-container/.stamp  ## run the slow tests of strategy=megatron on the newest megatron-core
+	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m slow tests/megatron $(ARGS)
+
+test-legacy: .venv-legacy/.stamp  ## run the tests (without slow ones), on the stack of nemo:26.02
+	OMP_NUM_THREADS=1 .venv-legacy/bin/$(PYTEST) -m "not slow" $(ARGS)
+
+kernels: .venv/.stamp .venv-container/.stamp .venv-legacy/.stamp  ## compile the Triton kernels for GPUs with each stack's compiler; needs no GPU
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.kernels.aot $(ARGS)
 	OMP_NUM_THREADS=1 .venv-container/bin/python -m benchmarks.kernels.aot $(ARGS)
+	OMP_NUM_THREADS=1 .venv-legacy/bin/python -m benchmarks.kernels.aot $(ARGS)
 
 lint: .venv/.stamp  ## run ruff and check the import rules
 	.venv/bin/ruff check .
@@ -43,16 +51,15 @@ docs: .venv/.stamp  ## build the documentation site into build/site; a dead link
 docs-tables: .venv/.stamp  ## write the tables of docs/ that are made from the cards of nemo_desta/verified
 	.venv/bin/python docs/site/tables.py
 
-constraints: .venv/.stamp .venv-container/.stamp  ## pin the versions for the .in files and package_info.py again
-	.venv/bin/python constraints/update.py latest --keep
-	.venv-container/bin/python constraints/update.py container --keep
+constraints: .venv/.stamp  ## pin the versions for the .in files and package_info.py again
+	for stack in latest container legacy vllm; do .venv/bin/python constraints/update.py $$stack --keep; done
 
-clean:  ## remove caches and build output; keep the environments (rm -r .venv .venv-container)
+clean:  ## remove caches and build output; keep the environments (rm -r .venv*)
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 .venv/.stamp: setup.py nemo_desta/package_info.py constraints/latest.txt
 	@constraints/install.sh .venv latest
 
-.venv-container/.stamp: setup.py nemo_desta/package_info.py constraints/container.txt
-	@constraints/install.sh .venv-container container
+.venv-%/.stamp: setup.py nemo_desta/package_info.py constraints/%.txt
+	@constraints/install.sh .venv-$* $*

@@ -28,7 +28,15 @@ fi
 echo "Installing the $stack stack into $venv: 2-4 minutes the first time, seconds afterwards ..."
 # torch first: with it in place, nothing that follows looks for another build of it.
 install torch setuptools
-extras=train,megatron,recipes,measure,demo,eval,serve,transcript,web,dev
+extras=train,recipes,measure,demo,eval,serve,transcript,web,dev
 if [ "$stack" = latest ]; then extras+=,cluster,docs; fi  # one stack is enough for what runs beside the others
+if [ "$stack" != container ]; then extras+=,megatron; fi
 install --no-build-isolation -e ".[$extras]"
+if [ "$stack" = container ]; then
+    # The newest megatron-core asks for Python 3.12; its code runs on 3.10 and 3.11, too, so it is tested everywhere.
+    site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$venv/bin/python" -m pip --disable-pip-version-check install -qq --no-compile --no-deps --upgrade \
+        --ignore-requires-python --only-binary=:all: --implementation cp --python-version 3.12 --target "$site" \
+        "$(grep ^megatron-core== constraints/container.txt)"
+fi
 touch "$venv/.stamp"
