@@ -30,6 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license=INFO["__license__"],
     python_requires=INFO["__python_requires__"],
+    classifiers=INFO["CLASSIFIERS"],
     packages=find_packages(include=["nemo_desta", "nemo_desta.*"]),
     package_data={
         "nemo_desta": [

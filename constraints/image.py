@@ -1,11 +1,14 @@
 """Adds to a container image what is missing in it, and nothing else; used by the Dockerfile.
 
     python constraints/image.py record FILE      every version in the image, as a pip constraint file
+    python constraints/image.py alone EXTRA...   what must be installed without its own requirements, one per line
     python constraints/image.py missing EXTRA... requirements of those extras that the image lacks, one per line
     python constraints/image.py verify FILE      fails when a recorded version, or torch's build, has changed
 
 A requirement that the image meets is never handed to pip: images carry release candidates (``2.7.0rc0``) that a bound
-such as ``>=2.7.0`` rejects, and pip would then replace the image's own NeMo.
+such as ``>=2.7.0`` rejects, and pip would then replace the image's own NeMo. Megatron images have no NeMo, and their
+hydra-core and peft are newer than NeMo's bounds allow: there NeMo is installed alone, and then what it asks for and the
+image lacks.
 """
 
 import argparse
@@ -24,6 +27,8 @@ from nemo_desta.doctor import check, installed
 from nemo_desta.package_info import EXTRAS, REQUIRES
 
 BUILD_MARK = "# torch build: "
+#: Installed without their own requirements, whose upper bounds Megatron images exceed.
+ALONE = {"nemo_toolkit"}
 
 
 def main() -> None:
@@ -31,13 +36,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("record", "verify"):
         commands.add_parser(name).add_argument("file", type=Path)
-    commands.add_parser("missing").add_argument("extras", nargs="+", choices=sorted(EXTRAS))
+    for name in ("alone", "missing"):
+        commands.add_parser(name).add_argument("extras", nargs="+", choices=sorted(EXTRAS))
     args = parser.parse_args()
 
     if args.command == "record":
         args.file.write_text("\n".join([BUILD_MARK + torch_build(), *recorded_versions()]) + "\n", encoding="utf-8")
-    elif args.command == "missing":
-        print("\n".join(missing(args.extras)))
+    elif args.command in ("alone", "missing"):
+        lines = list(missing(args.extras))
+        print("\n".join(line for line in lines if args.command == "missing" or Requirement(line).name in ALONE))
     else:
         changes = verify(args.file)
         if changes:
@@ -60,14 +67,17 @@ def missing(extras: list[str]) -> Iterator[str]:
         elif finding.problem:
             sys.exit(f"{finding.name}: {finding.problem}; use an image that fits (BASE_IMAGE)")
         else:
-            yield from missing_of_extras(requirement)
+            yield from missing_below(requirement)
 
 
-def missing_of_extras(requirement: Requirement) -> Iterator[str]:
-    """What the extras of an installed package ask for and the image lacks, such as NeMo's ``asr-only``."""
+def missing_below(requirement: Requirement) -> Iterator[str]:
+    """What an installed package and its extras, such as NeMo's ``asr-only``, ask for and the image lacks."""
+    if not requirement.extras and requirement.name not in ALONE:
+        return
     for line in importlib.metadata.requires(requirement.name) or []:
         inner = Requirement(line)
-        wanted = inner.marker and any(inner.marker.evaluate({"extra": extra}) for extra in requirement.extras)
+        marker = inner.marker
+        wanted = marker is None or any(marker.evaluate({"extra": extra}) for extra in ["", *requirement.extras])
         if wanted and installed(inner.name) is None:
             yield f"{inner.name}{inner.specifier}"
 

@@ -189,8 +189,8 @@ def hardware() -> Iterator[str]:
 
 
 def install_line(extra: str) -> str:
-    """The install command, with the constraint file of the installed NeMo's stack; 2.x is the container's."""
-    stack = "container" if release(installed("nemo_toolkit") or "3") < (3,) else "latest"
+    """The install command, with the constraint file of the installed NeMo's stack."""
+    stack = "legacy" if release(installed("nemo_toolkit") or "3") < (3,) else "latest"
     return f"pip install -c constraints/{stack}.txt -e '.[{extra}]'"
 
 

@@ -10,6 +10,15 @@ __description__ = (
 )
 __license__ = "Apache-2.0"
 __python_requires__ = ">=3.10,<3.14"
+CLASSIFIERS = [
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "License :: OSI Approved :: Apache Software License",
+    "Operating System :: POSIX :: Linux",
+    *(f"Programming Language :: Python :: {version}" for version in ("3.10", "3.11", "3.12", "3.13")),
+    "Topic :: Multimedia :: Sound/Audio :: Speech",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+]
 
 #: Needed by `ops` and `perception`: enough for a GPU machine without NeMo.
 REQUIRES = [
@@ -22,7 +31,7 @@ REQUIRES = [
     "transformers>=4.57,<6",
 ]
 
-#: One list per task, e.g. `pip install 'nemo_desta[train]'`. constraints/ pins the versions of two tested stacks.
+#: One list per task, e.g. `pip install 'nemo_desta[train]'`. constraints/ pins the versions of the tested stacks.
 EXTRAS = {
     "train": [
         "nemo_toolkit[core,common-only,asr-only]>=2.7.0,<3.1",

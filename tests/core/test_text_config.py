@@ -46,6 +46,7 @@ def tiny_gemma(kind: str, vocab_size: int, **text: Any) -> Any:
         return transformers.Gemma3nForCausalLM(transformers.Gemma3nTextConfig(**shape)).eval()
     if kind == "gemma4":
         shape |= {"global_head_dim": 8, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": vocab_size}
+        shape["layer_types"] = ["sliding_attention", "full_attention"]  # 5.5.0 needs both kinds
         shape = {"hidden_size_per_layer_input": 0, "final_logit_softcapping": CAP, **shape}
         tokens = {name: vocab_size - 1 for name in ("image_token_id", "audio_token_id", "video_token_id")}
         config = transformers.Gemma4Config(text_config=shape, vision_config=None, audio_config=None, **tokens)

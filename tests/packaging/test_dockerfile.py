@@ -22,7 +22,7 @@ COPIES = [arguments for keyword, arguments in instructions() if keyword == "COPY
 
 
 def test_base_image_is_an_argument_with_a_pinned_tag():
-    assert instructions()[0] == ("ARG", "BASE_IMAGE=nvcr.io/nvidia/nemo:26.02")
+    assert instructions()[0] == ("ARG", "BASE_IMAGE=nvcr.io/nvidia/nemo-speech:26.07.00")
     stages = set()
     for _, arguments in (i for i in instructions() if i[0] == "FROM"):
         base, _, name = re.fullmatch(r"(\S+)( AS (\S+))?", arguments).groups()

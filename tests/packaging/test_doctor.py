@@ -113,4 +113,4 @@ def test_a_version_out_of_bounds_is_named_with_what_is_needed(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda name: "2.6.0")
     finding = doctor.check("nemo_toolkit[core,asr-only]>=2.7.0,<3.1; platform_system == 'Linux'")
     assert finding == ("nemo_toolkit", "2.6.0", "2.6.0 found, >=2.7.0,<3.1 needed")
-    assert "constraints/container.txt" in doctor.install_line("train")  # NeMo 2 is the container's
+    assert "constraints/legacy.txt" in doctor.install_line("train")

@@ -75,7 +75,7 @@ def test_the_barrier_stops_an_import_of_nemo(tmp_path):
 
 
 #: Packages whose files do not say which module they bring.
-OTHER_NAMES = {"parselmouth": "praat-parselmouth"}
+OTHER_NAMES = {"parselmouth": "praat-parselmouth", "sklearn": "scikit-learn"}  # the latter on Python 3.10
 
 
 def test_every_import_is_a_requirement():

@@ -96,12 +96,15 @@ def test_commands_of_a_page_exist(page):
         assert any(place.exists() for place in places), f"no such config: {config}"
 
 
+STACK_TESTS = ("test-container", "test-megatron", "test-legacy")
+
+
 def test_make_help_names_every_target_and_ci_runs_them():
     shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, text=True, capture_output=True).stdout
-    for target in ("demo", "test", "test-slow", "test-container", "kernels", "lint", "docs", "docs-tables", "clean"):
+    for target in ("demo", "test", "test-slow", *STACK_TESTS, "kernels", "lint", "docs", "docs-tables", "clean"):
         assert re.search(rf"^  make {target} +\S", shown, flags=re.MULTILINE), f"make help leaves out {target}"
     steps = re.findall(r"^step make (.+)$", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE)
-    assert steps == ["lint", "docs", "test", "test-slow", "test-container", "kernels"]
+    assert steps == ["lint", "docs", "test", "test-slow", *STACK_TESTS, "kernels"]
 
 
 def test_every_folder_with_modules_is_a_package():

@@ -72,7 +72,7 @@ def test_a_card_of_every_change_names_a_step_of_the_ci_and_its_pinned_versions(c
         return
     steps = re.findall(r"^step make (.+)$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert shlex.split(card.command)[1] in steps
-    pins = "".join((ROOT / "constraints" / f"{stack}.txt").read_text() for stack in ("latest", "container"))
+    pins = "".join((ROOT / "constraints" / f"{stack}.txt").read_text() for stack in ("latest", "container", "legacy"))
     pinned = {(name.replace("-", "_"), version) for name, version in re.findall(r"^([\w-]+)==(\S+)", pins, re.M)}
     for package in card.versions:
         for version in card.versions_of(package):

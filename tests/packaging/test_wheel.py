@@ -1,6 +1,8 @@
 """The wheel, installed away from the checkout: its commands, its configs, and a real training and answer by them."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nemo_desta.cli.commands import COMMANDS
+from nemo_desta.package_info import __version__
 from nemo_desta.testing.data import tiny_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +97,38 @@ def test_the_wheel_trains_and_answers(desta):
     )
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of this version on the path, or one of pyenv's, whose commands on the path may be inactive."""
+    found = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for candidate in filter(None, found):
+        asked = subprocess.run([candidate, "--version"], text=True, capture_output=True)
+        if asked.returncode == 0 and asked.stdout.startswith(f"Python {version}."):
+            return str(candidate)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+def test_another_python_installs_the_wheel_and_runs_what_needs_no_package(wheel, version, tmp_path):
+    """Its own pip reads the bounds, it compiles every file, and `desta` answers without torch."""
+    if (python := interpreter(version)) is None:
+        pytest.skip(f"no Python {version} here")
+    site = tmp_path / "site"
+    options = ["--quiet", "--no-deps", "--no-compile", "--target", str(site)]
+    subprocess.run([python, "-m", "pip", "install", *options, str(wheel)], check=True, capture_output=True)
+    subprocess.run([python, "-W", "error", "-m", "compileall", "-q", str(site)], check=True)
+
+    def run(*words: str) -> subprocess.CompletedProcess:
+        start = "import sys; from nemo_desta.cli.main import main; sys.exit(main())"
+        env = {"PYTHONPATH": str(site), "PATH": os.environ["PATH"]}
+        return subprocess.run([python, "-c", start, *words], cwd=tmp_path, env=env, text=True, capture_output=True)
+
+    shown = run("--help")
+    assert shown.returncode == 0 and all(job in shown.stdout for job in COMMANDS), shown.stderr
+    assert re.search(rf"nemo_desta +{re.escape(__version__)}\npython +{re.escape(version)}", run("--version").stdout)
+    doctor = run("doctor")
+    assert doctor.returncode == 1 and not doctor.stderr
+    assert re.search(rf"ok  python +{re.escape(version)}\.", doctor.stdout)
+    assert "torch: not installed" in doctor.stdout
