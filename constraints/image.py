@@ -7,7 +7,7 @@
 
 A requirement that the image meets is never handed to pip: images carry release candidates (``2.7.0rc0``) that a bound
 such as ``>=2.7.0`` rejects, and pip would then replace the image's own NeMo. Megatron images have no NeMo, and their
-hydra-core and peft are newer than NeMo's bounds allow: there NeMo is installed alone, and then what it asks for and the
+hydra-core and peft are newer than NeMo's bounds allow. There NeMo is installed alone, then what it asks for and the
 image lacks.
 """
 

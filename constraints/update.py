@@ -2,9 +2,9 @@
 
     python constraints/update.py latest [--keep]
 
-Nothing is installed: pip resolves the stack's extras in a dry run. ``--keep`` holds the versions of the present file, so
-that only what the .in file or package_info.py asks for moves. Run it with Python 3.11; versions that need more than
-Python 3.10 get a marker, and 3.10 takes the newest that it can. Lines for megatron-core are taken over as they are: its
+Nothing is installed: pip resolves the stack's extras in a dry run. ``--keep`` holds the versions of the present file,
+so that only what the .in file or package_info.py asks for moves. Run it with Python 3.11; versions that need more than
+Python 3.10 get a marker, and 3.10 takes the newest that it can. Lines for megatron-core are copied as they are: its
 newer versions ask for Python 3.12, although their code runs on 3.11.
 """
 
