@@ -133,11 +133,12 @@ def test_a_card_that_is_no_mapping_is_refused_and_runs_nothing(tmp_path):
 
 def test_tables_of_the_pages_are_current():
     tables = runpy.run_path(str(ROOT / "docs" / "site" / "tables.py"))
-    for page in tables["PAGES"]:
+    for page, words in tables["PAGES"].items():
         text = (ROOT / page).read_text(encoding="utf-8")
-        assert tables["with_table"](text) == text, f"{page} differs from the cards: run `make docs-tables`"
+        assert tables["with_table"](text, words) == text, f"{page} differs from the cards: run `make docs-tables`"
+        assert any(word in card.capability for card in cards() for word in words), f"no card for {page}"
     with pytest.raises(ValueError, match="found 0"):
-        tables["with_table"]("# A page")
+        tables["with_table"]("# A page", ("",))
 
 
 def test_the_page_of_the_site_holds_every_card():
