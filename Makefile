@@ -12,7 +12,7 @@ export WANDB_MODE := offline
 # Packages are installed without byte code, which is twice as fast. Python compiles a module on its first import.
 export PYTHONDONTWRITEBYTECODE :=
 # One thread per process everywhere: on a busy machine, additional threads wait for each other and slow down all work.
-PYTEST := python -m pytest -q -n 2 --dist loadfile
+PYTEST := python -m pytest -q -n 2 --dist loadfile --durations=30 --durations-min=2
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
