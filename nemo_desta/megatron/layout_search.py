@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from transformers import PretrainedConfig
 
+from nemo_desta.core.cost import Flops, Speed, llm_flops, position_flops
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron import audio_memory, llm_memory
+from nemo_desta.megatron.audio_memory import Perception
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.llm_memory import Load
+from nemo_desta.megatron.param_mapping import part_names, part_shape
 
 GIB = 1 << 30
 #: Largest number of GPUs that is tried when nothing fits.
@@ -25,7 +29,8 @@ class Job:
 
     llm: PretrainedConfig
     load: Load
-    encoders: tuple[audio_memory.Encoder, ...]
+    perception: Perception
+    speed: Speed
     clips: int
     secs: float
     num_micro_batches: int
@@ -40,12 +45,33 @@ class Job:
         load = replace(old, rows=rows, targets=max(1, old.targets * rows // old.rows), recompute=True)
         return replace(self, load=load, clips=-(-self.clips * rows // old.rows))
 
+    def flops(self, *, recompute: bool) -> Flops:
+        """Of a micro-batch."""
+        load = self.load
+        encoders, projector = self.perception.flops
+        return llm_flops(
+            self.llm,
+            self.position_flops,
+            rows=load.rows,
+            length=load.length,
+            targets=load.targets,
+            recompute=recompute,
+            encoders=self.clips * encoders,
+            projector=self.clips * projector,
+        )
+
+    @cached_property
+    def position_flops(self) -> float:
+        """Of a position's forward pass through the LLM's linear layers."""
+        return position_flops(((name, part_shape(name, self.llm)) for name in part_names(self.llm)), self.llm)
+
 
 @dataclass(frozen=True)
 class Plan:
     """A layout on the GPUs of a job. ``stages``: bytes on one GPU of each pipeline stage, by kind.
 
-    ``total``: bytes on a GPU of stage ``heaviest``. ``bubble``: share of the time in the pipeline's ends.
+    ``total``: bytes on a GPU of stage ``heaviest``. ``bubble``: share of the time in the pipeline's ends. ``rate``:
+    hours of audio per GPU-hour at the job's speed.
     """
 
     tensor_parallel_size: int
@@ -54,6 +80,7 @@ class Plan:
     data_parallel_size: int
     recompute: bool
     bubble: float
+    rate: float
     total: int
     fits: bool
     heaviest: int
@@ -81,11 +108,20 @@ def plans(job: Job) -> Iterator[Plan]:
                 heaviest = max(stages, key=lambda stage: stage["total"])
                 yield Plan(
                     *(tensor, pipeline, layout.sequence_parallel, copies, recompute, bubble),
+                    rate=audio_rate(job, layout, recompute=recompute),
                     total=heaviest["total"],
                     fits=heaviest["total"] <= job.usable,
                     heaviest=heaviest["stage"],
                     stages=stages,
                 )
+
+
+def audio_rate(job: Job, layout: Layout, *, recompute: bool) -> float:
+    """Hours of audio per GPU-hour. Waiting for other ranks, the pipeline's ends aside, is a matter of the MFU."""
+    stages = job.flops(recompute=recompute).by_stage(layout.layers_per_stage(job.llm.num_hidden_layers))
+    secs = job.speed.step_secs(stages, job.num_micro_batches, layout.tensor_parallel_size)
+    gpus = layout.tensor_parallel_size * layout.pipeline_parallel_size
+    return job.num_micro_batches * job.clips * job.secs / (secs * gpus)
 
 
 def stage_bytes(job: Job, layout: Layout, load: Load) -> list[dict[str, int]]:
@@ -149,12 +185,9 @@ def smallest_changes(job: Job) -> Iterator[tuple[str, Plan]]:
 
 def _audio_bytes(job: Job, layout: Layout, load: Load, in_flight: int) -> tuple[int, int, int]:
     """Encoders; projector with its optimiser; temporary memory: on a GPU of stage 0."""
-    D, w = job.llm.hidden_size, load.width
+    D, w, audio = job.llm.hidden_size, load.width, job.perception
     clips = -(-job.clips // layout.tensor_parallel_size)  # of the rank that encodes the most
-    kept = audio_memory.kept_bytes(job.encoders, clips, job.secs, D, w)
     text = 3 * load.rows * load.length * D * w  # embeddings of the ids, of the splice, and the LLM's order of axes
-    gathered = 2 * int(job.clips * job.secs * audio_memory.TOKENS_PER_SECOND) * D * w
-    working = max(audio_memory.working_bytes(job.encoders, clips, job.secs, w), text + gathered)
-    frozen = sum(encoder.parameters for encoder in job.encoders) * w
-    trained = audio_memory.projector_parameters(job.encoders, D) * audio_memory.TRAINED
-    return frozen + in_flight * kept, trained, working
+    gathered = 2 * job.clips * audio.vectors * D * w
+    working = max(audio_memory.working_bytes(audio.encoders, clips, job.secs, w), text + gathered)
+    return audio.frozen * w + in_flight * clips * audio.kept, audio.trained * audio_memory.TRAINED, working
