@@ -104,7 +104,8 @@ def transformer_config(
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_key_value_heads,
+        # more ranks than key-value heads: every rank holds one head, which the weight table copies
+        num_query_groups=max(config.num_key_value_heads, layout.tensor_parallel_size),
         kv_channels=head_size(config),
         normalization="RMSNorm",
         layernorm_epsilon=config.rms_norm_eps,
@@ -117,6 +118,7 @@ def transformer_config(
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
         pipeline_model_parallel_layout=_stage_layout(stages) if len(set(stages)) > 1 else None,
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
