@@ -1,6 +1,7 @@
 """Sums the gradients of an accumulation window over the copies of the projector, and clips them.
 
-Each tensor-parallel rank projects its own clips and each data-parallel rank its own rows, so the sum is over both.
+Each tensor- and context-parallel rank projects its own clips and each data-parallel rank its own rows, so the sum is
+over all of them.
 The copies stay equal because every rank then makes the same step.
 """
 

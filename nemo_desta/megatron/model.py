@@ -64,11 +64,11 @@ class MegatronDestaModel(DestaBase):
         )
         build.freeze_by_pattern(dict(self.trained_parameters()), config.freeze)
         self.perception.projector.to(strategy.root_device)
-        copy_from_first(self.perception.projector, parallel_state.get_tensor_and_data_parallel_group())
+        copy_from_first(self.perception.projector, _projector_copies())
 
     @property
     def ranks_per_batch(self) -> int:
-        return parallel_state.get_model_parallel_group().size()
+        return self.trainer.strategy.layout.ranks_per_copy
 
     @property
     def writes_samples(self) -> bool:
@@ -102,7 +102,7 @@ class MegatronDestaModel(DestaBase):
         total = int(totals[1])
         parameters = [parameter for _, parameter in self.trained_parameters()]
         if parameters:
-            sum_gradients(parameters, parallel_state.get_tensor_and_data_parallel_group())
+            sum_gradients(parameters, _projector_copies())
         self.window.normalise(parameters, total)
         self.log_step(total)
         clip_global_norm(parameters, self.trainer.strategy.gradient_clip_val)
@@ -118,7 +118,7 @@ class MegatronDestaModel(DestaBase):
     # ---- forward
 
     def embed(self, batch: Mapping[str, Any]) -> Tensor:
-        """Input (B, Z, D) of the LLM's first layer, the same on every tensor-parallel rank; first stage only."""
+        """Input (B, Z, D) of the LLM's first layer, the same on tensor- and context-parallel ranks; first stage."""
         text = self.llm.embed(batch["input_ids"].clamp(min=0))
         vectors = text.new_zeros(0, 0, text.shape[-1])
         if batch["audio_lens"].numel():
@@ -129,7 +129,8 @@ class MegatronDestaModel(DestaBase):
                 batch["vector_lens"],
                 output_size=text.shape[-1],
                 dtype=self.llm.dtype,
-                group=parallel_state.get_tensor_model_parallel_group(),
+                group=parallel_state.get_tensor_and_context_parallel_group(),
+                context_group=parallel_state.get_context_parallel_group(),
             )
         rows = (batch[name] for name in ("input_ids", "input_lens", "prompt_lens"))
         return splice(text, *rows, vectors=vectors, vector_lens=batch["vector_lens"]).inputs_embeds
@@ -158,6 +159,11 @@ class MegatronDestaModel(DestaBase):
         except OSError:  # an LLM folder may have no generation config
             settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         return self.prompts.end_ids(settings.eos_token_id)
+
+
+def _projector_copies() -> dist.ProcessGroup:
+    """All ranks of the first stage: TP x CP x DP."""
+    return parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
 
 
 def _refuse(config: ModelConfig) -> None:

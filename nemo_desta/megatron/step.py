@@ -1,6 +1,7 @@
 """Runs the micro-batches of a step through megatron-core's schedule: 1F1B over pipeline stages, or one after another.
 
-The last stage broadcasts its results to all stages of its pipeline, so that every rank logs and decides the same.
+The last stage broadcasts its results to all stages of its pipeline, and context-parallel ranks add up theirs, so that
+every rank logs and decides the same.
 Letters: B rows, Z positions, D LLM width, N supervised tokens.
 """
 
@@ -15,6 +16,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_desta.core.splice import place
+from nemo_desta.megatron.context import find_positions
 from nemo_desta.megatron.llm import StageLLM
 from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
 
@@ -24,41 +26,46 @@ Embed = Callable[[Batch], Tensor]
 
 
 def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: bool) -> Tensor:
-    """(K, 3) float64 on every rank of the pipeline: summed loss, targets and correct predictions of K micro-batches.
+    """(K, 3) float64 on every rank of the copy: summed loss, targets and correct predictions of K micro-batches.
 
-    With ``train`` it accumulates gradients of the summed losses and does not count correct predictions (-1).
+    With ``train`` it accumulates gradients of the summed losses and does not count correct predictions (NaN).
     """
 
     def last_stage(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
-        num_tokens = hidden.new_tensor(places.target_ids.numel(), dtype=torch.int)
-        num_correct = hidden.new_tensor(-1 if train else 0, dtype=torch.int)
-        if places.target_ids.numel():
-            logits = llm.head(predicting_states(hidden, places))
+        states, target_ids = predicting_states(hidden, places)
+        num_tokens = hidden.new_tensor(target_ids.numel(), dtype=torch.int)
+        num_correct = hidden.new_tensor(float("nan") if train else 0, dtype=torch.double)
+        if target_ids.numel():
+            logits = llm.head(states)
             if not train:
-                correct = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == places.target_ids
+                correct = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == target_ids
                 num_correct = correct.sum()
-            loss = summed_cross_entropy(logits, places.target_ids)
+            loss = summed_cross_entropy(logits, target_ids)
         else:
             loss = hidden[:0].sum().float()  # zero, but in the graph: other ranks wait in its backward pass
         return loss, num_tokens, torch.stack([loss.detach().double(), num_tokens.double(), num_correct.double()])
 
     found = _run(llm, embed, batches, last_stage, forward_only=not train, collect=False)
-    return from_last_stage(found, (len(batches), 3), torch.float64, llm)
+    return from_last_stage(found, (len(batches), 3), torch.float64, llm, over_context=dist.ReduceOp.SUM)
 
 
 def run_next_ids(llm: StageLLM, embeds: Tensor | None, row_ends: Tensor) -> Tensor:
-    """(B,) int64 on every rank of the pipeline: the likeliest token after each row's ``row_ends`` (B,) positions.
+    """(B,) int64 on every rank of the copy: the likeliest token after each row's ``row_ends`` (B,) positions.
 
     ``embeds``: (B, Z, D) on the first stage.
     """
 
     def last_stage(batch: Batch, hidden: Tensor, non_loss_data: bool) -> Tensor:
-        rows = torch.arange(row_ends.numel(), device=hidden.device)
-        return argmax(llm.head(hidden[row_ends - 1, rows]), group=parallel_state.get_tensor_model_parallel_group())
+        ids = torch.full_like(row_ends, -1)  # where another context-parallel rank knows
+        here, where = find_positions(row_ends - 1, hidden.shape[0])
+        if here.any():
+            states = hidden[where[here], here.nonzero()[:, 0]]
+            ids[here] = argmax(llm.head(states), group=parallel_state.get_tensor_model_parallel_group())
+        return ids
 
     found = _run(llm, lambda batch: embeds, [{}], last_stage, forward_only=True, collect=True)
-    return from_last_stage(found, (1, row_ends.numel()), torch.int64, llm)[0]
+    return from_last_stage(found, (1, row_ends.numel()), torch.int64, llm, over_context=dist.ReduceOp.MAX)[0]
 
 
 @torch.no_grad()
@@ -71,7 +78,7 @@ def write_greedily(
     end_ids: Sequence[int],
     pad_id: int,
 ) -> Tensor:
-    """Generated ids (B, at most max_new_tokens) on every rank of the model-parallel group, padded after an end id.
+    """Generated ids (B, at most max_new_tokens) on every rank of the copy, padded after an end id.
 
     Greedy, for a few validation rows. Without a KV cache every new token runs the whole text again: slow, and correct
     under any layout.
@@ -96,13 +103,17 @@ def write_greedily(
     return torch.stack(written, dim=1)
 
 
-def from_last_stage(found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM) -> Tensor:
-    """The last stage's tensors, stacked and broadcast to every stage of the pipeline."""
+def from_last_stage(
+    found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM, *, over_context: dist.ReduceOp
+) -> Tensor:
+    """The last stage's tensors, stacked, broadcast to every stage, and reduced over the context-parallel ranks."""
     device = next(llm.parameters()).device
     values = torch.stack(found).to(dtype) if found else torch.zeros(shape, dtype=dtype, device=device)
     group = parallel_state.get_pipeline_model_parallel_group()
     if group.size() > 1:
         dist.broadcast(values, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+    if parallel_state.get_context_parallel_world_size() > 1:
+        dist.all_reduce(values, op=over_context, group=parallel_state.get_context_parallel_group())
     return values
 
 
