@@ -1,7 +1,7 @@
 """FLOPs of training through a frozen LLM, and the time and money that they mean at an assumed MFU.
 
-A multiplication and an addition are two FLOPs. Counted: matrix products, convolutions, attention. A frozen linear layer
-needs no gradient of its weight, so a backward pass costs as much as a forward pass and not twice as much.
+A multiplication and an addition are two FLOPs. Matrix products, convolutions and attention count. A frozen linear
+layer needs no gradient of its weight, so a backward pass costs as much as a forward pass and not twice as much.
 docs/explain/memory_planner.md has the formulas and their sources.
 
 Letters: Z positions of a row, A query heads, H head size.
@@ -25,7 +25,7 @@ EMBEDDINGS, HEAD = ("embed_tokens.weight",), ("lm_head.weight",)
 
 
 class GPU(NamedTuple):
-    """``tflops``: dense bfloat16 peak of the data sheet. ``memory``: GiB. ``reported``: a part of torch's name of it."""
+    """``tflops``: dense bfloat16 peak of the data sheet. ``memory``: GiB. ``reported``: part of torch's name of it."""
 
     tflops: float
     memory: float
@@ -51,7 +51,7 @@ def find_gpu(reported: str) -> str | None:
 
 @dataclass(frozen=True)
 class Flops:
-    """Of a micro-batch, backward included. ``layers``: of all the LLM's layers, equal in each; ``head``: at targets."""
+    """Of a micro-batch, with backward. ``layers``: of all layers of the LLM, equal in each; ``head``: at targets."""
 
     layers: float
     head: float
@@ -161,6 +161,11 @@ class Speed:
 
     def __str__(self) -> str:
         return f"MFU {self.mfu:g} of {self.gpu} ({GPUS[self.gpu].tflops:,.0f} TFLOP/s)"
+
+
+def rate_text(rate: float) -> str:
+    """Hours of audio per GPU-hour, in about two digits."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _window_pairs(length: float, window: float) -> float:

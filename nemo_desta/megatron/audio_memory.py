@@ -1,7 +1,7 @@
 """Memory and FLOPs of encoders and projector on pipeline stage 0. Letters: C encoder width, T frames, D LLM width.
 
-The real encoders of conf/encoders/ and any registered projector are built without weights, and a clip runs through them
-(`nemo_desta.perception.dry_run`). Only the working memory of an encoder is a formula.
+The real encoders of conf/encoders/ and any registered projector are built without weights, and a clip runs through
+them (`nemo_desta.perception.dry_run`). Only the working memory of an encoder is a formula.
 """
 
 import functools
@@ -17,8 +17,8 @@ if TYPE_CHECKING:  # torch's and transformers' parts of it take seconds to impor
 
 FRAMES_PER_SECOND = 50  # Whisper; also BEATs: 8 patches every 160 ms
 SAMPLING_RATE = 16_000
-#: Bytes per trained parameter: float32 weight, gradient and AdamW's two moments.
-TRAINED = 16
+#: Numbers per trained parameter: weight, gradient and AdamW's two moments; the projector's are float32.
+STATES, FLOAT32 = 4, 4
 
 
 class Encoder(NamedTuple):

@@ -5,7 +5,7 @@ frozen linear layer keeps its weight and not its input, so most of their terms a
 See docs/explain/memory_planner.md.
 
 Letters: B rows, Z positions, D LLM width, A query heads, G key-value groups, H head size, F MLP width, V padded
-vocabulary, N supervised tokens, w bytes per number.
+vocabulary, N supervised tokens, R rank of LoRA, w bytes per number.
 """
 
 import math
@@ -13,8 +13,16 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
+from nemo_desta.config import LoraConfig
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.param_mapping import ARCHITECTURES, find_home, head_size, rows_of
+from nemo_desta.megatron.param_mapping import (
+    ARCHITECTURES,
+    find_home,
+    head_size,
+    part_names,
+    part_shape,
+    rows_of,
+)
 
 FLOAT32 = 4
 #: Kinds of layers: TransformerEngine's, whose norms keep their input as it is, and the local ones of mcore_config.py.
@@ -26,7 +34,8 @@ class Load:
     """One micro-batch on a rank, and how it is computed.
 
     ``rows``: B. ``length``: Z before padding. ``targets``: N of the whole micro-batch. ``width``: w. ``layers``: one
-    of `LAYER_KINDS`; both compute attention by a fused kernel, which never stores the (Z, Z) scores.
+    of `LAYER_KINDS`; both compute attention by a fused kernel, which never stores the (Z, Z) scores. ``lora``: None
+    without; its dropout is off with recomputation.
     """
 
     rows: int
@@ -35,10 +44,11 @@ class Load:
     width: int = 2
     layers: str = "te"
     recompute: bool = False
+    lora: LoraConfig | None = None
 
 
 def num_parameters(config: PretrainedConfig, layout: Layout, stage: int) -> int:
-    """Parameters of a rank on ``stage``, from the table that weights are loaded by."""
+    """Frozen parameters of a rank on ``stage``, from the table that weights are loaded by."""
     stages = layout.layers_per_stage(config.num_hidden_layers)
     is_first, is_last = stage == 0, stage == len(stages) - 1
     copies = {
@@ -55,23 +65,67 @@ def num_parameters(config: PretrainedConfig, layout: Layout, stage: int) -> int:
     return total
 
 
+def num_lora_parameters(config: PretrainedConfig, layout: Layout, stage: int, lora: LoraConfig | None) -> int:
+    """Trained parameters of a rank on ``stage``: every tensor-parallel rank has the whole of A and B."""
+    if lora is None:
+        return 0
+    shapes = [
+        part_shape(name, config)
+        for name in part_names(config)
+        if name.startswith("model.layers.0.") and name.split(".")[-2] in lora.target_modules
+    ]
+    return layout.layers_per_stage(config.num_hidden_layers)[stage] * sum(lora.r * sum(shape) for shape in shapes)
+
+
 def layer_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
     """What backward keeps of one layer for one micro-batch without recomputation."""
     D, F, H = config.hidden_size, config.intermediate_size, head_size(config)
-    A, G = config.num_attention_heads, config.num_key_value_heads
     tensor, w = layout.tensor_parallel_size, load.width
+    A, G = config.num_attention_heads, max(config.num_key_value_heads, tensor)  # each rank has a whole head
     Z, own, positions = _positions(layout, load)
-    heads = w * (A + G) * H  # query and key after rotation
-    heads += w * (A + 2 * G) * H  # the packed projection, of which value is a view
-    heads += w * A * H + FLOAT32 * A  # attention's output, and its log-sum-exp
+    reads_packed = "qk_norm" in ARCHITECTURES[config.model_type] and load.layers == "local" and w == FLOAT32
+    heads = w * A * H + FLOAT32 * A  # attention's output, and its log-sum-exp
+    heads += w * A * H  # query after rotation
+    if layout.context_parallel_size > 1 and load.layers == "local":
+        heads += w * 2 * G * H * layout.context_parallel_size  # keys and values of all positions
+        heads += w * (A + 2 * G) * H if reads_packed else 0
+    else:
+        heads += w * G * H  # key after rotation
+        heads += w * (A + 2 * G) * H  # the packed projection, of which value is a view
     if "qk_norm" in ARCHITECTURES[config.model_type]:
         heads += _norm_bytes(A * H, load) + FLOAT32 * A + FLOAT32 * G
         # in float32 the key's norm reads the packed projection itself
-        heads += 0 if load.layers == "local" and w == FLOAT32 else _norm_bytes(G * H, load)
+        heads += 0 if reads_packed else _norm_bytes(G * H, load)
     gated = w * 4 * F  # gate and up, silu(gate), and up again: megatron-core adds an offset of zero to it
     rotary = w * 4 * H * Z  # cosines and sines, once for queries and once for keys
     norms = 2 * (_norm_bytes(D, load) + FLOAT32)
-    return own * norms + positions * (heads + gated) // tensor + rotary
+    return own * norms + positions * (heads + gated) // tensor + rotary + lora_bytes(config, layout, load)
+
+
+def lora_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
+    """What backward keeps in addition of one layer with LoRA: the inputs of A and of B, and B as a rank reads it.
+
+    Dropout gives each adapter an input and a mask of its own.
+    """
+    if load.lora is None:
+        return 0
+    _, own, positions = _positions(layout, load)
+    tensor, w, R = layout.tensor_parallel_size, load.width, load.lora.r
+    dropout = bool(load.lora.dropout) and not load.recompute
+    kept = 0
+    for targets in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",)):
+        adapted = [name for name in targets if name in load.lora.target_modules]
+        if not adapted:
+            continue
+        shapes = {name: part_shape(f"model.layers.0.x.{name}.weight", config) for name in targets}
+        inputs, narrow = shapes[targets[0]][1], len(adapted) * R
+        copies = 2 * len(adapted) if dropout else 1
+        if len(targets) > 1:  # column-parallel
+            outputs = sum(shape[0] for shape in shapes.values()) // tensor
+            kept += copies * own * inputs * w + positions * narrow * w + outputs * narrow * w
+        else:
+            kept += copies * positions * inputs // tensor * w + own * narrow * w
+    return kept
 
 
 def kept_bytes(config: PretrainedConfig, layout: Layout, stage: int, load: Load) -> int:
@@ -102,9 +156,13 @@ def in_flight(layout: Layout, stage: int, num_micro_batches: int) -> int:
 
 
 def logits_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
-    """The last stage's logits of a micro-batch, and their float32 copy that becomes softmax and gradient in place."""
+    """The last stage's logits of a micro-batch, and their float32 copy that becomes softmax and gradient in place.
+
+    Context-parallel ranks are taken to have the targets in equal shares.
+    """
     share = layout.padded_vocab_size(config.vocab_size) // layout.tensor_parallel_size
-    return load.targets * share * (FLOAT32 + (load.width if load.width < FLOAT32 else 0))
+    targets = -(-load.targets // layout.context_parallel_size)
+    return targets * share * (FLOAT32 + (load.width if load.width < FLOAT32 else 0))
 
 
 def working_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
@@ -112,6 +170,10 @@ def working_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
     D, F, w = config.hidden_size, config.intermediate_size, load.width
     _, own, positions = _positions(layout, load)
     gradients = positions * 4 * F * w // layout.tensor_parallel_size + own * D * w
+    if layout.context_parallel_size > 1 and load.layers == "local":  # or keys and values, while they are gathered
+        G, H = max(config.num_key_value_heads, layout.tensor_parallel_size), head_size(config)
+        gathered = 2 * G * H * positions * layout.context_parallel_size * w // layout.tensor_parallel_size
+        gradients = max(gradients, 3 * gathered)
     if layout.tensor_parallel_size > 1:
         gradients += positions * D * w  # gradient of the MLP's input, before the sum over the ranks
     if not load.recompute:
@@ -120,10 +182,10 @@ def working_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
 
 
 def _positions(layout: Layout, load: Load) -> tuple[int, int, int]:
-    """Z computed; B x Z of this rank between layers (sequence parallel: a share); B x Z inside them."""
+    """Of this rank: its share of Z; B x Z between layers (sequence parallelism: a share of it), and inside them."""
     Z = layout.padded_length(load.length)
-    share = layout.tensor_parallel_size if layout.sequence_parallel else 1
-    return Z, load.rows * Z // share, load.rows * Z
+    inside = Z // layout.context_parallel_size
+    return inside, load.rows * Z // layout.position_ranks, load.rows * inside
 
 
 def _reads_input_itself(load: Load) -> bool:

@@ -10,18 +10,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nemo_desta.core.cost import DEFAULT_MFU, GPUS, Speed
+from transformers import PretrainedConfig
+
+from nemo_desta.config import LoraConfig, nearest
+from nemo_desta.core.cost import DEFAULT_MFU, GPUS, Speed, rate_text
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.audio_memory import CONFIGS, ENCODERS, VARIANTS, perceive
 from nemo_desta.megatron.layout_search import GIB, Job, Plan, plans, recommend, smallest_changes
 from nemo_desta.megatron.llm_configs import KNOWN, find_llm
 from nemo_desta.megatron.llm_memory import LAYER_KINDS, Load
+from nemo_desta.megatron.param_mapping import part_names
 from nemo_desta.perception.registry import PROJECTORS
 
 WIDTHS = {"bfloat16": 2, "float16": 2, "float32": 4}
 SIZES = {"TP": "tensor_parallel_size", "PP": "pipeline_parallel_size", "DP": "data_parallel_size"}
+#: Shown only where a layout has more than one.
+SELDOM = {"CP": "context_parallel_size", "EP": "expert_parallel_size"}
 SWITCHES = {"SP": "sequence_parallel", "recompute": "recompute"}
-COLUMNS = ("weights", "activations", "logits", "encoders", "projector", "working")
+COLUMNS = ("weights", "lora", "activations", "logits", "encoders", "projector", "working")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +52,8 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
     path, config = find_llm(given.llm)
     rows = given.micro_batch
     targets = max(1, round(rows * given.seq_len * given.supervised))
-    load = Load(rows, given.seq_len, targets, WIDTHS[given.dtype], given.layers, given.recompute)
+    lora = _lora(given, config)
+    load = Load(rows, given.seq_len, targets, WIDTHS[given.dtype], given.layers, given.recompute, lora)
     job = Job(
         llm=config,
         load=load,
@@ -64,7 +71,7 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
     shown = {}  # layouts that fit; with recomputation only where the layout does not fit without
     for plan in found:
         if plan.fits:
-            shown.setdefault((plan.gpus_per_copy, plan.tensor_parallel_size), plan)
+            shown.setdefault((plan.gpus_per_copy, plan.context_parallel_size, plan.tensor_parallel_size), plan)
     best = recommend(found)
     asked = {key: value for key, value in vars(given).items() if key not in ("llm", "json", "all")}
     known = {"gpu_memory_gb": _memory_gb(given), "gpus_per_node": job.gpus_per_node, "clips": job.clips}
@@ -88,7 +95,7 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
 
 def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[str]:
     """The words of the training command for a plan; the user adds data and weights."""
-    nodes = -(-job.gpus // job.gpus_per_node)
+    nodes, lora = -(-job.gpus // job.gpus_per_node), job.load.lora
     return [
         *("desta", "train", "--config-name", "desta25", f"model.llm.path={path}"),
         *([f"encoders={CONFIGS[given.encoders]}"] if given.encoders in CONFIGS else []),
@@ -96,6 +103,7 @@ def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[
         "strategy=megatron",
         f"strategy.tensor_parallel_size={plan.tensor_parallel_size}",
         f"strategy.pipeline_parallel_size={plan.pipeline_parallel_size}",
+        *(f"strategy.{key}={size}" for key in SELDOM.values() if (size := getattr(plan, key)) > 1),
         f"strategy.sequence_parallel={str(plan.sequence_parallel).lower()}",
         f"model.activation_checkpointing={str(plan.recompute).lower()}",
         f"trainer.devices={job.gpus // nodes}",
@@ -103,6 +111,7 @@ def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[
         f"trainer.accumulate_grad_batches={given.accumulate}",
         f"data.train_ds.max_batch_size={given.micro_batch}",
         f"data.train_ds.batch_tokens={given.micro_batch * given.seq_len}",
+        *([f"model.llm.lora={{r: {lora.r}, target_modules: [{', '.join(lora.target_modules)}]}}"] if lora else []),
     ]
 
 
@@ -114,11 +123,24 @@ def _time(plan: Plan, given: argparse.Namespace, job: Job) -> dict[str, Any] | N
     gpu_hours = given.corpus_hours * given.epochs / plan.rate
     return {
         "flops": asdict(flops),
-        "summary": f"{flops} per micro-batch; at {job.speed}, assumed: {plan.rate:,.0f} hours of audio per GPU-hour",
+        "summary": f"{flops} per micro-batch; at {job.speed}, assumed: {rate_text(plan.rate)} hours of audio per "
+        "GPU-hour",
         "gpu_hours": gpu_hours,
         "hours": gpu_hours / job.gpus,
         "cost": given.price and gpu_hours * given.price,
     }
+
+
+def _lora(given: argparse.Namespace, config: PretrainedConfig) -> LoraConfig | None:
+    """The adapters that are asked for, with the dropout that training has by default."""
+    if given.lora_rank is None:
+        return None
+    targets = given.lora_targets.split(",")
+    known = {name.split(".")[-2] for name in part_names(config) if name.endswith("_proj.weight")}
+    for target in targets:
+        if target not in known:
+            raise ConfigError(f"--lora-targets: this LLM has no '{target}'.{nearest(target, known)}")
+    return LoraConfig(r=given.lora_rank, target_modules=targets)
 
 
 def _memory_gb(given: argparse.Namespace) -> float:
@@ -128,8 +150,8 @@ def _memory_gb(given: argparse.Namespace) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="desta plan",
-        description="Layouts (tensor x pipeline x data parallel) of a frozen LLM that fit, in GiB per GPU, and the time "
-        "and cost of training. Computed.",
+        description="Layouts (tensor x pipeline x data parallel) of a frozen LLM that fit, in GiB per GPU; time and "
+        "cost of training. Computed.",
         epilog=f"LLMs known by name: {', '.join(KNOWN)}. Encoders: none, {', '.join(ENCODERS)}, joined by +",
     )
     add = parser.add_argument
@@ -145,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--supervised", type=float, default=0.5, help="share of positions that are targets (default: 0.5)")
     add("--encoders", default="whisper-large-v3+beats", help="default: whisper-large-v3+beats")
     add("--projector", default="window", help=f"{', '.join([*PROJECTORS, *VARIANTS])} (default: window)")
+    add("--lora-rank", type=int, help="train LoRA of this rank as well")
+    add("--lora-targets", default=",".join(LoraConfig().target_modules), help="default: q_proj,k_proj,v_proj")
     add("--clips", type=int, help="audio clips per micro-batch (default: one per row)")
     add("--audio-secs", type=float, default=30, help="length of the longest clip (default: 30)")
     add("--recompute", action="store_true", help="only layouts with activation recomputation")
@@ -162,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(given: argparse.Namespace) -> None:
     gpus, per_node, memory, reserve = given.gpus, given.gpus_per_node, _memory_gb(given), given.reserve_gb
-    for name in ("gpus", "seq_len", "micro_batch", "accumulate"):
-        if (count := getattr(given, name)) < 1:
+    for name in ("gpus", "seq_len", "micro_batch", "accumulate", "lora_rank"):
+        if (count := getattr(given, name)) is not None and count < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, found {count}")
     wrong = None
     if per_node is not None and (per_node < 1 or gpus % per_node):
@@ -185,7 +209,8 @@ def _check(given: argparse.Namespace) -> None:
 def _text(answer: dict[str, Any]) -> str:
     asked, usable = answer["asked"], answer["usable"]
     lines = [
-        f"{answer['llm']}: GPUs {asked['gpus']} x {asked['gpu']}, {asked['gpu_memory_gb']:g} GiB, {usable / GIB:g} usable",
+        f"{answer['llm']}: GPUs {asked['gpus']} x {asked['gpu']}, {asked['gpu_memory_gb']:g} GiB, {usable / GIB:g} "
+        "usable",
         f"a micro-batch: {asked['micro_batch']} rows x {asked['seq_len']} positions, {asked['targets']} targets, "
         f"{asked['clips']} clips of {asked['audio_secs']:g} s; {asked['accumulate']} of them per step",
         f"{asked['dtype']}, {asked['layers']} layers, fused attention, encoders {asked['encoders']}, projector "
@@ -193,7 +218,7 @@ def _text(answer: dict[str, Any]) -> str:
         "",
     ]
     if answer["layouts"]:
-        rows = [(*SIZES, *SWITCHES, "stage", *COLUMNS, "total", "bubble", "rate"), *map(_cells, answer["layouts"])]
+        rows = _rows(answer["layouts"])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         lines.append("")
@@ -221,21 +246,30 @@ def _time_lines(time: dict[str, Any] | None, asked: dict[str, Any]) -> list[str]
     ]
 
 
-def _cells(layout: dict[str, Any]) -> list[str]:
-    stage = layout["stages"][layout["heaviest"]]
-    return [
-        *(str(layout[key]) for key in SIZES.values()),
-        *("yes" if layout[key] else "no" for key in SWITCHES.values()),
-        str(stage["stage"]),
-        *(f"{stage[name] / GIB:.1f}" for name in COLUMNS),
-        f"{stage['total'] / GIB:.1f}{'' if layout['fits'] else ' too much'}",
-        f"{layout['bubble']:.0%}",
-        f"{layout['rate']:,.0f}",
-    ]
+def _rows(layouts: list[dict[str, Any]]) -> list[list[str]]:
+    """The table's cells, its head first; columns of what no layout has are left out."""
+    heaviest = [layout["stages"][layout["heaviest"]] for layout in layouts]
+    seldom = {letters: key for letters, key in SELDOM.items() if any(layout[key] > 1 for layout in layouts)}
+    sizes, columns = SIZES | seldom, [name for name in COLUMNS if name != "lora" or any(s[name] for s in heaviest)]
+    rows = [[*sizes, *SWITCHES, "stage", *columns, "total", "bubble", "rate"]]
+    for layout, stage in zip(layouts, heaviest, strict=True):
+        rows.append(
+            [
+                *(str(layout[key]) for key in sizes.values()),
+                *("yes" if layout[key] else "no" for key in SWITCHES.values()),
+                str(stage["stage"]),
+                *(f"{stage[name] / GIB:.1f}" for name in columns),
+                f"{stage['total'] / GIB:.1f}{'' if layout['fits'] else ' too much'}",
+                f"{layout['bubble']:.0%}",
+                rate_text(layout["rate"]),
+            ]
+        )
+    return rows
 
 
 def _name(layout: dict[str, Any]) -> str:
-    name = " x ".join(f"{letters}{layout[key]}" for letters, key in SIZES.items())
+    seldom = {letters: key for letters, key in SELDOM.items() if layout[key] > 1}
+    name = " x ".join(f"{letters}{layout[key]}" for letters, key in (SIZES | seldom).items())
     name += " with sequence parallelism" if layout["sequence_parallel"] else ""
     return name + (" and recomputation" if layout["recompute"] else "")
 

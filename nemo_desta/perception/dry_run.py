@@ -16,7 +16,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from nemo_desta.perception.encoders.base import AudioEncoder
 from nemo_desta.perception.projector import Projector, WindowProjector
 from nemo_desta.types import EncoderOutput
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
-from nemo_desta.core.cost import Flops, Speed, find_gpu, llm_flops, position_flops
+from nemo_desta.core.cost import Flops, Speed, find_gpu, llm_flops, position_flops, rate_text
 from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
@@ -143,7 +143,8 @@ class Schedule:
         try:
             flops = self._step_flops(model, llm, encoders, projector)
         except Exception as error:  # a part of another package may need numbers, which a dry run does not have
-            yield f"compute        not known: a dry run of encoders and projector failed: {' '.join(str(error).split())}"
+            reason = " ".join(str(error).split())
+            yield f"compute        not known: a dry run of encoders and projector failed: {reason}"
             return
         yield f"compute        {flops} per step, half of the positions taken as targets"
         gpu = _gpu(self.settings)
@@ -156,7 +157,7 @@ class Schedule:
         hours = self.rows.secs / 3600 * self.epochs / rate
         yield (
             f"time           about {hours / (self.num_processes or 1):,.1f} h on "
-            f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {rate:,.0f} hours of audio per "
+            f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {rate_text(rate)} hours of audio per "
             f"GPU-hour: computed, assuming {speed}; check_rate=<measured> replaces it"
         )
 
