@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.param_mapping import num_experts
 
 #: Each tensor-parallel rank's vocabulary is padded to a multiple of this, for efficient matrix sizes on a GPU.
 VOCAB_MULTIPLE = 128
@@ -13,7 +14,10 @@ VOCAB_MULTIPLE = 128
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of config group ``strategy``. The data-parallel size is the world size / (TP x PP)."""
+    """The sizes of config group ``strategy``. The data-parallel size is the world size / (TP x PP).
+
+    Expert parallelism takes no processes of its own: it spreads the experts of a stage over its TP x DP ranks.
+    """
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -30,10 +34,10 @@ class Layout:
         self._check_sizes()
         llm_config = llm_config.get_text_config()
         tensor, pipeline = self.tensor_parallel_size, self.pipeline_parallel_size
-        divided = {
-            name: getattr(llm_config, name)
-            for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-        }
+        names = ["num_attention_heads", "num_key_value_heads"]
+        if not num_experts(llm_config):  # a rank holds whole experts
+            names.append("intermediate_size")
+        divided = {name: getattr(llm_config, name) for name in names}
         for name, count in divided.items():
             if count % tensor:
                 common = math.gcd(*divided.values())
@@ -54,7 +58,12 @@ class Layout:
                 f"{tensor * pipeline} (strategy.tensor_parallel_size x strategy.pipeline_parallel_size): start a "
                 "multiple of that"
             )
+        self._check_experts(llm_config, world_size // pipeline)
         return world_size // (tensor * pipeline)
+
+    def experts_per_rank(self, llm_config: PretrainedConfig) -> int:
+        """Experts of each layer on one rank; 0 where there are none."""
+        return num_experts(llm_config) // self.expert_parallel_size
 
     def layers_per_stage(self, num_layers: int) -> list[int]:
         """Layers of each pipeline stage. Later stages get the remainder, because the first stage has the encoders."""
@@ -75,7 +84,7 @@ class Layout:
         for kind in ("tensor", "pipeline", "context", "expert"):
             if (size := getattr(self, f"{kind}_parallel_size")) < 1:
                 raise ConfigError(f"strategy.{kind}_parallel_size must be at least 1, found {size}")
-            if kind in ("context", "expert") and size != 1:
+            if kind == "context" and size != 1:
                 raise ConfigError(
                     f"strategy.{kind}_parallel_size={size}: {kind} parallelism is out of scope until it can be run "
                     "and tested here; only 1 works. Tensor, sequence and pipeline parallelism are supported"
@@ -84,4 +93,23 @@ class Layout:
             raise ConfigError(
                 "strategy.sequence_parallel=true with strategy.tensor_parallel_size=1: it splits positions over the "
                 "tensor-parallel ranks, so there must be at least 2"
+            )
+
+    def _check_experts(self, llm_config: PretrainedConfig, ranks_per_stage: int) -> None:
+        expert, count = self.expert_parallel_size, num_experts(llm_config)
+        if expert == 1:
+            return
+        if not count:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert}: an LLM of type '{llm_config.model_type}' has no experts"
+            )
+        if count % expert:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert} does not divide the LLM's {count} experts: every rank holds "
+                "an equal share"
+            )
+        if ranks_per_stage % expert:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert} does not divide the {ranks_per_stage} processes of a "
+                "pipeline stage (tensor x data parallel), over which the experts are spread"
             )

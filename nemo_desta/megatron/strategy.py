@@ -65,6 +65,8 @@ class MegatronStrategy(DDPStrategy):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=self.layout.tensor_parallel_size,
             pipeline_model_parallel_size=self.layout.pipeline_parallel_size,
+            expert_model_parallel_size=self.layout.expert_parallel_size,
+            expert_tensor_parallel_size=1,
             create_gloo_process_groups=False,
         )
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
