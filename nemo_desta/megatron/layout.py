@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.param_mapping import num_experts
 
 #: Each tensor-parallel rank's vocabulary is padded to a multiple of this, for efficient matrix sizes on a GPU.
 VOCAB_MULTIPLE = 128
@@ -12,7 +13,10 @@ VOCAB_MULTIPLE = 128
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of config group ``strategy``. The data-parallel size is the world size / `ranks_per_copy`."""
+    """The sizes of config group ``strategy``. The data-parallel size is the world size / `ranks_per_copy`.
+
+    Expert parallelism takes no processes of its own: it spreads the experts of a stage over its TP x CP x DP ranks.
+    """
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -51,6 +55,7 @@ class Layout:
                 f"= {self.ranks_per_copy} (strategy.tensor_parallel_size x context_parallel_size x "
                 "pipeline_parallel_size): start a multiple of that"
             )
+        self._check_experts(llm_config, world_size // pipeline)
         return world_size // self.ranks_per_copy
 
     @property
@@ -62,6 +67,10 @@ class Layout:
     def position_ranks(self) -> int:
         """Ranks that share the positions between layers: CP, under sequence parallelism CP x TP."""
         return self.context_parallel_size * (self.tensor_parallel_size if self.sequence_parallel else 1)
+
+    def experts_per_rank(self, llm_config: PretrainedConfig) -> int:
+        """Experts of each layer on one rank; 0 where there are none."""
+        return num_experts(llm_config) // self.expert_parallel_size
 
     def layers_per_stage(self, num_layers: int) -> list[int]:
         """Layers of each pipeline stage. Later stages get the remainder, because the first stage has the encoders."""
@@ -82,21 +91,35 @@ class Layout:
         for kind in ("tensor", "pipeline", "context", "expert"):
             if (size := getattr(self, f"{kind}_parallel_size")) < 1:
                 raise ConfigError(f"strategy.{kind}_parallel_size must be at least 1, found {size}")
-            if kind == "expert" and size != 1:
-                raise ConfigError(
-                    f"strategy.{kind}_parallel_size={size}: {kind} parallelism is out of scope until it can be run "
-                    "and tested here; only 1 works. Tensor, sequence, context and pipeline parallelism are supported"
-                )
         if self.sequence_parallel and self.tensor_parallel_size == 1:
             raise ConfigError(
                 "strategy.sequence_parallel=true with strategy.tensor_parallel_size=1: it splits positions over the "
                 "tensor-parallel ranks, so there must be at least 2"
             )
 
+    def _check_experts(self, llm_config: PretrainedConfig, ranks_per_stage: int) -> None:
+        expert, count = self.expert_parallel_size, num_experts(llm_config)
+        if expert == 1:
+            return
+        if not count:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert}: an LLM of type '{llm_config.model_type}' has no experts"
+            )
+        if count % expert:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert} does not divide the LLM's {count} experts: every rank holds "
+                "an equal share"
+            )
+        if ranks_per_stage % expert:
+            raise ConfigError(
+                f"strategy.expert_parallel_size={expert} does not divide the {ranks_per_stage} processes of a "
+                "pipeline stage (tensor x context x data parallel), over which the experts are spread"
+            )
+
 
 def _tensor_misfit(size: int, config: PretrainedConfig) -> str:
     """Why a layer cannot be split over ``size`` tensor-parallel ranks; empty if it can."""
-    for name in ("num_attention_heads", "intermediate_size"):
+    for name in ("num_attention_heads", *(() if num_experts(config) else ("intermediate_size",))):  # experts are whole
         if (count := getattr(config, name)) % size:
             return f"does not divide the LLM's {name}={count}: every rank holds an equal share"
     if (heads := config.num_key_value_heads) % size and size % heads:

@@ -59,8 +59,9 @@ def num_parameters(config: PretrainedConfig, layout: Layout, stage: int) -> int:
     sizes = {"padded_vocab_size": layout.padded_vocab_size(config.vocab_size), "size": layout.tensor_parallel_size}
     total = 0
     for row in rows_of(config):
-        count = stages[stage] if "{}" in row.local else copies[row.local.partition(".")[0]]
-        home = find_home(row.local.format(0), config, layer_offset=0, rank=0, **sizes)
+        count = stages[stage] if row.per_layer else copies[row.local.partition(".")[0]]
+        count *= layout.experts_per_rank(config) if row.per_expert else 1
+        home = find_home(row.local.format(layer=0, expert=0), config, layer_offset=0, rank=0, **sizes)
         total += count * math.prod(home.shape)
     return total
 

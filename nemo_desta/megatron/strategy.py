@@ -66,6 +66,8 @@ class MegatronStrategy(DDPStrategy):
             tensor_model_parallel_size=self.layout.tensor_parallel_size,
             pipeline_model_parallel_size=self.layout.pipeline_parallel_size,
             context_parallel_size=self.layout.context_parallel_size,
+            expert_model_parallel_size=self.layout.expert_parallel_size,
+            expert_tensor_parallel_size=1,
             create_gloo_process_groups=False,
         )
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)

@@ -97,6 +97,7 @@ def homes(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[
 
 
 def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Home:
+    """``rank``: of the tensor-parallel group."""
     stages = layout.layers_per_stage(config.num_hidden_layers)
     home = find_home(
         name,
@@ -105,6 +106,7 @@ def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Hom
         padded_vocab_size=layout.padded_vocab_size(config.vocab_size),
         rank=rank,
         size=layout.tensor_parallel_size,
+        expert_offset=parallel_state.get_expert_model_parallel_rank() * layout.experts_per_rank(config),
     )
     if home is None:
         raise ConfigError(f"parameter '{name}' of the megatron-core model has no Hugging Face name in the table")

@@ -20,6 +20,8 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16, "tie_word_embeddings": False}
+
 #: Kind -> (model_type, config). Between them: every architecture, tied and untied, an odd number of layers, heads that
 #: are wider than hidden_size / heads, a vocabulary of which the second of two ranks holds nothing but padding.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,6 +35,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 16, "vocab_size": 100}),
     "qwen3_tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
     "qwen2_one_key": ("qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
+    "qwen3_moe": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": True, "num_hidden_layers": 3}),
+    "qwen3_moe_shares": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": False}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
 }
 
 
@@ -101,12 +106,16 @@ def one_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def groups(tensor: int = 1, pipeline: int = 1, context: int = 1) -> Iterator[None]:
+def groups(tensor: int = 1, pipeline: int = 1, context: int = 1, expert: int = 1) -> Iterator[None]:
     """megatron-core's process groups and seeds for one layout."""
     from megatron.core import parallel_state, tensor_parallel
 
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline, context_parallel_size=context
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        context_parallel_size=context,
+        expert_model_parallel_size=expert,
+        expert_tensor_parallel_size=1,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     try:
@@ -123,7 +132,8 @@ def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for case in cases:
         case = dict(case)
         layout = Layout(**case.pop("layout"))
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size):
+        sizes = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size)
+        with groups(*sizes, layout.expert_parallel_size):
             results.append(computed(case.pop("folder"), layout, **case))
     return results
 

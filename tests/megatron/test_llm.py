@@ -145,7 +145,11 @@ def test_rotary_frequencies_are_those_of_hugging_face():
     ("model_type", "changes", "named"),
     [
         ("gemma2", {}, "gemma2"),
-        ("qwen3_moe", {}, "qwen3_moe"),
+        ("gpt_oss", {}, "gpt_oss.*sinks.*MXFP4"),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, r"experts in every layer, found mlp_only_layers=\[1\]"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+        ("mixtral", {"num_experts_per_tok": 1}, "num_experts_per_tok=1"),
+        ("mixtral", {"sliding_window": 16}, "sliding"),
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, found 'gelu'"),

@@ -113,6 +113,9 @@ MODEL_CARDS = {
     "qwen3-8b": 8.2,
     "qwen3-14b": 14.8,
     "qwen3-32b": 32.8,
+    "qwen3-30b-a3b": 30.5,
+    "qwen3-30b-a3b-thinking": 30.5,
+    "mixtral-8x7b": 46.7,
 }
 
 

@@ -51,7 +51,7 @@ def test_the_table_lists_exactly_the_tensors_of_the_hugging_face_model(tmp_path,
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2_tied", "qwen3", "qwen3_moe"])
 def test_names_of_transformer_engine_layers_lead_to_the_same_tensors(alone, tmp_path, kind):
     """megatron-core says itself, in its local layers' specification, what TransformerEngine layers call each norm.
 
@@ -67,10 +67,25 @@ def test_names_of_transformer_engine_layers_lead_to_the_same_tensors(alone, tmp_
         home = find_home(name, llm.hf_config, **where)
         assert home.shape == tuple(parameter.shape), name
         for local, engine in renamed.items():
-            if f".{local}" in name:
+            if f".{local}" in name and not (kind == "qwen3_moe" and local.startswith("pre_mlp")):
                 fused += 1
                 assert find_home(name.replace(local, engine), llm.hf_config, **where) == home
-    assert fused == 2 * llm.hf_config.num_hidden_layers
+    assert fused == (1 if kind == "qwen3_moe" else 2) * llm.hf_config.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_grouped_layer_of_transformer_engine_numbers_the_experts_of_its_rank(kind):
+    """TransformerEngine's GroupedLinear keeps expert n of the rank as ``weight<n>``."""
+    config = make_config(KINDS[kind][0], **KINDS[kind][1])
+    where = {"layer_offset": 2, "padded_vocab_size": 256, "rank": 1, "size": 2, "expert_offset": 2}
+    for number, linear in ((1, "linear_fc1"), (0, "linear_fc2")):
+        home = find_home(f"decoder.layers.0.mlp.experts.{linear}.weight{number}", config, **where)
+        assert home == find_home(
+            f"decoder.layers.0.mlp.experts.local_experts.{number}.{linear}.weight", config, **where
+        )
+        assert {piece.part.partition(".weight")[0].rpartition(".")[0] for piece in home.pieces} == {
+            f"model.layers.2.{'mlp' if kind == 'qwen3_moe' else 'block_sparse_moe'}.experts.{number + 2}"
+        }
 
 
 def test_a_rank_of_eight_holds_an_eighth_in_the_order_megatron_expects():
@@ -188,7 +203,10 @@ def assert_exported(folder, to):
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("llama", "float32"), ("qwen2_tied", "bfloat16"), ("qwen3", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("llama", "float32"), ("qwen2_tied", "bfloat16"), ("qwen3", "bfloat16"), ("mixtral", "float32")],
+)
 def test_export_gives_back_every_bit_on_one_rank(tmp_path, kind, dtype, monkeypatch):
     from nemo_desta.megatron import weights
 
