@@ -4,8 +4,8 @@ The formulas follow this package's code (mcore_config.py, llm.py, loss.py). Form
 frozen linear layer keeps its weight and not its input, so most of their terms are missing.
 See docs/explain/memory_planner.md.
 
-Letters: B rows, Z positions, D LLM width, A query heads, G key-value groups, H head size, F MLP width, V padded
-vocabulary, N supervised tokens, R rank of LoRA, w bytes per number.
+Letters: B rows, Z positions, D LLM width, A query heads, G key-value groups, H head size, F width of the MLP or of an
+expert, E experts, V padded vocabulary, N supervised tokens, R rank of LoRA, w bytes per number.
 """
 
 import math
@@ -17,14 +17,16 @@ from nemo_desta.config import LoraConfig
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import (
     ARCHITECTURES,
+    expert_width,
     find_home,
     head_size,
+    num_experts,
     part_names,
     part_shape,
     rows_of,
 )
 
-FLOAT32 = 4
+FLOAT32, INT64 = 4, 8
 #: Kinds of layers: TransformerEngine's, whose norms keep their input as it is, and the local ones of mcore_config.py.
 LAYER_KINDS = ("te", "local")
 
@@ -80,7 +82,7 @@ def num_lora_parameters(config: PretrainedConfig, layout: Layout, stage: int, lo
 
 def layer_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
     """What backward keeps of one layer for one micro-batch without recomputation."""
-    D, F, H = config.hidden_size, config.intermediate_size, head_size(config)
+    D, H = config.hidden_size, head_size(config)
     tensor, w = layout.tensor_parallel_size, load.width
     A, G = config.num_attention_heads, max(config.num_key_value_heads, tensor)  # each rank has a whole head
     Z, own, positions = _positions(layout, load)
@@ -97,10 +99,13 @@ def layer_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
         heads += _norm_bytes(A * H, load) + FLOAT32 * A + FLOAT32 * G
         # in float32 the key's norm reads the packed projection itself
         heads += 0 if reads_packed else _norm_bytes(G * H, load)
-    gated = w * 4 * F  # gate and up, silu(gate), and up again: megatron-core adds an offset of zero to it
+    if num_experts(config):
+        mlp = own * _routed_bytes(config, load) + (FLOAT32 * num_experts(config) * D if w < FLOAT32 else 0)
+    else:
+        mlp = positions * _gated_bytes(config.intermediate_size, w) // tensor
     rotary = w * 4 * H * Z  # cosines and sines, once for queries and once for keys
     norms = 2 * (_norm_bytes(D, load) + FLOAT32)
-    return own * norms + positions * (heads + gated) // tensor + rotary + lora_bytes(config, layout, load)
+    return own * norms + positions * heads // tensor + mlp + rotary + lora_bytes(config, layout, load)
 
 
 def lora_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
@@ -170,7 +175,15 @@ def working_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
     """Temporary memory inside one layer: gradients of the MLP and of the residual, and the recomputed layer."""
     D, F, w = config.hidden_size, config.intermediate_size, load.width
     _, own, positions = _positions(layout, load)
-    gradients = positions * 4 * F * w // layout.tensor_parallel_size + own * D * w
+    if num_experts(config):
+        # copies in the order of positions, of experts, and both for what the experts return; under expert parallelism
+        # those that arrive from other ranks
+        copies = 5 if layout.expert_parallel_size > 1 else 4
+        at_once = layout.experts_per_rank(config) if load.layers == "local" else 1  # local experts take turns
+        routed = own * config.num_experts_per_tok * w * (copies * D + 4 * expert_width(config) // at_once)
+        gradients = routed + own * D * w
+    else:
+        gradients = positions * 4 * F * w // layout.tensor_parallel_size + own * D * w
     if layout.context_parallel_size > 1 and load.layers == "local":  # or keys and values, while they are gathered
         G, H = max(config.num_key_value_heads, layout.tensor_parallel_size), head_size(config)
         gathered = 2 * G * H * positions * layout.context_parallel_size * w // layout.tensor_parallel_size
@@ -192,6 +205,23 @@ def _positions(layout: Layout, load: Load) -> tuple[int, int, int]:
 def _reads_input_itself(load: Load) -> bool:
     """Whether a layer's first norm keeps the layer's input itself and not a copy."""
     return load.layers == "te" or load.width == FLOAT32
+
+
+def _gated_bytes(width: int, w: int) -> int:
+    """Of a position: gate and up, silu(gate), and up again: megatron-core adds an offset of zero to it."""
+    return 4 * width * w
+
+
+def _routed_bytes(config: PretrainedConfig, load: Load) -> int:
+    """Of a position in a mixture of experts, all ranks' experts loaded alike: they get as many copies as they send.
+
+    A copy: its product before it is scaled, its weight, its place in both orders. A position: the router's shares of
+    its experts, or of all where they are not scaled to one, and of all experts once more with a mask.
+    """
+    copies, experts = config.num_experts_per_tok, num_experts(config)
+    copy = _gated_bytes(expert_width(config), load.width) + expert_width(config) * load.width + FLOAT32 + 2 * INT64
+    shares = copies if getattr(config, "norm_topk_prob", True) else experts
+    return copies * copy + FLOAT32 * shares + (FLOAT32 + 1) * experts
 
 
 def _norm_bytes(size: int, load: Load) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_desta.config import ModelConfig, parse
+from nemo_desta.config import LoraConfig, ModelConfig, parse
 from nemo_desta.megatron import audio_memory, llm_memory
+from nemo_desta.megatron.audio_memory import perceive
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.llm_configs import KNOWN, find_llm
 from nemo_desta.megatron.llm_memory import Load
@@ -32,16 +33,28 @@ SIZES = {
 STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 2}
 
 
-def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, **layout):
-    sizes = {**SIZES, "tie_word_embeddings": tied}
-    return {"layout": layout, "model_type": model_type, "sizes": sizes, "dtype": dtype, "recompute": recompute, **STEP}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "norm_topk_prob": True}
 
 
-def assert_planned(given, stage, found):
+def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, lora=None, changes=None, **layout):
+    sizes = {**SIZES, "tie_word_embeddings": tied, **(EXPERTS if model_type == "qwen3_moe" else {}), **(changes or {})}
+    given = {
+        "layout": layout,
+        "model_type": model_type,
+        "sizes": sizes,
+        "dtype": dtype,
+        "recompute": recompute,
+        **STEP,
+    }
+    return given | ({"lora": lora} if lora else {})
+
+
+def assert_planned(given, stage, found, targets=STEP["targets"]):
     """``weights``, ``kept`` for backward and ``alive`` at most are what the planner says for a rank of ``stage``."""
     config, layout = make_config(given["model_type"], **given["sizes"]), Layout(**given["layout"])
     width = getattr(torch, given["dtype"]).itemsize
-    load = Load(STEP["rows"], STEP["length"], STEP["targets"], width, "local", given["recompute"])
+    lora = LoraConfig(**given["lora"]) if "lora" in given else None
+    load = Load(STEP["rows"], STEP["length"], targets, width, "local", given["recompute"], lora)
     is_last = stage == layout.pipeline_parallel_size - 1
     flying = llm_memory.in_flight(layout, stage, STEP["micro_batches"])
     kept = flying * llm_memory.kept_bytes(config, layout, stage, load)
@@ -52,6 +65,7 @@ def assert_planned(given, stage, found):
     softmax = logits * 4 // (4 + (width if width < 4 else 0))
     layer = working - llm_memory.working_bytes(config, layout, replace(load, recompute=False))
     assert found["weights"] == llm_memory.num_parameters(config, layout, stage) * width
+    assert found["trained"] == llm_memory.num_lora_parameters(config, layout, stage, lora)
     assert kept + max(softmax, layer) == pytest.approx(found["kept"], rel=0.01)
     assert kept + handed + max(logits, working) == pytest.approx(found["alive"], rel=0.1)
 
@@ -61,6 +75,21 @@ def assert_planned(given, stage, found):
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_one_rank_holds_what_is_planned(model_type, dtype, recompute):
     given = case(model_type, dtype, recompute)
+    with one_process():
+        (found,) = step_bytes([given])
+    assert_planned(given, 0, found)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        case("qwen3_moe"),
+        case("qwen3_moe", "float32", recompute=True, changes={"norm_topk_prob": False}),
+        case("mixtral", changes={"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+    ids=["qwen3_moe", "shares", "mixtral"],
+)
+def test_one_rank_with_experts_holds_what_is_planned(given):
     with one_process():
         (found,) = step_bytes([given])
     assert_planned(given, 0, found)
@@ -129,41 +158,39 @@ def test_llms_known_by_name_have_the_parameters_of_their_model_cards():
         assert counted / 1e9 == pytest.approx(billions, rel=0.01), name
 
 
-def test_encoders_and_projector_are_counted_as_the_real_ones():
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Whisper
-
-    from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
-    from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
-    from nemo_desta.perception.projector import WindowProjector
-
-    def whisper(width, layers, mel_bands):
-        sizes = {"encoder_layers": layers, "encoder_attention_heads": width // 64, "encoder_ffn_dim": 4 * width}
-        with torch.device("meta"):
-            model = Whisper(WhisperConfig(d_model=width, num_mel_bins=mel_bands, **sizes))
-        return WhisperEncoder(model, num_layers=layers, layer_ids=[layers * i // 4 for i in (1, 2, 3, 4)])
-
-    with torch.device("meta"):
-        beats = Beats(BeatsConfig())
-    encoders = {
-        "whisper-small": whisper(768, 12, 80),
-        "whisper-medium": whisper(1024, 24, 80),
-        "whisper-large-v3": whisper(1280, 32, 128),
-        "beats": BeatsEncoder(beats, layer_ids=[3, 6, 9, 12]),
-    }
-    assert set(encoders) == set(audio_memory.ENCODERS)
-    for name, encoder in encoders.items():
-        counted = audio_memory.ENCODERS[name]
-        assert (counted.parameters, counted.width) == (numbers(encoder), encoder.hidden_size)
-    two = ("whisper-large-v3", "beats")
-    projector = WindowProjector({name: encoders[name] for name in two}, 256, output_rms=1.0)
-    known = audio_memory.find_encoders("+".join(two))
-    # BEATs windows read a step more than their share of frames: eight position biases
-    assert audio_memory.projector_parameters(known, 256) == pytest.approx(numbers(projector), rel=1e-4)
+#: Parameters of the checkpoints' encoders, up to the last tapped block.
+ENCODER_PARAMETERS = {
+    "whisper-small": 88_152_576,
+    "whisper-medium": 307_214_336,
+    "whisper-large-v3": 636_966_400,
+    "beats": 90_311_792,
+}
 
 
-def numbers(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+def test_encoders_have_the_parameters_of_the_checkpoints():
+    assert set(ENCODER_PARAMETERS) == set(audio_memory.ENCODERS)
+    for name, count in ENCODER_PARAMETERS.items():
+        assert perceive(name, "window", 256, 1.0).frozen == count
+
+
+@pytest.mark.parametrize(
+    ("projector", "encoders", "width", "count"),
+    [
+        ("qformer", "whisper-large-v3", 4096, 131_540_224),
+        ("qformer_2l", "whisper-small", 4096, 22_251_776),
+        ("conv", "whisper-large-v3", 2560, 18_625_028),
+    ],
+)
+def test_projectors_have_the_parameters_that_their_configs_state(projector, encoders, width, count):
+    assert perceive(encoders, projector, width, 1.0).trained == count
+    assert f"{count:,} parameters" in (ROOT / "conf" / "projector" / f"{projector}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("projector", "vectors"), [("window", 188), ("qformer", 64), ("conv", 750), ("window_qformer", 89)]
+)
+def test_a_clip_of_30_seconds_becomes_the_vectors_of_its_projector(projector, vectors):
+    assert perceive("whisper-small", projector, 256, 30.0).vectors == vectors
 
 
 # ---- what it says
