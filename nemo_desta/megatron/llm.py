@@ -49,6 +49,7 @@ class StageLLM(nn.Module):
         self.hidden_size = hf_config.hidden_size
         self.config = transformer_config(hf_config, layout, dtype=dtype, recompute=recompute)
         self.recompute = recompute
+        self.needs_input_gradient = False  # with LoRA, recomputation finds its weights only behind such an input
         self.is_first = parallel_state.is_pipeline_first_stage()
         self.is_last = parallel_state.is_pipeline_last_stage()
         stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -130,7 +131,8 @@ class StageLLM(nn.Module):
         hidden = hidden.contiguous()
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
-        if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
+        needs_gradient = self.needs_input_gradient or not self.is_last
+        if torch.is_grad_enabled() and needs_gradient and not hidden.requires_grad:
             # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
             hidden = hidden.detach().requires_grad_()
         return hidden
