@@ -80,12 +80,13 @@ class StageLLM(nn.Module):
         """(B, L) -> (B, L, D) on the first stage; the same full tensor on every tensor-parallel rank."""
         return self.gpt.embedding.word_embeddings(ids)
 
-    def forward(self, embeds: Tensor | None = None) -> Tensor:
+    def forward(self, embeds: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states after this stage.
 
         Args:
             embeds: (B, Z, D) on the first stage, the same on every tensor-parallel rank; other stages read the
                 input of `set_input_tensor`.
+            positions: (Z,) for the rotary embeddings, if they are not 0, 1, 2, ...
 
         Returns:
             (Z', B, D): after the final norm on the last stage, the next stage's input on the others.
@@ -96,9 +97,12 @@ class StageLLM(nn.Module):
             length = local.shape[0] * (self.layout.tensor_parallel_size if self.layout.sequence_parallel else 1)
             # megatron-core recomputes in training mode only; that mode changes nothing else in a block without dropout
             self.gpt.decoder.training = self.recompute and torch.is_grad_enabled()
-            hidden = self.gpt.decoder(
-                hidden_states=hidden, attention_mask=None, rotary_pos_emb=self.gpt.rotary_pos_emb(length)
-            )
+            if positions is None:
+                rotary = self.gpt.rotary_pos_emb(length)
+            else:
+                padded = F.pad(positions, (0, length - positions.numel()))
+                rotary = self.gpt.rotary_pos_emb(int(positions.max()) + 1)[padded]
+            hidden = self.gpt.decoder(hidden_states=hidden, attention_mask=None, rotary_pos_emb=rotary)
             if self.is_last and self.layout.sequence_parallel:
                 # `head` sums the gradients of the ranks' shares of the vocabulary, so they arrive here whole
                 hidden = tensor_parallel.gather_from_sequence_parallel_region(

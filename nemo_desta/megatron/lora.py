@@ -96,7 +96,7 @@ class SplitLora:
             self._generators[shared].manual_seed(hash((*numbers, stage, rank)) & 0x7FFF_FFFF_FFFF_FFFF)
 
     def drop(self, x: Tensor, *, shared: bool) -> Tensor:
-        """Dropout in training. ``shared``: every tensor-parallel rank has this same ``x``, so it needs the same mask."""
+        """Dropout in training. ``shared``: every tensor-parallel rank has this ``x``, and needs the same mask."""
         if not self.dropout or not torch.is_grad_enabled():
             return x
         kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=self._generators[shared])

@@ -22,12 +22,13 @@ from nemo_desta.core import build
 from nemo_desta.core.folder import save_folder
 from nemo_desta.core.splice import place, splice
 from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.generation import write_greedily
 from nemo_desta.megatron.gradients import clip_gradients, copy_from_first, norm_over, sum_gradients
 from nemo_desta.megatron.llm import StageLLM, build_llm
 from nemo_desta.megatron.lora import SplitLora
 from nemo_desta.megatron.shared_encoding import perceive_shared
 from nemo_desta.megatron.stages import all_names, join_tensors
-from nemo_desta.megatron.step import run_losses, write_greedily
+from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
 from nemo_desta.perception.encoders.base import as_dtype

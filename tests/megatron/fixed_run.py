@@ -128,20 +128,20 @@ class FixedData(LightningDataModule):
     def _loader(self, first: int, last: int) -> "Loader":
         found = self.trainer.distributed_sampler_kwargs
         rank = found["rank"] if found else 0
-        steps = {step: global_batch(self.prompts, step, self.split, rank) for step in range(first, last)}
+        steps = {step: global_batch(self.prompts, step, self.split, rank) for step in range(last)}
         for batch in steps.get(self.poisoned_step, []):
             batch["audio"][:] = float("nan")
-        return Loader([batch for batches in steps.values() for batch in batches])
+        return Loader([batch for batches in steps.values() for batch in batches], len(steps[0]) * first)
 
 
 class Loader:
-    """Ready batches; a list of them would be a list of loaders to Lightning."""
+    """Ready batches from number ``first`` on; a list of them would be a list of loaders to Lightning."""
 
-    def __init__(self, batches: list[Any]) -> None:
-        self.batches = batches
+    def __init__(self, batches: list[Any], first: int) -> None:
+        self.batches, self.first = batches, first
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)
+        return iter(self.batches[self.first :])
 
     def __len__(self) -> int:
         return len(self.batches)
