@@ -1,7 +1,8 @@
 """Greedy answers of the split LLM, with a cache of keys and values. For a few validation rows, not for serving.
 
 The prompts run once. Then each step runs one token of every row, as one sequence: except in attention, a row is no
-different from a position. So a step needs nothing from tensor, sequence or pipeline parallelism that a prompt does not.
+different from a position. So a step needs nothing from tensor, sequence or pipeline parallelism beyond what a prompt
+needs.
 Letters: B rows, Z positions of the prompts, M new tokens, S positions of a pass, D LLM width, A query heads, G
 key-value heads, H head size.
 """

@@ -25,8 +25,12 @@ LAYOUTS = {
 }
 
 
-def test_one_rank_computes_what_peft_does(tmp_path):
-    """Initial weights, logits and the gradient of every weight; only some layers of a fused one have LoRA."""
+@pytest.mark.parametrize("fused_norm", [False, True])
+def test_one_rank_computes_what_peft_does(tmp_path, fused_norm):
+    """Initial weights, logits and the gradient of every weight; only some layers of a fused one have LoRA.
+
+    ``fused_norm``: linear layers normalise their input themselves, as TransformerEngine's do.
+    """
     from nemo_desta.megatron.layout import Layout
     from nemo_desta.megatron.llm import build_llm
     from nemo_desta.megatron.lora import SplitLora
@@ -37,6 +41,10 @@ def test_one_rank_computes_what_peft_does(tmp_path):
     ids, direction = probe(llm.config.vocab_size)
     with one_process(), groups():
         split = build_llm(folder, Layout(), dtype=torch.float32)
+        if fused_norm:
+            for layer in split.gpt.decoder.layers:
+                layer.input_layernorm = fuse(layer.input_layernorm, layer.self_attention.linear_qkv)
+                layer.pre_mlp_layernorm = fuse(layer.pre_mlp_layernorm, layer.mlp.linear_fc1)
         torch.manual_seed(1)
         SplitLora(split, settings, dropout=0.0)
         torch.manual_seed(1)
@@ -56,6 +64,24 @@ def test_one_rank_computes_what_peft_does(tmp_path):
     for name, parameter in expected.items():
         largest = parameter.grad.abs().max()
         assert largest > 0 and (found[name].grad - parameter.grad).abs().max() < 1e-5 * largest, name
+
+
+def fuse(norm, linear):
+    """Move a norm into the linear layer after it; returns what takes its place."""
+    linear.layer_norm_weight, linear.eps, linear.zero_centered_gamma = norm.weight, norm.eps, False
+    plain = linear.forward
+    linear.forward = lambda x: plain(norm(x))
+    return torch.nn.Identity()
+
+
+def test_a_target_inside_experts_is_refused_by_name(tmp_path, monkeypatch):
+    from nemo_desta.megatron import lora
+
+    names = {"model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.experts.3.up_proj.weight"}
+    monkeypatch.setattr(lora, "part_names", lambda config: names)
+    assert lora.adapted_layers(None, LoraConfig(target_modules=["q_proj"])) == ["model.layers.0.self_attn.q_proj"]
+    with pytest.raises(ConfigError, match="up_proj of this LLM are inside the experts"):
+        lora.adapted_layers(None, LoraConfig(target_modules=["q_proj", "up_proj"]))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +109,7 @@ def checkpoints(tmp_path_factory):
 
 def run(model, name, checkpoints, **more):
     """Train under a layout, or the plain model; what each rank saw."""
-    sizes, split, num_processes = LAYOUTS.get(name, (None, "whole", 1))
+    sizes, split, num_processes = {"one": ({}, "accumulate", 1), "plain": (None, "whole", 1), **LAYOUTS}[name]
     strategy = {"name": "auto"} if sizes is None else {"name": "megatron", **sizes}
     more = {"checkpoint": str(checkpoints / f"{name}.ckpt"), "validate": True, "time_limit": TIME_LIMIT, **more}
     return launch(
@@ -137,3 +163,15 @@ def test_another_layout_resumes_with_lora_and_its_moments(model, plain, checkpoi
         run(model, before, checkpoints)
     ranks = run(model, after, checkpoints, resume=str(path), checkpoint=None)
     assert_trained_alike(ranks, plain, first=NUM_STEPS // 2)
+
+
+@pytest.mark.slow
+def test_dropout_is_the_same_on_ranks_that_have_the_same_input(model, checkpoints):
+    """The masks of column-parallel layers do not depend on TP, so neither do the steps; without dropout they differ."""
+    lora = {**model["llm"]["lora"], "target_modules": ["q_proj", "up_proj"], "dropout": 0.5}
+    model = {**model, "llm": {**model["llm"], "lora": lora}}
+    more = {"num_steps": 4, "checkpoint": None, "validate": False}
+    one, two = (run(model, name, checkpoints, **more)[0]["losses"] for name in ("one", "tp2"))
+    assert one == pytest.approx(two, rel=1e-5)
+    lora["dropout"] = 0.0
+    assert one[1:] != pytest.approx(run(model, "one", checkpoints, **more)[0]["losses"][1:], rel=1e-4)
