@@ -1,8 +1,8 @@
 """Sums the gradients of an accumulation window over the copies of the projector and of LoRA, and clips them.
 
-Each tensor-parallel rank projects its own clips and has its own share of LoRA's gradients, and each data-parallel rank
-has its own rows, so the sum is over both. The copies stay equal because every rank then makes the same step. A norm is
-that of all pipeline stages, which hold LoRA of different layers.
+Each tensor- and context-parallel rank projects its own clips and has its own share of LoRA's gradients, and each
+data-parallel rank has its own rows, so the sum is over all of them. The copies stay equal because every rank then
+makes the same step. A norm is that of all pipeline stages, which hold LoRA of different layers.
 """
 
 from collections.abc import Iterable

@@ -74,14 +74,14 @@ class MegatronDestaModel(DestaBase):
             # An optimiser needs a parameter; with this one all ranks count the same steps and learning rates.
             self.clock = nn.Parameter(torch.zeros(1))
         for module in trained:
-            copy_from_first(module.to(strategy.root_device), parallel_state.get_tensor_and_data_parallel_group())
+            copy_from_first(module.to(strategy.root_device), _stage_copies())
         own = dict(self.trained_parameters())
         elsewhere = nn.Parameter(torch.empty(0))  # a pattern may match parameters of other stages only
         build.freeze_by_pattern({name: own.get(name, elsewhere) for name in all_names(own)}, config.freeze)
 
     @property
     def ranks_per_batch(self) -> int:
-        return parallel_state.get_model_parallel_group().size()
+        return self.trainer.strategy.layout.ranks_per_copy
 
     @property
     def writes_samples(self) -> bool:
@@ -111,7 +111,10 @@ class MegatronDestaModel(DestaBase):
     def _step(self, batches: list[dict[str, Any]]) -> None:
         if self.lora is not None:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-            self.lora.seed((self.trainer.strategy.seed, done, parallel_state.get_data_parallel_rank()), self.device)
+            self.lora.seed(
+                (self.trainer.strategy.seed, done, parallel_state.get_data_parallel_rank(with_context_parallel=True)),
+                self.device,
+            )
         found = run_losses(self.llm, self.embed, batches, train=True)
         means = (found[:, 0] / found[:, 1].clamp(min=1)).float()
         self.step_losses = [(batch["row_ids"], mean) for batch, mean in zip(batches, means, strict=True)]
@@ -121,7 +124,7 @@ class MegatronDestaModel(DestaBase):
         total = int(totals[1])
         parameters = [parameter for _, parameter in self.trained_parameters()]
         if parameters:
-            sum_gradients(parameters, parallel_state.get_tensor_and_data_parallel_group())
+            sum_gradients(parameters, _stage_copies())
         self.window.normalise(parameters, total)
         self.log_step(total)
         clip_gradients(parameters, self.trainer.strategy.gradient_clip_val, norm=self.gradient_norm())
@@ -143,7 +146,7 @@ class MegatronDestaModel(DestaBase):
     # ---- forward
 
     def embed(self, batch: Mapping[str, Any]) -> Tensor:
-        """Input (B, Z, D) of the LLM's first layer, the same on every tensor-parallel rank; first stage only."""
+        """Input (B, Z, D) of the LLM's first layer, the same on tensor- and context-parallel ranks; first stage."""
         text = self.llm.embed(batch["input_ids"].clamp(min=0))
         vectors = text.new_zeros(0, 0, text.shape[-1])
         if batch["audio_lens"].numel():
@@ -154,7 +157,8 @@ class MegatronDestaModel(DestaBase):
                 batch["vector_lens"],
                 output_size=text.shape[-1],
                 dtype=self.llm.dtype,
-                group=parallel_state.get_tensor_model_parallel_group(),
+                group=parallel_state.get_tensor_and_context_parallel_group(),
+                context_group=parallel_state.get_context_parallel_group(),
             )
         rows = (batch[name] for name in ("input_ids", "input_lens", "prompt_lens"))
         return splice(text, *rows, vectors=vectors, vector_lens=batch["vector_lens"]).inputs_embeds
@@ -183,6 +187,11 @@ class MegatronDestaModel(DestaBase):
         except OSError:  # an LLM folder may have no generation config
             settings = AutoConfig.from_pretrained(source, trust_remote_code=False)
         return self.prompts.end_ids(settings.eos_token_id)
+
+
+def _stage_copies() -> dist.ProcessGroup:
+    """All ranks of this stage, which hold the same trained weights: TP x CP x DP."""
+    return parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
 
 
 def _refuse(config: ModelConfig) -> None:

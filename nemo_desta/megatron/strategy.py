@@ -1,7 +1,7 @@
 """Lightning strategy around megatron-core's process groups: which rank reads data, holds parameters, writes.
 
-Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order). So rank 0 always
-has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
+Ranks count tensor-parallel first, then context-parallel, then data-parallel, then pipeline stages (megatron-core's
+order). So rank 0 always has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from nemo_desta.sources import resolve_source
 
 
 class MegatronStrategy(DDPStrategy):
-    """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
+    """Tensor, sequence, context, pipeline and data parallelism for `MegatronDestaModel`.
 
     Args:
         seed: of megatron-core's random states.
@@ -69,6 +69,7 @@ class MegatronStrategy(DDPStrategy):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=self.layout.tensor_parallel_size,
             pipeline_model_parallel_size=self.layout.pipeline_parallel_size,
+            context_parallel_size=self.layout.context_parallel_size,
             create_gloo_process_groups=False,
         )
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
@@ -87,7 +88,7 @@ class MegatronStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """Rank and size for the sampler: a model-parallel group is one reader."""
+        """Rank and size for the sampler: the ranks of a copy of the LLM have one reader."""
         return {
             "num_replicas": parallel_state.get_data_parallel_world_size(),
             "rank": parallel_state.get_data_parallel_rank(),
@@ -126,8 +127,8 @@ class MegatronStrategy(DDPStrategy):
 
 def describe_layout(
     model: ModelConfig, num_processes: int | None, *, process_group_backend: str | None = None, **sizes: Any
-) -> tuple[int, str]:
-    """Number of parts of the LLM, and the layout in words; ``num_processes``: None if it is not known yet.
+) -> tuple[int, int, str]:
+    """Number of parts of the LLM, ranks per copy, and the layout in words; ``num_processes``: None if not known yet.
 
     Raises:
         ConfigError: the LLM or the processes do not fit the layout.
@@ -137,12 +138,13 @@ def describe_layout(
     config = _llm_config(model)
     if model.llm.lora is not None:
         adapted_layers(config, model.llm.lora)
-    copies = layout.check(config, num_processes or num_parts)
+    copies = layout.check(config, num_processes or layout.ranks_per_copy)
+    context = f"context {layout.context_parallel_size} x " if layout.context_parallel_size > 1 else ""
     words = (
-        f"tensor {layout.tensor_parallel_size} x pipeline {layout.pipeline_parallel_size} x data "
+        f"tensor {layout.tensor_parallel_size} x {context}pipeline {layout.pipeline_parallel_size} x data "
         f"{copies if num_processes else '?'}; layers per stage {layout.layers_per_stage(config.num_hidden_layers)}"
     )
-    return num_parts, words + ("; sequence parallel" if layout.sequence_parallel else "")
+    return num_parts, layout.ranks_per_copy, words + ("; sequence parallel" if layout.sequence_parallel else "")
 
 
 def _llm_config(model: ModelConfig) -> PretrainedConfig:

@@ -62,7 +62,7 @@ def export_weights(gpt: nn.Module, folder: str | Path, config: PretrainedConfig,
     stage = parallel_state.get_pipeline_model_parallel_rank()
     written: dict[str, str] = {}
     num_bytes = 0
-    if parallel_state.get_data_parallel_rank() == 0:
+    if parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0:
         for number, tensors in enumerate(_files(_gathered(gpt, config, layout))):
             name = f"model-stage{stage:02d}-{number:03d}.safetensors"
             save_tensors(tensors, folder / name)

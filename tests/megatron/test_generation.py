@@ -13,6 +13,7 @@ LAYOUTS = {
     "TP2": {"tensor_parallel_size": 2},
     "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
     "PP2": {"pipeline_parallel_size": 2},
+    "CP2": {"context_parallel_size": 2},
 }
 KINDS = ("qwen3", "llama_scaled_tied", "qwen2")
 
@@ -30,7 +31,7 @@ def written(folder, layout, end_ids):
     from nemo_desta.megatron.llm import build_llm
 
     layout = Layout(**layout)
-    with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
+    with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size):
         llm = build_llm(folder, layout, dtype=torch.float32)
         attentions = [layer.self_attention.core_attention for layer in llm.gpt.decoder.layers]
         ids = prompts(llm.hf_config.vocab_size)

@@ -167,7 +167,7 @@ def test_another_layout_resumes_with_lora_and_its_moments(model, plain, checkpoi
 
 @pytest.mark.slow
 def test_dropout_is_the_same_on_ranks_that_have_the_same_input(model, checkpoints):
-    """The masks of column-parallel layers do not depend on TP, so neither do the steps; without dropout they differ."""
+    """The masks of column-parallel layers do not depend on TP, so the steps do not; without dropout they differ."""
     lora = {**model["llm"]["lora"], "target_modules": ["q_proj", "up_proj"], "dropout": 0.5}
     model = {**model, "llm": {**model["llm"], "lora": lora}}
     more = {"num_steps": 4, "checkpoint": None, "validate": False}
