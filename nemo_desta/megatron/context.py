@@ -30,6 +30,8 @@ def own_positions(whole: Tensor) -> Tensor:
 def all_positions(own: Tensor) -> Tensor:
     """(Z / CP, ...) on each rank -> (Z, ...) in order; in backward a rank gets the sum of all ranks' gradients."""
     group = parallel_state.get_context_parallel_group()
+    if group.size() == 1:
+        return own
     chunks = gather_from_sequence_parallel_region(own, group=group).unflatten(0, (group.size(), 2, -1))
     return torch.cat([chunks[:, 0].flatten(0, 1), chunks[:, 1].flip(0).flatten(0, 1)])
 

@@ -50,6 +50,7 @@ class StageLLM(nn.Module):
         self.hidden_size = hf_config.hidden_size
         self.config = transformer_config(hf_config, layout, dtype=dtype, recompute=recompute)
         self.recompute = recompute
+        self.needs_input_gradient = False  # with LoRA, recomputation finds its weights only behind such an input
         self.is_first = parallel_state.is_pipeline_first_stage()
         self.is_last = parallel_state.is_pipeline_last_stage()
         stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -80,13 +81,14 @@ class StageLLM(nn.Module):
         """(B, L) -> (B, L, D) on the first stage; the same full tensor on every rank that shares the batch."""
         return self.gpt.embedding.word_embeddings(ids)
 
-    def forward(self, embeds: Tensor | None = None) -> Tensor:
+    def forward(self, embeds: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states after this stage.
 
         Args:
             embeds: (B, Z, D) on the first stage, the same on every tensor- and context-parallel rank; other stages
                 read the input of `set_input_tensor`. In backward each context-parallel rank gets the gradient of its
                 own positions, and zero elsewhere.
+            positions: (Z,) for the rotary embeddings, if they are not 0, 1, 2, ...
 
         Returns:
             (Z', B, D): after the final norm on the last stage, the next stage's input on the others. Under context
@@ -98,9 +100,12 @@ class StageLLM(nn.Module):
             length = local.shape[0] * self.layout.position_ranks  # rotary_pos_emb takes this rank's part of it
             # megatron-core recomputes in training mode only; that mode changes nothing else in a block without dropout
             self.gpt.decoder.training = self.recompute and torch.is_grad_enabled()
-            hidden = self.gpt.decoder(
-                hidden_states=hidden, attention_mask=None, rotary_pos_emb=self.gpt.rotary_pos_emb(length)
-            )
+            if positions is None:
+                rotary = self.gpt.rotary_pos_emb(length)
+            else:
+                own = own_positions(F.pad(positions, (0, length - positions.numel())))
+                rotary = self.gpt.rotary_pos_emb(int(positions.max()) + 1, packed_seq=True)[own]  # of the whole table
+            hidden = self.gpt.decoder(hidden_states=hidden, attention_mask=None, rotary_pos_emb=rotary)
             if self.is_last and self.layout.sequence_parallel:
                 # `head` sums the gradients of the ranks' shares of the vocabulary, so they arrive here whole
                 hidden = tensor_parallel.gather_from_sequence_parallel_region(
@@ -133,7 +138,8 @@ class StageLLM(nn.Module):
         hidden = own_positions(hidden).contiguous()
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
-        if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
+        needs_gradient = self.needs_input_gradient or not self.is_last
+        if torch.is_grad_enabled() and needs_gradient and not hidden.requires_grad:
             # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
             hidden = hidden.detach().requires_grad_()
         return hidden

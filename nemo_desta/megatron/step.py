@@ -16,7 +16,6 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_desta.core.splice import place
-from nemo_desta.megatron.context import find_positions
 from nemo_desta.megatron.llm import StageLLM
 from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
 
@@ -46,61 +45,8 @@ def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: 
             loss = hidden[:0].sum().float()  # zero, but in the graph: other ranks wait in its backward pass
         return loss, num_tokens, torch.stack([loss.detach().double(), num_tokens.double(), num_correct.double()])
 
-    found = _run(llm, embed, batches, last_stage, forward_only=not train, collect=False)
+    found = run_schedule(llm, embed, batches, last_stage, forward_only=not train, collect=False)
     return from_last_stage(found, (len(batches), 3), torch.float64, llm, over_context=dist.ReduceOp.SUM)
-
-
-def run_next_ids(llm: StageLLM, embeds: Tensor | None, row_ends: Tensor) -> Tensor:
-    """(B,) int64 on every rank of the copy: the likeliest token after each row's ``row_ends`` (B,) positions.
-
-    ``embeds``: (B, Z, D) on the first stage.
-    """
-
-    def last_stage(batch: Batch, hidden: Tensor, non_loss_data: bool) -> Tensor:
-        ids = torch.full_like(row_ends, -1)  # where another context-parallel rank knows
-        here, where = find_positions(row_ends - 1, hidden.shape[0])
-        if here.any():
-            states = hidden[where[here], here.nonzero()[:, 0]]
-            ids[here] = argmax(llm.head(states), group=parallel_state.get_tensor_model_parallel_group())
-        return ids
-
-    found = _run(llm, lambda batch: embeds, [{}], last_stage, forward_only=True, collect=True)
-    return from_last_stage(found, (1, row_ends.numel()), torch.int64, llm, over_context=dist.ReduceOp.MAX)[0]
-
-
-@torch.no_grad()
-def write_greedily(
-    llm: StageLLM,
-    embeds: Tensor | None,
-    row_lens: Tensor,
-    *,
-    max_new_tokens: int,
-    end_ids: Sequence[int],
-    pad_id: int,
-) -> Tensor:
-    """Generated ids (B, at most max_new_tokens) on every rank of the copy, padded after an end id.
-
-    Greedy, for a few validation rows. Without a KV cache every new token runs the whole text again: slow, and correct
-    under any layout.
-
-    Args:
-        embeds: (B, Z, D), right padded prompts, on the first stage; None on the others. row_lens: (B,), at least 1.
-    """
-    ends = torch.tensor(list(end_ids), device=row_lens.device)
-    running = torch.ones_like(row_lens, dtype=torch.bool)
-    rows = torch.arange(row_lens.numel(), device=row_lens.device)
-    written: list[Tensor] = []
-    for count in range(max_new_tokens):
-        ids = run_next_ids(llm, embeds, row_lens + count)
-        ids = torch.where(running, ids, pad_id)
-        written.append(ids)
-        running &= ~torch.isin(ids, ends)
-        if not running.any():
-            break
-        if embeds is not None:
-            embeds = torch.cat([embeds, embeds.new_zeros(embeds.shape[0], 1, embeds.shape[2])], dim=1)
-            embeds[rows, row_lens + count] = llm.embed(ids[:, None])[:, 0].to(embeds.dtype)
-    return torch.stack(written, dim=1)
 
 
 def from_last_stage(
@@ -117,7 +63,7 @@ def from_last_stage(
     return values
 
 
-def _run(
+def run_schedule(
     llm: StageLLM,
     embed: Embed,
     batches: Sequence[Batch],
@@ -125,15 +71,17 @@ def _run(
     *,
     forward_only: bool,
     collect: bool,
+    positions: Tensor | None = None,
 ) -> list[Any]:
     """Run the schedule; returns the reports of ``last_stage(batch, hidden)``, nothing on other stages.
 
-    ``last_stage`` returns (loss, number of tokens, report), or with ``collect`` only the report.
+    ``last_stage`` returns (loss, number of tokens, report), or with ``collect`` only the report. ``positions``: as in
+    `StageLLM.forward`.
     """
 
     def forward_step(iterator: Any, model: Any) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        return llm(embed(batch) if llm.is_first else None), partial(last_stage, batch)
+        return llm(embed(batch) if llm.is_first else None, positions), partial(last_stage, batch)
 
     return get_forward_backward_func()(
         forward_step_func=forward_step,

@@ -11,12 +11,16 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from megatron.core import parallel_state, tensor_parallel
 from torch import nn
+from torch.optim import Optimizer
 from transformers import AutoConfig, PretrainedConfig
 
 from nemo_desta.config import ModelConfig
+from nemo_desta.core.folder import check_trained_names
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.broadcast import BroadcastLoader, reads_data
 from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.lora import adapted_layers
+from nemo_desta.megatron.stages import all_names, join_optimizer, join_tensors, own_optimizer
 from nemo_desta.sources import resolve_source
 
 
@@ -101,15 +105,26 @@ class MegatronStrategy(DDPStrategy):
             dataloader, num_audio_tokens=self.lightning_module.num_audio_tokens, device=self.root_device
         )
 
-    # ---- checkpoints: rank 0 writes the first stage's state; later stages have no state to restore
+    # ---- checkpoints: rank 0 writes the state of all stages, in the plain model's format; each stage loads its own
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return join_tensors(super().lightning_module_state_dict())
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return join_optimizer(super().optimizer_state(optimizer), self._optimised())
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        if self.lightning_module.llm.is_first:
-            super().load_model_state_dict(checkpoint, strict)
+        saved, own = checkpoint["state_dict"], self.lightning_module.state_dict()
+        check_trained_names(all_names(own), saved)
+        super().load_model_state_dict({"state_dict": {name: saved[name] for name in own}}, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        if self.lightning_module.llm.is_first:
-            super().load_optimizer_state_dict(checkpoint)
+        states = [own_optimizer(state, self._optimised()) for state in checkpoint["optimizer_states"]]
+        super().load_optimizer_state_dict({"optimizer_states": states})
+
+    def _optimised(self) -> list[str]:
+        """Names of this stage's parameters, in the order of its optimiser."""
+        return [name for name, parameter in self.lightning_module.named_parameters() if parameter.requires_grad]
 
 
 def describe_layout(
@@ -123,6 +138,8 @@ def describe_layout(
     layout = Layout(**sizes)
     num_parts = layout.tensor_parallel_size * layout.pipeline_parallel_size
     config = _llm_config(model)
+    if model.llm.lora is not None:
+        adapted_layers(config, model.llm.lora)
     copies = layout.check(config, num_processes or layout.ranks_per_copy)
     context = f"context {layout.context_parallel_size} x " if layout.context_parallel_size > 1 else ""
     words = (

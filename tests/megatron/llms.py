@@ -1,6 +1,7 @@
 """Tiny LLMs of the real Hugging Face classes, what they compute, and the same through megatron-core on any layout."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,12 +130,13 @@ def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from nemo_desta.megatron.layout import Layout
 
     results = []
-    for case in cases:
-        case = dict(case)
-        layout = Layout(**case.pop("layout"))
+    for layout, same in itertools.groupby(cases, key=lambda case: case["layout"]):  # making groups takes a while
+        layout = Layout(**layout)
         sizes = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size)
         with groups(*sizes, layout.expert_parallel_size):
-            results.append(computed(case.pop("folder"), layout, **case))
+            for case in same:
+                settings = {name: value for name, value in case.items() if name not in ("folder", "layout")}
+                results.append(computed(case["folder"], layout, **settings))
     return results
 
 

@@ -98,6 +98,9 @@ def test_one_rank_with_experts_holds_what_is_planned(given):
 TENSOR = {"tensor_parallel_size": 2}
 SEQUENCE = {**TENSOR, "sequence_parallel": True}
 PIPELINE = {"pipeline_parallel_size": 2}
+CONTEXT = {"context_parallel_size": 2}
+EXPERT = {"expert_parallel_size": 2}
+ONE_KEY = {"num_key_value_heads": 1}
 
 
 @pytest.mark.slow
@@ -107,14 +110,27 @@ PIPELINE = {"pipeline_parallel_size": 2}
         [case(**TENSOR), case("llama", recompute=True, **TENSOR)],
         [case(**SEQUENCE), case("llama", recompute=True, **SEQUENCE)],
         [case(tied=True, **PIPELINE), case("llama", recompute=True, **PIPELINE), case(dtype="float32", **PIPELINE)],
+        [case("qwen2", changes=ONE_KEY, **TENSOR), case("qwen3_moe", **SEQUENCE)],
+        [case(**CONTEXT), case("llama", recompute=True, **CONTEXT), case(dtype="float32", **CONTEXT)],
     ],
-    ids=["TP2", "TP2+SP", "PP2"],
+    ids=["TP2", "TP2+SP", "PP2", "TP2 of one key-value head and of experts", "CP2"],
 )
 def test_each_of_two_ranks_holds_what_is_planned(cases):
     by_rank = launch("tests.megatron.memory.step_bytes", 2, cases=cases)
     for rank, results in enumerate(by_rank):
         for given, found in zip(cases, results, strict=True):
-            assert_planned(given, rank if "pipeline_parallel_size" in given["layout"] else 0, found)
+            # states that predict are 38 to 61 of 64 positions; rank 0 has 0 to 15 and from 48 on
+            targets = {"targets": STEP["rows"] * (14, 10)[rank] * 2} if given["layout"] == CONTEXT else {}
+            assert_planned(given, rank if "pipeline_parallel_size" in given["layout"] else 0, found, **targets)
+
+
+@pytest.mark.slow
+def test_ranks_that_share_experts_hold_on_average_what_is_planned():
+    """The router decides which rank gets more positions; the planner takes their loads as equal."""
+    cases = [case("qwen3_moe", **EXPERT), case("qwen3_moe", recompute=True, **EXPERT)]
+    by_rank = launch("tests.megatron.memory.step_bytes", 2, cases=cases)
+    for given, (one, other) in zip(cases, zip(*by_rank, strict=True), strict=True):
+        assert_planned(given, 0, {key: (one[key] + other[key]) / 2 for key in one})
 
 
 def test_weights_of_every_kind_of_llm_are_counted_exactly():
