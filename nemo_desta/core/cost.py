@@ -17,8 +17,8 @@ from transformers import PretrainedConfig
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 
-#: Share of a GPU's peak that training is assumed to use; NVIDIA reports 0.41 (docs/explain/memory_planner.md).
-DEFAULT_MFU = 0.35
+#: Shares of a GPU's peak that training is assumed to use; docs/explain/memory_planner.md has what others measured.
+DENSE_MFU, EXPERTS_MFU = 0.35, 0.2
 #: Passes over a frozen linear layer: forward, and the gradient of its input.
 FROZEN, RECOMPUTED = 2, 3
 EMBEDDINGS, HEAD = ("embed_tokens.weight",), ("lm_head.weight",)
@@ -119,6 +119,11 @@ def position_flops(weights: Iterable[tuple[str, Sequence[int]]], config: Pretrai
     return total
 
 
+def default_mfu(config: PretrainedConfig) -> float:
+    """What is assumed for an LLM of this kind."""
+    return EXPERTS_MFU if num_experts(config) else DENSE_MFU
+
+
 def num_experts(config: PretrainedConfig) -> int:
     """Experts of a mixture of experts, 0 for a dense LLM."""
     return next((found for key in EXPERT_KEYS if (found := getattr(config, key, None))), 0)
@@ -142,8 +147,8 @@ def attention_flops(config: PretrainedConfig, length: int | float) -> float:
 class Speed:
     """What a GPU of `GPUS` is assumed to reach."""
 
-    gpu: str = "h100"
-    mfu: float = DEFAULT_MFU
+    gpu: str
+    mfu: float
 
     def __post_init__(self) -> None:
         if self.gpu not in GPUS:

@@ -1,5 +1,6 @@
 """All layouts of an LLM on a number of GPUs, the memory of each, and the layout to choose."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -90,8 +91,13 @@ class Plan:
     stages: list[dict[str, int]]
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """CP, TP, PP."""
+        return self.context_parallel_size, self.tensor_parallel_size, self.pipeline_parallel_size
+
+    @property
     def gpus_per_copy(self) -> int:
-        return self.tensor_parallel_size * self.context_parallel_size * self.pipeline_parallel_size
+        return math.prod(self.sizes)
 
 
 def plans(job: Job) -> Iterator[Plan]:

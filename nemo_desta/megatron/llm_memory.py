@@ -21,7 +21,6 @@ from nemo_desta.megatron.param_mapping import (
     find_home,
     head_size,
     num_experts,
-    part_names,
     part_shape,
     rows_of,
 )
@@ -72,11 +71,7 @@ def num_lora_parameters(config: PretrainedConfig, layout: Layout, stage: int, lo
     """Trained parameters of a rank on ``stage``: every tensor-parallel rank has the whole of A and B."""
     if lora is None:
         return 0
-    shapes = [
-        part_shape(name, config)
-        for name in part_names(config)
-        if name.startswith("model.layers.0.") and name.split(".")[-2] in lora.target_modules
-    ]
+    shapes = [part_shape(f"{name}.weight", config) for name in lora.target_modules]
     return layout.layers_per_stage(config.num_hidden_layers)[stage] * sum(lora.r * sum(shape) for shape in shapes)
 
 
@@ -123,12 +118,14 @@ def lora_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
         adapted = [name for name in targets if name in load.lora.target_modules]
         if not adapted:
             continue
-        shapes = {name: part_shape(f"model.layers.0.x.{name}.weight", config) for name in targets}
+        shapes = {name: part_shape(f"{name}.weight", config) for name in targets}
         inputs, narrow = shapes[targets[0]][1], len(adapted) * R
         copies = 2 * len(adapted) if dropout else 1
         if len(targets) > 1:  # column-parallel
             outputs = sum(shape[0] for shape in shapes.values()) // tensor
             kept += copies * own * inputs * w + positions * narrow * w + outputs * narrow * w
+            if load.layers == "te":  # the norm inside the fused layer is computed once more, in float32
+                kept += own * (inputs + 1) * FLOAT32
         else:
             kept += copies * positions * inputs // tensor * w + own * narrow * w
     return kept

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from nemo_desta.config import LoraConfig, nearest
-from nemo_desta.core.cost import DEFAULT_MFU, GPUS, Speed, rate_text
+from nemo_desta.core.cost import DENSE_MFU, EXPERTS_MFU, GPUS, Speed, default_mfu, rate_text
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.audio_memory import CONFIGS, ENCODERS, VARIANTS, perceive
 from nemo_desta.megatron.layout_search import GIB, Job, Plan, plans, recommend, smallest_changes
@@ -58,7 +58,7 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
         llm=config,
         load=load,
         perception=perceive(given.encoders, given.projector, config.hidden_size, given.audio_secs, given.dtype),
-        speed=Speed(given.gpu, given.mfu),
+        speed=Speed(given.gpu, default_mfu(config) if given.mfu is None else given.mfu),
         clips=given.clips if given.clips is not None else rows,
         secs=given.audio_secs,
         num_micro_batches=given.accumulate,
@@ -68,10 +68,10 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
         sequence_parallel=given.sequence_parallel,
     )
     found = list(plans(job))
-    shown = {}  # layouts that fit; with recomputation only where the layout does not fit without
-    for plan in found:
+    shown: dict[tuple[int, ...], Plan] = {}  # layouts that fit, without recomputation and with few ranks per expert
+    for plan in sorted(found, key=lambda plan: (plan.recompute, plan.expert_parallel_size)):
         if plan.fits:
-            shown.setdefault((plan.gpus_per_copy, plan.context_parallel_size, plan.tensor_parallel_size), plan)
+            shown.setdefault(plan.sizes, plan)
     best = recommend(found)
     asked = {key: value for key, value in vars(given).items() if key not in ("llm", "json", "all")}
     known = {"gpu_memory_gb": _memory_gb(given), "gpus_per_node": job.gpus_per_node, "clips": job.clips}
@@ -79,7 +79,7 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
         "llm": path,
         "asked": asked | known | {"targets": targets},
         "usable": job.usable,
-        "layouts": [asdict(plan) for plan in (found if given.all else shown.values())],
+        "layouts": [asdict(plan) for plan in (found if given.all else [shown[key] for key in sorted(shown)])],
         "recommended": best
         and {
             "layout": asdict(best[0]),
@@ -136,7 +136,8 @@ def _lora(given: argparse.Namespace, config: PretrainedConfig) -> LoraConfig | N
     if given.lora_rank is None:
         return None
     targets = given.lora_targets.split(",")
-    known = {name.split(".")[-2] for name in part_names(config) if name.endswith("_proj.weight")}
+    linear = (name for name in part_names(config) if name.endswith("_proj.weight") and ".experts." not in name)
+    known = {name.split(".")[-2] for name in linear}  # experts stay frozen
     for target in targets:
         if target not in known:
             raise ConfigError(f"--lora-targets: this LLM has no '{target}'.{nearest(target, known)}")
@@ -175,7 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--sequence-parallel", choices=("auto", "on", "off"), default="auto", help="auto: wherever TP > 1")
     add("--layers", choices=LAYER_KINDS, default="te", help="TransformerEngine's layers, or the local ones without it")
     add("--dtype", choices=WIDTHS, default="bfloat16", help="of LLM and encoders (default: bfloat16)")
-    add("--mfu", type=float, default=DEFAULT_MFU, help=f"share of the peak, an assumption (default: {DEFAULT_MFU})")
+    assumed = f"share of the peak, an assumption (default: {DENSE_MFU}, of a mixture of experts {EXPERTS_MFU})"
+    add("--mfu", type=float, help=assumed)
     add("--corpus-hours", type=float, default=1000, help="audio of an epoch, for time and cost (default: 1000)")
     add("--epochs", type=float, default=1, help="default: 1")
     add("--price", type=float, help="of a GPU-hour, for the cost in the same currency")

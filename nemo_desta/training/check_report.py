@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
-from nemo_desta.core.cost import Flops, Speed, find_gpu, llm_flops, position_flops, rate_text
+from nemo_desta.core.cost import Flops, Speed, default_mfu, find_gpu, llm_flops, position_flops, rate_text
 from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
@@ -152,7 +152,7 @@ class Schedule:
             return
         stages = (self.settings["trainer"].get("strategy") or {}).get("pipeline_parallel_size", 1)
         waiting = (self.window + stages - 1) / self.window  # the ends of a pipeline
-        speed = Speed(gpu)
+        speed = Speed(gpu, default_mfu(llm.config.get_text_config()))
         rate = self.rows.secs / max(1, self.steps_per_epoch) / (speed.secs(flops.total) * waiting)
         hours = self.rows.secs / 3600 * self.epochs / rate
         yield (

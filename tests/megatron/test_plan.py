@@ -14,6 +14,7 @@ from nemo_desta.megatron.audio_memory import perceive
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.llm_configs import KNOWN, find_llm
 from nemo_desta.megatron.llm_memory import Load
+from nemo_desta.megatron.lora import TARGETS
 from nemo_desta.megatron.plan import main
 from tests.megatron.launch import launch
 from tests.megatron.llms import KINDS, groups, make_config, one_process
@@ -95,6 +96,25 @@ def test_one_rank_with_experts_holds_what_is_planned(given):
     assert_planned(given, 0, found)
 
 
+ATTENTION = {"r": 4, "alpha": 4, "dropout": 0.1, "target_modules": ["q_proj", "v_proj", "o_proj"]}
+EVERYWHERE = {**ATTENTION, "target_modules": list(TARGETS), "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        case("llama", lora=ATTENTION),
+        case("qwen3", "float32", lora=EVERYWHERE),
+        case("llama", recompute=True, lora={**EVERYWHERE, "dropout": 0.1}),
+    ],
+    ids=["dropout", "everywhere", "recompute"],
+)
+def test_one_rank_with_lora_holds_what_is_planned(given):
+    with one_process():
+        (found,) = step_bytes([given])
+    assert_planned(given, 0, found)
+
+
 TENSOR = {"tensor_parallel_size": 2}
 SEQUENCE = {**TENSOR, "sequence_parallel": True}
 PIPELINE = {"pipeline_parallel_size": 2}
@@ -111,9 +131,10 @@ ONE_KEY = {"num_key_value_heads": 1}
         [case(**SEQUENCE), case("llama", recompute=True, **SEQUENCE)],
         [case(tied=True, **PIPELINE), case("llama", recompute=True, **PIPELINE), case(dtype="float32", **PIPELINE)],
         [case("qwen2", changes=ONE_KEY, **TENSOR), case("qwen3_moe", **SEQUENCE)],
+        [case("llama", lora=EVERYWHERE, **TENSOR), case("qwen3", lora=ATTENTION, **SEQUENCE)],
         [case(**CONTEXT), case("llama", recompute=True, **CONTEXT), case(dtype="float32", **CONTEXT)],
     ],
-    ids=["TP2", "TP2+SP", "PP2", "TP2 of one key-value head and of experts", "CP2"],
+    ids=["TP2", "TP2+SP", "PP2", "one key-value head, experts", "LoRA", "CP2"],
 )
 def test_each_of_two_ranks_holds_what_is_planned(cases):
     by_rank = launch("tests.megatron.memory.step_bytes", 2, cases=cases)
@@ -267,6 +288,89 @@ def test_where_nothing_fits_it_says_what_would(capsys):
     assert all(way["layout"]["fits"] for way in crowded["would_fit"])
 
 
+def test_experts_are_spread_inside_a_node_where_they_do_not_fit_one_gpu(capsys):
+    best = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4")["recommended"]
+    layout = best["layout"]
+    assert (layout["tensor_parallel_size"], layout["expert_parallel_size"], layout["data_parallel_size"]) == (1, 4, 16)
+    assert "strategy.expert_parallel_size=4" in best["command"] and "experts on 4 GPUs" in best["reason"]
+    everything = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4", "--all")["layouts"]
+    assert {layout["expert_parallel_size"] for layout in everything} == {1, 2, 4}
+    weights = {
+        layout["expert_parallel_size"]: layout["stages"][0]["weights"]
+        for layout in everything
+        if layout["tensor_parallel_size"] == layout["pipeline_parallel_size"] == 1
+    }
+    experts = 48 * 128 * 3 * 2048 * 768 * 2
+    assert weights[1] - weights[4] == experts * 3 / 4
+
+
+def test_positions_are_split_only_where_nothing_else_fits(capsys):
+    words = (
+        "--llm",
+        "qwen3-8b",
+        "--gpus",
+        "16",
+        "--gpus-per-node",
+        "2",
+        "--micro-batch",
+        "1",
+        "--gpu-memory-gb",
+        "40",
+    )
+    long = answer(capsys, *words, "--seq-len", "131072", "--all")["layouts"]
+    by_context = {size: [one for one in long if one["context_parallel_size"] == size] for size in (1, 2, 4, 8)}
+    assert not any(one["fits"] for one in by_context[1])
+    assert all(answer(capsys, *words, "--seq-len", "131072")["recommended"]["command"])
+    best = answer(capsys, *words, "--seq-len", "131072")["recommended"]
+    assert f"strategy.context_parallel_size={best['layout']['context_parallel_size']}" in best["command"]
+    assert best["layout"]["context_parallel_size"] > 1
+    short = answer(capsys, *words, "--all")["layouts"]
+    assert {one["context_parallel_size"] for one in short} == {1}
+
+
+def test_lora_takes_memory_and_time(capsys):
+    words = ("--llm", "qwen3-8b", "--gpus", "2")
+    without, attention, everywhere = (
+        answer(capsys, *words, *more)["recommended"]
+        for more in ([], ["--lora-rank", "8"], ["--lora-rank", "8", "--lora-targets", "q_proj,up_proj,down_proj"])
+    )
+    totals = [best["layout"]["total"] for best in (without, attention, everywhere)]
+    assert totals == sorted(totals) and len(set(totals)) == 3
+    assert attention["layout"]["stages"][0]["lora"] == 36 * 8 * (4096 + 4096 + 2 * (4096 + 1024)) * 2 * 4
+    assert without["layout"]["rate"] > attention["layout"]["rate"]
+    assert "model.llm.lora={r: 8, target_modules: [q_proj, k_proj, v_proj]}" in attention["command"]
+
+
+def test_time_and_cost_follow_from_flops_mfu_and_price(capsys):
+    words = ("--llm", "qwen3-8b", "--gpus", "2", "--mfu", "0.4", "--corpus-hours", "300", "--epochs", "2")
+    best = answer(capsys, *words, "--price", "3")["recommended"]
+    layout, time = best["layout"], best["time"]
+    secs = sum(time["flops"].values()) / (989e12 * 0.4)
+    assert layout["rate"] == pytest.approx(4 * 30 / secs)
+    assert time["gpu_hours"] == pytest.approx(300 * 2 / layout["rate"])
+    assert time["hours"] == time["gpu_hours"] / 2 and time["cost"] == 3 * time["gpu_hours"]
+    said = plan(capsys, *words, "--price", "3").out
+    assert "at MFU 0.4 of h100 (989 TFLOP/s), assumed" in said and "300 h of audio x 2 epochs" in said
+    again = answer(capsys, *words, "--recompute")["recommended"]["layout"]
+    assert again["rate"] < layout["rate"] / 1.4
+    faster = answer(capsys, *words, "--gpu", "b200")
+    assert faster["asked"]["gpu_memory_gb"] == 178
+    assert answer(capsys, *words, "--dtype", "float32")["recommended"]["time"] is None
+
+
+def test_pipeline_stages_wait_for_the_slowest(capsys):
+    layouts = answer(capsys, "--llm", "qwen3-32b", "--gpus", "8", "--all")["layouts"]
+    rates = {
+        (one["tensor_parallel_size"], one["pipeline_parallel_size"]): one["rate"]
+        for one in layouts
+        if one["recompute"]
+    }
+    assert rates[4, 1] == pytest.approx(rates[8, 1])
+    assert (
+        rates[4, 2] < rates[4, 1] * 8 / 9
+    )  # 8 micro-batches pass 2 stages in 9 steps, the first stage has the encoders
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -278,6 +382,12 @@ def test_where_nothing_fits_it_says_what_would(capsys):
         (["--llm", "qwen3-8b", "--gpus", "12"], "--gpus-per-node"),
         (["--llm", "qwen3-8b", "--gpu-memory-gb", "4"], "--gpu-memory-gb=4 with --reserve-gb=6 leaves nothing"),
         (["--llm", "qwen3-8b", "--supervised", "1.5"], "found 1.5"),
+        (["--llm", "qwen3-8b", "--projector", "windo"], "Did you mean 'window'?"),
+        (["--llm", "qwen3-8b", "--mfu", "35"], "above 0 and at most 1, found 35"),
+        (["--llm", "qwen3-8b", "--epochs", "0"], "--corpus-hours and --epochs must be positive"),
+        (["--llm", "qwen3-8b", "--lora-rank", "0"], "--lora-rank must be at least 1, found 0"),
+        (["--llm", "qwen3-8b", "--lora-rank", "4", "--lora-targets", "q_prj"], "Did you mean 'q_proj'?"),
+        (["--llm", "qwen3-30b-a3b", "--lora-rank", "4", "--lora-targets", "up_proj"], "this LLM has no 'up_proj'"),
         (["--llm", "qwen3-8b", "--encoders", "whisper-large-v3+beat"], "unknown encoder 'beat'. Did you mean 'beats'"),
     ],
 )
@@ -305,7 +415,14 @@ def test_only_layouts_that_the_llm_can_take_are_shown(capsys):
     assert sizes == {(1, 1), (1, 3)}
 
 
-@pytest.mark.parametrize("words", [("--llm", "llama-3.1-70b"), ("--llm", "qwen3-32b", "--gpus", "16", "--recompute")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--llm", "llama-3.1-70b"),
+        ("--llm", "qwen3-32b", "--gpus", "16", "--recompute", "--projector", "conv", "--lora-rank", "4"),
+        ("--llm", "qwen3-30b-a3b"),
+    ],
+)
 def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
     from tests.test_conf import GIVEN, composed
 
@@ -323,7 +440,7 @@ def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
     assert settings["data"]["train_ds"]["batch_tokens"] == 4 * 2048
 
 
-@pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b"])
+@pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b"])
 def test_the_tables_of_the_documentation_are_what_it_prints(capsys, llm):
     printed, _, _ = plan(capsys, "--llm", llm, "--gpus", "8").out.partition("\n\ndesta train ")
     page = (ROOT / "docs" / "megatron.md").read_text(encoding="utf-8")
