@@ -205,7 +205,7 @@ def recommend(found: Iterable[Plan]) -> tuple[Plan, str] | None:
     why = f"the fewest GPUs per copy of the LLM ({best.gpus_per_copy})"
     why += " without recomputation" if not best.recompute else "; recomputation is needed to fit"
     if best.expert_parallel_size > 1:
-        why += f", with the experts on {best.expert_parallel_size} GPUs of a node"
+        why += f", the experts spread over {best.expert_parallel_size} GPUs of a node"
     elif best.gpus_per_copy == 1:
         return best, why + ": the LLM fits one GPU, where strategy=ddp does the same"
     if best.pipeline_parallel_size == 1:

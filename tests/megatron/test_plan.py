@@ -292,7 +292,7 @@ def test_experts_are_spread_inside_a_node_where_they_do_not_fit_one_gpu(capsys):
     best = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4")["recommended"]
     layout = best["layout"]
     assert (layout["tensor_parallel_size"], layout["expert_parallel_size"], layout["data_parallel_size"]) == (1, 4, 16)
-    assert "strategy.expert_parallel_size=4" in best["command"] and "experts on 4 GPUs" in best["reason"]
+    assert "strategy.expert_parallel_size=4" in best["command"] and "experts spread over 4 GPUs" in best["reason"]
     everything = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4", "--all")["layouts"]
     assert {layout["expert_parallel_size"] for layout in everything} == {1, 2, 4}
     weights = {
@@ -320,7 +320,6 @@ def test_positions_are_split_only_where_nothing_else_fits(capsys):
     long = answer(capsys, *words, "--seq-len", "131072", "--all")["layouts"]
     by_context = {size: [one for one in long if one["context_parallel_size"] == size] for size in (1, 2, 4, 8)}
     assert not any(one["fits"] for one in by_context[1])
-    assert all(answer(capsys, *words, "--seq-len", "131072")["recommended"]["command"])
     best = answer(capsys, *words, "--seq-len", "131072")["recommended"]
     assert f"strategy.context_parallel_size={best['layout']['context_parallel_size']}" in best["command"]
     assert best["layout"]["context_parallel_size"] > 1
