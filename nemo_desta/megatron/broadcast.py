@@ -82,6 +82,18 @@ class BroadcastLoader:
         return batch
 
 
+def from_first(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The tensor of the group's first rank on all of them; that of the others may have another shape."""
+    if group.size() == 1:
+        return tensor
+    first = dist.get_global_rank(group, 0)
+    shape = [tensor.shape]
+    dist.broadcast_object_list(shape, src=first, group=group)
+    tensor = tensor.contiguous() if group.rank() == 0 else tensor.new_empty(shape[0])
+    dist.broadcast(tensor, src=first, group=group)
+    return tensor
+
+
 def _group() -> dist.ProcessGroup:
     return parallel_state.get_model_parallel_group()
 

@@ -130,8 +130,10 @@ class StageLLM(nn.Module):
         hidden = hidden.contiguous()
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
-        if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
-            # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
+        others_wait = not self.is_last or self.layout.expert_parallel_size > 1
+        if torch.is_grad_enabled() and others_wait and not hidden.requires_grad:
+            # without audio nothing here requires a gradient, but the next stage and the ranks that share the experts
+            # still send one to this rank
             hidden = hidden.detach().requires_grad_()
         return hidden
 

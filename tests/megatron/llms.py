@@ -72,6 +72,11 @@ def write_llm(folder: str | Path, kind: str, *, dtype: torch.dtype = torch.float
     return Path(folder)
 
 
+def positions_of(data_rank: int) -> int:
+    """Z of a data-parallel rank: experts that ranks share get different numbers of positions from each."""
+    return NUM_POSITIONS - 9 * data_rank
+
+
 def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, torch.Tensor]:
     """ids (B, Z) and a random direction (B, Z, V) along which logits are summed to a loss."""
     generator = torch.Generator().manual_seed(3)
@@ -79,12 +84,14 @@ def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, 
     return ids[:, :upto], torch.randn(NUM_ROWS, NUM_POSITIONS, vocab_size, generator=generator)[:, :upto]
 
 
-def reference(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, upto: int = NUM_POSITIONS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, Z, V) of the Hugging Face model and the loss's gradient at the input embeddings (B, Z, D)."""
     from transformers import AutoModelForCausalLM
 
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    ids, direction = probe(llm.config.vocab_size)
+    ids, direction = probe(llm.config.vocab_size, upto=upto)
     embeds = llm.get_input_embeddings()(ids).detach().requires_grad_()
     logits = llm(inputs_embeds=embeds).logits
     (logits.float() * direction).sum().backward()
@@ -138,13 +145,17 @@ def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def computed(folder: str, layout: Any, *, recompute: bool = False, inference_first: bool = False) -> dict[str, Any]:
     """``logits`` (B, Z, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
 
-    Pipeline stages talk by plain sends here. ``inference_first``: a pass in inference mode goes before.
+    Pipeline stages talk by plain sends here. ``inference_first``: a pass in inference mode goes before. The rows of a
+    later data-parallel rank have fewer positions, see `positions_of`.
     """
+    from megatron.core import parallel_state
+
     from nemo_desta.megatron.llm import build_llm
 
     llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
     llm.train()  # as Lightning does with the model around it
-    ids, direction = probe(llm.hf_config.vocab_size)
+    data_rank = parallel_state.get_data_parallel_rank()
+    ids, direction = probe(llm.hf_config.vocab_size, upto=positions_of(data_rank))
     calls = []
     llm.gpt.decoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
     if inference_first:
@@ -153,8 +164,9 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
         calls.clear()
     embeds, received, hidden = _forward(llm, ids, with_gradient=True)
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
+    result["data_rank"] = data_rank
     if llm.is_last:
-        logits, start = _real_logits(llm, hidden)
+        logits, start = _real_logits(llm, hidden, ids.shape[1])
         result["logits"] = logits.detach()
         (logits * direction[..., start : start + logits.shape[-1]]).sum().backward()
         if received is not None:
@@ -190,10 +202,9 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
     return embeds, received, hidden
 
 
-def _real_logits(llm: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _real_logits(llm: Any, hidden: torch.Tensor, Z: int) -> tuple[torch.Tensor, int]:
     from megatron.core import parallel_state
 
-    Z = NUM_POSITIONS
     logits = llm.head(hidden[:Z].flatten(0, 1)).view(Z, NUM_ROWS, -1).transpose(0, 1)  # -> (B, Z, V / TP)
     start = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
     real = max(0, min(logits.shape[-1], llm.hf_config.vocab_size - start))

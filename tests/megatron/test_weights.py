@@ -176,7 +176,7 @@ def round_trip(cases):
 
     for case in cases:
         layout = Layout(**case["layout"])
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
+        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.expert_parallel_size):
             llm = build_llm(case["folder"], layout, dtype=getattr(torch, case["dtype"]))
             export_weights(llm.gpt, case["to"], llm.hf_config, layout)
 
