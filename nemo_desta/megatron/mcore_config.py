@@ -1,8 +1,7 @@
 """Hugging Face config -> megatron-core config and layers. A feature that is not covered is refused by name.
 
-Layers are TransformerEngine's where it is installed, otherwise megatron-core's own linear layers with the norm and the
-attention of this file.
-Letters: S positions, B rows, A query heads, G key-value heads, H head size, D LLM width, E experts.
+Layers are TransformerEngine's where it is installed, otherwise megatron-core's own linear layers with the norm of
+this file and the attention of attention.py. Letters: S positions, B rows, H head size, D LLM width, E experts.
 """
 
 import importlib.util
@@ -15,10 +14,6 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
-from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -27,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.attention import CausalAttention
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.mcore_compat import submodules_of
 from nemo_desta.megatron.param_mapping import ARCHITECTURES, expert_width, head_size, num_experts
@@ -116,7 +112,8 @@ def transformer_config(
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_key_value_heads,
+        # more ranks than key-value heads: every rank holds one head, which the weight table copies
+        num_query_groups=max(config.num_key_value_heads, layout.tensor_parallel_size),
         kv_channels=head_size(config),
         normalization="RMSNorm",
         layernorm_epsilon=config.rms_norm_eps,
@@ -129,6 +126,7 @@ def transformer_config(
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
         pipeline_model_parallel_layout=_stage_layout(stages) if len(set(stages)) > 1 else None,
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
@@ -210,44 +208,6 @@ class Router(TopKRouter):
 
     def _apply_expert_bias(self, *_: Any, **__: Any) -> None:
         """Nothing: these LLMs have no such bias. megatron-core's compiles a function that does nothing, either."""
-
-
-class CausalAttention(MegatronModule):
-    """Causal attention by torch's fused kernel; replaces megatron-core's, which stores the (S, S) scores."""
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number: int,
-        attn_mask_type: AttnMaskType,
-        attention_type: str,
-        cp_comm_type: str | None = None,
-        softmax_scale: float | None = None,
-        pg_collection: ProcessGroupCollection | None = None,
-    ):
-        super().__init__(config=config)
-        if attn_mask_type != AttnMaskType.causal or softmax_scale is not None:
-            raise ValueError(f"only plain causal attention, found {attn_mask_type} with scale {softmax_scale}")
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        attn_mask_type: AttnMaskType | None = None,
-        attention_bias: Tensor | None = None,
-        packed_seq_params: PackedSeqParams | None = None,
-    ) -> Tensor:
-        """query: (S, B, A, H); key, value: (S, B, G, H) -> (S, B, A * H). Rows are right padded: no mask is needed."""
-        if any(given is not None for given in (attention_mask, attention_bias, packed_seq_params)):
-            raise ValueError("causal attention here takes no mask, bias or packed sequences")
-        if query.shape[0] != key.shape[0]:
-            raise ValueError(f"{query.shape[0]} queries but {key.shape[0]} keys: only whole sequences, no cache")
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # (S, B, A, H) -> (B, A, S, H)
-        grouped = query.shape[1] != key.shape[1]
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        return mixed.permute(2, 0, 1, 3).flatten(2)
 
 
 def _check_experts(config: PretrainedConfig) -> None:

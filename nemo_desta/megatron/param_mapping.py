@@ -35,8 +35,9 @@ class Row:
     ``{layer}`` stands for the layer, ``{expert}`` for the expert: megatron-core's names count the rank's own experts,
     Hugging Face's all of them. ``how``: what one rank holds; an expert is never cut. "whole": everything. "columns":
     an equal share of axis 1. "gate_up": an equal share of the gate's rows, then the same of the up projection's.
-    "qkv": an equal share of the groups; the rows of a group are its query heads, its key, its value. "vocab": an equal
-    share of the rows after padding; padded rows are zero.
+    "qkv": an equal share of the groups (with more ranks than groups: a share of one, with a copy of its key and
+    value); the rows of a group are its query heads, its key, its value. "vocab": an equal share of the rows after
+    padding; padded rows are zero.
     ``needs``: the feature without which an LLM has no such tensor. ``fused``: the name in TransformerEngine layers
     where it differs: they keep a norm inside the linear layer that follows, and all experts in one module.
     """
@@ -227,14 +228,16 @@ def _fill(
 
 
 def _fill_qkv(parts: tuple[str, ...], config: PretrainedConfig, rank: int, size: int) -> Home:
-    H, G = head_size(config), config.num_key_value_heads
-    P = config.num_attention_heads // G
+    # With more ranks than key-value heads a head's query heads are spread over several groups with a copy of it each.
+    H, G = head_size(config), max(config.num_key_value_heads, size)
+    P, copies = config.num_attention_heads // G, G // config.num_key_value_heads
     start, stop = _share(G, rank, size)
     shapes = [part_shape(part, config) for part in parts]
     pieces, row = [], 0
     for group in range(start, stop):
-        for part, shape, heads in zip(parts, shapes, (P, 1, 1), strict=True):
-            pieces.append(_rows(part, shape, group * heads * H, row, heads * H))
+        key = group // copies
+        for part, shape, first, heads in zip(parts, shapes, (group * P, key, key), (P, 1, 1), strict=True):
+            pieces.append(_rows(part, shape, first * H, row, heads * H))
             row += heads * H
     return Home((row, *shapes[0][1:]), tuple(pieces))
 

@@ -55,7 +55,7 @@ def report(
         with _refusing("model.cross_entropy"):
             choose_cross_entropy(model.cross_entropy)
     rate = model.perception.sampling_rate
-    ranks = max(1, (num_processes or 1) // (split.num_parts if split else 1))
+    ranks = max(1, (num_processes or 1) // (split.ranks_per_copy if split else 1))
     rows = check_data(
         settings["data"],
         build.build_prompts(build.build_tokenizer(model.llm), model.prompt),

@@ -1,6 +1,7 @@
 """Tiny LLMs of the real Hugging Face classes, what they compute, and the same through megatron-core on any layout."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 16, "vocab_size": 100}),
     "qwen3_tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
+    "qwen2_one_key": ("qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": True, "num_hidden_layers": 3}),
     "qwen3_moe_shares": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": False}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
@@ -112,13 +114,14 @@ def one_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def groups(tensor: int = 1, pipeline: int = 1, expert: int = 1) -> Iterator[None]:
+def groups(tensor: int = 1, pipeline: int = 1, context: int = 1, expert: int = 1) -> Iterator[None]:
     """megatron-core's process groups and seeds for one layout."""
     from megatron.core import parallel_state, tensor_parallel
 
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
+        context_parallel_size=context,
         expert_model_parallel_size=expert,
         expert_tensor_parallel_size=1,
     )
@@ -129,24 +132,31 @@ def groups(tensor: int = 1, pipeline: int = 1, expert: int = 1) -> Iterator[None
         parallel_state.destroy_model_parallel()
 
 
+def sizes_of(layout: Any) -> tuple[int, ...]:
+    """The arguments of `groups`."""
+    return tuple(getattr(layout, f"{kind}_parallel_size") for kind in ("tensor", "pipeline", "context", "expert"))
+
+
 def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """This rank's share of `computed` for each ``{"folder", "layout", ...}``; to be launched on several ranks."""
     from nemo_desta.megatron.layout import Layout
 
     results = []
-    for case in cases:
-        case = dict(case)
-        layout = Layout(**case.pop("layout"))
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.expert_parallel_size):
-            results.append(computed(case.pop("folder"), layout, **case))
+    for sizes, same in itertools.groupby(cases, key=lambda case: case["layout"]):  # making groups takes a while
+        layout = Layout(**sizes)
+        with groups(*sizes_of(layout)):
+            for case in same:
+                settings = {name: value for name, value in case.items() if name not in ("folder", "layout")}
+                results.append(computed(case["folder"], layout, **settings))
     return results
 
 
 def computed(folder: str, layout: Any, *, recompute: bool = False, inference_first: bool = False) -> dict[str, Any]:
-    """``logits`` (B, Z, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
+    """``logits`` (B, Z / CP, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
 
-    Pipeline stages talk by plain sends here. ``inference_first``: a pass in inference mode goes before. The rows of a
-    later data-parallel rank have fewer positions, see `positions_of`.
+    The logits are those of ``positions`` (Z / CP,) and of the tokens from ``first_token`` on. Pipeline stages talk by
+    plain sends here. ``inference_first``: a pass in inference mode goes before. The rows of a later data-parallel rank
+    have fewer positions, see `positions_of`.
     """
     from megatron.core import parallel_state
 
@@ -166,9 +176,9 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
     result["data_rank"] = data_rank
     if llm.is_last:
-        logits, start = _real_logits(llm, hidden, ids.shape[1])
-        result["logits"] = logits.detach()
-        (logits * direction[..., start : start + logits.shape[-1]]).sum().backward()
+        logits, positions, start = _real_logits(llm, hidden, ids.shape[1])
+        result.update(logits=logits.detach(), positions=positions, first_token=start)
+        (logits * direction[:, positions, start : start + logits.shape[-1]]).sum().backward()
         if received is not None:
             dist.send(received.grad, _neighbour(-1))
     else:
@@ -176,6 +186,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
         dist.recv(gradient, _neighbour(1))
         hidden.backward(gradient)
     if llm.is_first:
+        # each context-parallel rank has the gradient of its own positions
+        dist.all_reduce(embeds.grad, group=parallel_state.get_context_parallel_group())
         result["gradient"] = embeds.grad
         with_text_only = llm.embed(ids)
         result["always_a_graph"] = llm.is_last or llm(with_text_only).requires_grad
@@ -190,8 +202,7 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
         embeds = embeds.detach().clone().requires_grad_() if with_gradient else embeds
         hidden = llm(embeds)
     else:
-        layout = llm.layout
-        length = layout.padded_length(ids.shape[1]) // (layout.tensor_parallel_size if layout.sequence_parallel else 1)
+        length = llm.layout.padded_length(ids.shape[1]) // llm.layout.position_ranks
         received = torch.empty(length, ids.shape[0], llm.hidden_size)
         dist.recv(received, _neighbour(-1))
         received.requires_grad_(with_gradient)
@@ -202,14 +213,20 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
     return embeds, received, hidden
 
 
-def _real_logits(llm: Any, hidden: torch.Tensor, Z: int) -> tuple[torch.Tensor, int]:
+def _real_logits(llm: Any, hidden: torch.Tensor, Z: int) -> tuple[torch.Tensor, torch.Tensor, int]:
     from megatron.core import parallel_state
 
-    logits = llm.head(hidden[:Z].flatten(0, 1)).view(Z, NUM_ROWS, -1).transpose(0, 1)  # -> (B, Z, V / TP)
+    from nemo_desta.megatron.context import own_positions
+
+    positions = own_positions(torch.arange(llm.layout.padded_length(Z)))
+    held = positions < Z
+    positions = positions[held]
+    logits = llm.head(hidden[held].flatten(0, 1)).view(len(positions), NUM_ROWS, -1)
+    logits = logits.transpose(0, 1)  # (Z / CP, B, V / TP) -> (B, Z / CP, V / TP)
     start = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
     real = max(0, min(logits.shape[-1], llm.hf_config.vocab_size - start))
     assert torch.isneginf(logits[..., real:]).all(), "padded vocabulary must not enter the softmax"
-    return logits[..., :real], start
+    return logits[..., :real], positions, start
 
 
 def _neighbour(step: int) -> int:

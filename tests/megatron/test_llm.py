@@ -43,10 +43,13 @@ def alone():
 
 
 def assert_same(ranks, expected):
-    """``ranks``: what each rank computed. Logits are joined over the vocabulary, gradients are whole on each rank."""
+    """``ranks``: what each rank computed. Logits are joined over positions and vocabulary, gradients are whole."""
     logits, gradient = expected
-    joined = torch.cat([rank["logits"] for rank in ranks if "logits" in rank], dim=-1)
-    assert joined.shape == logits.shape
+    joined = torch.full_like(logits, torch.nan)
+    for rank in ranks:
+        if "logits" in rank:
+            stop = rank["first_token"] + rank["logits"].shape[-1]
+            joined[:, rank["positions"], rank["first_token"] : stop] = rank["logits"]
     assert (joined - logits).abs().max() < LOGITS_TOLERANCE
     gradients = [rank["gradient"] for rank in ranks if "gradient" in rank]
     assert gradients
@@ -74,8 +77,16 @@ TWO_RANKS = {
     "TP2": {"tensor_parallel_size": 2},
     "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
     "PP2": {"pipeline_parallel_size": 2},
+    "CP2": {"context_parallel_size": 2},
 }
+EVERY_KIND = ("TP2", "TP2+SP", "PP2", "TP2xPP2", "TP2xPP2+SP")
 FOUR_RANKS = {
+    "CP4": {"context_parallel_size": 4},
+    "CP2xTP2": {"context_parallel_size": 2, "tensor_parallel_size": 2},
+    "CP2xTP2+SP": {"context_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True},
+    "CP2xPP2": {"context_parallel_size": 2, "pipeline_parallel_size": 2},
+    "TP4": {"tensor_parallel_size": 4},  # with two key-value heads or one: copies
+    "TP4+SP": {"tensor_parallel_size": 4, "sequence_parallel": True},
     "TP2xPP2": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
     "TP2xPP2+SP": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "sequence_parallel": True},
 }
@@ -84,12 +95,16 @@ FOUR_RANKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_ranks", "layouts"), [(2, TWO_RANKS), (4, FOUR_RANKS)])
 def test_several_ranks_compute_what_hugging_face_does(folders, references, num_ranks, layouts):
-    names = [(kind, name) for kind in KINDS for name in layouts]
-    cases = [{"folder": folders[kind], "layout": layouts[name]} for kind, name in names]
-    # the same after a pass in inference mode, recomputing: what megatron-core keeps must still serve a backward pass
-    cases += [{**case, "inference_first": True, "recompute": True} for case in cases[: len(layouts)]]
+    names, cases = [], []
+    for name, layout in layouts.items():
+        for kind in KINDS if name in EVERY_KIND else ("llama_scaled_tied", "qwen2_one_key"):
+            names.append((kind, name))
+            cases.append({"folder": folders[kind], "layout": layout})
+        # again after a pass in inference mode, recomputing: what megatron-core keeps must still serve a backward pass
+        names.append(names[-1])
+        cases.append({**cases[-1], "inference_first": True, "recompute": True})
     by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
-    for index, (kind, name) in enumerate(names + names[: len(layouts)]):
+    for index, (kind, name) in enumerate(names):
         ranks = [results[index] for results in by_rank]
         try:
             assert_same(ranks, references[kind])
@@ -130,6 +145,14 @@ def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_ranks_that_share_experts_compute_what_hugging_face_does(folders, num_ranks):
     check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"])
+
+
+def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders, references):
+    layouts = {"qwen2_one_key": TWO_RANKS["TP2+SP"], "qwen3_tied": TWO_RANKS["CP2"]}
+    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in layouts.items()]
+    by_rank = launch("tests.megatron.llms.run_cases", 2, cases=cases)
+    for kind, ranks in zip(layouts, zip(*by_rank, strict=True), strict=True):
+        assert_same(ranks, references[kind])
 
 
 def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path):

@@ -29,6 +29,15 @@ LAYOUTS = {
     ),
     "tp2_pp2": ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, "whole", 4),
     "dp2_tp2": ({"tensor_parallel_size": 2}, "data", 4),
+    "tp4": ({"tensor_parallel_size": 4}, "whole", 4),  # each of the two key-value heads on two ranks
+    "cp2": ({"context_parallel_size": 2}, "whole", 2),
+    "cp2_tp2_sp": (
+        {"context_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True},
+        "whole",
+        4,
+    ),
+    "cp2_pp2": ({"context_parallel_size": 2, "pipeline_parallel_size": 2}, "accumulate", 4),
+    "dp2_cp2": ({"context_parallel_size": 2}, "data", 4),
     "dp2_pp2": ({"pipeline_parallel_size": 2}, "data", 4),
 }
 EXPERT_LAYOUTS = {
@@ -116,7 +125,7 @@ def check_who_heard_what(ranks, plain, sizes):
         assert sum(sum(rank["clips"][name]) for rank in ranks[:num_first]) == sum(counts)
         shares = [sum(rank["clips"][name]) for rank in ranks[:num_first]]
         assert min(shares) > 0
-        if sizes.get("tensor_parallel_size") == 2:
+        if sizes.get("tensor_parallel_size", 1) * sizes.get("context_parallel_size", 1) > 1:
             assert max(shares) < 0.8 * sum(counts)
     for rank in ranks[num_first:]:
         assert rank["clips"] == {} and rank["weights"] == {}

@@ -11,7 +11,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import find_home, part_names, part_shape
 from tests.megatron.launch import launch
-from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, write_llm
+from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, sizes_of, write_llm
 
 
 @pytest.fixture
@@ -110,6 +110,20 @@ def test_a_rank_of_eight_holds_an_eighth_in_the_order_megatron_expects():
     assert find_home("embedding.word_embeddings.weight", config, **where).pieces == ()  # 384..511 of 200: padding
 
 
+def test_ranks_beyond_the_key_value_heads_hold_copies_next_to_their_query_heads():
+    """By hand for 2 groups of 4 query heads of size 8 on 4 ranks: rank 1 has the first group's second half."""
+    config = make_config("qwen2", hidden_size=64, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=1)
+    for rank, (query, key) in enumerate([(0, 0), (16, 0), (32, 8), (48, 8)]):
+        where = {"layer_offset": 0, "padded_vocab_size": 512, "rank": rank, "size": 4}
+        for kind, rest in (("weight", (64,)), ("bias", ())):
+            qkv = find_home(f"decoder.layers.0.self_attention.linear_qkv.{kind}", config, **where)
+            starts = [(piece.source[0].start, piece.target[0].start) for piece in qkv.pieces]
+            assert starts == [(query, 0), (key, 16), (key, 24)]
+            assert qkv.shape == (32, *rest)
+        out = find_home("decoder.layers.0.self_attention.linear_proj.weight", config, **where)
+        assert out.pieces[0].source[1] == slice(query, query + 16)  # the same query heads
+
+
 def test_a_tensor_without_a_place_is_named(alone, tmp_path):
     folder = write_llm(tmp_path, "llama")
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(32)}))
@@ -176,7 +190,7 @@ def round_trip(cases):
 
     for case in cases:
         layout = Layout(**case["layout"])
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.expert_parallel_size):
+        with groups(*sizes_of(layout)):
             llm = build_llm(case["folder"], layout, dtype=getattr(torch, case["dtype"]))
             export_weights(llm.gpt, case["to"], llm.hf_config, layout)
 
@@ -211,7 +225,15 @@ def test_export_gives_back_every_bit_on_one_rank(tmp_path, kind, dtype, monkeypa
     ("num_ranks", "layouts"),
     [
         (2, [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}]),
-        (4, [{"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, {"tensor_parallel_size": 2}]),
+        (
+            4,
+            [
+                {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+                {"tensor_parallel_size": 2},
+                {"tensor_parallel_size": 4},
+                {"tensor_parallel_size": 2, "context_parallel_size": 2},
+            ],
+        ),
     ],
 )
 def test_export_gives_back_every_bit_from_several_ranks(tmp_path, num_ranks, layouts):
