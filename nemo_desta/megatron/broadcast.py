@@ -83,6 +83,18 @@ class BroadcastLoader:
         return batch
 
 
+def from_first(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The tensor of the group's first rank on all of them; that of the others may have another shape."""
+    if group.size() == 1:
+        return tensor
+    first = dist.get_global_rank(group, 0)
+    shape = [tensor.shape]
+    dist.broadcast_object_list(shape, src=first, group=group)
+    tensor = tensor.contiguous() if group.rank() == 0 else tensor.new_empty(shape[0])
+    dist.broadcast(tensor, src=first, group=group)
+    return tensor
+
+
 def _hops(*, audio: bool = False) -> list[dist.ProcessGroup]:
     """The groups in which this rank takes part when the reader broadcasts, in order; ``audio``: to the first stage."""
     first = parallel_state.get_tensor_model_parallel_group() if audio else parallel_state.get_model_parallel_group()

@@ -138,9 +138,10 @@ class StageLLM(nn.Module):
         hidden = own_positions(hidden).contiguous()
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
-        needs_gradient = self.needs_input_gradient or not self.is_last
-        if torch.is_grad_enabled() and needs_gradient and not hidden.requires_grad:
-            # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
+        waited_for = not self.is_last or self.layout.expert_parallel_size > 1
+        if torch.is_grad_enabled() and (waited_for or self.needs_input_gradient) and not hidden.requires_grad:
+            # without audio nothing here requires a gradient, but the next stage and the ranks that share the experts
+            # still send one to this rank
             hidden = hidden.detach().requires_grad_()
         return hidden
 

@@ -22,6 +22,7 @@ from nemo_desta.core import build
 from nemo_desta.core.folder import save_folder
 from nemo_desta.core.splice import place, splice
 from nemo_desta.errors import ConfigError
+from nemo_desta.megatron.broadcast import from_first
 from nemo_desta.megatron.generation import write_greedily
 from nemo_desta.megatron.gradients import clip_gradients, copy_from_first, norm_over, sum_gradients
 from nemo_desta.megatron.llm import StageLLM, build_llm
@@ -85,7 +86,8 @@ class MegatronDestaModel(DestaBase):
 
     @property
     def writes_samples(self) -> bool:
-        return parallel_state.get_data_parallel_rank() == 0
+        # ranks that share experts run the LLM together or not at all
+        return parallel_state.get_data_parallel_rank() == 0 or self.llm.layout.expert_parallel_size > 1
 
     # ---- training
 
@@ -171,10 +173,15 @@ class MegatronDestaModel(DestaBase):
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
         places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
         with torch.no_grad(), eval_mode(self):
+            embeds, row_lens = self.embed(batch) if self.llm.is_first else None, places.attention_mask.sum(1)
+            if self.llm.layout.expert_parallel_size > 1:  # every copy of the LLM answers the first copy's rows
+                copies = parallel_state.get_data_parallel_group()
+                row_lens = from_first(row_lens, copies)
+                embeds = embeds if embeds is None else from_first(embeds, copies)
             return write_greedily(
                 self.llm,
-                self.embed(batch) if self.llm.is_first else None,
-                places.attention_mask.sum(1),
+                embeds,
+                row_lens,
                 max_new_tokens=max_new_tokens,
                 end_ids=self._end_ids(),
                 pad_id=self.text_pad_id,

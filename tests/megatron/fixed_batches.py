@@ -47,10 +47,23 @@ def halves(prompts: PromptBuilder, step: int) -> tuple[list[LoadedRow], list[Loa
 
 
 def global_batch(prompts: PromptBuilder, step: int, split: str, rank: int = 0) -> list[Batch]:
-    """The micro-batches of one rank at ``step``; ``split``: whole, accumulate, data."""
+    """The micro-batches of one rank at ``step``; ``split``: whole, accumulate, data or first.
+
+    "first": the first data-parallel rank has all rows, the others have a short text without targets.
+    """
     first, second = halves(prompts, step)
-    rows = {"whole": [first + second], "accumulate": [first, second], "data": [(first, second)[rank]]}[split]
+    rows = {
+        "whole": [first + second],
+        "accumulate": [first, second],
+        "data": [(first, second)[rank]],
+        "first": [first + second if rank == 0 else [_filler(prompts)]],
+    }[split]
     return [{**collate(part), "num_rows": len(part)} for part in rows]
+
+
+def _filler(prompts: PromptBuilder) -> LoadedRow:
+    ids, _ = prompts.prompt([{"role": "user", "content": "?"}])
+    return LoadedRow("filler", "fixed", ids, len(ids), [])
 
 
 def _row(prompts: PromptBuilder, rng: np.random.Generator, row_id: str, num_clips: int) -> LoadedRow:

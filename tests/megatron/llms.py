@@ -74,6 +74,11 @@ def write_llm(folder: str | Path, kind: str, *, dtype: torch.dtype = torch.float
     return Path(folder)
 
 
+def positions_of(data_rank: int) -> int:
+    """Z of a data-parallel rank: experts that ranks share get different numbers of positions from each."""
+    return NUM_POSITIONS - 9 * data_rank
+
+
 def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, torch.Tensor]:
     """ids (B, Z) and a random direction (B, Z, V) along which logits are summed to a loss."""
     generator = torch.Generator().manual_seed(3)
@@ -81,12 +86,14 @@ def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, 
     return ids[:, :upto], torch.randn(NUM_ROWS, NUM_POSITIONS, vocab_size, generator=generator)[:, :upto]
 
 
-def reference(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, upto: int = NUM_POSITIONS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, Z, V) of the Hugging Face model and the loss's gradient at the input embeddings (B, Z, D)."""
     from transformers import AutoModelForCausalLM
 
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    ids, direction = probe(llm.config.vocab_size)
+    ids, direction = probe(llm.config.vocab_size, upto=upto)
     embeds = llm.get_input_embeddings()(ids).detach().requires_grad_()
     logits = llm(inputs_embeds=embeds).logits
     (logits.float() * direction).sum().backward()
@@ -125,15 +132,19 @@ def groups(tensor: int = 1, pipeline: int = 1, context: int = 1, expert: int = 1
         parallel_state.destroy_model_parallel()
 
 
+def sizes_of(layout: Any) -> tuple[int, ...]:
+    """The arguments of `groups`."""
+    return tuple(getattr(layout, f"{kind}_parallel_size") for kind in ("tensor", "pipeline", "context", "expert"))
+
+
 def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """This rank's share of `computed` for each ``{"folder", "layout", ...}``; to be launched on several ranks."""
     from nemo_desta.megatron.layout import Layout
 
     results = []
-    for layout, same in itertools.groupby(cases, key=lambda case: case["layout"]):  # making groups takes a while
-        layout = Layout(**layout)
-        sizes = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size)
-        with groups(*sizes, layout.expert_parallel_size):
+    for sizes, same in itertools.groupby(cases, key=lambda case: case["layout"]):  # making groups takes a while
+        layout = Layout(**sizes)
+        with groups(*sizes_of(layout)):
             for case in same:
                 settings = {name: value for name, value in case.items() if name not in ("folder", "layout")}
                 results.append(computed(case["folder"], layout, **settings))
@@ -144,7 +155,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     """``logits`` (B, Z / CP, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
 
     The logits are those of ``positions`` (Z / CP,) and of the tokens from ``first_token`` on. Pipeline stages talk by
-    plain sends here. ``inference_first``: a pass in inference mode goes before.
+    plain sends here. ``inference_first``: a pass in inference mode goes before. The rows of a later data-parallel rank
+    have fewer positions, see `positions_of`.
     """
     from megatron.core import parallel_state
 
@@ -152,7 +164,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
 
     llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
     llm.train()  # as Lightning does with the model around it
-    ids, direction = probe(llm.hf_config.vocab_size)
+    data_rank = parallel_state.get_data_parallel_rank()
+    ids, direction = probe(llm.hf_config.vocab_size, upto=positions_of(data_rank))
     calls = []
     llm.gpt.decoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
     if inference_first:
@@ -161,8 +174,9 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
         calls.clear()
     embeds, received, hidden = _forward(llm, ids, with_gradient=True)
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
+    result["data_rank"] = data_rank
     if llm.is_last:
-        logits, positions, start = _real_logits(llm, hidden)
+        logits, positions, start = _real_logits(llm, hidden, ids.shape[1])
         result.update(logits=logits.detach(), positions=positions, first_token=start)
         (logits * direction[:, positions, start : start + logits.shape[-1]]).sum().backward()
         if received is not None:
@@ -199,13 +213,13 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
     return embeds, received, hidden
 
 
-def _real_logits(llm: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _real_logits(llm: Any, hidden: torch.Tensor, Z: int) -> tuple[torch.Tensor, torch.Tensor, int]:
     from megatron.core import parallel_state
 
     from nemo_desta.megatron.context import own_positions
 
-    positions = own_positions(torch.arange(llm.layout.padded_length(NUM_POSITIONS)))
-    held = positions < NUM_POSITIONS
+    positions = own_positions(torch.arange(llm.layout.padded_length(Z)))
+    held = positions < Z
     positions = positions[held]
     logits = llm.head(hidden[held].flatten(0, 1)).view(len(positions), NUM_ROWS, -1)
     logits = logits.transpose(0, 1)  # (Z / CP, B, V / TP) -> (B, Z / CP, V / TP)

@@ -13,6 +13,7 @@ from tests.megatron.llms import (
     groups,
     make_config,
     one_process,
+    positions_of,
     probe,
     reference,
     run_cases,
@@ -109,6 +110,41 @@ def test_several_ranks_compute_what_hugging_face_does(folders, references, num_r
             assert_same(ranks, references[kind])
         except AssertionError as error:
             raise AssertionError(f"{kind} on {name}: {error}") from error
+
+
+SHARED_EXPERTS = [
+    (2, {"expert_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True}),
+    (4, {"expert_parallel_size": 2, "pipeline_parallel_size": 2}),
+    (4, {"expert_parallel_size": 4, "tensor_parallel_size": 2, "sequence_parallel": True}),
+    (4, {"expert_parallel_size": 2, "tensor_parallel_size": 2, "pipeline_parallel_size": 2}),
+]
+
+
+def check_shared_experts(folders, num_ranks, kinds):
+    """Every layout of ``num_ranks`` ranks; data-parallel ranks have rows of different lengths."""
+    names = [(kind, layout) for kind in kinds for ranks, layout in SHARED_EXPERTS if ranks == num_ranks]
+    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in names]
+    cases += [{**cases[0], "recompute": True}]
+    by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
+    for (kind, layout), *ranks in zip([*names, names[0]], *by_rank, strict=True):
+        for data_rank in {rank["data_rank"] for rank in ranks}:
+            expected = reference(folders[kind], upto=positions_of(data_rank))
+            try:
+                assert_same([rank for rank in ranks if rank["data_rank"] == data_rank], expected)
+            except AssertionError as error:
+                raise AssertionError(f"{kind} on {layout}, data-parallel rank {data_rank}: {error}") from error
+
+
+def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
+    check_shared_experts(folders, 2, ["qwen3_moe"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ranks_that_share_experts_compute_what_hugging_face_does(folders, num_ranks):
+    check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"])
 
 
 def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders, references):

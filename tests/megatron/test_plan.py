@@ -305,18 +305,8 @@ def test_experts_are_spread_inside_a_node_where_they_do_not_fit_one_gpu(capsys):
 
 
 def test_positions_are_split_only_where_nothing_else_fits(capsys):
-    words = (
-        "--llm",
-        "qwen3-8b",
-        "--gpus",
-        "16",
-        "--gpus-per-node",
-        "2",
-        "--micro-batch",
-        "1",
-        "--gpu-memory-gb",
-        "40",
-    )
+    gpus = ("--gpus", "16", "--gpus-per-node", "2", "--gpu-memory-gb", "40")
+    words = ("--llm", "qwen3-8b", *gpus, "--micro-batch", "1")
     long = answer(capsys, *words, "--seq-len", "131072", "--all")["layouts"]
     by_context = {size: [one for one in long if one["context_parallel_size"] == size] for size in (1, 2, 4, 8)}
     assert not any(one["fits"] for one in by_context[1])

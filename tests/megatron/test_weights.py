@@ -11,7 +11,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import find_home, part_names, part_shape
 from tests.megatron.launch import launch
-from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, write_llm
+from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, sizes_of, write_llm
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def round_trip(cases):
 
     for case in cases:
         layout = Layout(**case["layout"])
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size):
+        with groups(*sizes_of(layout)):
             llm = build_llm(case["folder"], layout, dtype=getattr(torch, case["dtype"]))
             export_weights(llm.gpt, case["to"], llm.hf_config, layout)
 
