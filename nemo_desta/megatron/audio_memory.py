@@ -5,7 +5,6 @@ them (`nemo_desta.perception.dry_run`). Only the working memory of an encoder is
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,11 +109,10 @@ def perceive(names: str, projector: str, output_size: int, secs: float, dtype: s
             built = build_projector(kind, encoders, output_size, output_rms=1.0, **knobs)
         except ValueError as error:
             raise ConfigError(f"--projector={projector} with --encoders={names}: {error}") from error
-    numbers: Callable[[Any], int] = lambda module: sum(parameter.numel() for parameter in module.parameters())  # noqa: E731
     return Perception(
         tuple(ENCODERS[name] for name in found),
-        sum(map(numbers, encoders.values())),
-        numbers(built),
+        sum(map(_numel, encoders.values())),
+        _numel(built),
         dry_run(encoders, built, secs, SAMPLING_RATE),
     )
 
@@ -128,6 +126,10 @@ def working_bytes(encoders: tuple[Encoder, ...], clips: int, secs: float, width:
         block = frames * (2 * 4 * encoder.width + (4 + encoder.tapped) * encoder.width)
         largest = max(largest, int(chunks * width * (block + 4 * encoder.score_heads * frames * frames)))
     return largest
+
+
+def _numel(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _build(encoder: Encoder) -> Any:

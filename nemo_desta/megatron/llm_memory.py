@@ -127,6 +127,9 @@ def lora_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
             if load.layers == "te":  # the norm inside the fused layer is computed once more, in float32
                 kept += own * (inputs + 1) * FLOAT32
         else:
+            joined = load.layers == "local" and layout.context_parallel_size > 1
+            if targets == ("o_proj",) and not dropout and not joined:
+                copies = 0  # attention keeps its output already
             kept += copies * positions * inputs // tensor * w + own * narrow * w
     return kept
 
