@@ -93,7 +93,7 @@ def test_gpus_are_recognised_by_what_torch_calls_them():
     assert {name for name in reported.values() if name} == set(GPUS)
 
 
-@pytest.mark.parametrize(("settings", "named"), [({"gpu": "h10"}, "Did you mean 'h100'"), ({"mfu": 35}, "found 35")])
+@pytest.mark.parametrize(("settings", "named"), [(("h10", 0.3), "Did you mean 'h100'"), (("h100", 35), "found 35")])
 def test_an_impossible_speed_is_refused(settings, named):
     with pytest.raises(ConfigError, match=named):
-        Speed(**settings)
+        Speed(*settings)

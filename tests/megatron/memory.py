@@ -107,6 +107,7 @@ def measured(
     lora: dict[str, Any] | None = None,
 ) -> dict[str, int]:
     """``weights`` (bytes), and what a step through megatron-core's schedule had at most: ``kept``, ``alive``."""
+    from nemo_desta.megatron import attention
     from nemo_desta.megatron.llm import StageLLM
     from nemo_desta.megatron.step import run_losses
     from tests.megatron.llms import make_config
@@ -124,6 +125,7 @@ def measured(
 
         adapters = SplitLora(llm, LoraConfig(**lora), dropout=0.0 if recompute else lora["dropout"])
         adapters.seed((1,), torch.device("cpu"))
+    attention.causal_lower_right = _causal_mask  # a subclass of tensors cannot be made while `Alive` watches
     start = torch.zeros(config.hidden_size, dtype=llm.dtype, requires_grad=True)  # stands for the projector
     batch = {
         "input_ids": torch.randint(0, config.vocab_size, (rows, length)),
@@ -143,3 +145,8 @@ def measured(
     weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
     trained = sum(parameter.numel() for parameter in llm.parameters()) - sum(p.numel() for p in frozen)
     return {"weights": weights, "trained": trained, "kept": kept.peak, "alive": alive.peak}
+
+
+def _causal_mask(num_queries: int, num_keys: int) -> torch.Tensor:
+    """What torch's ``causal_lower_right`` becomes on a CPU."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)

@@ -119,7 +119,7 @@ def test_the_report_says_what_a_run_reads_trains_and_takes(workplace, capsys):
     assert said["learning rate"].endswith("warm-up 2 steps (14.3% of the run)") and said["learning rate"][:4] == "0.01"
     assert f"{secs / 3600 * 1.4 / 10:.1f} GPU-hours" in said["time"]
     assert "GiB weights and optimiser" in said["memory"]
-    assert re.match(r"\d+\.\d GFLOP \(LLM \d.*%, encoders \d.*%, projector \d.*%\) per step", said["compute"])
+    assert re.match(r"\d+\.\d MFLOP \(LLM \d.*%, encoders \d.*%, projector \d.*%\) per step", said["compute"])
     assert said["note"] == "the rows are validated every 100 batches: not in this run"
     rare = {"exp_manager.checkpoint_callback_params.every_n_train_steps": 1000}
     said = report(workplace, capsys, **rare)
