@@ -171,6 +171,7 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     from megatron.core import parallel_state
 
     from nemo_desta.megatron.llm import build_llm
+    from nemo_desta.megatron.llm_memory import num_parameters
 
     llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
     llm.train()  # as Lightning does with the model around it
@@ -185,6 +186,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     embeds, received, hidden = _forward(llm, ids, with_gradient=True)
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
     result["data_rank"] = data_rank
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    result["surplus"] = sum(p.numel() for p in llm.parameters()) - num_parameters(llm.hf_config, layout, stage)
     if llm.is_last:
         logits, positions, start = _real_logits(llm, hidden, ids.shape[1])
         result.update(logits=logits.detach(), positions=positions, first_token=start)

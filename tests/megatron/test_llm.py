@@ -56,6 +56,7 @@ def assert_same(ranks, expected):
     for found in gradients:
         assert (found - gradient).abs().max() < GRADIENT_TOLERANCE * gradient.abs().max()
     assert all(rank["trainable"] == 0 for rank in ranks)
+    assert all(rank["surplus"] == 0 for rank in ranks), "the planner counts other parameters"
     assert all(rank.get("always_a_graph", True) for rank in ranks)
 
 
