@@ -1,13 +1,17 @@
 """LoRA on a split LLM is the plain model's: the same weights at the start, steps, checkpoints and folders."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import LoraConfig
 from nemo_desta.core.build import add_lora
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.desta import DestaModel
+from nemo_desta.sharing.export import export_model
 from tests.megatron.fixed_batches import NUM_STEPS, global_batch
 from tests.megatron.launch import launch
 from tests.megatron.llms import groups, one_process, probe, write_llm
@@ -21,6 +25,7 @@ LAYOUTS = {
     "tp2": ({"tensor_parallel_size": 2}, "accumulate", 2),
     "tp2_sp": (TP2_SP, "whole", 2),
     "pp2": ({"pipeline_parallel_size": 2}, "whole", 2),
+    "cp2": ({"context_parallel_size": 2}, "whole", 2),
     "tp2_pp2_sp": ({**TP2_SP, "pipeline_parallel_size": 2}, "whole", 4),
 }
 
@@ -132,7 +137,6 @@ def plain(model, checkpoints):
 def assert_trained_alike(ranks, plain, *, first=0):
     for rank in ranks:
         assert rank["losses"] == pytest.approx(plain["losses"][first:], rel=1e-5)
-        assert rank["validation"] == pytest.approx(plain["validation"], rel=1e-5)
     joined = {name: tensor for rank in ranks for name, tensor in rank["weights"].items()}
     assert set(joined) == set(plain["weights"])
     for rank in ranks:  # every copy made the same steps
@@ -147,6 +151,8 @@ def test_twenty_steps_are_those_of_peft(model, plain, checkpoints, tmp_path, nam
     assert len(plain["losses"]) == NUM_STEPS
     assert not {name for name, largest in plain["largest_gradient"].items() if largest == 0}
     assert_trained_alike(ranks, plain)
+    for rank in ranks:
+        assert rank["validation"] == pytest.approx(plain["validation"], rel=1e-5)
     opened = DestaModel.from_pretrained(tmp_path / "model", device="cpu")
     with torch.no_grad():
         found = [opened.loss(batch)[:2] for step in range(4) for batch in global_batch(opened.prompts, step, "whole")]
@@ -175,3 +181,27 @@ def test_dropout_is_the_same_on_ranks_that_have_the_same_input(model, checkpoint
     assert one == pytest.approx(two, rel=1e-5)
     lora["dropout"] = 0.0
     assert one[1:] != pytest.approx(run(model, "one", checkpoints, **more)[0]["losses"][1:], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_command_and_an_export_give_the_plain_models_peft_folder(workplace, tmp_path):
+    """From the seed alone; the split run is cut in two by its last checkpoint."""
+    lora = "{r: 4, dropout: 0.0, target_modules: [q_proj, o_proj, up_proj, down_proj]}"
+    common = {"model.llm.lora": lora, "exp_manager.checkpoint_callback_params.every_n_train_steps": 3}
+    pp2 = {"strategy": "megatron", "strategy.pipeline_parallel_size": 2, "trainer.devices": 2}
+    plain = {"strategy": "auto", "trainer.devices": 1, "trainer.max_steps": 6}
+    schedule = {"model.lr_scheduler.max_steps": 6}
+    workplace.finish("lora_split", **common, **schedule, **pp2, **{"trainer.max_steps": 3})
+    workplace.finish("lora_split", **common, **schedule, **pp2, **{"trainer.max_steps": 6})
+    workplace.finish("lora_plain", **common, **schedule, **plain)
+    folders = []
+    for name in ("lora_split", "lora_plain"):
+        run = workplace.folder / name / "desta25"
+        folders.append(export_model(run / "model", tmp_path / name) / "lora")
+    tensors = [load_file(folder / "adapter_model.safetensors") for folder in folders]
+    configs = [json.loads((folder / "adapter_config.json").read_text()) for folder in folders]
+    assert configs[0] == configs[1]
+    assert list(tensors[0]) == list(tensors[1])
+    for name, tensor in tensors[1].items():
+        torch.testing.assert_close(tensors[0][name], tensor, rtol=0, atol=1e-4, msg=name)
+        assert tensor.abs().max() > 0
