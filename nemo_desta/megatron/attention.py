@@ -11,6 +11,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
@@ -31,8 +32,10 @@ class CausalAttention(MegatronModule):
         pg_collection: ProcessGroupCollection | None = None,
     ):
         super().__init__(config=config)
-        if attn_mask_type != AttnMaskType.causal or softmax_scale is not None:
-            raise ValueError(f"only plain causal attention, found {attn_mask_type} with scale {softmax_scale}")
+        if attn_mask_type != AttnMaskType.causal:
+            raise ValueError(f"only causal attention, found {attn_mask_type}")
+        self.scale = softmax_scale
+        self.window = window_of(config, layer_number)
 
     def forward(
         self,
@@ -53,20 +56,35 @@ class CausalAttention(MegatronModule):
         if query.shape[0] != key.shape[0]:
             raise ValueError(f"{query.shape[0]} queries but {key.shape[0]} keys: only whole sequences, no cache")
         if self.config.context_parallel_size == 1:
-            return _attend(query, key, value)
+            return _attend(query, key, value, scale=self.scale, window=self.window)
         key, value = all_positions(torch.stack([key, value], dim=1)).unbind(1)
         half = query.shape[0] // 2
         ends = [half * (number + 1) for number in own_chunks()]
         return torch.cat(
-            [_attend(part, key[:end], value[:end]) for part, end in zip(query.split(half), ends, strict=True)]
+            [
+                _attend(part, key[:end], value[:end], scale=self.scale)
+                for part, end in zip(query.split(half), ends, strict=True)
+            ]
         )
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def window_of(config: TransformerConfig, layer_number: int) -> int | None:
+    """Positions that a position of this layer attends to, itself included; None: all before it."""
+    if not is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number):
+        return None
+    return config.window_size[0] + 1
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None, window: int | None = None
+) -> Tensor:
     """query: (S, B, A, H), the last S of the keys' positions; key, value: (K, B, G, H) -> (S, B, A * H)."""
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # (S, B, A, H) -> (B, A, S, H)
     S, K, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
     # flash attention knows the mask of fewer queries than keys; other kernels (a CPU's) get it as (S, K) booleans
     mask = {"is_causal": True} if S == K else {"attn_mask": causal_lower_right(S, K)}
-    mixed = F.scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **mask)
+    if window is not None and window < K:
+        seen = torch.ones(S, K, dtype=torch.bool, device=query.device).tril(K - S)
+        mask = {"attn_mask": seen.triu(K - S - window + 1)}
+    mixed = F.scaled_dot_product_attention(query, key, value, enable_gqa=grouped, scale=scale, **mask)
     return mixed.permute(2, 0, 1, 3).flatten(2)

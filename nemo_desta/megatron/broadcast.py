@@ -112,11 +112,8 @@ def _share(make: Callable[[], Any]) -> Any:
         try:
             answer[1] = make()
         except Exception as error:  # broadcast it, or the other ranks would wait for ever; raised below
-            failed, answer[0] = (
-                error,
-                f"rank {dist.get_rank()}, which reads the data for this rank, failed: "
-                + (f"{type(error).__name__}: {error}"),
-            )
+            what = f"{type(error).__name__}: {error}"
+            failed, answer[0] = error, f"rank {dist.get_rank()}, which reads the data for this rank, failed: {what}"
     for group in hops:
         dist.broadcast_object_list(answer, src=dist.get_global_rank(group, 0), group=group)
     if failed is not None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from megatron.core import parallel_state
 from torch import Tensor, nn
 
+from nemo_desta.megatron.attention import window_of
 from nemo_desta.megatron.context import all_positions, find_positions
 from nemo_desta.megatron.llm import StageLLM
 from nemo_desta.megatron.loss import argmax
@@ -87,7 +88,13 @@ def _caches(llm: StageLLM, rows: Tensor, num_new: int) -> Iterator[list["CachedA
     layers = [layer.self_attention for layer in llm.gpt.decoder.layers]
     plain = [layer.core_attention for layer in layers]
     length = llm.layout.padded_length(rows.numel()) // llm.layout.context_parallel_size
-    caches = [CachedAttention(attention, *find_positions(rows, length), num_new) for attention in plain]
+    here_where, scale = find_positions(rows, length), llm.config.softmax_scale
+    caches = [
+        CachedAttention(
+            layer.core_attention, *here_where, num_new, scale=scale, window=window_of(llm.config, layer.layer_number)
+        )
+        for layer in layers
+    ]
     try:
         for layer, cache in zip(layers, caches, strict=True):
             layer.core_attention = cache
@@ -104,13 +111,24 @@ class CachedAttention(nn.Module):
 
     Args:
         plain: the layer's own, used for prompts. here, where: (B,), which rows this rank is given in a step, and their
-            places. num_new: M, how many tokens follow.
+            places. num_new: M, how many tokens follow. scale: of the scores, if it is not 1 / sqrt(H). window: as
+            `window_of` says.
     """
 
     positions: Tensor | None = None  # (B,) of the tokens; None while prompts are read
 
-    def __init__(self, plain: nn.Module, here: Tensor, where: Tensor, num_new: int) -> None:
+    def __init__(
+        self,
+        plain: nn.Module,
+        here: Tensor,
+        where: Tensor,
+        num_new: int,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+    ) -> None:
         super().__init__()
+        self.scale, self.window = scale, window
         self.plain, self.here, self.where, self.num_new = plain, here, where[here], num_new
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -121,10 +139,13 @@ class CachedAttention(nn.Module):
         at, mixed = self.positions[self.here], query.new_zeros(query.shape[0], 1, query.shape[2:].numel())
         rows = torch.arange(at.numel(), device=at.device)
         self.keys[rows, at], self.values[rows, at] = key[self.where, 0], value[self.where, 0]
-        later = torch.arange(self.keys.shape[1], device=at.device) > at[:, None]
+        places = torch.arange(self.keys.shape[1], device=at.device)
+        hidden = places > at[:, None]
+        if self.window is not None:
+            hidden |= places <= at[:, None] - self.window
         query = query[self.where, 0].unflatten(1, (key.shape[2], -1))  # (b, A, H) -> (b, G, A / G, H)
-        scores = torch.einsum("bgah,bzgh->bgaz", query, self.keys).float() * query.shape[-1] ** -0.5
-        weights = scores.masked_fill(later[:, None, None], float("-inf")).softmax(-1).to(query.dtype)
+        scores = torch.einsum("bgah,bzgh->bgaz", query, self.keys).float() * (self.scale or query.shape[-1] ** -0.5)
+        weights = scores.masked_fill(hidden[:, None, None], float("-inf")).softmax(-1).to(query.dtype)
         mixed[self.where, 0] = torch.einsum("bgaz,bzgh->bgah", weights, self.values).flatten(1)
         return mixed
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, PretrainedConfig
 from nemo_desta.megatron.context import own_positions
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.mcore_config import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.param_mapping import ARCHITECTURES
 from nemo_desta.megatron.weights import load_weights
 from nemo_desta.sources import resolve_source
 
@@ -27,7 +28,7 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
     Raises:
         ConfigError: the LLM is not covered or does not fit the layout; raised before any weight is read.
     """
-    config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False).get_text_config()
     check_covered(config)
     layout.check(config, dist.get_world_size())
     llm = StageLLM(config, layout, dtype=dtype, recompute=recompute)
@@ -48,6 +49,8 @@ class StageLLM(nn.Module):
         self.layout = layout
         self.dtype = dtype
         self.hidden_size = hf_config.hidden_size
+        scaled = "scaled_embeddings" in ARCHITECTURES[hf_config.model_type]
+        self.embedding_scale = hf_config.hidden_size**0.5 if scaled else 1.0
         self.config = transformer_config(hf_config, layout, dtype=dtype, recompute=recompute)
         self.recompute = recompute
         self.needs_input_gradient = False  # with LoRA, recomputation finds its weights only behind such an input
@@ -79,7 +82,8 @@ class StageLLM(nn.Module):
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
         """(B, L) -> (B, L, D) on the first stage; the same full tensor on every rank that shares the batch."""
-        return self.gpt.embedding.word_embeddings(ids)
+        embeds = self.gpt.embedding.word_embeddings(ids)
+        return embeds if self.embedding_scale == 1.0 else embeds * torch.tensor(self.embedding_scale).to(embeds)
 
     def forward(self, embeds: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states after this stage.

@@ -67,7 +67,7 @@ def find_llm(llm: str) -> tuple[str, PretrainedConfig]:
             "A hub id has the form owner/name"
         )
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the config of '{llm}' cannot be read: {str(error).splitlines()[0]} Known by name, without a download: "

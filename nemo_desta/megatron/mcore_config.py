@@ -5,6 +5,8 @@ this file and the attention of attention.py. Letters: S positions, B rows, H hea
 """
 
 import importlib.util
+from collections.abc import Callable
+from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +16,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
+from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -22,16 +25,28 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.attention import CausalAttention
+from nemo_desta.megatron.attention import CausalAttention, window_of
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.mcore_compat import submodules_of
 from nemo_desta.megatron.param_mapping import ARCHITECTURES, expert_width, head_size, num_experts
 
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
 #: Rotary embeddings without an attention factor; megatron-core has no setting for one.
 ROPE_TYPES = ("default", "linear", "llama3")
 
-#: Types whose experts megatron-core's layers do not compute, and what is missing.
-REFUSED = {"gpt_oss": "attention sinks, biases and clamping in the experts, MXFP4 weights"}
+#: Types that megatron-core's layers do not compute here, and what is missing.
+REFUSED = {
+    "gpt_oss": "attention sinks, biases and clamping in the experts, MXFP4 weights",
+    "gemma2": "soft caps on the scores of attention",
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), "gated delta nets"),
+}
+
+#: Of the gate of an MLP or expert, by the name that Hugging Face has for it.
+ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": gelu_tanh}
 
 #: Settings of an LLM's config that change the logits after the head.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -41,7 +56,8 @@ ABSENT = {
     "attention_bias": (False, "biases in the attention projections"),
     "mlp_bias": (False, "biases in the MLP"),
     "use_sliding_window": (False, "sliding-window attention"),
-    "sliding_window": (None, "sliding-window attention"),
+    "attn_logit_softcapping": (None, "soft caps on the scores of attention"),
+    "use_bidirectional_attention": (False, "attention in both directions"),
     "quantization_config": (None, "quantised weights"),
 }
 
@@ -69,35 +85,62 @@ def check_covered(config: PretrainedConfig) -> None:
     changes = {name: getattr(config, name, None) for name in LOGIT_TRANSFORMS}
     if found := {name: value for name, value in changes.items() if value not in (None, 1.0)}:
         raise ConfigError(f"strategy=megatron does not cover logits that are changed after the head, found {found}")
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if kinds - {"full_attention"}:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    covered = {"full_attention", "sliding_attention"} if has_windows(config) else {"full_attention"}
+    if kinds != covered:
         raise ConfigError(
-            f"strategy=megatron covers full attention in every layer, found layer_types {', '.join(sorted(kinds))}"
+            f"strategy=megatron covers layer_types {', '.join(sorted(covered))} of '{config.model_type}', found "
+            f"{', '.join(sorted(kinds))}"
         )
-    if config.hidden_act != "silu":
-        raise ConfigError(f"strategy=megatron covers hidden_act=silu, found '{config.hidden_act}'")
-    rope = rope_settings(config)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_TYPES:
-        raise ConfigError(f"strategy=megatron covers rope types {', '.join(ROPE_TYPES)}, found '{kind}'")
-    partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
-    if partial not in (None, 1, 1.0):
-        raise ConfigError(f"strategy=megatron covers rotation of whole heads, found partial_rotary_factor={partial}")
+    if not has_windows(config) and getattr(config, "sliding_window", None) is not None:
+        raise ConfigError(f"strategy=megatron does not cover sliding windows: sliding_window={config.sliding_window}")
+    if _activation(config) not in ACTIVATIONS:
+        raise ConfigError(
+            f"strategy=megatron covers hidden_act={', '.join(ACTIVATIONS)}, found '{_activation(config)}'"
+        )
+    for rope in rope_settings(config):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ROPE_TYPES:
+            raise ConfigError(f"strategy=megatron covers rope types {', '.join(ROPE_TYPES)}, found '{kind}'")
+        partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+        if partial not in (None, 1, 1.0):
+            raise ConfigError(
+                f"strategy=megatron covers rotation of whole heads, found partial_rotary_factor={partial}"
+            )
 
 
-def rope_settings(config: PretrainedConfig) -> dict:
-    """Rotary settings of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
-    return dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+def has_windows(config: PretrainedConfig) -> bool:
+    """Whether layers of ``layer_types`` sliding_attention attend to ``sliding_window`` positions."""
+    return "windows" in ARCHITECTURES[config.model_type]
+
+
+def rope_settings(config: PretrainedConfig) -> list[dict]:
+    """Rotary settings, by kind of layer, of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
+    found = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+    return [kind for kind in found.values() if kind] if "full_attention" in found else [found]
 
 
 def rotary_frequencies(config: PretrainedConfig) -> Tensor:
-    """(H / 2,) float32: the frequencies of the Hugging Face model itself."""
-    family = "".join(word.capitalize() for word in config.model_type.split("_"))
-    module = import_module(f"transformers.models.{config.model_type}.modeling_{config.model_type}")
-    rotary = getattr(module, f"{family}RotaryEmbedding")(config)
-    if rotary.attention_scaling != 1.0:
-        raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {rotary.attention_scaling}")
-    return rotary.inv_freq.detach().float()
+    """(H / 2,) float32: the frequencies of the Hugging Face model itself.
+
+    With windows (H,): those of layers with full attention, then those of layers with a window.
+    """
+    kind = config.model_type.removesuffix("_text")
+    family = "".join(word.capitalize() for word in kind.split("_"))
+    rotary_class = getattr(import_module(f"transformers.models.{kind}.modeling_{kind}"), f"{family}RotaryEmbedding")
+    rotary = rotary_class(config)
+    prefixes = ("full_attention_", "sliding_attention_") if hasattr(rotary, "full_attention_inv_freq") else ("",)
+    found = [
+        (getattr(rotary, f"{prefix}inv_freq"), getattr(rotary, f"{prefix}attention_scaling")) for prefix in prefixes
+    ]
+    if has_windows(config) and len(found) == 1:  # transformers 4: one object for each base
+        local = copy(config)
+        local.rope_theta, local.rope_scaling = config.rope_local_base_freq, {"rope_type": "default"}
+        rotary = rotary_class(local)
+        found.append((rotary.inv_freq, rotary.attention_scaling))
+    if factors := [factor for _, factor in found if factor != 1.0]:
+        raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {factors[0]}")
+    return torch.cat([frequencies.detach().float() for frequencies, _ in found])
 
 
 def transformer_config(
@@ -118,10 +161,12 @@ def transformer_config(
         normalization="RMSNorm",
         layernorm_epsilon=config.rms_norm_eps,
         gated_linear_unit=True,
-        activation_func=F.silu,
+        activation_func=ACTIVATIONS[_activation(config)],
         add_bias_linear=False,
         add_qkv_bias="qkv_bias" in features,
         qk_layernorm="qk_norm" in features,
+        layernorm_zero_centered_gamma="four_norms" in features,
+        **(_window_settings(config) if has_windows(config) else {}),
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor_parallel_size,
@@ -158,6 +203,11 @@ def block_spec(config: TransformerConfig, num_layers: int) -> TransformerBlockSu
         layer, norm = _local_layer(config), RMSNorm
     if config.num_moe_experts:
         submodules_of(layer.submodules.mlp).router = Router
+    if config.window_size is not None:
+        layer.submodules.self_attention.module = WindowedSelfAttention
+    if config.layernorm_zero_centered_gamma:
+        normed = ModuleSpec(module=NormedResidual, params={"config": config})
+        layer.submodules.self_attn_bda = layer.submodules.mlp_bda = normed
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 
@@ -183,6 +233,7 @@ class RMSNorm(nn.Module):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
         super().__init__()
         self.eps = eps
+        self.adds_one = config.layernorm_zero_centered_gamma
         self.weight = nn.Parameter(
             torch.ones(hidden_size, dtype=config.params_dtype, device=torch.cuda.current_device())
         )
@@ -192,7 +243,32 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
         wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.adds_one:
+            return (wide * (1 + self.weight.float())).to(x.dtype)
+        return self.weight * wide.to(x.dtype)
+
+
+class NormedResidual(nn.Module):
+    """In place of megatron-core's sum of a layer's output and the residual: the output is normed first."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.norm = RMSNorm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(self, training: bool, fused: bool) -> Callable[..., Tensor]:
+        """megatron-core asks for a function and calls it with ((S, B, D) and no bias), residual, dropout of zero."""
+        return lambda output, residual, dropout: residual + self.norm(output[0])
+
+
+class WindowedSelfAttention(SelfAttention):
+    """Takes the rotary angles of its kind of layer."""
+
+    def forward(self, *args: Any, rotary_pos_emb: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """rotary_pos_emb: (S, 1, 1, 2 * H): full attention, window, and both once more."""
+        kind = 0 if window_of(self.config, self.layer_number) is None else 1
+        quarters = rotary_pos_emb.chunk(4, dim=-1)
+        return super().forward(*args, rotary_pos_emb=torch.cat(quarters[kind::2], dim=-1), **kwargs)
 
 
 class Router(TopKRouter):
@@ -208,6 +284,18 @@ class Router(TopKRouter):
 
     def _apply_expert_bias(self, *_: Any, **__: Any) -> None:
         """Nothing: these LLMs have no such bias. megatron-core's compiles a function that does nothing, either."""
+
+
+def _activation(config: PretrainedConfig) -> str:
+    return getattr(config, "hidden_activation", None) or config.hidden_act
+
+
+def _window_settings(config: PretrainedConfig) -> dict:
+    return {
+        "softmax_scale": config.query_pre_attn_scalar**-0.5,
+        "window_size": (config.sliding_window - 1, 0),
+        "window_attn_skip_freq": [int(kind == "sliding_attention") for kind in config.layer_types],
+    }
 
 
 def _check_experts(config: PretrainedConfig) -> None:

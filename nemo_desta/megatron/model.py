@@ -68,7 +68,7 @@ class MegatronDestaModel(DestaBase):
             self.lora = SplitLora(self.llm, lora, dropout=0.0 if config.activation_checkpointing else lora.dropout)
             trained += self.lora.linears
         if self.llm.is_first:
-            rms = embedding_rms(config.llm.path)
+            rms = embedding_rms(config.llm.path) * self.llm.embedding_scale
             self.perception = build.build_perception(config.perception, self.llm.hidden_size, rms)
             trained.append(self.perception.projector)
         else:

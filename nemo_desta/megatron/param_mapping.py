@@ -16,13 +16,16 @@ from transformers import PretrainedConfig
 Slices = tuple[slice, ...]
 
 #: Covered architectures (``model_type``) and what they have beyond norms and projections without biases. "mlp": a
-#: gated MLP. "qwen_experts", "mixtral_experts": a router and gated experts, by the names of that family.
+#: gated MLP. "qwen_experts", "mixtral_experts": a router and gated experts, by the names of that family. "two_norms":
+#: before attention and MLP; "four_norms": after them, too, and all norms by 1 + weight. "windows": layers that attend
+#: to a window, with rotary angles of their own. "scaled_embeddings": by the square root of D.
 ARCHITECTURES = {
-    "llama": frozenset({"mlp"}),
-    "qwen2": frozenset({"mlp", "qkv_bias"}),
-    "qwen3": frozenset({"mlp", "qk_norm"}),
-    "qwen3_moe": frozenset({"qwen_experts", "qk_norm"}),
-    "mixtral": frozenset({"mixtral_experts"}),
+    "llama": frozenset({"mlp", "two_norms"}),
+    "qwen2": frozenset({"mlp", "two_norms", "qkv_bias"}),
+    "qwen3": frozenset({"mlp", "two_norms", "qk_norm"}),
+    "qwen3_moe": frozenset({"qwen_experts", "two_norms", "qk_norm"}),
+    "mixtral": frozenset({"mixtral_experts", "two_norms"}),
+    "gemma3_text": frozenset({"mlp", "four_norms", "qk_norm", "windows", "scaled_embeddings"}),
 }
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -75,7 +78,8 @@ def _experts(needs: str, module: str, gate: str, up: str, down: str) -> tuple[Ro
     )
 
 
-_QKV, _POST_NORM = "self_attention.linear_qkv", "post_attention_layernorm"
+_QKV, _POST_NORM, _PRE_MLP = "self_attention.linear_qkv", "post_attention_layernorm.weight", "pre_mlp_layernorm.weight"
+_FUSED_PRE_MLP = "mlp.linear_fc1.layer_norm_weight"
 TABLE: tuple[Row, ...] = (
     Row("embedding.word_embeddings.weight", (EMBEDDINGS,), "vocab"),
     _layer("input_layernorm.weight", ["input_layernorm.weight"], "whole", fused=f"{_QKV}.layer_norm_weight"),
@@ -84,7 +88,10 @@ TABLE: tuple[Row, ...] = (
     _layer("self_attention.q_layernorm.weight", ["self_attn.q_norm.weight"], "whole", needs="qk_norm"),
     _layer("self_attention.k_layernorm.weight", ["self_attn.k_norm.weight"], "whole", needs="qk_norm"),
     _layer("self_attention.linear_proj.weight", ["self_attn.o_proj.weight"], "columns"),
-    _layer("pre_mlp_layernorm.weight", [f"{_POST_NORM}.weight"], "whole", fused="mlp.linear_fc1.layer_norm_weight"),
+    _layer(_PRE_MLP, [_POST_NORM], "whole", needs="two_norms", fused=_FUSED_PRE_MLP),
+    _layer("self_attn_bda.norm.weight", [_POST_NORM], "whole", needs="four_norms"),
+    _layer(_PRE_MLP, ["pre_feedforward_layernorm.weight"], "whole", needs="four_norms", fused=_FUSED_PRE_MLP),
+    _layer("mlp_bda.norm.weight", ["post_feedforward_layernorm.weight"], "whole", needs="four_norms"),
     _layer("mlp.linear_fc1.weight", ["mlp.gate_proj.weight", "mlp.up_proj.weight"], "gate_up", needs="mlp"),
     _layer("mlp.linear_fc2.weight", ["mlp.down_proj.weight"], "columns", needs="mlp"),
     *_experts("qwen_experts", "mlp", "gate_proj", "up_proj", "down_proj"),

@@ -150,4 +150,11 @@ def describe_layout(
 
 
 def _llm_config(model: ModelConfig) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=False).get_text_config()
+    config = AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=False)
+    text = config.get_text_config()
+    if model.llm.lora is not None and text is not config:
+        raise ConfigError(
+            f"model.llm.lora with strategy=megatron: '{config.model_type}' has parts beside the text LLM, and "
+            "its layers have other names in an adapter; use strategy=ddp"
+        )
+    return text

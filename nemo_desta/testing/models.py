@@ -23,13 +23,15 @@ def build_tiny_llm(
     tokenizer: PreTrainedTokenizerBase | None = None,
     **changes: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A two-layer Qwen3, Qwen3-MoE, Llama or Gemma2 (whose logits are capped) and its tokenizer.
+    """A two-layer Qwen3, Qwen3-MoE, Gemma3, Llama or Gemma2 (whose logits are capped) and its tokenizer.
 
     ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the LLM's config.
     """
     from transformers import (
         Gemma2Config,
         Gemma2ForCausalLM,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
         LlamaConfig,
         LlamaForCausalLM,
         Qwen3Config,
@@ -60,11 +62,14 @@ def build_tiny_llm(
         llm = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**shape, **experts, **changes}))
     elif kind == "llama":
         llm = LlamaForCausalLM(LlamaConfig(**{**shape, "tie_word_embeddings": False, **changes}))
+    elif kind == "gemma3":
+        layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+        llm = Gemma3ForCausalLM(Gemma3TextConfig(**{**shape, **layers, "query_pre_attn_scalar": 12, **changes}))
     elif kind == "gemma2":
         capped = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 0.2}
         llm = Gemma2ForCausalLM(Gemma2Config(**{**shape, **capped, **changes}))
     else:
-        raise ValueError(f"kind must be qwen3, qwen3_moe, llama or gemma2, found '{kind}'")
+        raise ValueError(f"kind must be qwen3, qwen3_moe, gemma3, llama or gemma2, found '{kind}'")
     return llm, tokenizer
 
 

@@ -18,6 +18,12 @@ def fixed_experts(tmp_path_factory):
     return started(tmp_path_factory.mktemp("fixed_experts"), "qwen3_moe")
 
 
+@pytest.fixture(scope="session")
+def fixed_windows(tmp_path_factory):
+    """The same with an LLM some of whose layers attend to a window."""
+    return started(tmp_path_factory.mktemp("fixed_windows"), "gemma3")
+
+
 def started(folder, kind):
     config = parts_config(folder / "parts", kind=kind)
     torch.manual_seed(5)

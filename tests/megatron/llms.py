@@ -23,6 +23,15 @@ LLAMA3_ROPE = {
 
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16, "tie_word_embeddings": False}
 
+#: Windows shorter than the input, a scale of its own, two rotary bases, one of them stretched.
+GEMMA = {
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 24,
+    "head_dim": 16,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}
+
 #: Kind -> (model_type, config). Between them: every architecture, tied and untied, an odd number of layers, heads that
 #: are wider than hidden_size / heads, a vocabulary of which the second of two ranks holds nothing but padding.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,6 +47,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_one_key": ("qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": True, "num_hidden_layers": 3}),
     "qwen3_moe_shares": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": False}),
+    "gemma3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 5}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
 }
 
@@ -93,7 +103,7 @@ def reference(
     from transformers import AutoModelForCausalLM
 
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    ids, direction = probe(llm.config.vocab_size, upto=upto)
+    ids, direction = probe(llm.config.get_text_config().vocab_size, upto=upto)
     embeds = llm.get_input_embeddings()(ids).detach().requires_grad_()
     logits = llm(inputs_embeds=embeds).logits
     (logits.float() * direction).sum().backward()
@@ -161,6 +171,7 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     from megatron.core import parallel_state
 
     from nemo_desta.megatron.llm import build_llm
+    from nemo_desta.megatron.llm_memory import num_parameters
 
     llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
     llm.train()  # as Lightning does with the model around it
@@ -175,6 +186,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
     embeds, received, hidden = _forward(llm, ids, with_gradient=True)
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
     result["data_rank"] = data_rank
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    result["surplus"] = sum(p.numel() for p in llm.parameters()) - num_parameters(llm.hf_config, layout, stage)
     if llm.is_last:
         logits, positions, start = _real_logits(llm, hidden, ids.shape[1])
         result.update(logits=logits.detach(), positions=positions, first_token=start)

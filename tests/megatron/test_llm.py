@@ -56,12 +56,26 @@ def assert_same(ranks, expected):
     for found in gradients:
         assert (found - gradient).abs().max() < GRADIENT_TOLERANCE * gradient.abs().max()
     assert all(rank["trainable"] == 0 for rank in ranks)
+    assert all(rank["surplus"] == 0 for rank in ranks), "the planner counts other parameters"
     assert all(rank.get("always_a_graph", True) for rank in ranks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_rank_computes_what_hugging_face_does(alone, folders, references, kind):
     assert_same(run_cases([{"folder": folders[kind], "layout": {}}]), references[kind])
+
+
+def test_of_a_model_with_a_vision_tower_the_text_part_is_read(alone, tmp_path):
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=make_config(KINDS["gemma3"][0], **KINDS["gemma3"][1]).to_dict(),
+        vision_config={**tower, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert_same(run_cases([{"folder": tmp_path, "layout": {}}]), reference(tmp_path))
 
 
 @pytest.mark.parametrize("inference_first", [False, True])
@@ -115,6 +129,7 @@ def test_several_ranks_compute_what_hugging_face_does(folders, references, num_r
 SHARED_EXPERTS = [
     (2, {"expert_parallel_size": 2}),
     (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "context_parallel_size": 2}),
     (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True}),
     (4, {"expert_parallel_size": 2, "pipeline_parallel_size": 2}),
     (4, {"expert_parallel_size": 4, "tensor_parallel_size": 2, "sequence_parallel": True}),
@@ -185,7 +200,10 @@ def test_rotary_frequencies_are_those_of_hugging_face():
 @pytest.mark.parametrize(
     ("model_type", "changes", "named"),
     [
-        ("gemma2", {}, "gemma2"),
+        ("gemma2", {}, "gemma2.*soft caps"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "soft caps.*attn_logit_softcapping"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "changed after the head"),
+        ("gemma3_text", {"hidden_activation": "gelu"}, "found 'gelu'"),
         ("gpt_oss", {}, "gpt_oss.*sinks.*MXFP4"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, r"experts in every layer, found mlp_only_layers=\[1\]"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
@@ -193,7 +211,7 @@ def test_rotary_frequencies_are_those_of_hugging_face():
         ("mixtral", {"sliding_window": 16}, "sliding"),
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
-        ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, found 'gelu'"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, gelu_pytorch_tanh, found 'gelu'"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "sliding"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),

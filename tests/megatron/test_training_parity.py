@@ -45,8 +45,10 @@ EXPERT_LAYOUTS = {
     "ep2": ({"expert_parallel_size": 2}, "data", 2),
     "tp2_ep2_sp": ({"expert_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True}, "accumulate", 2),
     "tp2_ep2": ({"expert_parallel_size": 2, "tensor_parallel_size": 2}, "whole", 2),
+    "cp2_ep2": ({"expert_parallel_size": 2, "context_parallel_size": 2}, "whole", 2),
     "pp2_ep2": ({"expert_parallel_size": 2, "pipeline_parallel_size": 2}, "data", 4),
 }
+WINDOW_LAYOUTS = {name: LAYOUTS[name] for name in ("tp2", "tp2_sp", "pp2_accumulated")}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,11 @@ def plain(fixed):
 @pytest.fixture(scope="module")
 def plain_experts(fixed_experts):
     return run_plain(fixed_experts)
+
+
+@pytest.fixture(scope="module")
+def plain_windows(fixed_windows):
+    return run_plain(fixed_windows)
 
 
 def run_plain(fixed):
@@ -74,6 +81,11 @@ def test_a_split_mixture_of_experts_trains_the_projector_of_the_plain_one(
     fixed_experts, plain_experts, tmp_path, name
 ):
     check_training(fixed_experts, plain_experts, tmp_path, *EXPERT_LAYOUTS[name])
+
+
+@pytest.mark.parametrize("name", WINDOW_LAYOUTS)
+def test_a_split_llm_with_windows_trains_the_projector_of_the_plain_one(fixed_windows, plain_windows, tmp_path, name):
+    check_training(fixed_windows, plain_windows, tmp_path, *WINDOW_LAYOUTS[name])
 
 
 def test_ranks_that_share_experts_do_not_wait_for_one_without_rows(fixed_experts, plain_experts):
