@@ -100,7 +100,13 @@ def layer_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
         mlp = positions * _gated_bytes(config.intermediate_size, w) // tensor
     rotary = w * 4 * H * Z  # cosines and sines, once for queries and once for keys
     norms = 2 * (_norm_bytes(D, load) + FLOAT32)
-    return own * norms + positions * heads // tensor + mlp + rotary + lora_bytes(config, layout, load)
+    if "four_norms" in ARCHITECTURES[config.model_type]:
+        norms += 2 * (D + 1) * FLOAT32  # of what attention and MLP return, with either kind of layers
+    kept = own * norms + positions * heads // tensor + mlp + rotary + lora_bytes(config, layout, load)
+    windows = (getattr(config, "layer_types", None) or []).count("sliding_attention")
+    if windows and load.layers == "local" and Z > config.sliding_window:
+        kept += w * Z * Z * windows // config.num_hidden_layers  # a mask, on average over the layers
+    return kept
 
 
 def lora_bytes(config: PretrainedConfig, layout: Layout, load: Load) -> int:
@@ -143,7 +149,8 @@ def kept_bytes(config: PretrainedConfig, layout: Layout, stage: int, load: Load)
     whole = (positions - own) * D * w if stage == 0 and (load.recompute or _reads_input_itself(load)) else 0
     if load.recompute:
         # each layer's input, and the rotary angles that all layers share; the final norm's input is freed by then
-        return whole + stages[stage] * own * D * w + FLOAT32 * head_size(config) * Z
+        angles = FLOAT32 * head_size(config) * Z * (2 if "windows" in ARCHITECTURES[config.model_type] else 1)
+        return whole + stages[stage] * own * D * w + angles
     final_norm = own * (_norm_bytes(D, load) + FLOAT32) if stage == len(stages) - 1 else 0
     return whole + stages[stage] * layer_bytes(config, layout, load) + final_norm
 

@@ -34,6 +34,7 @@ SIZES = {
 STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 2}
 
 
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 20, "num_hidden_layers": 6}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "norm_topk_prob": True}
 
 
@@ -87,10 +88,12 @@ def test_one_rank_holds_what_is_planned(model_type, dtype, recompute):
         case("qwen3_moe"),
         case("qwen3_moe", "float32", recompute=True, changes={"norm_topk_prob": False}),
         case("mixtral", changes={"num_local_experts": 4, "num_experts_per_tok": 2}),
+        case("gemma3_text", changes=WINDOWS),
+        case("gemma3_text", "float32", recompute=True, changes=WINDOWS),
     ],
-    ids=["qwen3_moe", "shares", "mixtral"],
+    ids=["qwen3_moe", "shares", "mixtral", "windows", "windows, recomputed"],
 )
-def test_one_rank_with_experts_holds_what_is_planned(given):
+def test_one_rank_with_experts_or_windows_holds_what_is_planned(given):
     with one_process():
         (found,) = step_bytes([given])
     assert_planned(given, 0, found)
