@@ -8,6 +8,7 @@ import torch
 from nemo_desta.errors import ConfigError
 from tests.megatron.launch import launch
 from tests.megatron.llms import (
+    GEMMA,
     KINDS,
     LLAMA3_ROPE,
     groups,
@@ -170,11 +171,12 @@ def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders
         assert_same(ranks, references[kind])
 
 
-def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path):
+@pytest.mark.parametrize("kind", ["qwen3_tied", "qwen3_moe", "gemma3"])
+def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path, kind):
     from nemo_desta.megatron.layout import Layout
     from nemo_desta.megatron.llm import build_llm
 
-    folder = write_llm(tmp_path, "qwen3_tied", dtype=torch.bfloat16)
+    folder = write_llm(tmp_path, kind, dtype=torch.bfloat16)
     exact, _ = reference(folder)
     rounded, _ = reference(folder, dtype=torch.bfloat16)
     with groups(), torch.no_grad():
@@ -201,9 +203,15 @@ def test_rotary_frequencies_are_those_of_hugging_face():
     ("model_type", "changes", "named"),
     [
         ("gemma2", {}, "gemma2.*soft caps"),
+        ("qwen3_next", {}, "gated delta nets"),
+        (
+            "gemma3_text",
+            {"layer_types": ["sliding_attention"] * 2},
+            "full_attention, sliding_attention of 'gemma3_text'",
+        ),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "soft caps.*attn_logit_softcapping"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "changed after the head"),
-        ("gemma3_text", {"hidden_activation": "gelu"}, "found 'gelu'"),
+        ("gemma3_text", {**GEMMA, "num_hidden_layers": 5, "hidden_activation": "gelu"}, "found 'gelu'"),
         ("gpt_oss", {}, "gpt_oss.*sinks.*MXFP4"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, r"experts in every layer, found mlp_only_layers=\[1\]"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
