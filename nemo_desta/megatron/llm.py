@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
 from nemo_desta.megatron.context import own_positions
+from nemo_desta.megatron.layers import block_spec
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.mcore_config import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.mcore_config import check_covered, rotary_frequencies, transformer_config
 from nemo_desta.megatron.param_mapping import ARCHITECTURES
 from nemo_desta.megatron.weights import load_weights
 from nemo_desta.sources import resolve_source

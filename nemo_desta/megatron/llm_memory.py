@@ -1,6 +1,6 @@
 """Memory of the frozen LLM on one GPU of a pipeline stage: weights, what backward keeps, logits.
 
-The formulas follow this package's code (mcore_config.py, llm.py, loss.py). Formulas for full training do not apply: a
+The formulas follow this package's code (layers.py, llm.py, loss.py). Formulas for full training do not apply: a
 frozen linear layer keeps its weight and not its input, so most of their terms are missing.
 See docs/explain/memory_planner.md.
 
@@ -26,7 +26,7 @@ from nemo_desta.megatron.param_mapping import (
 )
 
 FLOAT32, INT64 = 4, 8
-#: Kinds of layers: TransformerEngine's, whose norms keep their input as it is, and the local ones of mcore_config.py.
+#: Kinds of layers: TransformerEngine's, whose norms keep their input as it is, and the local ones of layers.py.
 LAYER_KINDS = ("te", "local")
 
 

@@ -8,6 +8,7 @@ import torch
 from nemo_desta.errors import ConfigError
 from tests.megatron.launch import launch
 from tests.megatron.llms import (
+    GEMMA,
     KINDS,
     LLAMA3_ROPE,
     groups,
@@ -137,13 +138,13 @@ SHARED_EXPERTS = [
 ]
 
 
-def check_shared_experts(folders, num_ranks, kinds):
-    """Every layout of ``num_ranks`` ranks; data-parallel ranks have rows of different lengths."""
-    names = [(kind, layout) for kind in kinds for ranks, layout in SHARED_EXPERTS if ranks == num_ranks]
+def check_shared_experts(folders, num_ranks, kinds, layouts):
+    """Data-parallel ranks have rows of different lengths."""
+    names = [(kind, layout) for layout in layouts for kind in kinds]
     cases = [{"folder": folders[kind], "layout": layout} for kind, layout in names]
-    cases += [{**cases[0], "recompute": True}]
+    cases.append({**cases[-1], "recompute": True})
     by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
-    for (kind, layout), *ranks in zip([*names, names[0]], *by_rank, strict=True):
+    for (kind, layout), *ranks in zip([*names, names[-1]], *by_rank, strict=True):
         for data_rank in {rank["data_rank"] for rank in ranks}:
             expected = reference(folders[kind], upto=positions_of(data_rank))
             try:
@@ -153,13 +154,14 @@ def check_shared_experts(folders, num_ranks, kinds):
 
 
 def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
-    check_shared_experts(folders, 2, ["qwen3_moe"])
+    check_shared_experts(folders, 2, ["qwen3_moe"], [SHARED_EXPERTS[0][1]])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_ranks_that_share_experts_compute_what_hugging_face_does(folders, num_ranks):
-    check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"])
+    layouts = [layout for ranks, layout in SHARED_EXPERTS if ranks == num_ranks]
+    check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"], layouts)
 
 
 def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders, references):
@@ -170,11 +172,12 @@ def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders
         assert_same(ranks, references[kind])
 
 
-def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path):
+@pytest.mark.parametrize("kind", ["qwen3_tied", "qwen3_moe", "gemma3"])
+def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path, kind):
     from nemo_desta.megatron.layout import Layout
     from nemo_desta.megatron.llm import build_llm
 
-    folder = write_llm(tmp_path, "qwen3_tied", dtype=torch.bfloat16)
+    folder = write_llm(tmp_path, kind, dtype=torch.bfloat16)
     exact, _ = reference(folder)
     rounded, _ = reference(folder, dtype=torch.bfloat16)
     with groups(), torch.no_grad():
@@ -201,9 +204,15 @@ def test_rotary_frequencies_are_those_of_hugging_face():
     ("model_type", "changes", "named"),
     [
         ("gemma2", {}, "gemma2.*soft caps"),
+        ("qwen3_next", {}, "gated delta nets"),
+        (
+            "gemma3_text",
+            {"layer_types": ["sliding_attention"] * 2},
+            "full_attention, sliding_attention of 'gemma3_text'",
+        ),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "soft caps.*attn_logit_softcapping"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "changed after the head"),
-        ("gemma3_text", {"hidden_activation": "gelu"}, "found 'gelu'"),
+        ("gemma3_text", {**GEMMA, "num_hidden_layers": 5, "hidden_activation": "gelu"}, "found 'gelu'"),
         ("gpt_oss", {}, "gpt_oss.*sinks.*MXFP4"),
         ("qwen3_moe", {"mlp_only_layers": [1]}, r"experts in every layer, found mlp_only_layers=\[1\]"),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),

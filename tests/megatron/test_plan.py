@@ -185,6 +185,9 @@ MODEL_CARDS = {
     "qwen3-30b-a3b": 30.5,
     "qwen3-30b-a3b-thinking": 30.5,
     "mixtral-8x7b": 46.7,
+    "gemma-3-1b": 1.0,
+    "gemma-3-4b": 3.88,  # without the vision tower
+    "gemma-3-12b": 11.77,
 }
 
 

@@ -237,11 +237,13 @@ def test_export_gives_back_every_bit_on_one_rank(tmp_path, kind, dtype, monkeypa
     ],
 )
 def test_export_gives_back_every_bit_from_several_ranks(tmp_path, num_ranks, layouts):
-    kinds = {"llama_scaled_tied": "float32", "qwen2": "bfloat16", "qwen3": "float32"}
+    kinds = {"llama_scaled_tied": "float32", "qwen2": "bfloat16", "qwen3": "float32", "qwen3_moe": "bfloat16"}
+    shared = [{"expert_parallel_size": 2, **({"pipeline_parallel_size": 2} if num_ranks == 4 else {})}]
+    shared.append({"expert_parallel_size": 2, "tensor_parallel_size": 2})  # of four ranks two hold each expert
     cases = []
     for kind, dtype in kinds.items():
         folder = write_llm(tmp_path / kind, kind, dtype=getattr(torch, dtype))
-        for number, layout in enumerate(layouts):
+        for number, layout in enumerate(shared if kind == "qwen3_moe" else layouts):
             to = str(tmp_path / f"{kind}{number}")
             cases.append({"folder": str(folder), "to": to, "dtype": dtype, "layout": layout})
     launch("tests.megatron.test_weights.round_trip", num_ranks, cases=cases)
