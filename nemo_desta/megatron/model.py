@@ -107,9 +107,6 @@ class MegatronDestaModel(DestaBase):
             batches, self._waiting = self._waiting, []
             self._step(batches)
 
-    def on_train_end(self) -> None:
-        self._trained = join_tensors(self.state_dict())  # when `save_pretrained` is called, the groups are gone
-
     def _step(self, batches: list[dict[str, Any]]) -> None:
         if self.lora is not None:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -128,8 +125,8 @@ class MegatronDestaModel(DestaBase):
         if parameters:
             sum_gradients(parameters, _stage_copies())
         self.window.normalise(parameters, total)
-        self.log_step(total)
-        clip_gradients(parameters, self.trainer.strategy.gradient_clip_val, norm=self.gradient_norm())
+        norm = self.log_step(total)
+        clip_gradients(parameters, self.trainer.strategy.gradient_clip_val, norm=norm)
         self.log("loss", (totals[0] / max(1, total)).float(), prog_bar=True, batch_size=max(1, total))
 
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
@@ -141,6 +138,9 @@ class MegatronDestaModel(DestaBase):
 
     def gradient_norm(self) -> Tensor | None:
         return norm_over(super().gradient_norm(), parallel_state.get_pipeline_model_parallel_group(), self.device)
+
+    def on_train_end(self) -> None:
+        self._trained = join_tensors(self.state_dict())  # when `save_pretrained` is called, the groups are gone
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
         return save_folder(save_directory, self.config, self._trained or self.state_dict(), self.tokenizer)
