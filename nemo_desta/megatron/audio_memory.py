@@ -1,42 +1,50 @@
-"""Memory of encoders and projector on pipeline stage 0. Letters: C encoder width, T frames, D LLM width.
+"""Memory and FLOPs of encoders and projector on pipeline stage 0. Letters: C encoder width, T frames, D LLM width.
 
-The projector is the window projector of conf/projector/window.yaml, the encoders are those of conf/encoders/. A test
-compares the parameter counts with the real modules, which take seconds to import.
+The real encoders of conf/encoders/ and any registered projector are built without weights, and a clip runs through
+them (`nemo_desta.perception.dry_run`). Only the working memory of an encoder is a formula.
 """
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 
+if TYPE_CHECKING:  # torch's and transformers' parts of it take seconds to import
+    from nemo_desta.perception.dry_run import Cost
+
 FRAMES_PER_SECOND = 50  # Whisper; also BEATs: 8 patches every 160 ms
-TOKENS_PER_SECOND = 6.25
-#: Bytes per trained parameter: float32 weight, gradient and AdamW's two moments.
-TRAINED = 16
-FLOAT32 = 4
+SAMPLING_RATE = 16_000
+#: Numbers per trained parameter: weight, gradient and AdamW's two moments; the projector's are float32.
+STATES, FLOAT32 = 4, 4
 
 
 class Encoder(NamedTuple):
-    """Sizes of a frozen encoder. ``layers``: those that the projector reads. ``window_secs``: it pads to that length.
+    """Sizes of a frozen encoder with MLPs of 4 C. ``window_secs``: it pads to that length. ``tapped``: layers read.
 
-    ``score_heads``: attention heads whose (T, T) scores are in memory. BEATs' position bias depends on the query, so
-    fused attention reads it as a mask.
+    ``mel_bands``: Whisper's. ``score_heads``: attention heads whose (T, T) scores are in memory. BEATs' position bias
+    depends on the query, so fused attention reads it as a mask.
     """
 
-    parameters: int
     width: int
-    mlp_width: int
+    depth: int
+    mel_bands: int = 0
     window_secs: float = 30.0
     score_heads: int = 0
-    layers: int = 4
+    tapped: int = 4
+
+    @property
+    def layer_ids(self) -> list[int]:
+        return [self.depth * tap // self.tapped for tap in range(1, self.tapped + 1)]
 
 
-#: openai/whisper-* without the final norm, and the base model of the BEATs paper.
+#: openai/whisper-* and the base model of the BEATs paper.
 ENCODERS = {
-    "whisper-small": Encoder(88_152_576, 768, 3072),
-    "whisper-medium": Encoder(307_214_336, 1024, 4096),
-    "whisper-large-v3": Encoder(636_966_400, 1280, 5120),
-    "beats": Encoder(90_311_792, 768, 3072, window_secs=10.24, score_heads=12),
+    "whisper-small": Encoder(768, 12, 80),
+    "whisper-medium": Encoder(1024, 24, 80),
+    "whisper-large-v3": Encoder(1280, 32, 128),
+    "beats": Encoder(768, 12, window_secs=10.24, score_heads=12),
 }
 #: Value of --encoders -> the option of conf/encoders/.
 CONFIGS = {
@@ -44,38 +52,69 @@ CONFIGS = {
     "whisper-large-v3": "whisper_large_v3",
     "whisper-large-v3+beats": "whisper_large_v3_beats",
 }
+#: Options of conf/projector/ that are not a registered name with its defaults.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"qformer_2l": ("qformer", {"num_layers": 2})}
 
 
-def find_encoders(names: str) -> tuple[Encoder, ...]:
-    """The encoders of ``a+b``; none for "none".
+@dataclass(frozen=True)
+class Perception:
+    """Encoders and projector. ``frozen``, ``trained``: parameters; ``cost``: of a clip of the asked length."""
+
+    encoders: tuple[Encoder, ...] = ()
+    frozen: int = 0
+    trained: int = 0
+    cost: "Cost | None" = None
+
+    @property
+    def kept(self) -> int:
+        """Bytes per clip that the projector's backward keeps."""
+        return self.cost.kept if self.cost else 0
+
+    @property
+    def vectors(self) -> int:
+        """Positions per clip."""
+        return self.cost.vectors if self.cost else 0
+
+    @property
+    def flops(self) -> tuple[int, int]:
+        """Per clip: the encoders', the projector's."""
+        return (self.cost.encoder_flops, self.cost.projector_flops) if self.cost else (0, 0)
+
+
+@functools.cache
+def perceive(names: str, projector: str, output_size: int, secs: float, dtype: str = "bfloat16") -> Perception:
+    """What the encoders ``a+b`` (none for "none") and a projector into an LLM of width ``output_size`` need.
+
+    Args:
+        secs: of the clip that runs through them.
 
     Raises:
-        ConfigError: a name that is not in `ENCODERS`.
+        ConfigError: an unknown encoder or projector, or a projector that these encoders do not fit.
     """
     found = names.split("+") if names != "none" else []
     for name in found:
         if name not in ENCODERS:
             raise ConfigError(f"unknown encoder '{name}'.{nearest(name, ENCODERS)}")
-    return tuple(ENCODERS[name] for name in found)
+    if not found:
+        return Perception()
+    import torch
 
+    from nemo_desta.perception.dry_run import dry_run
+    from nemo_desta.perception.projector import build_projector
 
-def projector_parameters(encoders: tuple[Encoder, ...], output_size: int) -> int:
-    """Trained parameters: a pool per encoder (one query, positions of a window's frames), an MLP, a gain."""
-    if not encoders:
-        return 0
-    frames = round(FRAMES_PER_SECOND / TOKENS_PER_SECOND)
-    pools = sum(encoder.layers + 3 * encoder.width + frames for encoder in encoders)
-    width = sum(encoder.width for encoder in encoders)
-    return pools + (width + 1) * output_size + (output_size + 1) * output_size + 1
-
-
-def kept_bytes(encoders: tuple[Encoder, ...], clips: int, secs: float, output_size: int, width: int) -> int:
-    """What the projector's backward keeps of a rank's ``clips``: encoder layers, and the MLP's inputs in float32."""
-    if not encoders:
-        return 0
-    layers = sum(encoder.layers * encoder.width for encoder in encoders) * FRAMES_PER_SECOND * width
-    mlp = (sum(encoder.width for encoder in encoders) + 4 * output_size) * TOKENS_PER_SECOND * FLOAT32
-    return int(clips * secs * (layers + mlp))
+    kind, knobs = VARIANTS.get(projector, (projector, {}))
+    with torch.device("meta"):
+        encoders = {name: _build(ENCODERS[name]).to(getattr(torch, dtype)) for name in found}
+        try:
+            built = build_projector(kind, encoders, output_size, output_rms=1.0, **knobs)
+        except ValueError as error:
+            raise ConfigError(f"--projector={projector} with --encoders={names}: {error}") from error
+    return Perception(
+        tuple(ENCODERS[name] for name in found),
+        sum(map(_numel, encoders.values())),
+        _numel(built),
+        dry_run(encoders, built, secs, SAMPLING_RATE),
+    )
 
 
 def working_bytes(encoders: tuple[Encoder, ...], clips: int, secs: float, width: int) -> int:
@@ -84,6 +123,29 @@ def working_bytes(encoders: tuple[Encoder, ...], clips: int, secs: float, width:
     for encoder in encoders:
         chunks = clips * -(-secs // encoder.window_secs)
         frames = encoder.window_secs * FRAMES_PER_SECOND
-        block = frames * (2 * encoder.mlp_width + (4 + encoder.layers) * encoder.width)
+        block = frames * (2 * 4 * encoder.width + (4 + encoder.tapped) * encoder.width)
         largest = max(largest, int(chunks * width * (block + 4 * encoder.score_heads * frames * frames)))
     return largest
+
+
+def _numel(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _build(encoder: Encoder) -> Any:
+    """The encoder itself, without weights inside ``torch.device("meta")``."""
+    if not encoder.mel_bands:
+        from nemo_desta.perception.encoders import BeatsEncoder
+        from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
+
+        return BeatsEncoder(Beats(BeatsConfig()), layer_ids=encoder.layer_ids)
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Model
+
+    from nemo_desta.perception.encoders import WhisperEncoder
+
+    sizes = {"encoder_layers": encoder.depth, "encoder_attention_heads": encoder.width // 64}
+    config = WhisperConfig(
+        d_model=encoder.width, encoder_ffn_dim=4 * encoder.width, num_mel_bins=encoder.mel_bands, **sizes
+    )
+    return WhisperEncoder(Model(config), num_layers=encoder.depth, layer_ids=encoder.layer_ids)

@@ -1,7 +1,8 @@
-"""One process of a model-parallel group reads the data and broadcasts each batch to the others.
+"""One process of a copy of the LLM reads the data and broadcasts each batch to the others (TP x CP x PP).
 
 If every rank read the data, ranks could get different batches (a file that is missing on one node, a row that decodes
 differently), and the run would hang. Audio goes to the first pipeline stage only, which has the encoders.
+megatron-core's model-parallel group is TP x PP: the other context-parallel ranks are reached in a second hop.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ AUDIO = "audio"
 
 
 def reads_data() -> bool:
-    """Whether this process is the reader: the first rank of its model-parallel group, which has the encoders."""
-    return dist.get_rank() == parallel_state.get_model_parallel_src_rank()
+    """Whether this process is the reader: the first rank of its copy of the LLM, which has the encoders."""
+    is_first = dist.get_rank() == parallel_state.get_model_parallel_src_rank()
+    return is_first and parallel_state.get_context_parallel_rank() == 0
 
 
 class BroadcastLoader:
@@ -75,20 +77,34 @@ class BroadcastLoader:
                 continue
             empty = torch.empty(shape, dtype=dtype, device=self.device)
             tensor = own[name].to(self.device, non_blocking=True) if name in own else empty
-            group = _group() if name != AUDIO else parallel_state.get_tensor_model_parallel_group()
-            if group.size() > 1 and tensor.numel():
-                dist.broadcast(tensor, src=parallel_state.get_model_parallel_src_rank(), group=group)
+            for group in _hops(audio=name == AUDIO) if tensor.numel() else ():
+                dist.broadcast(tensor, src=dist.get_global_rank(group, 0), group=group)
             batch[name] = tensor
         return batch
 
 
-def _group() -> dist.ProcessGroup:
-    return parallel_state.get_model_parallel_group()
+def from_first(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The tensor of the group's first rank on all of them; that of the others may have another shape."""
+    if group.size() == 1:
+        return tensor
+    first = dist.get_global_rank(group, 0)
+    shape = [tensor.shape]
+    dist.broadcast_object_list(shape, src=first, group=group)
+    tensor = tensor.contiguous() if group.rank() == 0 else tensor.new_empty(shape[0])
+    dist.broadcast(tensor, src=first, group=group)
+    return tensor
+
+
+def _hops(*, audio: bool = False) -> list[dist.ProcessGroup]:
+    """The groups in which this rank takes part when the reader broadcasts, in order; ``audio``: to the first stage."""
+    first = parallel_state.get_tensor_model_parallel_group() if audio else parallel_state.get_model_parallel_group()
+    hops = [first] if parallel_state.get_context_parallel_rank() == 0 else []
+    return [group for group in [*hops, parallel_state.get_context_parallel_group()] if group.size() > 1]
 
 
 def _share(make: Callable[[], Any]) -> Any:
-    """Call ``make`` on the reading rank and broadcast its result; if it fails, every rank of the group raises."""
-    if _group().size() == 1:
+    """Call ``make`` on the reading rank and broadcast its result; if it fails, every rank of the copy raises."""
+    if not (hops := _hops()):
         return make()
     answer: list[Any] = [None, None]
     failed: Exception | None = None
@@ -96,11 +112,12 @@ def _share(make: Callable[[], Any]) -> Any:
         try:
             answer[1] = make()
         except Exception as error:  # broadcast it, or the other ranks would wait for ever; raised below
-            failed, answer[0] = error, f"{type(error).__name__}: {error}"
-    dist.broadcast_object_list(answer, src=parallel_state.get_model_parallel_src_rank(), group=_group())
+            what = f"{type(error).__name__}: {error}"
+            failed, answer[0] = error, f"rank {dist.get_rank()}, which reads the data for this rank, failed: {what}"
+    for group in hops:
+        dist.broadcast_object_list(answer, src=dist.get_global_rank(group, 0), group=group)
     if failed is not None:
         raise failed
     if answer[0] is not None:
-        rank = parallel_state.get_model_parallel_src_rank()
-        raise RuntimeError(f"rank {rank}, which reads the data for this rank, failed: {answer[0]}")
+        raise RuntimeError(answer[0])
     return answer[1]

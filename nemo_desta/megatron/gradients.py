@@ -1,14 +1,15 @@
-"""Sums the gradients of an accumulation window over the copies of the projector, and clips them.
+"""Sums the gradients of an accumulation window over the copies of the projector and of LoRA, and clips them.
 
-Each tensor-parallel rank projects its own clips and each data-parallel rank its own rows, so the sum is over both.
-The copies stay equal because every rank then makes the same step.
+Each tensor- and context-parallel rank projects its own clips and has its own share of LoRA's gradients, and each
+data-parallel rank has its own rows, so the sum is over all of them. The copies stay equal because every rank then
+makes the same step. A norm is that of all pipeline stages, which hold LoRA of different layers.
 """
 
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) -> None:
@@ -23,10 +24,20 @@ def sum_gradients(parameters: Iterable[nn.Parameter], group: dist.ProcessGroup) 
             pending.wait()
 
 
-def clip_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> None:
-    """Scale gradients down to a global norm of at most ``max_norm``; None or 0: leave them."""
-    if max_norm:
-        nn.utils.clip_grad_norm_([parameter for parameter in parameters if parameter.grad is not None], max_norm)
+def norm_over(own: Tensor | None, group: dist.ProcessGroup, device: torch.device) -> Tensor | None:
+    """Norm of the gradients of all stages from each one's ``own``; None where no stage has gradients."""
+    if group.size() == 1:
+        return own
+    square = torch.zeros((), device=device) if own is None else own.float().square()
+    found = torch.stack([square, square.new_tensor(own is not None)])
+    dist.all_reduce(found, group=group)
+    return found[0].sqrt() if found[1] else None
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, *, norm: Tensor | None) -> None:
+    """Scale gradients down so that their global ``norm`` is at most ``max_norm``; None or 0: leave them."""
+    if max_norm and norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
 
 def copy_from_first(module: nn.Module, group: dist.ProcessGroup) -> None:

@@ -14,8 +14,11 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig
 
+from nemo_desta.megatron.context import own_positions
+from nemo_desta.megatron.layers import block_spec
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.mcore_config import block_spec, check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.mcore_config import check_covered, rotary_frequencies, transformer_config
+from nemo_desta.megatron.param_mapping import ARCHITECTURES
 from nemo_desta.megatron.weights import load_weights
 from nemo_desta.sources import resolve_source
 
@@ -26,7 +29,7 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
     Raises:
         ConfigError: the LLM is not covered or does not fit the layout; raised before any weight is read.
     """
-    config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(resolve_source(str(source)), trust_remote_code=False).get_text_config()
     check_covered(config)
     layout.check(config, dist.get_world_size())
     llm = StageLLM(config, layout, dtype=dtype, recompute=recompute)
@@ -37,8 +40,8 @@ def build_llm(source: str | Path, layout: Layout, *, dtype: torch.dtype, recompu
 class StageLLM(nn.Module):
     """A pipeline stage of the frozen LLM on one tensor-parallel rank. Always in eval mode, no parameter trains.
 
-    ``forward`` maps hidden states to hidden states; only `head` computes logits. Under sequence parallelism the LLM
-    computes ``layout.padded_length(Z)`` positions: those beyond Z are padding at the end.
+    ``forward`` maps hidden states to hidden states; only `head` computes logits. Under sequence or context parallelism
+    the LLM computes ``layout.padded_length(Z)`` positions: those beyond Z are padding at the end.
     """
 
     def __init__(self, hf_config: PretrainedConfig, layout: Layout, *, dtype: torch.dtype, recompute: bool = False):
@@ -47,8 +50,11 @@ class StageLLM(nn.Module):
         self.layout = layout
         self.dtype = dtype
         self.hidden_size = hf_config.hidden_size
+        scaled = "scaled_embeddings" in ARCHITECTURES[hf_config.model_type]
+        self.embedding_scale = hf_config.hidden_size**0.5 if scaled else 1.0
         self.config = transformer_config(hf_config, layout, dtype=dtype, recompute=recompute)
         self.recompute = recompute
+        self.needs_input_gradient = False  # with LoRA, recomputation finds its weights only behind such an input
         self.is_first = parallel_state.is_pipeline_first_stage()
         self.is_last = parallel_state.is_pipeline_last_stage()
         stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -76,28 +82,35 @@ class StageLLM(nn.Module):
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, L) -> (B, L, D) on the first stage; the same full tensor on every tensor-parallel rank."""
-        return self.gpt.embedding.word_embeddings(ids)
+        """(B, L) -> (B, L, D) on the first stage; the same full tensor on every rank that shares the batch."""
+        embeds = self.gpt.embedding.word_embeddings(ids)
+        return embeds if self.embedding_scale == 1.0 else embeds * torch.tensor(self.embedding_scale).to(embeds)
 
-    def forward(self, embeds: Tensor | None = None) -> Tensor:
+    def forward(self, embeds: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Hidden states after this stage.
 
         Args:
-            embeds: (B, Z, D) on the first stage, the same on every tensor-parallel rank; other stages read the
-                input of `set_input_tensor`.
+            embeds: (B, Z, D) on the first stage, the same on every tensor- and context-parallel rank; other stages
+                read the input of `set_input_tensor`. In backward each context-parallel rank gets the gradient of its
+                own positions, and zero elsewhere.
+            positions: (Z,) for the rotary embeddings, if they are not 0, 1, 2, ...
 
         Returns:
-            (Z', B, D): after the final norm on the last stage, the next stage's input on the others.
+            (Z', B, D): after the final norm on the last stage, the next stage's input on the others. Under context
+            parallelism, the positions of `own_positions`.
         """
         with _outside_inference_mode():
             hidden = self._enter(embeds) if self.is_first else None
             local = self.gpt.decoder.input_tensor if hidden is None else hidden
-            length = local.shape[0] * (self.layout.tensor_parallel_size if self.layout.sequence_parallel else 1)
+            length = local.shape[0] * self.layout.position_ranks  # rotary_pos_emb takes this rank's part of it
             # megatron-core recomputes in training mode only; that mode changes nothing else in a block without dropout
             self.gpt.decoder.training = self.recompute and torch.is_grad_enabled()
-            hidden = self.gpt.decoder(
-                hidden_states=hidden, attention_mask=None, rotary_pos_emb=self.gpt.rotary_pos_emb(length)
-            )
+            if positions is None:
+                rotary = self.gpt.rotary_pos_emb(length)
+            else:
+                own = own_positions(F.pad(positions, (0, length - positions.numel())))
+                rotary = self.gpt.rotary_pos_emb(int(positions.max()) + 1, packed_seq=True)[own]  # of the whole table
+            hidden = self.gpt.decoder(hidden_states=hidden, attention_mask=None, rotary_pos_emb=rotary)
             if self.is_last and self.layout.sequence_parallel:
                 # `head` sums the gradients of the ranks' shares of the vocabulary, so they arrive here whole
                 hidden = tensor_parallel.gather_from_sequence_parallel_region(
@@ -123,15 +136,17 @@ class StageLLM(nn.Module):
         return logits.masked_fill(padding, float("-inf"))
 
     def _enter(self, embeds: Tensor) -> Tensor:
-        """(B, Z, D) -> (Z' / TP under sequence parallelism, B, D)"""
+        """(B, Z, D) -> (this rank's share of Z', B, D)"""
         hidden = embeds.to(self.dtype).transpose(0, 1)
         if missing := self.layout.padded_length(hidden.shape[0]) - hidden.shape[0]:
             hidden = F.pad(hidden, (0, 0, 0, 0, 0, missing))
-        hidden = hidden.contiguous()
+        hidden = own_positions(hidden).contiguous()
         if self.layout.sequence_parallel:
             hidden = tensor_parallel.scatter_to_sequence_parallel_region(hidden)
-        if torch.is_grad_enabled() and not self.is_last and not hidden.requires_grad:
-            # without audio nothing here requires a gradient, but the schedule still sends one back to this stage
+        waited_for = not self.is_last or self.layout.expert_parallel_size > 1
+        if torch.is_grad_enabled() and (waited_for or self.needs_input_gradient) and not hidden.requires_grad:
+            # without audio nothing here requires a gradient, but the next stage and the ranks that share the experts
+            # still send one to this rank
             hidden = hidden.detach().requires_grad_()
         return hidden
 

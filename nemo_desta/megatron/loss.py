@@ -1,6 +1,6 @@
 """Cross-entropy over a vocabulary that is split over tensor-parallel ranks, at supervised positions only.
 
-Letters: N supervised tokens, Z positions, B rows, D LLM width, P columns of the vocabulary on this rank.
+Letters: N supervised tokens, Z positions of this rank, B rows, D LLM width, P columns of the vocabulary on this rank.
 """
 
 import torch
@@ -9,11 +9,16 @@ from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 from torch import Tensor
 
 from nemo_desta.core.splice import Places
+from nemo_desta.megatron.context import find_positions
 
 
-def predicting_states(hidden: Tensor, places: Places) -> Tensor:
-    """(Z, B, D) -> (N, D): the hidden states one position before each target."""
-    return hidden[places.target_positions - 1, places.target_rows]
+def predicting_states(hidden: Tensor, places: Places) -> tuple[Tensor, Tensor]:
+    """(Z, B, D) -> (N, D), (N,): the hidden states one position before each target, and the target's id.
+
+    Under context parallelism, of those targets whose hidden state is on this rank.
+    """
+    here, where = find_positions(places.target_positions - 1, hidden.shape[0])
+    return hidden[where[here], places.target_rows[here]], places.target_ids[here]
 
 
 def summed_cross_entropy(logits: Tensor, target_ids: Tensor) -> Tensor:

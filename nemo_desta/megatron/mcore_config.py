@@ -1,33 +1,39 @@
-"""Hugging Face config -> megatron-core config and layers. A feature that is not covered is refused by name.
+"""Hugging Face config -> megatron-core config. A feature that is not covered is refused by name.
 
-Layers are TransformerEngine's where it is installed, otherwise megatron-core's own linear layers with the norm and the
-attention of this file. Letters: S positions, B rows, A query heads, G key-value heads, H head size.
+Letter: H head size.
 """
 
 import importlib.util
+from copy import copy
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
-from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.param_mapping import ARCHITECTURES, head_size
+from nemo_desta.megatron.param_mapping import ARCHITECTURES, expert_width, head_size, num_experts
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
 
 #: Rotary embeddings without an attention factor; megatron-core has no setting for one.
 ROPE_TYPES = ("default", "linear", "llama3")
+
+#: Types that megatron-core's layers do not compute here, and what is missing.
+REFUSED = {
+    "gpt_oss": "attention sinks, biases and clamping in the experts, MXFP4 weights",
+    "gemma2": "soft caps on the scores of attention",
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"), "gated delta nets"),
+}
+
+#: Of the gate of an MLP or expert, by the name that Hugging Face has for it.
+ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": gelu_tanh}
 
 #: Settings of an LLM's config that change the logits after the head.
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -37,8 +43,8 @@ ABSENT = {
     "attention_bias": (False, "biases in the attention projections"),
     "mlp_bias": (False, "biases in the MLP"),
     "use_sliding_window": (False, "sliding-window attention"),
-    "num_experts": (None, "a mixture of experts"),
-    "num_local_experts": (None, "a mixture of experts"),
+    "attn_logit_softcapping": (None, "soft caps on the scores of attention"),
+    "use_bidirectional_attention": (False, "attention in both directions"),
     "quantization_config": (None, "quantised weights"),
 }
 
@@ -49,6 +55,10 @@ def check_covered(config: PretrainedConfig) -> None:
     Raises:
         ConfigError: the message names the feature.
     """
+    if missing := REFUSED.get(config.model_type):
+        raise ConfigError(
+            f"strategy=megatron does not cover '{config.model_type}': {missing}. strategy=ddp and fsdp2 run it"
+        )
     if config.model_type not in ARCHITECTURES:
         raise ConfigError(
             f"strategy=megatron covers LLMs of type {', '.join(ARCHITECTURES)}, found '{config.model_type}'. "
@@ -57,42 +67,67 @@ def check_covered(config: PretrainedConfig) -> None:
     for key, (absent, what) in ABSENT.items():
         if getattr(config, key, absent) not in (absent, None):
             raise ConfigError(f"strategy=megatron does not cover {what} (LLM config: {key}={getattr(config, key)!r})")
+    if num_experts(config):
+        _check_experts(config)
     changes = {name: getattr(config, name, None) for name in LOGIT_TRANSFORMS}
     if found := {name: value for name, value in changes.items() if value not in (None, 1.0)}:
         raise ConfigError(f"strategy=megatron does not cover logits that are changed after the head, found {found}")
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if kinds - {"full_attention"}:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    covered = {"full_attention", "sliding_attention"} if has_windows(config) else {"full_attention"}
+    if kinds != covered:
         raise ConfigError(
-            f"strategy=megatron covers full attention in every layer, found layer_types {', '.join(sorted(kinds))}"
+            f"strategy=megatron covers layer_types {', '.join(sorted(covered))} of '{config.model_type}', found "
+            f"{', '.join(sorted(kinds))}"
         )
-    if config.hidden_act != "silu":
-        raise ConfigError(f"strategy=megatron covers hidden_act=silu, found '{config.hidden_act}'")
-    rope = rope_settings(config)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_TYPES:
-        raise ConfigError(f"strategy=megatron covers rope types {', '.join(ROPE_TYPES)}, found '{kind}'")
-    partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
-    if partial not in (None, 1, 1.0):
-        raise ConfigError(f"strategy=megatron covers rotation of whole heads, found partial_rotary_factor={partial}")
+    if not has_windows(config) and getattr(config, "sliding_window", None) is not None:
+        raise ConfigError(f"strategy=megatron does not cover sliding windows: sliding_window={config.sliding_window}")
+    if _activation(config) not in ACTIVATIONS:
+        raise ConfigError(
+            f"strategy=megatron covers hidden_act={', '.join(ACTIVATIONS)}, found '{_activation(config)}'"
+        )
+    for rope in rope_settings(config):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ROPE_TYPES:
+            raise ConfigError(f"strategy=megatron covers rope types {', '.join(ROPE_TYPES)}, found '{kind}'")
+        partial = rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+        if partial not in (None, 1, 1.0):
+            raise ConfigError(
+                f"strategy=megatron covers rotation of whole heads, found partial_rotary_factor={partial}"
+            )
 
 
-def rope_settings(config: PretrainedConfig) -> dict:
-    """Rotary settings of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
-    return dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+def has_windows(config: PretrainedConfig) -> bool:
+    """Whether layers of ``layer_types`` sliding_attention attend to ``sliding_window`` positions."""
+    return "windows" in ARCHITECTURES[config.model_type]
+
+
+def rope_settings(config: PretrainedConfig) -> list[dict]:
+    """Rotary settings, by kind of layer, of transformers 5 (rope_parameters) or 4 (rope_scaling)."""
+    found = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+    return [kind for kind in found.values() if kind] if "full_attention" in found else [found]
 
 
 def rotary_frequencies(config: PretrainedConfig) -> Tensor:
-    """(H / 2,) float32: the frequencies of the Hugging Face model itself."""
-    if config.model_type == "llama":
-        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding as Rotary
-    elif config.model_type == "qwen2":
-        from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding as Rotary
-    else:
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding as Rotary
-    rotary = Rotary(config)
-    if rotary.attention_scaling != 1.0:
-        raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {rotary.attention_scaling}")
-    return rotary.inv_freq.detach().float()
+    """(H / 2,) float32: the frequencies of the Hugging Face model itself.
+
+    With windows (H,): those of layers with full attention, then those of layers with a window.
+    """
+    kind = config.model_type.removesuffix("_text")
+    family = "".join(word.capitalize() for word in kind.split("_"))
+    rotary_class = getattr(import_module(f"transformers.models.{kind}.modeling_{kind}"), f"{family}RotaryEmbedding")
+    rotary = rotary_class(config)
+    prefixes = ("full_attention_", "sliding_attention_") if hasattr(rotary, "full_attention_inv_freq") else ("",)
+    found = [
+        (getattr(rotary, f"{prefix}inv_freq"), getattr(rotary, f"{prefix}attention_scaling")) for prefix in prefixes
+    ]
+    if has_windows(config) and len(found) == 1:  # transformers 4: one object for each base
+        local = copy(config)
+        local.rope_theta, local.rope_scaling = config.rope_local_base_freq, {"rope_type": "default"}
+        rotary = rotary_class(local)
+        found.append((rotary.inv_freq, rotary.attention_scaling))
+    if factors := [factor for _, factor in found if factor != 1.0]:
+        raise ConfigError(f"strategy=megatron does not cover a rope attention factor of {factors[0]}")
+    return torch.cat([frequencies.detach().float() for frequencies, _ in found])
 
 
 def transformer_config(
@@ -107,19 +142,23 @@ def transformer_config(
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_key_value_heads,
+        # more ranks than key-value heads: every rank holds one head, which the weight table copies
+        num_query_groups=max(config.num_key_value_heads, layout.tensor_parallel_size),
         kv_channels=head_size(config),
         normalization="RMSNorm",
         layernorm_epsilon=config.rms_norm_eps,
         gated_linear_unit=True,
-        activation_func=F.silu,
+        activation_func=ACTIVATIONS[_activation(config)],
         add_bias_linear=False,
         add_qkv_bias="qkv_bias" in features,
         qk_layernorm="qk_norm" in features,
+        layernorm_zero_centered_gamma="four_norms" in features,
+        **(_window_settings(config) if has_windows(config) else {}),
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tensor_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
         pipeline_model_parallel_layout=_stage_layout(stages) if len(set(stages)) > 1 else None,
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
@@ -128,21 +167,12 @@ def transformer_config(
         fp16=dtype == torch.float16,
         variable_seq_lengths=True,  # batches are ragged: stages send each other the shape
         moe_token_dispatcher_type="alltoall",  # checked for dense models, too, when lengths vary
+        **(_expert_settings(config, layout) if num_experts(config) else {}),
         perform_initialization=False,  # all values come from the checkpoint
         recompute_granularity="full" if recompute else None,
         recompute_method="uniform" if recompute else None,
         recompute_num_layers=1 if recompute else None,
     )
-
-
-def block_spec(config: TransformerConfig, num_layers: int) -> TransformerBlockSubmodules:
-    """The layers of one pipeline stage and the final norm."""
-    if has_transformer_engine():
-        from megatron.core.extensions.transformer_engine import TENorm
-
-        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-        return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TENorm)
-    return TransformerBlockSubmodules(layer_specs=[_local_layer(config)] * num_layers, layer_norm=RMSNorm)
 
 
 def has_transformer_engine() -> bool:
@@ -161,71 +191,48 @@ def has_transformer_engine() -> bool:
     return True
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm in float32, as in the Hugging Face models; works under sequence parallelism."""
+def _activation(config: PretrainedConfig) -> str:
+    return getattr(config, "hidden_activation", None) or config.hidden_act
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(
-            torch.ones(hidden_size, dtype=config.params_dtype, device=torch.cuda.current_device())
+
+def _window_settings(config: PretrainedConfig) -> dict:
+    return {
+        "softmax_scale": config.query_pre_attn_scalar**-0.5,
+        "window_size": (config.sliding_window - 1, 0),
+        "window_attn_skip_freq": [int(kind == "sliding_attention") for kind in config.layer_types],
+    }
+
+
+def _check_experts(config: PretrainedConfig) -> None:
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        raise ConfigError(
+            "strategy=megatron covers experts in every layer, found "
+            f"mlp_only_layers={config.mlp_only_layers}, decoder_sparse_step={config.decoder_sparse_step}"
         )
-        # megatron-core's mark for weights whose gradients are partial sums on each rank
-        self.weight.sequence_parallel = config.sequence_parallel
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., D)"""
-        wide = x.float()
-        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+    if config.num_experts_per_tok == 1 and _scales_to_one(config):
+        raise ConfigError(
+            "strategy=megatron does not cover one expert per token whose weight is always 1 (num_experts_per_tok=1)"
+        )
 
 
-class CausalAttention(MegatronModule):
-    """Causal attention by torch's fused kernel; replaces megatron-core's, which stores the (S, S) scores."""
-
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number: int,
-        attn_mask_type: AttnMaskType,
-        attention_type: str,
-        cp_comm_type: str | None = None,
-        softmax_scale: float | None = None,
-        pg_collection: ProcessGroupCollection | None = None,
-    ):
-        super().__init__(config=config)
-        if attn_mask_type != AttnMaskType.causal or softmax_scale is not None:
-            raise ValueError(f"only plain causal attention, found {attn_mask_type} with scale {softmax_scale}")
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        attn_mask_type: AttnMaskType | None = None,
-        attention_bias: Tensor | None = None,
-        packed_seq_params: PackedSeqParams | None = None,
-    ) -> Tensor:
-        """query: (S, B, A, H); key, value: (S, B, G, H) -> (S, B, A * H). Rows are right padded: no mask is needed."""
-        if any(given is not None for given in (attention_mask, attention_bias, packed_seq_params)):
-            raise ValueError("causal attention here takes no mask, bias or packed sequences")
-        if query.shape[0] != key.shape[0]:
-            raise ValueError(f"{query.shape[0]} queries but {key.shape[0]} keys: only whole sequences, no cache")
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # (S, B, A, H) -> (B, A, S, H)
-        grouped = query.shape[1] != key.shape[1]
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
-        return mixed.permute(2, 0, 1, 3).flatten(2)
+def _scales_to_one(config: PretrainedConfig) -> bool:
+    """Whether the weights of a token's experts sum to one; otherwise they are shares of all experts' softmax."""
+    return getattr(config, "norm_topk_prob", True)  # Mixtral has no setting and scales
 
 
-def _local_layer(config: TransformerConfig) -> ModuleSpec:
-    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = CausalAttention
-    if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    return layer
+def _expert_settings(config: PretrainedConfig, layout: Layout) -> dict:
+    """No auxiliary loss: router and experts are frozen, and it would pull the projector towards an even load."""
+    return {
+        "num_moe_experts": num_experts(config),
+        "moe_ffn_hidden_size": expert_width(config),
+        "moe_router_topk": config.num_experts_per_tok,
+        "moe_router_pre_softmax": not _scales_to_one(config),
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+        "moe_grouped_gemm": has_transformer_engine(),  # otherwise one expert after the other
+        "expert_model_parallel_size": layout.expert_parallel_size,
+        "expert_tensor_parallel_size": 1,
+    }
 
 
 def _stage_layout(stages: list[int]) -> list[list[str]]:

@@ -6,6 +6,7 @@ Letters: B rows, A clips, W vectors per clip, D LLM width, Z spliced length.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,17 @@ from transformers import AutoConfig, GenerationConfig
 from nemo_desta.answering.decoder import eval_mode
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
+from nemo_desta.core.folder import save_folder
 from nemo_desta.core.splice import place, splice
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.gradients import clip_global_norm, copy_from_first, sum_gradients
+from nemo_desta.megatron.broadcast import from_first
+from nemo_desta.megatron.generation import write_greedily
+from nemo_desta.megatron.gradients import clip_gradients, copy_from_first, norm_over, sum_gradients
 from nemo_desta.megatron.llm import StageLLM, build_llm
+from nemo_desta.megatron.lora import SplitLora
 from nemo_desta.megatron.shared_encoding import perceive_shared
-from nemo_desta.megatron.step import run_losses, write_greedily
+from nemo_desta.megatron.stages import all_names, join_tensors
+from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
 from nemo_desta.perception.encoders.base import as_dtype
@@ -46,6 +52,8 @@ class MegatronDestaModel(DestaBase):
         self.llm: StageLLM | None = None
         self.perception: FusedPerception | None = None
         self._waiting: list[dict[str, Any]] = []  # micro-batches of the incomplete window
+        self.lora: SplitLora | None = None
+        self._trained: dict[str, Tensor] = {}  # of all stages, at the end of the training
 
     def configure_model(self) -> None:
         """Build this rank's part. Lightning calls it after the strategy has set up megatron-core's groups."""
@@ -55,24 +63,31 @@ class MegatronDestaModel(DestaBase):
         dtype = as_dtype(config.llm.dtype)
         self.llm = build_llm(config.llm.path, strategy.layout, dtype=dtype, recompute=config.activation_checkpointing)
         self.llm.config.calculate_per_token_loss = True  # our losses are sums: megatron-core must not average them
-        if not self.llm.is_first:
+        trained: list[nn.Module] = []
+        if (lora := config.llm.lora) is not None:
+            self.lora = SplitLora(self.llm, lora, dropout=0.0 if config.activation_checkpointing else lora.dropout)
+            trained += self.lora.linears
+        if self.llm.is_first:
+            rms = embedding_rms(config.llm.path) * self.llm.embedding_scale
+            self.perception = build.build_perception(config.perception, self.llm.hidden_size, rms)
+            trained.append(self.perception.projector)
+        else:
             # An optimiser needs a parameter; with this one all ranks count the same steps and learning rates.
             self.clock = nn.Parameter(torch.zeros(1))
-            return
-        self.perception = build.build_perception(
-            config.perception, self.llm.hidden_size, embedding_rms(config.llm.path)
-        )
-        build.freeze_by_pattern(dict(self.trained_parameters()), config.freeze)
-        self.perception.projector.to(strategy.root_device)
-        copy_from_first(self.perception.projector, parallel_state.get_tensor_and_data_parallel_group())
+        for module in trained:
+            copy_from_first(module.to(strategy.root_device), _stage_copies())
+        own = dict(self.trained_parameters())
+        elsewhere = nn.Parameter(torch.empty(0))  # a pattern may match parameters of other stages only
+        build.freeze_by_pattern({name: own.get(name, elsewhere) for name in all_names(own)}, config.freeze)
 
     @property
     def ranks_per_batch(self) -> int:
-        return parallel_state.get_model_parallel_group().size()
+        return self.trainer.strategy.layout.ranks_per_copy
 
     @property
     def writes_samples(self) -> bool:
-        return parallel_state.get_data_parallel_rank() == 0
+        # ranks that share experts run the LLM together or not at all
+        return parallel_state.get_data_parallel_rank() == 0 or self.llm.layout.expert_parallel_size > 1
 
     # ---- training
 
@@ -93,6 +108,12 @@ class MegatronDestaModel(DestaBase):
             self._step(batches)
 
     def _step(self, batches: list[dict[str, Any]]) -> None:
+        if self.lora is not None:
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            self.lora.seed(
+                (self.trainer.strategy.seed, done, parallel_state.get_data_parallel_rank(with_context_parallel=True)),
+                self.device,
+            )
         found = run_losses(self.llm, self.embed, batches, train=True)
         means = (found[:, 0] / found[:, 1].clamp(min=1)).float()
         self.step_losses = [(batch["row_ids"], mean) for batch, mean in zip(batches, means, strict=True)]
@@ -102,10 +123,10 @@ class MegatronDestaModel(DestaBase):
         total = int(totals[1])
         parameters = [parameter for _, parameter in self.trained_parameters()]
         if parameters:
-            sum_gradients(parameters, parallel_state.get_tensor_and_data_parallel_group())
+            sum_gradients(parameters, _stage_copies())
         self.window.normalise(parameters, total)
-        self.log_step(total)
-        clip_global_norm(parameters, self.trainer.strategy.gradient_clip_val)
+        norm = self.log_step(total)
+        clip_gradients(parameters, self.trainer.strategy.gradient_clip_val, norm=norm)
         self.log("loss", (totals[0] / max(1, total)).float(), prog_bar=True, batch_size=max(1, total))
 
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
@@ -115,10 +136,19 @@ class MegatronDestaModel(DestaBase):
             scheduler.step()
         self.window.clear()
 
+    def gradient_norm(self) -> Tensor | None:
+        return norm_over(super().gradient_norm(), parallel_state.get_pipeline_model_parallel_group(), self.device)
+
+    def on_train_end(self) -> None:
+        self._trained = join_tensors(self.state_dict())  # when `save_pretrained` is called, the groups are gone
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> Path:
+        return save_folder(save_directory, self.config, self._trained or self.state_dict(), self.tokenizer)
+
     # ---- forward
 
     def embed(self, batch: Mapping[str, Any]) -> Tensor:
-        """Input (B, Z, D) of the LLM's first layer, the same on every tensor-parallel rank; first stage only."""
+        """Input (B, Z, D) of the LLM's first layer, the same on tensor- and context-parallel ranks; first stage."""
         text = self.llm.embed(batch["input_ids"].clamp(min=0))
         vectors = text.new_zeros(0, 0, text.shape[-1])
         if batch["audio_lens"].numel():
@@ -129,7 +159,8 @@ class MegatronDestaModel(DestaBase):
                 batch["vector_lens"],
                 output_size=text.shape[-1],
                 dtype=self.llm.dtype,
-                group=parallel_state.get_tensor_model_parallel_group(),
+                group=parallel_state.get_tensor_and_context_parallel_group(),
+                context_group=parallel_state.get_context_parallel_group(),
             )
         rows = (batch[name] for name in ("input_ids", "input_lens", "prompt_lens"))
         return splice(text, *rows, vectors=vectors, vector_lens=batch["vector_lens"]).inputs_embeds
@@ -142,10 +173,15 @@ class MegatronDestaModel(DestaBase):
     def write(self, batch: Mapping[str, Tensor], *, max_new_tokens: int) -> Tensor:
         places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
         with torch.no_grad(), eval_mode(self):
+            embeds, row_lens = self.embed(batch) if self.llm.is_first else None, places.attention_mask.sum(1)
+            if self.llm.layout.expert_parallel_size > 1:  # every copy of the LLM answers the first copy's rows
+                copies = parallel_state.get_data_parallel_group()
+                row_lens = from_first(row_lens, copies)
+                embeds = embeds if embeds is None else from_first(embeds, copies)
             return write_greedily(
                 self.llm,
-                self.embed(batch) if self.llm.is_first else None,
-                places.attention_mask.sum(1),
+                embeds,
+                row_lens,
                 max_new_tokens=max_new_tokens,
                 end_ids=self._end_ids(),
                 pad_id=self.text_pad_id,
@@ -160,14 +196,17 @@ class MegatronDestaModel(DestaBase):
         return self.prompts.end_ids(settings.eos_token_id)
 
 
+def _stage_copies() -> dist.ProcessGroup:
+    """All ranks of this stage, which hold the same trained weights: TP x CP x DP."""
+    return parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+
+
 def _refuse(config: ModelConfig) -> None:
     """Refuse settings that DestaModel has and this model does not.
 
     Raises:
         ConfigError: one of them is set.
     """
-    if config.llm.lora is not None:
-        raise ConfigError("model.llm.lora with strategy=megatron: the split LLM has no LoRA; use strategy=ddp")
     if config.llm.trust_remote_code:
         raise ConfigError("model.llm.trust_remote_code with strategy=megatron: only LLMs built in here can be split")
     if config.llm.attn_implementation is not None:

@@ -15,12 +15,19 @@ from nemo_desta.sources import fetch_folder
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+#: Before the names of the LLM in a model that has a vision tower, too.
+TEXT_PART = "language_model."
 #: Bytes per read; at most about twice as many are mapped into memory.
 BLOCK_BYTES = 1 << 23
 
 
 class Shards:
-    """The tensors of a Hugging Face folder by name, read block by block from its safetensors files."""
+    """The tensors of a Hugging Face folder by name, read block by block from its safetensors files.
+
+    Of a model with a vision tower only the text part is read, by the names that it would have alone.
+    """
+
+    _prefix = ""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -32,6 +39,10 @@ class Shards:
                 self.files = dict.fromkeys(file.keys(), SINGLE_FILE)
         else:
             raise ConfigError(f"no {SINGLE_FILE} or {INDEX_FILE} in '{folder}': the LLM's weights must be safetensors")
+        if any(name.startswith(TEXT_PART) for name in self.files):
+            texts = {name: file for name, file in self.files.items() if name.startswith(TEXT_PART)}
+            self.files = {name.removeprefix(TEXT_PART): file for name, file in texts.items()}
+            self._prefix = TEXT_PART
         self._name = ""
         self._file: Any = None
         self._mapped = 0
@@ -60,7 +71,7 @@ class Shards:
             self.close()
             self._name = self.files[name]
             self._file = safe_open(self.folder / self._name, framework="pt")
-        return self._file.get_slice(name)
+        return self._file.get_slice(self._prefix + name)
 
     def close(self) -> None:
         """Unmap the file."""

@@ -1,4 +1,4 @@
-"""Splits the clips of a batch over the tensor-parallel ranks, which work on the same rows, and gathers the vectors.
+"""Splits the clips of a batch over the tensor- and context-parallel ranks, which work on the same rows.
 
 Vectors are all-gathered; in backward each rank receives the gradient of its own clips.
 Letters: A clips of the batch, S samples, W vectors of the longest clip, D LLM width.
@@ -26,13 +26,14 @@ def perceive_shared(
     output_size: int,
     dtype: torch.dtype,
     group: dist.ProcessGroup,
+    context_group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Vectors (A, W, D) of all clips on every rank of ``group``, each clip encoded by one of them.
 
     Args:
         perceive: (a, S), (a,) -> vectors (a, w, D), lens (a,). audio: (A, S). audio_lens, vector_lens: (A,), the
             same on every rank. output_size: D.
-        dtype: of the vectors.
+        dtype: of the vectors. context_group: the part of ``group`` whose ranks hold different positions.
     """
     bounds = share_bounds(audio_lens.numel(), group.size())
     start, stop = bounds[group.rank()], bounds[group.rank() + 1]
@@ -48,14 +49,22 @@ def perceive_shared(
             counts = f"{found.tolist()} vectors, {expected.tolist()} were expected"
             raise ValueError(f"clips of {lens.tolist()} samples became {counts}")
         own = F.pad(own[:, :width].to(dtype), (0, 0, 0, width - min(width, own.shape[1])))
-    return own if group.size() == 1 else _Gather.apply(own, bounds, group)
+    return own if group.size() == 1 else _Gather.apply(own, bounds, group, context_group)
 
 
 class _Gather(torch.autograd.Function):
-    """Own share (a, W, D) -> all clips (A, W, D); backward slices the own share of the gradient."""
+    """Own share (a, W, D) -> all clips (A, W, D); backward slices the own share of the gradient.
+
+    Tensor-parallel ranks all have the whole gradient of their positions: the LLM has summed it. A context-parallel
+    rank has that of its own positions and zero elsewhere, so over these ranks the gradients are summed first: a clip
+    may lie on other ranks' positions than on those of the rank that encodes it.
+    """
 
     @staticmethod
-    def forward(ctx, own: Tensor, bounds: list[int], group: dist.ProcessGroup) -> Tensor:
+    def forward(
+        ctx, own: Tensor, bounds: list[int], group: dist.ProcessGroup, context_group: dist.ProcessGroup | None
+    ) -> Tensor:
+        ctx.context_group = context_group
         ctx.share = slice(bounds[group.rank()], bounds[group.rank() + 1])
         counts = [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
         padded = F.pad(own, (0, 0, 0, 0, 0, max(counts) - own.shape[0]))
@@ -64,5 +73,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat([clips[:count] for clips, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad[ctx.share], None, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        if ctx.context_group is not None and ctx.context_group.size() > 1:
+            grad = grad.clone(memory_format=torch.contiguous_format)  # autograd's tensor is not ours to change
+            dist.all_reduce(grad, group=ctx.context_group)
+        return grad[ctx.share], None, None, None

@@ -1,6 +1,7 @@
 """Runs the micro-batches of a step through megatron-core's schedule: 1F1B over pipeline stages, or one after another.
 
-The last stage broadcasts its results to all stages of its pipeline, so that every rank logs and decides the same.
+The last stage broadcasts its results to all stages of its pipeline, and context-parallel ranks add up theirs, so that
+every rank logs and decides the same.
 Letters: B rows, Z positions, D LLM width, N supervised tokens.
 """
 
@@ -24,89 +25,45 @@ Embed = Callable[[Batch], Tensor]
 
 
 def run_losses(llm: StageLLM, embed: Embed, batches: Sequence[Batch], *, train: bool) -> Tensor:
-    """(K, 3) float64 on every rank of the pipeline: summed loss, targets and correct predictions of K micro-batches.
+    """(K, 3) float64 on every rank of the copy: summed loss, targets and correct predictions of K micro-batches.
 
-    With ``train`` it accumulates gradients of the summed losses and does not count correct predictions (-1).
+    With ``train`` it accumulates gradients of the summed losses and does not count correct predictions (NaN).
     """
 
     def last_stage(batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         places = place(batch["input_ids"], batch["input_lens"], batch["prompt_lens"], batch["vector_lens"])
-        num_tokens = hidden.new_tensor(places.target_ids.numel(), dtype=torch.int)
-        num_correct = hidden.new_tensor(-1 if train else 0, dtype=torch.int)
-        if places.target_ids.numel():
-            logits = llm.head(predicting_states(hidden, places))
+        states, target_ids = predicting_states(hidden, places)
+        num_tokens = hidden.new_tensor(target_ids.numel(), dtype=torch.int)
+        num_correct = hidden.new_tensor(float("nan") if train else 0, dtype=torch.double)
+        if target_ids.numel():
+            logits = llm.head(states)
             if not train:
-                correct = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == places.target_ids
+                correct = argmax(logits, group=parallel_state.get_tensor_model_parallel_group()) == target_ids
                 num_correct = correct.sum()
-            loss = summed_cross_entropy(logits, places.target_ids)
+            loss = summed_cross_entropy(logits, target_ids)
         else:
             loss = hidden[:0].sum().float()  # zero, but in the graph: other ranks wait in its backward pass
         return loss, num_tokens, torch.stack([loss.detach().double(), num_tokens.double(), num_correct.double()])
 
-    found = _run(llm, embed, batches, last_stage, forward_only=not train, collect=False)
-    return from_last_stage(found, (len(batches), 3), torch.float64, llm)
+    found = run_schedule(llm, embed, batches, last_stage, forward_only=not train, collect=False)
+    return from_last_stage(found, (len(batches), 3), torch.float64, llm, over_context=dist.ReduceOp.SUM)
 
 
-def run_next_ids(llm: StageLLM, embeds: Tensor | None, row_ends: Tensor) -> Tensor:
-    """(B,) int64 on every rank of the pipeline: the likeliest token after each row's ``row_ends`` (B,) positions.
-
-    ``embeds``: (B, Z, D) on the first stage.
-    """
-
-    def last_stage(batch: Batch, hidden: Tensor, non_loss_data: bool) -> Tensor:
-        rows = torch.arange(row_ends.numel(), device=hidden.device)
-        return argmax(llm.head(hidden[row_ends - 1, rows]), group=parallel_state.get_tensor_model_parallel_group())
-
-    found = _run(llm, lambda batch: embeds, [{}], last_stage, forward_only=True, collect=True)
-    return from_last_stage(found, (1, row_ends.numel()), torch.int64, llm)[0]
-
-
-@torch.no_grad()
-def write_greedily(
-    llm: StageLLM,
-    embeds: Tensor | None,
-    row_lens: Tensor,
-    *,
-    max_new_tokens: int,
-    end_ids: Sequence[int],
-    pad_id: int,
+def from_last_stage(
+    found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM, *, over_context: dist.ReduceOp
 ) -> Tensor:
-    """Generated ids (B, at most max_new_tokens) on every rank of the model-parallel group, padded after an end id.
-
-    Greedy, for a few validation rows. Without a KV cache every new token runs the whole text again: slow, and correct
-    under any layout.
-
-    Args:
-        embeds: (B, Z, D), right padded prompts, on the first stage; None on the others. row_lens: (B,), at least 1.
-    """
-    ends = torch.tensor(list(end_ids), device=row_lens.device)
-    running = torch.ones_like(row_lens, dtype=torch.bool)
-    rows = torch.arange(row_lens.numel(), device=row_lens.device)
-    written: list[Tensor] = []
-    for count in range(max_new_tokens):
-        ids = run_next_ids(llm, embeds, row_lens + count)
-        ids = torch.where(running, ids, pad_id)
-        written.append(ids)
-        running &= ~torch.isin(ids, ends)
-        if not running.any():
-            break
-        if embeds is not None:
-            embeds = torch.cat([embeds, embeds.new_zeros(embeds.shape[0], 1, embeds.shape[2])], dim=1)
-            embeds[rows, row_lens + count] = llm.embed(ids[:, None])[:, 0].to(embeds.dtype)
-    return torch.stack(written, dim=1)
-
-
-def from_last_stage(found: list[Tensor], shape: tuple[int, ...], dtype: torch.dtype, llm: StageLLM) -> Tensor:
-    """The last stage's tensors, stacked and broadcast to every stage of the pipeline."""
+    """The last stage's tensors, stacked, broadcast to every stage, and reduced over the context-parallel ranks."""
     device = next(llm.parameters()).device
     values = torch.stack(found).to(dtype) if found else torch.zeros(shape, dtype=dtype, device=device)
     group = parallel_state.get_pipeline_model_parallel_group()
     if group.size() > 1:
         dist.broadcast(values, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+    if parallel_state.get_context_parallel_world_size() > 1:
+        dist.all_reduce(values, op=over_context, group=parallel_state.get_context_parallel_group())
     return values
 
 
-def _run(
+def run_schedule(
     llm: StageLLM,
     embed: Embed,
     batches: Sequence[Batch],
@@ -114,15 +71,17 @@ def _run(
     *,
     forward_only: bool,
     collect: bool,
+    positions: Tensor | None = None,
 ) -> list[Any]:
     """Run the schedule; returns the reports of ``last_stage(batch, hidden)``, nothing on other stages.
 
-    ``last_stage`` returns (loss, number of tokens, report), or with ``collect`` only the report.
+    ``last_stage`` returns (loss, number of tokens, report), or with ``collect`` only the report. ``positions``: as in
+    `StageLLM.forward`.
     """
 
     def forward_step(iterator: Any, model: Any) -> tuple[Tensor, Callable[..., Any]]:
         batch = next(iterator)
-        return llm(embed(batch) if llm.is_first else None), partial(last_stage, batch)
+        return llm(embed(batch) if llm.is_first else None, positions), partial(last_stage, batch)
 
     return get_forward_backward_func()(
         forward_step_func=forward_step,

@@ -1,7 +1,7 @@
 """Lightning strategy around megatron-core's process groups: which rank reads data, holds parameters, writes.
 
-Ranks count tensor-parallel first, then data-parallel, then pipeline stages (megatron-core's order). So rank 0 always
-has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
+Ranks count tensor-parallel first, then context-parallel, then data-parallel, then pipeline stages (megatron-core's
+order). So rank 0 always has the encoders and the projector, and it writes the checkpoints, in DestaModel's format.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,21 @@ from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from megatron.core import parallel_state, tensor_parallel
 from torch import nn
+from torch.optim import Optimizer
 from transformers import AutoConfig, PretrainedConfig
 
 from nemo_desta.config import ModelConfig
+from nemo_desta.core.folder import check_trained_names
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.broadcast import BroadcastLoader, reads_data
 from nemo_desta.megatron.layout import Layout
+from nemo_desta.megatron.lora import adapted_layers
+from nemo_desta.megatron.stages import all_names, join_optimizer, join_tensors, own_optimizer
 from nemo_desta.sources import resolve_source
 
 
 class MegatronStrategy(DDPStrategy):
-    """Tensor, sequence, pipeline and data parallelism for `MegatronDestaModel`.
+    """Tensor, sequence, context, pipeline and data parallelism for `MegatronDestaModel`.
 
     Args:
         seed: of megatron-core's random states.
@@ -65,6 +69,9 @@ class MegatronStrategy(DDPStrategy):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=self.layout.tensor_parallel_size,
             pipeline_model_parallel_size=self.layout.pipeline_parallel_size,
+            context_parallel_size=self.layout.context_parallel_size,
+            expert_model_parallel_size=self.layout.expert_parallel_size,
+            expert_tensor_parallel_size=1,
             create_gloo_process_groups=False,
         )
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
@@ -83,7 +90,7 @@ class MegatronStrategy(DDPStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """Rank and size for the sampler: a model-parallel group is one reader."""
+        """Rank and size for the sampler: the ranks of a copy of the LLM have one reader."""
         return {
             "num_replicas": parallel_state.get_data_parallel_world_size(),
             "rank": parallel_state.get_data_parallel_rank(),
@@ -98,21 +105,32 @@ class MegatronStrategy(DDPStrategy):
             dataloader, num_audio_tokens=self.lightning_module.num_audio_tokens, device=self.root_device
         )
 
-    # ---- checkpoints: rank 0 writes the first stage's state; later stages have no state to restore
+    # ---- checkpoints: rank 0 writes the state of all stages, in the plain model's format; each stage loads its own
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return join_tensors(super().lightning_module_state_dict())
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return join_optimizer(super().optimizer_state(optimizer), self._optimised())
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        if self.lightning_module.llm.is_first:
-            super().load_model_state_dict(checkpoint, strict)
+        saved, own = checkpoint["state_dict"], self.lightning_module.state_dict()
+        check_trained_names(all_names(own), saved)
+        super().load_model_state_dict({"state_dict": {name: saved[name] for name in own}}, strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        if self.lightning_module.llm.is_first:
-            super().load_optimizer_state_dict(checkpoint)
+        states = [own_optimizer(state, self._optimised()) for state in checkpoint["optimizer_states"]]
+        super().load_optimizer_state_dict({"optimizer_states": states})
+
+    def _optimised(self) -> list[str]:
+        """Names of this stage's parameters, in the order of its optimiser."""
+        return [name for name, parameter in self.lightning_module.named_parameters() if parameter.requires_grad]
 
 
 def describe_layout(
     model: ModelConfig, num_processes: int | None, *, process_group_backend: str | None = None, **sizes: Any
-) -> tuple[int, str]:
-    """Number of parts of the LLM, and the layout in words; ``num_processes``: None if it is not known yet.
+) -> tuple[int, int, str]:
+    """Number of parts of the LLM, ranks per copy, and the layout in words; ``num_processes``: None if not known yet.
 
     Raises:
         ConfigError: the LLM or the processes do not fit the layout.
@@ -120,13 +138,23 @@ def describe_layout(
     layout = Layout(**sizes)
     num_parts = layout.tensor_parallel_size * layout.pipeline_parallel_size
     config = _llm_config(model)
-    copies = layout.check(config, num_processes or num_parts)
+    if model.llm.lora is not None:
+        adapted_layers(config, model.llm.lora)
+    copies = layout.check(config, num_processes or layout.ranks_per_copy)
+    context = f"context {layout.context_parallel_size} x " if layout.context_parallel_size > 1 else ""
     words = (
-        f"tensor {layout.tensor_parallel_size} x pipeline {layout.pipeline_parallel_size} x data "
+        f"tensor {layout.tensor_parallel_size} x {context}pipeline {layout.pipeline_parallel_size} x data "
         f"{copies if num_processes else '?'}; layers per stage {layout.layers_per_stage(config.num_hidden_layers)}"
     )
-    return num_parts, words + ("; sequence parallel" if layout.sequence_parallel else "")
+    return num_parts, layout.ranks_per_copy, words + ("; sequence parallel" if layout.sequence_parallel else "")
 
 
 def _llm_config(model: ModelConfig) -> PretrainedConfig:
-    return AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=False).get_text_config()
+    config = AutoConfig.from_pretrained(resolve_source(model.llm.path), trust_remote_code=False)
+    text = config.get_text_config()
+    if model.llm.lora is not None and text is not config:
+        raise ConfigError(
+            f"model.llm.lora with strategy=megatron: '{config.model_type}' has parts beside the text LLM, and "
+            "its layers have other names in an adapter; use strategy=ddp"
+        )
+    return text

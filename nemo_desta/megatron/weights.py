@@ -56,18 +56,19 @@ def load_weights(gpt: nn.Module, source: str | Path, config: PretrainedConfig, l
 
 @torch.no_grad()
 def export_weights(gpt: nn.Module, folder: str | Path, config: PretrainedConfig, layout: Layout) -> Path:
-    """Write the LLM as a Hugging Face folder; every rank calls this, the first of each stage writes its layers."""
+    """Write the LLM as a Hugging Face folder; every rank calls this.
+
+    The first rank of each stage writes its layers, the first rank that holds an expert writes that expert.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stage = parallel_state.get_pipeline_model_parallel_rank()
     written: dict[str, str] = {}
     num_bytes = 0
-    if parallel_state.get_data_parallel_rank() == 0:
-        for number, tensors in enumerate(_files(_gathered(gpt, config, layout))):
-            name = f"model-stage{stage:02d}-{number:03d}.safetensors"
-            save_tensors(tensors, folder / name)
-            written.update(dict.fromkeys(tensors, name))
-            num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    for number, tensors in enumerate(_files(_gathered(gpt, config, layout))):
+        name = f"model-rank{dist.get_rank():03d}-{number:03d}.safetensors"
+        save_tensors(tensors, folder / name)
+        written.update(dict.fromkeys(tensors, name))
+        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
     everywhere: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everywhere, (written, num_bytes))
     if dist.get_rank() == 0:
@@ -97,6 +98,7 @@ def homes(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[
 
 
 def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Home:
+    """``rank``: of the tensor-parallel group."""
     stages = layout.layers_per_stage(config.num_hidden_layers)
     home = find_home(
         name,
@@ -105,6 +107,7 @@ def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Hom
         padded_vocab_size=layout.padded_vocab_size(config.vocab_size),
         rank=rank,
         size=layout.tensor_parallel_size,
+        expert_offset=parallel_state.get_expert_model_parallel_rank() * layout.experts_per_rank(config),
     )
     if home is None:
         raise ConfigError(f"parameter '{name}' of the megatron-core model has no Hugging Face name in the table")
@@ -112,20 +115,32 @@ def _home(name: str, config: PretrainedConfig, layout: Layout, rank: int) -> Hom
 
 
 def _gathered(gpt: nn.Module, config: PretrainedConfig, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    """Hugging Face tensors of this stage, on the first rank of each tensor-parallel group; nothing on the others."""
+    """Hugging Face tensors that this rank writes."""
     group = parallel_state.get_tensor_model_parallel_group()
-    is_writer = parallel_state.get_tensor_model_parallel_rank() == 0
+    in_first_copy = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
+    is_writer = in_first_copy and parallel_state.get_tensor_model_parallel_rank() == 0
     for name, parameter, home in homes(gpt, config, layout):
+        if ".experts." in name:  # whole on this rank
+            if parallel_state.get_expert_data_parallel_rank() == 0:
+                yield from _whole([parameter.detach()], [home], config)
+            continue
+        if not in_first_copy:
+            continue
         ranks = [torch.empty_like(parameter) for _ in range(layout.tensor_parallel_size)] if is_writer else None
         dist.gather(parameter.detach(), ranks, dst=dist.get_global_rank(group, 0), group=group)
         if not is_writer or (name.startswith("output_layer.") and config.tie_word_embeddings):
             continue
-        names = {piece.part for piece in home.pieces}
-        whole = {part: torch.empty(part_shape(part, config), dtype=parameter.dtype) for part in sorted(names)}
-        for rank, values in enumerate(ranks):
-            for piece in _home(name, config, layout, rank).pieces:
-                whole[piece.part][piece.source] = values[piece.target].cpu()
-        yield from whole.items()
+        yield from _whole(ranks, [_home(name, config, layout, rank) for rank in range(len(ranks))], config)
+
+
+def _whole(ranks: list[Tensor], homes: list[Home], config: PretrainedConfig) -> Iterator[tuple[str, Tensor]]:
+    """The Hugging Face tensors of a parameter, from its values on the ranks that share it."""
+    names = sorted({piece.part for home in homes for piece in home.pieces})
+    whole = {part: torch.empty(part_shape(part, config), dtype=ranks[0].dtype) for part in names}
+    for values, home in zip(ranks, homes, strict=True):
+        for piece in home.pieces:
+            whole[piece.part][piece.source] = values[piece.target].cpu()
+    yield from whole.items()
 
 
 def _files(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -83,14 +83,22 @@ class DestaBase(SpeechMixin, LightningModule):
         trained = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
         return configure_optimizers(SimpleNamespace(cfg=self.cfg, named_parameters=lambda: trained))
 
-    def log_step(self, num_tokens: int) -> None:
-        """Log one optimiser step: learning rate, norm of the gradients before they are clipped, supervised tokens."""
+    def log_step(self, num_tokens: int) -> Tensor | None:
+        """Log one optimiser step: learning rate, norm of the gradients before they are clipped, supervised tokens.
+
+        Returns the norm; None where the step is skipped.
+        """
         self.trained_tokens += num_tokens
-        gradients = [p.grad for _, p in self.trained_parameters() if p.grad is not None]
         values = {"lr": self.trainer.optimizers[0].param_groups[0]["lr"], "supervised_tokens": float(num_tokens)}
-        if gradients:  # none on a later pipeline stage, and where the step is skipped
-            values["grad_norm"] = nn.utils.get_total_norm(gradients)
+        if (norm := self.gradient_norm()) is not None:
+            values["grad_norm"] = norm
         self.log_dict(values, batch_size=1)
+        return norm
+
+    def gradient_norm(self) -> Tensor | None:
+        """Of the gradients of everything that is trained; None where the step is skipped."""
+        gradients = [p.grad for _, p in self.trained_parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(gradients) if gradients else None
 
     def on_validation_epoch_start(self) -> None:
         self._totals: dict[str, Tensor] = {}

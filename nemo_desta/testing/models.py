@@ -23,17 +23,21 @@ def build_tiny_llm(
     tokenizer: PreTrainedTokenizerBase | None = None,
     **changes: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A two-layer Qwen3, Llama or Gemma2 (whose logits are capped) and its tokenizer.
+    """A two-layer Qwen3, Qwen3-MoE, Gemma3, Llama or Gemma2 (whose logits are capped) and its tokenizer.
 
     ``tokenizer`` replaces `tiny_tokenizer`'s; ``changes`` are further or other values of the LLM's config.
     """
     from transformers import (
         Gemma2Config,
         Gemma2ForCausalLM,
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
         LlamaConfig,
         LlamaForCausalLM,
         Qwen3Config,
         Qwen3ForCausalLM,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
     )
 
     tokenizer = tokenizer or tiny_tokenizer(template, pad=pad)
@@ -53,13 +57,19 @@ def build_tiny_llm(
     torch.manual_seed(0)
     if kind == "qwen3":
         llm = Qwen3ForCausalLM(Qwen3Config(**{**shape, "tie_word_embeddings": True, **changes}))
+    elif kind == "qwen3_moe":
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+        llm = Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**shape, **experts, **changes}))
     elif kind == "llama":
         llm = LlamaForCausalLM(LlamaConfig(**{**shape, "tie_word_embeddings": False, **changes}))
+    elif kind == "gemma3":
+        layers = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+        llm = Gemma3ForCausalLM(Gemma3TextConfig(**{**shape, **layers, "query_pre_attn_scalar": 12, **changes}))
     elif kind == "gemma2":
         capped = {"query_pre_attn_scalar": 8, "final_logit_softcapping": 0.2}
         llm = Gemma2ForCausalLM(Gemma2Config(**{**shape, **capped, **changes}))
     else:
-        raise ValueError(f"kind must be qwen3, llama or gemma2, found '{kind}'")
+        raise ValueError(f"kind must be qwen3, qwen3_moe, gemma3, llama or gemma2, found '{kind}'")
     return llm, tokenizer
 
 

@@ -25,7 +25,7 @@ READ_ROWS, DECODED_ROWS = 20_000, 32
 
 @dataclass
 class Rows:
-    """What a loader's sources hold. ``tokens``, ``secs`` and ``batches`` (of each rank) are of one epoch.
+    """What a loader's sources hold. ``tokens``, ``secs``, ``clips`` and ``batches`` (of each rank) are of one epoch.
 
     ``read``: rows that were read; fewer than ``rows`` in a sample. ``opened``: rows whose audio was decoded as well.
     ``bad``, ``bad_audio``: rows among those that cannot be used, by reason; ``examples``: the first of each reason.
@@ -38,6 +38,7 @@ class Rows:
     opened: int = 0
     tokens: float = 0.0
     secs: float = 0.0
+    clips: float = 0.0
     batches: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     bad_audio: Counter[str] = field(default_factory=Counter)
@@ -140,17 +141,18 @@ def _read(module: DestaDataModule, loader: LoaderSettings, where: str, num_ranks
         found.shares = {one.source.name: share / sum(shares) for one, share in zip(plan.sources, shares, strict=True)}
         drawn = planned = plan.settings.rows_per_epoch
         sizes = [share / sum(shares) * (drawn or found.rows) for share in shares]
-    found.tokens = sum(size * tokens for size, (tokens, _) in zip(sizes, means, strict=True))
-    found.secs = sum(size * secs for size, (_, secs) in zip(sizes, means, strict=True))
+    found.tokens, found.secs, found.clips = (
+        sum(size * mean for size, mean in zip(sizes, column, strict=True)) for column in zip(*means, strict=True)
+    )
     found.batches = round(plan.num_batches() * (drawn or found.rows) / (planned or found.read))
     return found
 
 
-def _read_source(plan: BatchPlan, number: int, found: Rows, sampling_rate: int) -> tuple[float, float]:
-    """Read a source's rows and count them into ``found``; returns the mean tokens and seconds of a usable row."""
+def _read_source(plan: BatchPlan, number: int, found: Rows, sampling_rate: int) -> tuple[float, float, float]:
+    """Read a source's rows and count them into ``found``; returns a usable row's mean tokens, seconds and clips."""
     source = plan.sources[number].source
     decoded = range(0, len(source), max(1, len(source) // DECODED_ROWS))
-    usable, tokens, secs = 0, 0, 0.0
+    usable, tokens, secs, num_clips = 0, 0, 0.0, 0
     for index in range(len(source)):
         reasons = found.bad
         try:
@@ -170,4 +172,5 @@ def _read_source(plan: BatchPlan, number: int, found: Rows, sampling_rate: int) 
             found.examples.setdefault(bad["reason"], f"{bad['where']} ({bad['detail']:.200})")
             continue
         usable, tokens, secs = usable + 1, tokens + cost, secs + sum(durations)
-    return tokens / max(1, usable), secs / max(1, usable)
+        num_clips += len(durations)
+    return tokens / max(1, usable), secs / max(1, usable), num_clips / max(1, usable)

@@ -12,11 +12,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nemo_desta.config import ModelConfig
 from nemo_desta.core import build
+from nemo_desta.core.cost import Flops, Speed, default_mfu, find_gpu, llm_flops, position_flops, rate_text
 from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.dry_run import dry_run
 from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.check_data import Rows, check_data, refuse_bad_rows
@@ -26,6 +28,8 @@ from nemo_desta.training.strategies import Split
 GIB = 1024**3
 #: From this number of epochs on, the report asks whether they are meant.
 MANY_EPOCHS = 1000
+#: Share of the positions that are taken as targets; only the LLM's head depends on it.
+TARGETS = 0.5
 
 
 def report(
@@ -55,7 +59,7 @@ def report(
         with _refusing("model.cross_entropy"):
             choose_cross_entropy(model.cross_entropy)
     rate = model.perception.sampling_rate
-    ranks = max(1, (num_processes or 1) // (split.num_parts if split else 1))
+    ranks = max(1, (num_processes or 1) // (split.ranks_per_copy if split else 1))
     rows = check_data(
         settings["data"],
         build.build_prompts(build.build_tokenizer(model.llm), model.prompt),
@@ -75,6 +79,7 @@ def report(
         f"audio tokens   {tokens[0] / 60:.2f} per second of audio; 10 s become {tokens[1]}",
         *_data_lines(rows),
         *schedule.lines(rates, data.train.max_batch_size, data.train.batch_tokens),
+        *schedule.cost_lines(model, llm, encoders, projector),
         *schedule.notes(len(rows) - 1),
         _memory_line(model, llm, encoders, sum(trained.values()), data.train.batch_tokens, split),
         f"strategy       {strategy}, {trainer.get('devices', 'auto')} devices, {trainer.get('num_nodes', 1)} nodes",
@@ -131,6 +136,55 @@ class Schedule:
                 "per GPU-hour (check_rate)"
             )
 
+    def cost_lines(
+        self, model: ModelConfig, llm: Any, encoders: Mapping[str, Any], projector: torch.nn.Module
+    ) -> Iterator[str]:
+        """Lines about FLOPs and, for a run on GPUs whose rate is not given, time: computed at an assumed MFU."""
+        try:
+            flops = self._step_flops(model, llm, encoders, projector)
+        except Exception as error:  # a part of another package may need numbers, which a dry run does not have
+            reason = " ".join(str(error).split())
+            yield f"compute        not known: a dry run of encoders and projector failed: {reason}"
+            return
+        yield f"compute        {flops} per step, half of the positions taken as targets"
+        gpu = _gpu(self.settings)
+        if self.rate or gpu is None:
+            return
+        stages = (self.settings["trainer"].get("strategy") or {}).get("pipeline_parallel_size", 1)
+        waiting = (self.window + stages - 1) / self.window  # the ends of a pipeline
+        speed = Speed(gpu, default_mfu(llm.config.get_text_config()))
+        rate = self.rows.secs / max(1, self.steps_per_epoch) / (speed.secs(flops.total) * waiting)
+        hours = self.rows.secs / 3600 * self.epochs / rate
+        yield (
+            f"time           about {hours / (self.num_processes or 1):,.1f} h on "
+            f"{_processes(self.num_processes or 1)}, {hours:,.1f} GPU-hours, at {rate_text(rate)} hours of audio per "
+            f"GPU-hour: computed, assuming {speed}; check_rate=<measured> replaces it"
+        )
+
+    def _step_flops(
+        self, model: ModelConfig, llm: Any, encoders: Mapping[str, Any], projector: torch.nn.Module
+    ) -> Flops:
+        """Of an average step of all processes."""
+        rows, tokens, clips = (
+            amount / max(1, self.steps_per_epoch) for amount in (self.rows.rows, self.rows.tokens, self.rows.clips)
+        )
+        cost = dry_run(encoders, projector, self.rows.secs / max(1, self.rows.clips), model.perception.sampling_rate)
+        config = llm.config.get_text_config()
+        ends = {id(layer.weight) for layer in (llm.get_input_embeddings(), llm.get_output_embeddings())}
+        weights = {name: p for name, p in llm.named_parameters() if id(p) not in ends and "vision" not in name}
+        lora = {name: weights.pop(name).numel() for name in list(weights) if ".lora_" in name}
+        return llm_flops(
+            config,
+            position_flops(((name, p.shape) for name, p in weights.items()), config),
+            rows=rows,
+            length=tokens / max(1, rows),
+            targets=tokens * TARGETS,
+            lora=sum(lora.values()),
+            recompute=model.activation_checkpointing,
+            encoders=clips * cost.encoder_flops,
+            projector=clips * cost.projector_flops,
+        )
+
     def notes(self, num_validation_sets: int) -> Iterator[str]:
         """Lines about saves and validations that do not take place."""
         saves = self.settings["exp_manager"].get("checkpoint_callback_params") or {}
@@ -181,6 +235,14 @@ def _memory_line(
         f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
         f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)"
     )
+
+
+def _gpu(settings: Mapping[str, Any]) -> str | None:
+    """The name in `nemo_desta.core.cost` of the GPU that trains, "h100" for an unknown one; None for a CPU."""
+    if settings["check"] == "elsewhere":
+        return "h100"
+    on_cpu = settings["trainer"].get("accelerator") == "cpu" or not torch.cuda.is_available()
+    return None if on_cpu else find_gpu(torch.cuda.get_device_name()) or "h100"
 
 
 def _llm_size(llm: torch.nn.Module) -> int:

@@ -39,9 +39,10 @@ class Kind:
 
 
 class Split(NamedTuple):
-    """How an LLM is split: number of parts (per copy), and a description."""
+    """How an LLM is split: parts and processes of one copy (several may hold the same part), and a description."""
 
     num_parts: int
+    ranks_per_copy: int
     description: str
 
 

@@ -18,6 +18,9 @@ class _Stream:
     def __init__(self, *args, **kwargs):
         self.cuda_stream = 0
 
+    def record_event(self, event=None):
+        return self  # an event has the methods of a stream that are used
+
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
@@ -54,6 +57,11 @@ def _set_state(new_state, device=None, graph_safe=False):
     torch.set_rng_state(new_state)
 
 
+def _move_to_cpu(tensor, as_numpy=False, record_stream=False):
+    """megatron-core's function of that name converts only what is on a GPU; gloo's all-to-all needs the numbers."""
+    return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
+
+
 @contextlib.contextmanager
 def cuda_standin() -> Iterator[None]:
     """Stand in for torch.cuda inside the block, in this thread; afterwards everything is as before."""
@@ -83,8 +91,10 @@ def cuda_standin() -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.Tensor, "cuda", lambda self, *args, **kwargs: self))
         stack.enter_context(mock.patch.object(torch.nn.Module, "cuda", lambda self, *args, **kwargs: self))
         import megatron.core.tensor_parallel.random as megatron_random
+        import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 
         stack.enter_context(mock.patch.object(megatron_random, "_get_cuda_rng_state", _get_state))
         stack.enter_context(mock.patch.object(megatron_random, "_set_cuda_rng_state", _set_state))
+        stack.enter_context(mock.patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _move_to_cpu))
         stack.enter_context(_CudaMeansCpu())
         yield

@@ -3,6 +3,7 @@
 A layout gets the halves as it needs them: together, one after the other (accumulation), or one per data-parallel rank.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ CLIPS = (((1, 2, 0), (1, 1)), ((2, 0, 1), (0, 0)), ((1,), (0, 2, 1)), ((0,), (0,
 WORDS = "a dog barks twice while a calm voice counts from one to seven in the rain".split()
 
 
-def parts_config(folder: Path, *, kind: str = "qwen3", **model: Any) -> dict[str, Any]:
-    """NeMo's model section for the comparison: a window projector, no dropout, AdamW with a large eps."""
-    config = tiny_config(folder, kind=kind)
+def parts_config(
+    folder: Path, *, kind: str = "qwen3", llm: Mapping[str, Any] | None = None, **model: Any
+) -> dict[str, Any]:
+    """NeMo's model section for the comparison: a window projector, no dropout, AdamW with a large eps.
+
+    ``llm``: values of the LLM's config.
+    """
+    config = tiny_config(folder, kind=kind, **(llm or {}))
     config["optimizer"] = {"_target_": "torch.optim.AdamW", "lr": 3.0e-3, "eps": 1.0e-6, "weight_decay": 0.01}
     config["lr_scheduler"] = {
         "_target_": "nemo.core.optim.lr_scheduler.CosineAnnealing",
@@ -41,10 +47,23 @@ def halves(prompts: PromptBuilder, step: int) -> tuple[list[LoadedRow], list[Loa
 
 
 def global_batch(prompts: PromptBuilder, step: int, split: str, rank: int = 0) -> list[Batch]:
-    """The micro-batches of one rank at ``step``; ``split``: whole, accumulate, data."""
+    """The micro-batches of one rank at ``step``; ``split``: whole, accumulate, data or first.
+
+    "first": the first data-parallel rank has all rows, the others have a short text without targets.
+    """
     first, second = halves(prompts, step)
-    rows = {"whole": [first + second], "accumulate": [first, second], "data": [(first, second)[rank]]}[split]
+    rows = {
+        "whole": [first + second],
+        "accumulate": [first, second],
+        "data": [(first, second)[rank]],
+        "first": [first + second if rank == 0 else [_filler(prompts)]],
+    }[split]
     return [{**collate(part), "num_rows": len(part)} for part in rows]
+
+
+def _filler(prompts: PromptBuilder) -> LoadedRow:
+    ids, _ = prompts.prompt([{"role": "user", "content": "?"}])
+    return LoadedRow("filler", "fixed", ids, len(ids), [])
 
 
 def _row(prompts: PromptBuilder, rng: np.random.Generator, row_id: str, num_clips: int) -> LoadedRow:

@@ -23,11 +23,14 @@ def run(
     answer: bool = False,
     poisoned_step: int | None = None,
     save_to: str | None = None,
+    checkpoint: str | None = None,
+    resume: str | None = None,
 ) -> dict[str, Any]:
     """Train ``num_steps`` steps; `Watch.seen`, and the trained ``weights`` on ranks that hold them.
 
     ``answer``: also write answers to the rows of the first global batch afterwards. ``poisoned_step``: the one whose
-    audio is not a number. ``save_to``: a model folder.
+    audio is not a number. ``save_to``: a model folder. ``checkpoint``: is written after half of the steps; ``resume``:
+    one to begin with.
     """
     torch.manual_seed(0)
     step = {
@@ -36,7 +39,7 @@ def run(
     }
     by_strategy, by_trainer = (step, {}) if takes_step(strategy) else ({}, step)
     module = model_class(strategy)(model)
-    watch = Watch(answer)
+    watch = Watch(answer, checkpoint, num_steps // 2)
     trainer = Trainer(
         accelerator="cpu",
         devices=num_processes,
@@ -52,7 +55,8 @@ def run(
         use_distributed_sampler=False,
         **by_trainer,
     )
-    trainer.fit(module, FixedData(module.prompts, split, validate, poisoned_step))
+    data = FixedData(module.prompts, split, validate, poisoned_step, first=num_steps // 2 if resume else 0)
+    trainer.fit(module, data, ckpt_path=resume)
     if trainer.is_global_zero and save_to is not None:
         module.save_pretrained(save_to)
     return {**watch.seen, "weights": {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}}
@@ -61,12 +65,13 @@ def run(
 class Watch(Callback):
     """Losses and gradient norms per optimiser step, clips that each encoder was given, validation, answers."""
 
-    def __init__(self, answer: bool) -> None:
-        self.answer = answer
+    def __init__(self, answer: bool, checkpoint: str | None = None, checkpoint_step: int = 0) -> None:
+        self.answer, self.checkpoint, self.checkpoint_step = answer, checkpoint, checkpoint_step
         self.seen: dict[str, Any] = {"losses": [], "clips": {}, "largest_gradient": {}, "validation": {}}
         self.seen["norms"] = []
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        self.first_step = trainer.global_step
         trainer.optimizers[0].register_step_post_hook(self._after_step)
         if module.perception is not None:
             for name, encoder in module.perception.encoders.items():
@@ -85,8 +90,10 @@ class Watch(Callback):
             self.seen["norms"].append(float(torch.cat([gradient.reshape(-1) for gradient in found]).norm()))
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        if trainer.global_step > len(self.seen["losses"]):
+        if trainer.global_step > self.first_step + len(self.seen["losses"]):
             self.seen["losses"].append(float(trainer.callback_metrics["loss"]))
+            if self.checkpoint is not None and trainer.global_step == self.checkpoint_step:
+                trainer.save_checkpoint(self.checkpoint)
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.seen["clips"] = {name: list(counts) for name, counts in self.seen["clips"].items()}  # without answers'
@@ -107,33 +114,34 @@ class Watch(Callback):
 class FixedData(LightningDataModule):
     """The fixed batches of this process's data-parallel rank; the first four again for validation."""
 
-    def __init__(self, prompts: Any, split: str, validate: bool, poisoned_step: int | None) -> None:
+    def __init__(self, prompts: Any, split: str, validate: bool, poisoned_step: int | None, first: int = 0) -> None:
         super().__init__()
         self.prompts, self.split, self.validate, self.poisoned_step = prompts, split, validate, poisoned_step
+        self.first = first
 
     def train_dataloader(self) -> "Loader":
-        return self._loader(NUM_STEPS)
+        return self._loader(self.first, NUM_STEPS)
 
     def val_dataloader(self) -> "Loader | list[Any]":
-        return self._loader(4) if self.validate else []
+        return self._loader(0, 4) if self.validate else []
 
-    def _loader(self, num_steps: int) -> "Loader":
+    def _loader(self, first: int, last: int) -> "Loader":
         found = self.trainer.distributed_sampler_kwargs
         rank = found["rank"] if found else 0
-        steps = {step: global_batch(self.prompts, step, self.split, rank) for step in range(num_steps)}
+        steps = {step: global_batch(self.prompts, step, self.split, rank) for step in range(last)}
         for batch in steps.get(self.poisoned_step, []):
             batch["audio"][:] = float("nan")
-        return Loader([batch for batches in steps.values() for batch in batches])
+        return Loader([batch for batches in steps.values() for batch in batches], len(steps[0]) * first)
 
 
 class Loader:
-    """Ready batches; a list of them would be a list of loaders to Lightning."""
+    """Ready batches from number ``first`` on; a list of them would be a list of loaders to Lightning."""
 
-    def __init__(self, batches: list[Any]) -> None:
-        self.batches = batches
+    def __init__(self, batches: list[Any], first: int) -> None:
+        self.batches, self.first = batches, first
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)
+        return iter(self.batches[self.first :])
 
     def __len__(self) -> int:
         return len(self.batches)

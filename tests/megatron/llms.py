@@ -1,6 +1,7 @@
 """Tiny LLMs of the real Hugging Face classes, what they compute, and the same through megatron-core on any layout."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,17 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16, "tie_word_embeddings": False}
+
+#: Windows shorter than the input, a scale of its own, two rotary bases, one of them stretched.
+GEMMA = {
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 24,
+    "head_dim": 16,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}
+
 #: Kind -> (model_type, config). Between them: every architecture, tied and untied, an odd number of layers, heads that
 #: are wider than hidden_size / heads, a vocabulary of which the second of two ranks holds nothing but padding.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,6 +44,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"tie_word_embeddings": False, "head_dim": 16, "vocab_size": 100}),
     "qwen3_tied": ("qwen3", {"tie_word_embeddings": True, "head_dim": 16}),
+    "qwen2_one_key": ("qwen2", {"tie_word_embeddings": False, "num_key_value_heads": 1}),
+    "qwen3_moe": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": True, "num_hidden_layers": 3}),
+    "qwen3_moe_shares": ("qwen3_moe", {**EXPERTS, "num_experts": 4, "norm_topk_prob": False}),
+    "gemma3": ("gemma3_text", {**GEMMA, "num_hidden_layers": 5}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
 }
 
 
@@ -67,6 +84,11 @@ def write_llm(folder: str | Path, kind: str, *, dtype: torch.dtype = torch.float
     return Path(folder)
 
 
+def positions_of(data_rank: int) -> int:
+    """Z of a data-parallel rank: experts that ranks share get different numbers of positions from each."""
+    return NUM_POSITIONS - 9 * data_rank
+
+
 def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, torch.Tensor]:
     """ids (B, Z) and a random direction (B, Z, V) along which logits are summed to a loss."""
     generator = torch.Generator().manual_seed(3)
@@ -74,12 +96,14 @@ def probe(vocab_size: int, *, upto: int = NUM_POSITIONS) -> tuple[torch.Tensor, 
     return ids[:, :upto], torch.randn(NUM_ROWS, NUM_POSITIONS, vocab_size, generator=generator)[:, :upto]
 
 
-def reference(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def reference(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, upto: int = NUM_POSITIONS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, Z, V) of the Hugging Face model and the loss's gradient at the input embeddings (B, Z, D)."""
     from transformers import AutoModelForCausalLM
 
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
-    ids, direction = probe(llm.config.vocab_size)
+    ids, direction = probe(llm.config.get_text_config().vocab_size, upto=upto)
     embeds = llm.get_input_embeddings()(ids).detach().requires_grad_()
     logits = llm(inputs_embeds=embeds).logits
     (logits.float() * direction).sum().backward()
@@ -100,11 +124,17 @@ def one_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def groups(tensor: int = 1, pipeline: int = 1) -> Iterator[None]:
+def groups(tensor: int = 1, pipeline: int = 1, context: int = 1, expert: int = 1) -> Iterator[None]:
     """megatron-core's process groups and seeds for one layout."""
     from megatron.core import parallel_state, tensor_parallel
 
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor, pipeline_model_parallel_size=pipeline)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        context_parallel_size=context,
+        expert_model_parallel_size=expert,
+        expert_tensor_parallel_size=1,
+    )
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     try:
         yield
@@ -112,29 +142,41 @@ def groups(tensor: int = 1, pipeline: int = 1) -> Iterator[None]:
         parallel_state.destroy_model_parallel()
 
 
+def sizes_of(layout: Any) -> tuple[int, ...]:
+    """The arguments of `groups`."""
+    return tuple(getattr(layout, f"{kind}_parallel_size") for kind in ("tensor", "pipeline", "context", "expert"))
+
+
 def run_cases(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """This rank's share of `computed` for each ``{"folder", "layout", ...}``; to be launched on several ranks."""
     from nemo_desta.megatron.layout import Layout
 
     results = []
-    for case in cases:
-        case = dict(case)
-        layout = Layout(**case.pop("layout"))
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
-            results.append(computed(case.pop("folder"), layout, **case))
+    for sizes, same in itertools.groupby(cases, key=lambda case: case["layout"]):  # making groups takes a while
+        layout = Layout(**sizes)
+        with groups(*sizes_of(layout)):
+            for case in same:
+                settings = {name: value for name, value in case.items() if name not in ("folder", "layout")}
+                results.append(computed(case["folder"], layout, **settings))
     return results
 
 
 def computed(folder: str, layout: Any, *, recompute: bool = False, inference_first: bool = False) -> dict[str, Any]:
-    """``logits`` (B, Z, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
+    """``logits`` (B, Z / CP, V / TP, real tokens only) on the last stage, ``gradient`` (B, Z, D) on the first.
 
-    Pipeline stages talk by plain sends here. ``inference_first``: a pass in inference mode goes before.
+    The logits are those of ``positions`` (Z / CP,) and of the tokens from ``first_token`` on. Pipeline stages talk by
+    plain sends here. ``inference_first``: a pass in inference mode goes before. The rows of a later data-parallel rank
+    have fewer positions, see `positions_of`.
     """
+    from megatron.core import parallel_state
+
     from nemo_desta.megatron.llm import build_llm
+    from nemo_desta.megatron.llm_memory import num_parameters
 
     llm = build_llm(folder, layout, dtype=torch.float32, recompute=recompute)
     llm.train()  # as Lightning does with the model around it
-    ids, direction = probe(llm.hf_config.vocab_size)
+    data_rank = parallel_state.get_data_parallel_rank()
+    ids, direction = probe(llm.hf_config.vocab_size, upto=positions_of(data_rank))
     calls = []
     llm.gpt.decoder.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
     if inference_first:
@@ -143,10 +185,13 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
         calls.clear()
     embeds, received, hidden = _forward(llm, ids, with_gradient=True)
     result: dict[str, Any] = {"trainable": sum(parameter.requires_grad for parameter in llm.parameters())}
+    result["data_rank"] = data_rank
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    result["surplus"] = sum(p.numel() for p in llm.parameters()) - num_parameters(llm.hf_config, layout, stage)
     if llm.is_last:
-        logits, start = _real_logits(llm, hidden)
-        result["logits"] = logits.detach()
-        (logits * direction[..., start : start + logits.shape[-1]]).sum().backward()
+        logits, positions, start = _real_logits(llm, hidden, ids.shape[1])
+        result.update(logits=logits.detach(), positions=positions, first_token=start)
+        (logits * direction[:, positions, start : start + logits.shape[-1]]).sum().backward()
         if received is not None:
             dist.send(received.grad, _neighbour(-1))
     else:
@@ -154,6 +199,8 @@ def computed(folder: str, layout: Any, *, recompute: bool = False, inference_fir
         dist.recv(gradient, _neighbour(1))
         hidden.backward(gradient)
     if llm.is_first:
+        # each context-parallel rank has the gradient of its own positions
+        dist.all_reduce(embeds.grad, group=parallel_state.get_context_parallel_group())
         result["gradient"] = embeds.grad
         with_text_only = llm.embed(ids)
         result["always_a_graph"] = llm.is_last or llm(with_text_only).requires_grad
@@ -168,8 +215,7 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
         embeds = embeds.detach().clone().requires_grad_() if with_gradient else embeds
         hidden = llm(embeds)
     else:
-        layout = llm.layout
-        length = layout.padded_length(ids.shape[1]) // (layout.tensor_parallel_size if layout.sequence_parallel else 1)
+        length = llm.layout.padded_length(ids.shape[1]) // llm.layout.position_ranks
         received = torch.empty(length, ids.shape[0], llm.hidden_size)
         dist.recv(received, _neighbour(-1))
         received.requires_grad_(with_gradient)
@@ -180,15 +226,20 @@ def _forward(llm: Any, ids: torch.Tensor, *, with_gradient: bool) -> tuple[Any, 
     return embeds, received, hidden
 
 
-def _real_logits(llm: Any, hidden: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _real_logits(llm: Any, hidden: torch.Tensor, Z: int) -> tuple[torch.Tensor, torch.Tensor, int]:
     from megatron.core import parallel_state
 
-    Z = NUM_POSITIONS
-    logits = llm.head(hidden[:Z].flatten(0, 1)).view(Z, NUM_ROWS, -1).transpose(0, 1)  # -> (B, Z, V / TP)
+    from nemo_desta.megatron.context import own_positions
+
+    positions = own_positions(torch.arange(llm.layout.padded_length(Z)))
+    held = positions < Z
+    positions = positions[held]
+    logits = llm.head(hidden[held].flatten(0, 1)).view(len(positions), NUM_ROWS, -1)
+    logits = logits.transpose(0, 1)  # (Z / CP, B, V / TP) -> (B, Z / CP, V / TP)
     start = parallel_state.get_tensor_model_parallel_rank() * logits.shape[-1]
     real = max(0, min(logits.shape[-1], llm.hf_config.vocab_size - start))
     assert torch.isneginf(logits[..., real:]).all(), "padded vocabulary must not enter the softmax"
-    return logits[..., :real], start
+    return logits[..., :real], positions, start
 
 
 def _neighbour(step: int) -> int:

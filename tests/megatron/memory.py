@@ -87,7 +87,8 @@ def step_bytes(cases: list[dict[str, Any]]) -> list[dict[str, int]]:
     for case in cases:
         case = dict(case)
         layout = Layout(**case.pop("layout"))
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
+        sizes = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.context_parallel_size)
+        with groups(*sizes, layout.expert_parallel_size):
             found.append(measured(layout, **case))
     return found
 
@@ -103,8 +104,10 @@ def measured(
     length: int,
     targets: int,
     micro_batches: int,
+    lora: dict[str, Any] | None = None,
 ) -> dict[str, int]:
     """``weights`` (bytes), and what a step through megatron-core's schedule had at most: ``kept``, ``alive``."""
+    from nemo_desta.megatron import attention
     from nemo_desta.megatron.llm import StageLLM
     from nemo_desta.megatron.step import run_losses
     from tests.megatron.llms import make_config
@@ -115,6 +118,14 @@ def measured(
     llm.config.calculate_per_token_loss = True
     for parameter in llm.parameters():
         parameter.data.normal_(0, 0.02)
+    frozen = list(llm.parameters())
+    if lora is not None:
+        from nemo_desta.config import LoraConfig
+        from nemo_desta.megatron.lora import SplitLora
+
+        adapters = SplitLora(llm, LoraConfig(**lora), dropout=0.0 if recompute else lora["dropout"])
+        adapters.seed((1,), torch.device("cpu"))
+    attention.causal_lower_right = _causal_mask  # a subclass of tensors cannot be made while `Alive` watches
     start = torch.zeros(config.hidden_size, dtype=llm.dtype, requires_grad=True)  # stands for the projector
     batch = {
         "input_ids": torch.randint(0, config.vocab_size, (rows, length)),
@@ -131,5 +142,11 @@ def measured(
         step()
     with Alive(llm.parameters()) as alive:
         step()
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in llm.parameters())
-    return {"weights": weights, "kept": kept.peak, "alive": alive.peak}
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
+    trained = sum(parameter.numel() for parameter in llm.parameters()) - sum(p.numel() for p in frozen)
+    return {"weights": weights, "trained": trained, "kept": kept.peak, "alive": alive.peak}
+
+
+def _causal_mask(num_queries: int, num_keys: int) -> torch.Tensor:
+    """What torch's ``causal_lower_right`` becomes on a CPU."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)

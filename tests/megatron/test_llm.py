@@ -8,11 +8,13 @@ import torch
 from nemo_desta.errors import ConfigError
 from tests.megatron.launch import launch
 from tests.megatron.llms import (
+    GEMMA,
     KINDS,
     LLAMA3_ROPE,
     groups,
     make_config,
     one_process,
+    positions_of,
     probe,
     reference,
     run_cases,
@@ -42,22 +44,39 @@ def alone():
 
 
 def assert_same(ranks, expected):
-    """``ranks``: what each rank computed. Logits are joined over the vocabulary, gradients are whole on each rank."""
+    """``ranks``: what each rank computed. Logits are joined over positions and vocabulary, gradients are whole."""
     logits, gradient = expected
-    joined = torch.cat([rank["logits"] for rank in ranks if "logits" in rank], dim=-1)
-    assert joined.shape == logits.shape
+    joined = torch.full_like(logits, torch.nan)
+    for rank in ranks:
+        if "logits" in rank:
+            stop = rank["first_token"] + rank["logits"].shape[-1]
+            joined[:, rank["positions"], rank["first_token"] : stop] = rank["logits"]
     assert (joined - logits).abs().max() < LOGITS_TOLERANCE
     gradients = [rank["gradient"] for rank in ranks if "gradient" in rank]
     assert gradients
     for found in gradients:
         assert (found - gradient).abs().max() < GRADIENT_TOLERANCE * gradient.abs().max()
     assert all(rank["trainable"] == 0 for rank in ranks)
+    assert all(rank["surplus"] == 0 for rank in ranks), "the planner counts other parameters"
     assert all(rank.get("always_a_graph", True) for rank in ranks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_rank_computes_what_hugging_face_does(alone, folders, references, kind):
     assert_same(run_cases([{"folder": folders[kind], "layout": {}}]), references[kind])
+
+
+def test_of_a_model_with_a_vision_tower_the_text_part_is_read(alone, tmp_path):
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=make_config(KINDS["gemma3"][0], **KINDS["gemma3"][1]).to_dict(),
+        vision_config={**tower, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert_same(run_cases([{"folder": tmp_path, "layout": {}}]), reference(tmp_path))
 
 
 @pytest.mark.parametrize("inference_first", [False, True])
@@ -73,8 +92,16 @@ TWO_RANKS = {
     "TP2": {"tensor_parallel_size": 2},
     "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
     "PP2": {"pipeline_parallel_size": 2},
+    "CP2": {"context_parallel_size": 2},
 }
+EVERY_KIND = ("TP2", "TP2+SP", "PP2", "TP2xPP2", "TP2xPP2+SP")
 FOUR_RANKS = {
+    "CP4": {"context_parallel_size": 4},
+    "CP2xTP2": {"context_parallel_size": 2, "tensor_parallel_size": 2},
+    "CP2xTP2+SP": {"context_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True},
+    "CP2xPP2": {"context_parallel_size": 2, "pipeline_parallel_size": 2},
+    "TP4": {"tensor_parallel_size": 4},  # with two key-value heads or one: copies
+    "TP4+SP": {"tensor_parallel_size": 4, "sequence_parallel": True},
     "TP2xPP2": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
     "TP2xPP2+SP": {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "sequence_parallel": True},
 }
@@ -83,12 +110,16 @@ FOUR_RANKS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_ranks", "layouts"), [(2, TWO_RANKS), (4, FOUR_RANKS)])
 def test_several_ranks_compute_what_hugging_face_does(folders, references, num_ranks, layouts):
-    names = [(kind, name) for kind in KINDS for name in layouts]
-    cases = [{"folder": folders[kind], "layout": layouts[name]} for kind, name in names]
-    # the same after a pass in inference mode, recomputing: what megatron-core keeps must still serve a backward pass
-    cases += [{**case, "inference_first": True, "recompute": True} for case in cases[: len(layouts)]]
+    names, cases = [], []
+    for name, layout in layouts.items():
+        for kind in KINDS if name in EVERY_KIND else ("llama_scaled_tied", "qwen2_one_key"):
+            names.append((kind, name))
+            cases.append({"folder": folders[kind], "layout": layout})
+        # again after a pass in inference mode, recomputing: what megatron-core keeps must still serve a backward pass
+        names.append(names[-1])
+        cases.append({**cases[-1], "inference_first": True, "recompute": True})
     by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
-    for index, (kind, name) in enumerate(names + names[: len(layouts)]):
+    for index, (kind, name) in enumerate(names):
         ranks = [results[index] for results in by_rank]
         try:
             assert_same(ranks, references[kind])
@@ -96,11 +127,57 @@ def test_several_ranks_compute_what_hugging_face_does(folders, references, num_r
             raise AssertionError(f"{kind} on {name}: {error}") from error
 
 
-def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path):
+SHARED_EXPERTS = [
+    (2, {"expert_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "context_parallel_size": 2}),
+    (2, {"expert_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True}),
+    (4, {"expert_parallel_size": 2, "pipeline_parallel_size": 2}),
+    (4, {"expert_parallel_size": 4, "tensor_parallel_size": 2, "sequence_parallel": True}),
+    (4, {"expert_parallel_size": 2, "tensor_parallel_size": 2, "pipeline_parallel_size": 2}),
+]
+
+
+def check_shared_experts(folders, num_ranks, kinds, layouts):
+    """Data-parallel ranks have rows of different lengths."""
+    names = [(kind, layout) for layout in layouts for kind in kinds]
+    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in names]
+    cases.append({**cases[-1], "recompute": True})
+    by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
+    for (kind, layout), *ranks in zip([*names, names[-1]], *by_rank, strict=True):
+        for data_rank in {rank["data_rank"] for rank in ranks}:
+            expected = reference(folders[kind], upto=positions_of(data_rank))
+            try:
+                assert_same([rank for rank in ranks if rank["data_rank"] == data_rank], expected)
+            except AssertionError as error:
+                raise AssertionError(f"{kind} on {layout}, data-parallel rank {data_rank}: {error}") from error
+
+
+def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
+    check_shared_experts(folders, 2, ["qwen3_moe"], [SHARED_EXPERTS[0][1]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ranks_that_share_experts_compute_what_hugging_face_does(folders, num_ranks):
+    layouts = [layout for ranks, layout in SHARED_EXPERTS if ranks == num_ranks]
+    check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"], layouts)
+
+
+def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders, references):
+    layouts = {"qwen2_one_key": TWO_RANKS["TP2+SP"], "qwen3_tied": TWO_RANKS["CP2"]}
+    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in layouts.items()]
+    by_rank = launch("tests.megatron.llms.run_cases", 2, cases=cases)
+    for kind, ranks in zip(layouts, zip(*by_rank, strict=True), strict=True):
+        assert_same(ranks, references[kind])
+
+
+@pytest.mark.parametrize("kind", ["qwen3_tied", "qwen3_moe", "gemma3"])
+def test_bfloat16_is_as_close_to_hugging_face_as_bfloat16_allows(alone, tmp_path, kind):
     from nemo_desta.megatron.layout import Layout
     from nemo_desta.megatron.llm import build_llm
 
-    folder = write_llm(tmp_path, "qwen3_tied", dtype=torch.bfloat16)
+    folder = write_llm(tmp_path, kind, dtype=torch.bfloat16)
     exact, _ = reference(folder)
     rounded, _ = reference(folder, dtype=torch.bfloat16)
     with groups(), torch.no_grad():
@@ -126,11 +203,24 @@ def test_rotary_frequencies_are_those_of_hugging_face():
 @pytest.mark.parametrize(
     ("model_type", "changes", "named"),
     [
-        ("gemma2", {}, "gemma2"),
-        ("qwen3_moe", {}, "qwen3_moe"),
+        ("gemma2", {}, "gemma2.*soft caps"),
+        ("qwen3_next", {}, "gated delta nets"),
+        (
+            "gemma3_text",
+            {"layer_types": ["sliding_attention"] * 2},
+            "full_attention, sliding_attention of 'gemma3_text'",
+        ),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "soft caps.*attn_logit_softcapping"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "changed after the head"),
+        ("gemma3_text", {**GEMMA, "num_hidden_layers": 5, "hidden_activation": "gelu"}, "found 'gelu'"),
+        ("gpt_oss", {}, "gpt_oss.*sinks.*MXFP4"),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, r"experts in every layer, found mlp_only_layers=\[1\]"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2"),
+        ("mixtral", {"num_experts_per_tok": 1}, "num_experts_per_tok=1"),
+        ("mixtral", {"sliding_window": 16}, "sliding"),
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
-        ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, found 'gelu'"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act=silu, gelu_pytorch_tanh, found 'gelu'"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "sliding"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_desta.config import ModelConfig, parse
+from nemo_desta.config import LoraConfig, ModelConfig, parse
 from nemo_desta.megatron import audio_memory, llm_memory
+from nemo_desta.megatron.audio_memory import perceive
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.llm_configs import KNOWN, find_llm
 from nemo_desta.megatron.llm_memory import Load
+from nemo_desta.megatron.lora import TARGETS
 from nemo_desta.megatron.plan import main
 from tests.megatron.launch import launch
 from tests.megatron.llms import KINDS, groups, make_config, one_process
@@ -32,16 +34,29 @@ SIZES = {
 STEP = {"rows": 3, "length": 63, "targets": 72, "micro_batches": 2}
 
 
-def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, **layout):
-    sizes = {**SIZES, "tie_word_embeddings": tied}
-    return {"layout": layout, "model_type": model_type, "sizes": sizes, "dtype": dtype, "recompute": recompute, **STEP}
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"] * 3, "sliding_window": 20, "num_hidden_layers": 6}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "norm_topk_prob": True}
 
 
-def assert_planned(given, stage, found):
+def case(model_type="qwen3", dtype="bfloat16", recompute=False, tied=False, lora=None, changes=None, **layout):
+    sizes = {**SIZES, "tie_word_embeddings": tied, **(EXPERTS if model_type == "qwen3_moe" else {}), **(changes or {})}
+    given = {
+        "layout": layout,
+        "model_type": model_type,
+        "sizes": sizes,
+        "dtype": dtype,
+        "recompute": recompute,
+        **STEP,
+    }
+    return given | ({"lora": lora} if lora else {})
+
+
+def assert_planned(given, stage, found, targets=STEP["targets"]):
     """``weights``, ``kept`` for backward and ``alive`` at most are what the planner says for a rank of ``stage``."""
     config, layout = make_config(given["model_type"], **given["sizes"]), Layout(**given["layout"])
     width = getattr(torch, given["dtype"]).itemsize
-    load = Load(STEP["rows"], STEP["length"], STEP["targets"], width, "local", given["recompute"])
+    lora = LoraConfig(**given["lora"]) if "lora" in given else None
+    load = Load(STEP["rows"], STEP["length"], targets, width, "local", given["recompute"], lora)
     is_last = stage == layout.pipeline_parallel_size - 1
     flying = llm_memory.in_flight(layout, stage, STEP["micro_batches"])
     kept = flying * llm_memory.kept_bytes(config, layout, stage, load)
@@ -52,6 +67,7 @@ def assert_planned(given, stage, found):
     softmax = logits * 4 // (4 + (width if width < 4 else 0))
     layer = working - llm_memory.working_bytes(config, layout, replace(load, recompute=False))
     assert found["weights"] == llm_memory.num_parameters(config, layout, stage) * width
+    assert found["trained"] == llm_memory.num_lora_parameters(config, layout, stage, lora)
     assert kept + max(softmax, layer) == pytest.approx(found["kept"], rel=0.01)
     assert kept + handed + max(logits, working) == pytest.approx(found["alive"], rel=0.1)
 
@@ -66,9 +82,48 @@ def test_one_rank_holds_what_is_planned(model_type, dtype, recompute):
     assert_planned(given, 0, found)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        case("qwen3_moe"),
+        case("qwen3_moe", "float32", recompute=True, changes={"norm_topk_prob": False}),
+        case("mixtral", changes={"num_local_experts": 4, "num_experts_per_tok": 2}),
+        case("gemma3_text", changes=WINDOWS),
+        case("gemma3_text", "float32", recompute=True, changes=WINDOWS),
+    ],
+    ids=["qwen3_moe", "shares", "mixtral", "windows", "windows, recomputed"],
+)
+def test_one_rank_with_experts_or_windows_holds_what_is_planned(given):
+    with one_process():
+        (found,) = step_bytes([given])
+    assert_planned(given, 0, found)
+
+
+ATTENTION = {"r": 4, "alpha": 4, "dropout": 0.1, "target_modules": ["q_proj", "v_proj", "o_proj"]}
+EVERYWHERE = {**ATTENTION, "target_modules": list(TARGETS), "dropout": 0.0}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        case("llama", lora=ATTENTION),
+        case("qwen3", "float32", lora=EVERYWHERE),
+        case("llama", recompute=True, lora={**EVERYWHERE, "dropout": 0.1}),
+    ],
+    ids=["dropout", "everywhere", "recompute"],
+)
+def test_one_rank_with_lora_holds_what_is_planned(given):
+    with one_process():
+        (found,) = step_bytes([given])
+    assert_planned(given, 0, found)
+
+
 TENSOR = {"tensor_parallel_size": 2}
 SEQUENCE = {**TENSOR, "sequence_parallel": True}
 PIPELINE = {"pipeline_parallel_size": 2}
+CONTEXT = {"context_parallel_size": 2}
+EXPERT = {"expert_parallel_size": 2}
+ONE_KEY = {"num_key_value_heads": 1}
 
 
 @pytest.mark.slow
@@ -78,14 +133,28 @@ PIPELINE = {"pipeline_parallel_size": 2}
         [case(**TENSOR), case("llama", recompute=True, **TENSOR)],
         [case(**SEQUENCE), case("llama", recompute=True, **SEQUENCE)],
         [case(tied=True, **PIPELINE), case("llama", recompute=True, **PIPELINE), case(dtype="float32", **PIPELINE)],
+        [case("qwen2", changes=ONE_KEY, **TENSOR), case("qwen3_moe", **SEQUENCE)],
+        [case("llama", lora=EVERYWHERE, **TENSOR), case("qwen3", lora=ATTENTION, **SEQUENCE)],
+        [case(**CONTEXT), case("llama", recompute=True, **CONTEXT), case(dtype="float32", **CONTEXT)],
     ],
-    ids=["TP2", "TP2+SP", "PP2"],
+    ids=["TP2", "TP2+SP", "PP2", "one key-value head, experts", "LoRA", "CP2"],
 )
 def test_each_of_two_ranks_holds_what_is_planned(cases):
     by_rank = launch("tests.megatron.memory.step_bytes", 2, cases=cases)
     for rank, results in enumerate(by_rank):
         for given, found in zip(cases, results, strict=True):
-            assert_planned(given, rank if "pipeline_parallel_size" in given["layout"] else 0, found)
+            # states that predict are 38 to 61 of 64 positions; rank 0 has 0 to 15 and from 48 on
+            targets = {"targets": STEP["rows"] * (14, 10)[rank] * 2} if given["layout"] == CONTEXT else {}
+            assert_planned(given, rank if "pipeline_parallel_size" in given["layout"] else 0, found, **targets)
+
+
+@pytest.mark.slow
+def test_ranks_that_share_experts_hold_on_average_what_is_planned():
+    """The router decides which rank gets more positions; the planner takes their loads as equal."""
+    cases = [case("qwen3_moe", **EXPERT), case("qwen3_moe", recompute=True, **EXPERT)]
+    by_rank = launch("tests.megatron.memory.step_bytes", 2, cases=cases)
+    for given, (one, other) in zip(cases, zip(*by_rank, strict=True), strict=True):
+        assert_planned(given, 0, {key: (one[key] + other[key]) / 2 for key in one})
 
 
 def test_weights_of_every_kind_of_llm_are_counted_exactly():
@@ -113,6 +182,12 @@ MODEL_CARDS = {
     "qwen3-8b": 8.2,
     "qwen3-14b": 14.8,
     "qwen3-32b": 32.8,
+    "qwen3-30b-a3b": 30.5,
+    "qwen3-30b-a3b-thinking": 30.5,
+    "mixtral-8x7b": 46.7,
+    "gemma-3-1b": 1.0,
+    "gemma-3-4b": 3.88,  # without the vision tower
+    "gemma-3-12b": 11.77,
 }
 
 
@@ -126,41 +201,39 @@ def test_llms_known_by_name_have_the_parameters_of_their_model_cards():
         assert counted / 1e9 == pytest.approx(billions, rel=0.01), name
 
 
-def test_encoders_and_projector_are_counted_as_the_real_ones():
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Whisper
-
-    from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
-    from nemo_desta.perception.encoders.beats_model import Beats, BeatsConfig
-    from nemo_desta.perception.projector import WindowProjector
-
-    def whisper(width, layers, mel_bands):
-        sizes = {"encoder_layers": layers, "encoder_attention_heads": width // 64, "encoder_ffn_dim": 4 * width}
-        with torch.device("meta"):
-            model = Whisper(WhisperConfig(d_model=width, num_mel_bins=mel_bands, **sizes))
-        return WhisperEncoder(model, num_layers=layers, layer_ids=[layers * i // 4 for i in (1, 2, 3, 4)])
-
-    with torch.device("meta"):
-        beats = Beats(BeatsConfig())
-    encoders = {
-        "whisper-small": whisper(768, 12, 80),
-        "whisper-medium": whisper(1024, 24, 80),
-        "whisper-large-v3": whisper(1280, 32, 128),
-        "beats": BeatsEncoder(beats, layer_ids=[3, 6, 9, 12]),
-    }
-    assert set(encoders) == set(audio_memory.ENCODERS)
-    for name, encoder in encoders.items():
-        counted = audio_memory.ENCODERS[name]
-        assert (counted.parameters, counted.width) == (numbers(encoder), encoder.hidden_size)
-    two = ("whisper-large-v3", "beats")
-    projector = WindowProjector({name: encoders[name] for name in two}, 256, output_rms=1.0)
-    known = audio_memory.find_encoders("+".join(two))
-    # BEATs windows read a step more than their share of frames: eight position biases
-    assert audio_memory.projector_parameters(known, 256) == pytest.approx(numbers(projector), rel=1e-4)
+#: Parameters of the checkpoints' encoders, up to the last tapped block.
+ENCODER_PARAMETERS = {
+    "whisper-small": 88_152_576,
+    "whisper-medium": 307_214_336,
+    "whisper-large-v3": 636_966_400,
+    "beats": 90_311_792,
+}
 
 
-def numbers(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+def test_encoders_have_the_parameters_of_the_checkpoints():
+    assert set(ENCODER_PARAMETERS) == set(audio_memory.ENCODERS)
+    for name, count in ENCODER_PARAMETERS.items():
+        assert perceive(name, "window", 256, 1.0).frozen == count
+
+
+@pytest.mark.parametrize(
+    ("projector", "encoders", "width", "count"),
+    [
+        ("qformer", "whisper-large-v3", 4096, 131_540_224),
+        ("qformer_2l", "whisper-small", 4096, 22_251_776),
+        ("conv", "whisper-large-v3", 2560, 18_625_028),
+    ],
+)
+def test_projectors_have_the_parameters_that_their_configs_state(projector, encoders, width, count):
+    assert perceive(encoders, projector, width, 1.0).trained == count
+    assert f"{count:,} parameters" in (ROOT / "conf" / "projector" / f"{projector}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("projector", "vectors"), [("window", 188), ("qformer", 64), ("conv", 750), ("window_qformer", 89)]
+)
+def test_a_clip_of_30_seconds_becomes_the_vectors_of_its_projector(projector, vectors):
+    assert perceive("whisper-small", projector, 256, 30.0).vectors == vectors
 
 
 # ---- what it says
@@ -221,6 +294,79 @@ def test_where_nothing_fits_it_says_what_would(capsys):
     assert all(way["layout"]["fits"] for way in crowded["would_fit"])
 
 
+def test_experts_are_spread_inside_a_node_where_they_do_not_fit_one_gpu(capsys):
+    best = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4")["recommended"]
+    layout = best["layout"]
+    assert (layout["tensor_parallel_size"], layout["expert_parallel_size"], layout["data_parallel_size"]) == (1, 4, 16)
+    assert "strategy.expert_parallel_size=4" in best["command"] and "experts spread over 4 GPUs" in best["reason"]
+    everything = answer(capsys, "--llm", "qwen3-30b-a3b", "--gpus", "16", "--gpus-per-node", "4", "--all")["layouts"]
+    assert {layout["expert_parallel_size"] for layout in everything} == {1, 2, 4}
+    weights = {
+        layout["expert_parallel_size"]: layout["stages"][0]["weights"]
+        for layout in everything
+        if layout["tensor_parallel_size"] == layout["pipeline_parallel_size"] == 1
+    }
+    experts = 48 * 128 * 3 * 2048 * 768 * 2
+    assert weights[1] - weights[4] == experts * 3 / 4
+
+
+def test_positions_are_split_only_where_nothing_else_fits(capsys):
+    gpus = ("--gpus", "16", "--gpus-per-node", "2", "--gpu-memory-gb", "40")
+    words = ("--llm", "qwen3-8b", *gpus, "--micro-batch", "1")
+    long = answer(capsys, *words, "--seq-len", "131072", "--all")["layouts"]
+    by_context = {size: [one for one in long if one["context_parallel_size"] == size] for size in (1, 2, 4, 8)}
+    assert not any(one["fits"] for one in by_context[1])
+    best = answer(capsys, *words, "--seq-len", "131072")["recommended"]
+    assert f"strategy.context_parallel_size={best['layout']['context_parallel_size']}" in best["command"]
+    assert best["layout"]["context_parallel_size"] > 1
+    short = answer(capsys, *words, "--all")["layouts"]
+    assert {one["context_parallel_size"] for one in short} == {1}
+
+
+def test_lora_takes_memory_and_time(capsys):
+    words = ("--llm", "qwen3-8b", "--gpus", "2")
+    given = [], ["--lora-rank", "8"], ["--lora-rank", "8", "--lora-targets", "q_proj,up_proj,down_proj"]
+    without, attention, everywhere = (
+        next(one for one in answer(capsys, *words, *more)["layouts"] if one["tensor_parallel_size"] == 2)
+        for more in given
+    )
+    assert without["total"] < attention["total"] < everywhere["total"]
+    assert attention["stages"][0]["lora"] == 36 * 8 * (4096 + 4096 + 2 * (4096 + 1024)) * 2 * 4
+    assert without["rate"] > attention["rate"] > everywhere["rate"]
+    command = answer(capsys, *words, *given[1])["recommended"]["command"]
+    assert "model.llm.lora={r: 8, target_modules: [q_proj, k_proj, v_proj]}" in command
+
+
+def test_time_and_cost_follow_from_flops_mfu_and_price(capsys):
+    words = ("--llm", "qwen3-8b", "--gpus", "2", "--mfu", "0.4", "--corpus-hours", "300", "--epochs", "2")
+    best = answer(capsys, *words, "--price", "3")["recommended"]
+    layout, time = best["layout"], best["time"]
+    secs = sum(time["flops"].values()) / (989e12 * 0.4)
+    assert layout["rate"] == pytest.approx(4 * 30 / secs)
+    assert time["gpu_hours"] == pytest.approx(300 * 2 / layout["rate"])
+    assert time["hours"] == time["gpu_hours"] / 2 and time["cost"] == 3 * time["gpu_hours"]
+    said = plan(capsys, *words, "--price", "3").out
+    assert "at MFU 0.4 of h100 (989 TFLOP/s), assumed" in said and "300 h of audio x 2 epochs" in said
+    again = answer(capsys, *words, "--recompute")["recommended"]["layout"]
+    assert again["rate"] < layout["rate"] / 1.4
+    faster = answer(capsys, *words, "--gpu", "b200")
+    assert faster["asked"]["gpu_memory_gb"] == 178
+    assert answer(capsys, *words, "--dtype", "float32")["recommended"]["time"] is None
+
+
+def test_pipeline_stages_wait_for_the_slowest(capsys):
+    layouts = answer(capsys, "--llm", "qwen3-32b", "--gpus", "8", "--all")["layouts"]
+    rates = {
+        (one["tensor_parallel_size"], one["pipeline_parallel_size"]): one["rate"]
+        for one in layouts
+        if one["recompute"]
+    }
+    assert rates[4, 1] == pytest.approx(rates[8, 1])
+    assert (
+        rates[4, 2] < rates[4, 1] * 8 / 9
+    )  # 8 micro-batches pass 2 stages in 9 steps, the first stage has the encoders
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -232,6 +378,12 @@ def test_where_nothing_fits_it_says_what_would(capsys):
         (["--llm", "qwen3-8b", "--gpus", "12"], "--gpus-per-node"),
         (["--llm", "qwen3-8b", "--gpu-memory-gb", "4"], "--gpu-memory-gb=4 with --reserve-gb=6 leaves nothing"),
         (["--llm", "qwen3-8b", "--supervised", "1.5"], "found 1.5"),
+        (["--llm", "qwen3-8b", "--projector", "windo"], "Did you mean 'window'?"),
+        (["--llm", "qwen3-8b", "--mfu", "35"], "above 0 and at most 1, found 35"),
+        (["--llm", "qwen3-8b", "--epochs", "0"], "--corpus-hours and --epochs must be positive"),
+        (["--llm", "qwen3-8b", "--lora-rank", "0"], "--lora-rank must be at least 1, found 0"),
+        (["--llm", "qwen3-8b", "--lora-rank", "4", "--lora-targets", "q_prj"], "Did you mean 'q_proj'?"),
+        (["--llm", "qwen3-30b-a3b", "--lora-rank", "4", "--lora-targets", "up_proj"], "this LLM has no 'up_proj'"),
         (["--llm", "qwen3-8b", "--encoders", "whisper-large-v3+beat"], "unknown encoder 'beat'. Did you mean 'beats'"),
     ],
 )
@@ -259,7 +411,14 @@ def test_only_layouts_that_the_llm_can_take_are_shown(capsys):
     assert sizes == {(1, 1), (1, 3)}
 
 
-@pytest.mark.parametrize("words", [("--llm", "llama-3.1-70b"), ("--llm", "qwen3-32b", "--gpus", "16", "--recompute")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--llm", "llama-3.1-70b"),
+        ("--llm", "qwen3-32b", "--gpus", "16", "--recompute", "--projector", "conv", "--lora-rank", "4"),
+        ("--llm", "qwen3-30b-a3b"),
+    ],
+)
 def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
     from tests.test_conf import GIVEN, composed
 
@@ -277,7 +436,7 @@ def test_the_command_it_gives_is_one_that_training_takes(capsys, words):
     assert settings["data"]["train_ds"]["batch_tokens"] == 4 * 2048
 
 
-@pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b"])
+@pytest.mark.parametrize("llm", ["llama-3.1-70b", "qwen3-32b", "qwen3-30b-a3b"])
 def test_the_tables_of_the_documentation_are_what_it_prints(capsys, llm):
     printed, _, _ = plan(capsys, "--llm", llm, "--gpus", "8").out.partition("\n\ndesta train ")
     page = (ROOT / "docs" / "megatron.md").read_text(encoding="utf-8")

@@ -128,26 +128,31 @@ def summed():
 
 
 @pytest.mark.slow
-def test_one_rank_reads_and_its_error_is_everybodys():
-    first, second = launch(HERE + "received", 2)
+@pytest.mark.parametrize("sizes", [{"pipeline": 2}, {"context": 2}])
+def test_one_rank_reads_and_its_error_is_everybodys(sizes):
+    first, second = launch(HERE + "received", 2, sizes=sizes)
     assert first["num_read"] == 2 and second["num_read"] == 0
     for name in ("input_ids", "vector_lens"):
         assert torch.equal(first["batch"][name], second["batch"][name])
     assert first["batch"]["row_ids"] == second["batch"]["row_ids"] == ["a"]
     assert first["batch"]["vector_lens"].tolist() == [3, 1]
     assert first["batch"]["audio"].shape == (2, 6)
-    assert second["batch"]["audio"].numel() == 0  # the second pipeline stage does not hear
+    # the second pipeline stage does not hear
+    assert second["batch"]["audio"].numel() == (0 if "pipeline" in sizes else 12)
     assert first["length"] == second["length"] == 7
     assert first["error"] == "OSError: the disk is gone"
-    assert second["error"].endswith("failed: OSError: the disk is gone")
+    assert second["error"] == "rank 0, which reads the data for this rank, failed: OSError: the disk is gone"
 
 
-def received():
-    from megatron.core import parallel_state
-
+def received(sizes):
     from nemo_desta.megatron.broadcast import BroadcastLoader
+    from tests.megatron.llms import groups
 
-    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=2, create_gloo_process_groups=False)
+    with groups(**sizes):
+        return _received(BroadcastLoader)
+
+
+def _received(loader_class):
     num_read = 0
 
     class Reader:
@@ -166,7 +171,7 @@ def received():
         def __len__(self):
             return 7
 
-    loader = BroadcastLoader(Reader(), num_audio_tokens=lambda samples: samples // 2, device=torch.device("cpu"))
+    loader = loader_class(Reader(), num_audio_tokens=lambda samples: samples // 2, device=torch.device("cpu"))
     batches = iter(loader)
     batch, error = next(batches), ""
     try:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.megatron.fixed_batches import parts_config
+from tests.megatron.fixed_batches import NUM_STEPS, parts_config
 from tests.megatron.launch import launch
 from tests.megatron.workplace import TIME_LIMIT
 
@@ -40,6 +40,17 @@ def test_an_untied_llama_with_recomputed_activations(tmp_path):
     torch.manual_seed(5)
     plain, split = both(parts_config(tmp_path, kind="llama", activation_checkpointing=True))
     assert split["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert split["validation"] == pytest.approx(plain["validation"], rel=1e-5)
+    assert_weights(split["weights"], plain["weights"], atol=1e-4)
+
+
+def test_a_single_key_value_head_that_every_rank_copies(tmp_path):
+    torch.manual_seed(5)
+    strategy = {"name": "megatron", "tensor_parallel_size": 2, "sequence_parallel": True}
+    model = parts_config(tmp_path, llm={"num_key_value_heads": 1})
+    plain, split = both(model, NUM_STEPS, strategy, 2)
+    assert split["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert split["norms"] == pytest.approx(plain["norms"], rel=1e-4)
     assert split["validation"] == pytest.approx(plain["validation"], rel=1e-5)
     assert_weights(split["weights"], plain["weights"], atol=1e-4)
 

@@ -29,19 +29,76 @@ LAYOUTS = {
     ),
     "tp2_pp2": ({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, "whole", 4),
     "dp2_tp2": ({"tensor_parallel_size": 2}, "data", 4),
+    "tp4": ({"tensor_parallel_size": 4}, "whole", 4),  # each of the two key-value heads on two ranks
+    "cp2": ({"context_parallel_size": 2}, "whole", 2),
+    "cp2_tp2_sp": (
+        {"context_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True},
+        "whole",
+        4,
+    ),
+    "cp2_pp2": ({"context_parallel_size": 2, "pipeline_parallel_size": 2}, "accumulate", 4),
+    "dp2_cp2": ({"context_parallel_size": 2}, "data", 4),
     "dp2_pp2": ({"pipeline_parallel_size": 2}, "data", 4),
 }
+EXPERT_LAYOUTS = {
+    "one": ({}, "whole", 1),
+    "ep2": ({"expert_parallel_size": 2}, "data", 2),
+    "tp2_ep2_sp": ({"expert_parallel_size": 2, "tensor_parallel_size": 2, "sequence_parallel": True}, "accumulate", 2),
+    "tp2_ep2": ({"expert_parallel_size": 2, "tensor_parallel_size": 2}, "whole", 2),
+    "cp2_ep2": ({"expert_parallel_size": 2, "context_parallel_size": 2}, "whole", 2),
+    "pp2_ep2": ({"expert_parallel_size": 2, "pipeline_parallel_size": 2}, "data", 4),
+}
+WINDOW_LAYOUTS = {name: LAYOUTS[name] for name in ("tp2", "tp2_sp", "pp2_accumulated")}
 
 
 @pytest.fixture(scope="module")
 def plain(fixed):
+    return run_plain(fixed)
+
+
+@pytest.fixture(scope="module")
+def plain_experts(fixed_experts):
+    return run_plain(fixed_experts)
+
+
+@pytest.fixture(scope="module")
+def plain_windows(fixed_windows):
+    return run_plain(fixed_windows)
+
+
+def run_plain(fixed):
     arguments = {"split": "whole", "num_processes": 1, "validate": True, "answer": True, "time_limit": TIME_LIMIT}
     return launch(RUN, 1, init_group=False, model=fixed, strategy={"name": "auto"}, **arguments)[0]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_split_llm_trains_the_projector_of_the_plain_one(fixed, plain, tmp_path, name):
-    sizes, split, num_processes = LAYOUTS[name]
+    check_training(fixed, plain, tmp_path, *LAYOUTS[name])
+
+
+@pytest.mark.parametrize("name", EXPERT_LAYOUTS)
+def test_a_split_mixture_of_experts_trains_the_projector_of_the_plain_one(
+    fixed_experts, plain_experts, tmp_path, name
+):
+    check_training(fixed_experts, plain_experts, tmp_path, *EXPERT_LAYOUTS[name])
+
+
+@pytest.mark.parametrize("name", WINDOW_LAYOUTS)
+def test_a_split_llm_with_windows_trains_the_projector_of_the_plain_one(fixed_windows, plain_windows, tmp_path, name):
+    check_training(fixed_windows, plain_windows, tmp_path, *WINDOW_LAYOUTS[name])
+
+
+def test_ranks_that_share_experts_do_not_wait_for_one_without_rows(fixed_experts, plain_experts):
+    """The last step of an epoch may leave a rank without rows. Here the first rank has all of them, at every step."""
+    strategy = {"name": "megatron", "expert_parallel_size": 2}
+    settings = {"split": "first", "num_processes": 2, "num_steps": 4, "validate": True, "answer": True}
+    ranks = launch(RUN, 2, init_group=False, model=fixed_experts, strategy=strategy, time_limit=TIME_LIMIT, **settings)
+    for rank in ranks:
+        assert rank["losses"] == pytest.approx(plain_experts["losses"][:4], rel=1e-5)
+        assert torch.equal(rank["answers"], ranks[0]["answers"])
+
+
+def check_training(fixed, plain, tmp_path, sizes, split, num_processes):
     ranks = launch(
         RUN,
         num_processes,
@@ -80,7 +137,7 @@ def check_who_heard_what(ranks, plain, sizes):
         assert sum(sum(rank["clips"][name]) for rank in ranks[:num_first]) == sum(counts)
         shares = [sum(rank["clips"][name]) for rank in ranks[:num_first]]
         assert min(shares) > 0
-        if sizes.get("tensor_parallel_size") == 2:
+        if sizes.get("tensor_parallel_size", 1) * sizes.get("context_parallel_size", 1) > 1:
             assert max(shares) < 0.8 * sum(counts)
     for rank in ranks[num_first:]:
         assert rank["clips"] == {} and rank["weights"] == {}

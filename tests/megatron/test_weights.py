@@ -11,7 +11,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import find_home, part_names, part_shape
 from tests.megatron.launch import launch
-from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, write_llm
+from tests.megatron.llms import KINDS, groups, make_config, one_process, reference, sizes_of, write_llm
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_the_table_lists_exactly_the_tensors_of_the_hugging_face_model(tmp_path,
     }
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2_tied", "qwen3", "qwen3_moe"])
 def test_names_of_transformer_engine_layers_lead_to_the_same_tensors(alone, tmp_path, kind):
     """megatron-core says itself, in its local layers' specification, what TransformerEngine layers call each norm.
 
@@ -67,10 +67,25 @@ def test_names_of_transformer_engine_layers_lead_to_the_same_tensors(alone, tmp_
         home = find_home(name, llm.hf_config, **where)
         assert home.shape == tuple(parameter.shape), name
         for local, engine in renamed.items():
-            if f".{local}" in name:
+            if f".{local}" in name and not (kind == "qwen3_moe" and local.startswith("pre_mlp")):
                 fused += 1
                 assert find_home(name.replace(local, engine), llm.hf_config, **where) == home
-    assert fused == 2 * llm.hf_config.num_hidden_layers
+    assert fused == (1 if kind == "qwen3_moe" else 2) * llm.hf_config.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+def test_a_grouped_layer_of_transformer_engine_numbers_the_experts_of_its_rank(kind):
+    """TransformerEngine's GroupedLinear keeps expert n of the rank as ``weight<n>``."""
+    config = make_config(KINDS[kind][0], **KINDS[kind][1])
+    where = {"layer_offset": 2, "padded_vocab_size": 256, "rank": 1, "size": 2, "expert_offset": 2}
+    for number, linear in ((1, "linear_fc1"), (0, "linear_fc2")):
+        home = find_home(f"decoder.layers.0.mlp.experts.{linear}.weight{number}", config, **where)
+        assert home == find_home(
+            f"decoder.layers.0.mlp.experts.local_experts.{number}.{linear}.weight", config, **where
+        )
+        assert {piece.part.partition(".weight")[0].rpartition(".")[0] for piece in home.pieces} == {
+            f"model.layers.2.{'mlp' if kind == 'qwen3_moe' else 'block_sparse_moe'}.experts.{number + 2}"
+        }
 
 
 def test_a_rank_of_eight_holds_an_eighth_in_the_order_megatron_expects():
@@ -93,6 +108,20 @@ def test_a_rank_of_eight_holds_an_eighth_in_the_order_megatron_expects():
     fc2 = find_home("decoder.layers.0.mlp.linear_fc2.weight", config, **where)
     assert fc2.pieces[0].source[1] == slice(36, 48)
     assert find_home("embedding.word_embeddings.weight", config, **where).pieces == ()  # 384..511 of 200: padding
+
+
+def test_ranks_beyond_the_key_value_heads_hold_copies_next_to_their_query_heads():
+    """By hand for 2 groups of 4 query heads of size 8 on 4 ranks: rank 1 has the first group's second half."""
+    config = make_config("qwen2", hidden_size=64, num_attention_heads=8, num_key_value_heads=2, num_hidden_layers=1)
+    for rank, (query, key) in enumerate([(0, 0), (16, 0), (32, 8), (48, 8)]):
+        where = {"layer_offset": 0, "padded_vocab_size": 512, "rank": rank, "size": 4}
+        for kind, rest in (("weight", (64,)), ("bias", ())):
+            qkv = find_home(f"decoder.layers.0.self_attention.linear_qkv.{kind}", config, **where)
+            starts = [(piece.source[0].start, piece.target[0].start) for piece in qkv.pieces]
+            assert starts == [(query, 0), (key, 16), (key, 24)]
+            assert qkv.shape == (32, *rest)
+        out = find_home("decoder.layers.0.self_attention.linear_proj.weight", config, **where)
+        assert out.pieces[0].source[1] == slice(query, query + 16)  # the same query heads
 
 
 def test_a_tensor_without_a_place_is_named(alone, tmp_path):
@@ -161,7 +190,7 @@ def round_trip(cases):
 
     for case in cases:
         layout = Layout(**case["layout"])
-        with groups(layout.tensor_parallel_size, layout.pipeline_parallel_size):
+        with groups(*sizes_of(layout)):
             llm = build_llm(case["folder"], layout, dtype=getattr(torch, case["dtype"]))
             export_weights(llm.gpt, case["to"], llm.hf_config, layout)
 
@@ -174,7 +203,10 @@ def assert_exported(folder, to):
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("llama", "float32"), ("qwen2_tied", "bfloat16"), ("qwen3", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("llama", "float32"), ("qwen2_tied", "bfloat16"), ("qwen3", "bfloat16"), ("mixtral", "float32")],
+)
 def test_export_gives_back_every_bit_on_one_rank(tmp_path, kind, dtype, monkeypatch):
     from nemo_desta.megatron import weights
 
@@ -193,15 +225,25 @@ def test_export_gives_back_every_bit_on_one_rank(tmp_path, kind, dtype, monkeypa
     ("num_ranks", "layouts"),
     [
         (2, [{"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}]),
-        (4, [{"tensor_parallel_size": 2, "pipeline_parallel_size": 2}, {"tensor_parallel_size": 2}]),
+        (
+            4,
+            [
+                {"tensor_parallel_size": 2, "pipeline_parallel_size": 2},
+                {"tensor_parallel_size": 2},
+                {"tensor_parallel_size": 4},
+                {"tensor_parallel_size": 2, "context_parallel_size": 2},
+            ],
+        ),
     ],
 )
 def test_export_gives_back_every_bit_from_several_ranks(tmp_path, num_ranks, layouts):
-    kinds = {"llama_scaled_tied": "float32", "qwen2": "bfloat16", "qwen3": "float32"}
+    kinds = {"llama_scaled_tied": "float32", "qwen2": "bfloat16", "qwen3": "float32", "qwen3_moe": "bfloat16"}
+    shared = [{"expert_parallel_size": 2, **({"pipeline_parallel_size": 2} if num_ranks == 4 else {})}]
+    shared.append({"expert_parallel_size": 2, "tensor_parallel_size": 2})  # of four ranks two hold each expert
     cases = []
     for kind, dtype in kinds.items():
         folder = write_llm(tmp_path / kind, kind, dtype=getattr(torch, dtype))
-        for number, layout in enumerate(layouts):
+        for number, layout in enumerate(shared if kind == "qwen3_moe" else layouts):
             to = str(tmp_path / f"{kind}{number}")
             cases.append({"folder": str(folder), "to": to, "dtype": dtype, "layout": layout})
     launch("tests.megatron.test_weights.round_trip", num_ranks, cases=cases)

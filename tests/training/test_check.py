@@ -1,6 +1,7 @@
 """``check=true``: it refuses what cannot run, each in one line, and says what a run would read, train and take."""
 
 import json
+import re
 
 import pytest
 
@@ -99,6 +100,7 @@ def test_many_devices_are_refused_here_and_checked_for_elsewhere(workplace, caps
     assert "2 rows or 8192 tokens at most, x 8 processes x 2 accumulated" in said["batch"]
     assert said["steps"].startswith("14 of 2 per epoch: 7.0 epochs")
     assert said["strategy"] == "ddp, 8 devices, 1 nodes"
+    assert "computed, assuming MFU 0.35 of h100 (989 TFLOP/s); check_rate=<measured>" in said["time"]
 
 
 def test_the_report_says_what_a_run_reads_trains_and_takes(workplace, capsys):
@@ -117,11 +119,22 @@ def test_the_report_says_what_a_run_reads_trains_and_takes(workplace, capsys):
     assert said["learning rate"].endswith("warm-up 2 steps (14.3% of the run)") and said["learning rate"][:4] == "0.01"
     assert f"{secs / 3600 * 1.4 / 10:.1f} GPU-hours" in said["time"]
     assert "GiB weights and optimiser" in said["memory"]
+    assert re.match(r"\d+\.\d MFLOP \(LLM \d.*%, encoders \d.*%, projector \d.*%\) per step", said["compute"])
     assert said["note"] == "the rows are validated every 100 batches: not in this run"
     rare = {"exp_manager.checkpoint_callback_params.every_n_train_steps": 1000}
     said = report(workplace, capsys, **rare)
     assert said["note"] == "checkpoints are saved every 1,000 steps: none before the end of this run"
-    assert "time" not in said
+    assert "time" not in said  # on a CPU
+
+
+def test_an_encoder_that_needs_numbers_leaves_the_rest_of_the_check_as_it_is(workplace, capsys, monkeypatch):
+    def needs_numbers(*_):
+        raise RuntimeError("no\nnumbers")
+
+    monkeypatch.setattr("nemo_desta.training.check_report.dry_run", needs_numbers)
+    said = report(workplace, capsys)
+    assert said["compute"] == "not known: a dry run of encoders and projector failed: no numbers"
+    assert "memory" in said
 
 
 def with_bad(workplace, num_bad, num_good=40):
