@@ -12,6 +12,7 @@ from nemo_desta.verified import cards, table  # noqa: E402  (needs the path abov
 #: Page -> words of which one is in the capability of each card that it shows.
 PAGES = {
     "docs/install.md": ("",),
+    "docs/megatron.md": ("egatron",),
     "docs/stacks.md": ("Python", "stack", "Stack", "Container"),
 }
 BETWEEN = re.compile(r"(<!-- cards: begin -->\n).*?(<!-- cards: end -->)", re.DOTALL)
