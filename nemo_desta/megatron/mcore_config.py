@@ -5,10 +5,10 @@ Letter: H head size.
 
 import importlib.util
 from copy import copy
-from importlib import import_module
 
 import torch
 import torch.nn.functional as F
+import transformers
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -114,7 +114,8 @@ def rotary_frequencies(config: PretrainedConfig) -> Tensor:
     """
     kind = config.model_type.removesuffix("_text")
     family = "".join(word.capitalize() for word in kind.split("_"))
-    rotary_class = getattr(import_module(f"transformers.models.{kind}.modeling_{kind}"), f"{family}RotaryEmbedding")
+    code = getattr(getattr(transformers.models, kind), f"modeling_{kind}")  # `kind` is one of ARCHITECTURES
+    rotary_class = getattr(code, f"{family}RotaryEmbedding")
     rotary = rotary_class(config)
     prefixes = ("full_attention_", "sliding_attention_") if hasattr(rotary, "full_attention_inv_freq") else ("",)
     found = [

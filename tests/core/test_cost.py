@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -21,6 +22,7 @@ SIZES = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 ROWS, LENGTH, TARGETS = 2, 21, 17
+TRANSFORMERS_5 = int(transformers.__version__.partition(".")[0]) >= 5
 
 
 def step(llm):
@@ -41,7 +43,7 @@ def step(llm):
 )
 def test_the_flops_of_a_step_are_those_that_torch_counts(model_type, changes, lora):
     config = AutoConfig.for_model(model_type, **SIZES, **changes)
-    plain = {"experts_implementation": "eager"} if changes is EXPERTS else {}
+    plain = {"experts_implementation": "eager"} if changes is EXPERTS and TRANSFORMERS_5 else {}
     llm = AutoModelForCausalLM.from_config(config, attn_implementation="eager", **plain).requires_grad_(False)
     names = [(name, p.shape) for name, p in llm.named_parameters()]
     if lora:
@@ -52,7 +54,8 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(model_type, changes, lo
         step(llm)
     # plain attention computes the scores above the diagonal, too: twice as many
     above = 3 * ROWS * attention_flops(config, LENGTH)
-    assert found.total + above == counter.get_total_flops()
+    angles = 0 if TRANSFORMERS_5 else config.head_dim * LENGTH  # version 4 makes rotary angles by a matrix product
+    assert found.total + above + angles == counter.get_total_flops()
 
 
 def test_recomputation_runs_the_layers_once_more():
