@@ -61,7 +61,7 @@ class FeatureCache:
         Raises:
             ConfigError: the encoder is in train mode, or its values do not fit into float16.
         """
-        if any(module.training for module in encoder.modules()):
+        if encoder.training or encoder.model.training:
             raise ConfigError(f"feature_cache: encoder '{name}' is in train mode, so its output may change")
         dtype = encoder.dtype
         store, stored = self._store(name, encoder), self._stored_dtype(dtype)
