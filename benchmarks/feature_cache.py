@@ -46,7 +46,7 @@ def main() -> None:
             losses[name], secs = train(model, batches)
             means[name] = float(np.mean(secs))
             hits = "" if cache is None else cache.summary().partition(":")[2].partition(" from")[0]
-            print(f"{name:<7} {means[name]:.3f} s/step (median {np.median(secs):.3f}){hits}", flush=True)
+            print(f"{name:<7} {means[name]:.3f} s/step{hits}", flush=True)
         size = sum(size for _, size, _ in shards(Path(folder)))
     worst = max(abs(a - b) for name in ("filled", "read") for a, b in zip(losses["off"], losses[name], strict=True))
     print(f"size    {size / GB:.4f} GB, {size / hours / GB:.3f} GB per hour, {size / len(clips) / 1e3:.1f} kB a clip")
@@ -79,15 +79,14 @@ def make_batches(model: SpeechLM, clips: list[np.ndarray], size: int) -> list[Ba
 
 
 def read_clips(manifests: list[str], root: str, count: int) -> list[np.ndarray]:
-    """Clips spread evenly over the manifests, as loaded for training."""
+    """Clips spread evenly over the manifests, those of like lengths together, as the sampler of training has them."""
     found = []
     for manifest in manifests:
         lines = Path(manifest).read_text().splitlines()
         share = -(-count // len(manifests))
         for line in lines[:: max(1, len(lines) // share)][:share]:
             found.append(load_audio(Path(root) / json.loads(line)["audio"]))
-    order = np.random.default_rng(0).permutation(len(found))[:count]
-    return [found[i] for i in order]
+    return sorted(found, key=len)[:count]
 
 
 def config(args: argparse.Namespace) -> Config:
