@@ -108,6 +108,33 @@ class ModelConfig:
     lr_scheduler: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class FeatureCacheConfig:
+    """Outputs of the frozen encoders on disk; see `nemo_desta.perception.feature_cache`.
+
+    ``folder`` null: ``features`` below ``$NEMO_DESTA_CACHE``. ``max_gb`` (10^9 bytes): of the whole folder; null: no
+    limit. ``dtype``: auto (the encoder's own: nothing is rounded), bfloat16, float16 or float32. ``precompute``: all
+    clips are encoded before the first step.
+    """
+
+    folder: str | None = None
+    max_gb: float | None = 50.0
+    dtype: str = "auto"
+    precompute: bool = False
+
+    def __post_init__(self) -> None:
+        known = ("auto", "bfloat16", "float16", "float32")
+        if self.dtype not in known:
+            raise ConfigError(f"'feature_cache.dtype' is '{self.dtype}'.{nearest(str(self.dtype), known)}")
+        if self.max_gb is not None and self.max_gb <= 0:
+            raise ConfigError(f"'feature_cache.max_gb' must be above 0, or null for no limit; found {self.max_gb}")
+
+
+def parse_feature_cache(values: Mapping[str, Any] | None, where: str) -> FeatureCacheConfig | None:
+    """The section ``feature_cache``; null switches the cache off."""
+    return None if values is None else parse(FeatureCacheConfig, values, where)
+
+
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """A hint for an unknown name: `` Did you mean 'x'?`` if one is close, and the list of known names."""
     known = sorted(known)

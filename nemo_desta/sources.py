@@ -29,6 +29,11 @@ def resolve_source(path: str) -> str:
     return str(inside)
 
 
+def cache_root() -> Path:
+    """The folder of this package's caches: ``$NEMO_DESTA_CACHE``, or ``~/.cache/nemo_desta``."""
+    return Path(os.environ.get("NEMO_DESTA_CACHE") or "~/.cache/nemo_desta").expanduser()
+
+
 def conf_folder() -> Path:
     """The shipped configs: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parent

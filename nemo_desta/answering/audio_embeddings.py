@@ -39,7 +39,9 @@ class ChatModel(Protocol):
     perception: nn.Module
     transcriber: Transcriber
 
-    def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]: ...
+    def perceive(
+        self, audio: Tensor, audio_lens: Tensor, audio_keys: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
     def num_audio_tokens(self, num_samples: int) -> int: ...
 
@@ -64,7 +66,7 @@ def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
     for group in _groups(sorted(new.values(), key=lambda clip: len(clip.audio)), room):
         lens = torch.tensor([len(clip.audio) for clip in group])
         audio = pad_sequence([torch.from_numpy(clip.audio) for clip in group], batch_first=True)
-        vectors, num_vectors = model.perceive(audio.to(device), lens.to(device))
+        vectors, num_vectors = model.perceive(audio.to(device), lens.to(device), [clip.key for clip in group])
         for clip, row, count in zip(group, vectors, num_vectors.tolist(), strict=True):
             found[clip.key] = row[:count].clone()
             model.audio_cache.put(clip.key, found[clip.key])

@@ -3,7 +3,6 @@
 Paths are the caller's own and not a manifest's, so they are not checked against an audio root. Letters: S samples.
 """
 
-import hashlib
 import numbers
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from nemo_desta.data.audio_decoding import audio_guard, check_rate, duration_fau
 from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.feature_cache import clip_key
 
 #: Keys of a mapping that hold the sound: of a row's audio entry, or of an audio of Hugging Face datasets.
 SOUND_KEYS = ("audio", "array", "bytes")
@@ -66,7 +66,7 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
     if rate is not None:
         check_rate(rate, name)
     audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, duration)
-    return Clip(audio, text, hashlib.sha256(audio.tobytes()).hexdigest())
+    return Clip(audio, text, clip_key(audio))
 
 
 def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: float | None) -> np.ndarray:

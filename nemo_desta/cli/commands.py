@@ -36,6 +36,11 @@ COMMANDS = {
     ),
     "check": Command("check a training config, its data and weights", FIT, **TRAIN, more=("check=true",)),
     "train": Command("train a model; the same command resumes", FIT, **TRAIN),
+    "features": Command(
+        "encode all clips of a training config once, for data.feature_cache",
+        "nemo_desta.training.feature_command:run_features",
+        **TRAIN,
+    ),
     "chat": Command(
         "ask a model: one answer, a conversation, a file of rows, a web page",
         "nemo_desta.serving.chat_command:run_chat",
@@ -63,7 +68,10 @@ COMMANDS = {
     ),
     "plan": Command("find the parallel layout of an LLM on your GPUs", "nemo_desta.megatron.plan:main"),
     "fetch": Command("download pre-trained encoders, verified by checksum", "nemo_desta.perception.download:main"),
-    "cache": Command("list or remove copies of rows that were read by URL", "nemo_desta.data.cache_command:main"),
+    "cache": Command(
+        "list or remove copies of rows by URL, and features",
+        "nemo_desta.data.cache_command:main",
+    ),
     "demo": Command("run the whole pipeline on two cores, on made-up data", "nemo_desta.demo.run:main"),
     "doctor": Command(
         "list the installed stack and what is missing; --weights: which weights are here, --verified: what was run",

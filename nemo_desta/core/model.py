@@ -56,11 +56,16 @@ class SpeechMixin:
         """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
         return self.perception.num_tokens(num_samples)
 
-    def perceive(self, audio: Tensor, audio_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); autocast to the LLM's dtype if it has 16 bits."""
+    def perceive(
+        self, audio: Tensor, audio_lens: Tensor, audio_keys: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); autocast to the LLM's dtype if it has 16 bits.
+
+        ``audio_keys``: (A,) `clip_key` of each clip, for a feature cache; computed where it is needed if None.
+        """
         dtype = self.llm.dtype
         with torch.autocast(audio.device.type, dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
-            return self.perception(audio, audio_lens)
+            return self.perception(audio, audio_lens, audio_keys=audio_keys)
 
 
 class ChatMixin(SpeechMixin):
@@ -160,12 +165,13 @@ class SpeechLMMixin(ChatMixin):
     def embed(self, batch: Mapping[str, Any], *, padding_side: str = "right") -> Spliced:
         """The LLM's input for a batch of the data layer: text embeddings with the audio vectors in their slots.
 
-        batch: ``input_ids`` (B, L), ``input_lens`` (B,), ``prompt_lens`` (B,), ``audio`` (A, S), ``audio_lens`` (A,).
+        batch: ``input_ids`` (B, L), ``input_lens`` (B,), ``prompt_lens`` (B,), ``audio`` (A, S), ``audio_lens`` (A,),
+        and for a feature cache ``audio_keys`` (A,).
         """
         ids = batch["input_ids"]
         text = self.embed_tokens(ids.clamp(min=0))
         if batch["audio_lens"].numel():
-            vectors, lens = self.perceive(batch["audio"], batch["audio_lens"])
+            vectors, lens = self.perceive(batch["audio"], batch["audio_lens"], batch.get("audio_keys"))
         else:
             vectors, lens = text.new_zeros(0, 0, text.shape[-1]), batch["audio_lens"]
         return splice(

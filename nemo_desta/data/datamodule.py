@@ -185,6 +185,7 @@ class DestaDataModule(LightningDataModule):
             sampling_rate=self.sampling_rate,
             max_target_tokens=settings.max_target_tokens,
             seed=seed,
+            hash_audio=self.settings.feature_cache is not None,
         )
         return plan, dataset
 

@@ -18,6 +18,7 @@ from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import audio_entries
 from nemo_desta.data.sampler import PlannedBatch, bad_row
 from nemo_desta.errors import RowError, row_guard
+from nemo_desta.perception.feature_cache import clip_key
 
 Batch = dict[str, Any]
 
@@ -45,6 +46,7 @@ class RowDataset(Dataset[Batch]):
 
     Args:
         seed: for transcript dropout and noise in training; None for validation (transcripts unchanged).
+        hash_audio: add ``audio_keys``, the hash of each clip's samples, for a feature cache.
     """
 
     sources: Sequence[RowSource]
@@ -53,6 +55,7 @@ class RowDataset(Dataset[Batch]):
     sampling_rate: int
     max_target_tokens: int | None = None
     seed: int | None = None
+    hash_audio: bool = False
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         loaded, bad_rows = [], list(planned.bad_rows)
@@ -62,9 +65,12 @@ class RowDataset(Dataset[Batch]):
                     loaded.append(self._load(ref, planned.epoch))
             except RowError as error:
                 bad_rows.append(bad_row(self.sources[ref.source], ref.index, error))
-        batch = collate(loaded or [self._filler()])
+        loaded, num_rows = loaded or [self._filler()], len(loaded)
+        batch = collate(loaded)
+        if self.hash_audio:
+            batch["audio_keys"] = [clip_key(clip) for row in loaded for clip in row.clips]
         batch["bad_rows"] = bad_rows
-        batch["num_rows"] = len(loaded)
+        batch["num_rows"] = num_rows
         batch["position"] = (planned.epoch, planned.index, planned.is_last)
         return batch
 

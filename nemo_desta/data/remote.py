@@ -24,6 +24,7 @@ from urllib.request import Request, urlopen
 
 from nemo_desta.data.jsonl_log import try_lock
 from nemo_desta.errors import ConfigError
+from nemo_desta.sources import cache_root
 
 #: Scheme -> (modules that must be there, what installs them). None: the standard library reads it.
 SCHEMES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -90,7 +91,7 @@ def local_copy(url: str) -> Path:
 
 def cache_folder() -> Path:
     """The folder of all copies."""
-    return Path(os.environ.get("NEMO_DESTA_CACHE") or "~/.cache/nemo_desta").expanduser() / "remote"
+    return cache_root() / "remote"
 
 
 def shown(url: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nemo_desta.config import check_keys, check_type, parse
+from nemo_desta.config import FeatureCacheConfig, check_keys, check_type, parse, parse_feature_cache
 from nemo_desta.data.sampler import PlanSettings
 from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import ConfigError
@@ -47,12 +47,14 @@ class BadRowSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """``audio_roots``: name -> folder. ``validation``: name of the set -> loader; one loader per set."""
+    """``audio_roots``: name -> folder. ``validation``: name of the set -> loader; one loader per set.
+    ``feature_cache``: None is off."""
 
     audio_roots: dict[str, str] = field(default_factory=dict)
     train: LoaderSettings | None = None
     validation: dict[str, LoaderSettings] = field(default_factory=dict)
     bad_rows: BadRowSettings = field(default_factory=BadRowSettings)
+    feature_cache: FeatureCacheConfig | None = None
 
 
 def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
@@ -63,7 +65,7 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
     Raises:
         ConfigError: unknown key (with the nearest known one) or wrong type.
     """
-    check_keys(cfg, ("audio_roots", "train_ds", "validation_ds", "bad_rows"), "data")
+    check_keys(cfg, ("audio_roots", "train_ds", "validation_ds", "bad_rows", "feature_cache"), "data")
     check_type(cfg.get("audio_roots"), dict[str, str] | None, "'data.audio_roots'")
     check_type(cfg.get("validation_ds"), dict | None, "'data.validation_ds'")
     train = cfg.get("train_ds")
@@ -91,4 +93,5 @@ def parse_data(cfg: Mapping[str, Any]) -> DataSettings:
         train=train_loader if train else None,
         validation=validation,
         bad_rows=parse(BadRowSettings, cfg.get("bad_rows"), "data.bad_rows"),
+        feature_cache=parse_feature_cache(cfg.get("feature_cache"), "data.feature_cache"),
     )

@@ -1,9 +1,9 @@
 """The settings that name a trained model, and how it is loaded: shared by chat, server and evaluation."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nemo_desta.config import MISSING, nearest
+from nemo_desta.config import MISSING, FeatureCacheConfig, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.screen import silence_imports
 from nemo_desta.sources import why_missing
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
 
 ENGINES = ("hf", "vllm")
+Model = TypeVar("Model")
 
 
 def check_engine(engine: str, vllm: dict[str, Any], prefix: str = "") -> None:
@@ -25,7 +26,8 @@ def check_engine(engine: str, vllm: dict[str, Any], prefix: str = "") -> None:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """``model``: a folder or hub id. The other fields are arguments of `DestaModel.from_pretrained`."""
+    """``model``: a folder or hub id. ``feature_cache``: null is off. The other fields are arguments of
+    `DestaModel.from_pretrained`."""
 
     model: str = MISSING
     llm: str | None = None
@@ -34,6 +36,7 @@ class ModelSource:
     check_identity: bool = True
     trust_remote_code: bool = False
     allow_targets: list[str] = field(default_factory=list)
+    feature_cache: FeatureCacheConfig | None = None
 
     def load(self) -> "DestaModel":
         """The model with its LLM in this process."""
@@ -42,7 +45,7 @@ class ModelSource:
             from nemo_desta.core.build import hide_loading_bars
             from nemo_desta.models.desta import DestaModel
         hide_loading_bars()
-        return DestaModel.from_pretrained(self.model, device=self.device, **self._arguments)
+        return self._cached(DestaModel.from_pretrained(self.model, device=self.device, **self._arguments))
 
     def load_with_vllm(self, **engine_args: Any) -> "ChatEngine":
         """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
@@ -51,10 +54,24 @@ class ModelSource:
             from nemo_desta.answering.vllm_decoder import vllm_chat_engine
             from nemo_desta.core.build import hide_loading_bars
         hide_loading_bars()
-        return vllm_chat_engine(self.model, **self._arguments, **engine_args)
+        engine = vllm_chat_engine(self.model, **self._arguments, **engine_args)
+        self._cached(engine.model)
+        return engine
+
+    def _cached(self, model: "Model") -> "Model":
+        """The model, with its feature cache if the settings ask for one."""
+        if self.feature_cache is not None:
+            from nemo_desta.core.feature_identity import open_feature_cache
+
+            model.perception.feature_cache = open_feature_cache(self.feature_cache, model.config)
+        return model
 
     def _check(self) -> None:
-        """A wrong path is named before NeMo is imported, which takes seconds."""
+        """A wrong path is named before NeMo is imported, which takes seconds. Nothing is computed before questions."""
+        if self.feature_cache is not None and self.feature_cache.precompute:
+            raise ConfigError(
+                "feature_cache.precompute is for training (desta features); here clips are cached as used"
+            )
         if reason := why_missing(self.model):
             raise FileNotFoundError(reason)
 

@@ -4,12 +4,15 @@ It also has the names of NeMo's perception modules. Letters: B clips, S samples,
 clip, D LLM width.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from nemo_desta.perception.encoders.base import AudioEncoder
+from nemo_desta.perception.feature_cache import FeatureCache, check_cacheable, clip_keys
 from nemo_desta.perception.masks import zero_beyond
 from nemo_desta.perception.resample import resample, resampled_length
 from nemo_desta.types import EncoderOutput
@@ -52,6 +55,7 @@ class FusedPerception(nn.Module):
         self.projector = projector
         self.sampling_rate = sampling_rate
         self.normalize_dbfs = normalize_dbfs
+        self._feature_cache: FeatureCache | None = None
         self.preprocessor = SimpleNamespace(featurizer=SimpleNamespace(sample_rate=sampling_rate))  # read by NeMo
 
     def forward(
@@ -61,6 +65,7 @@ class FusedPerception(nn.Module):
         *,
         input_signal: torch.Tensor | None = None,
         input_signal_length: torch.Tensor | None = None,
+        audio_keys: Sequence[str] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode and project a batch of clips.
 
@@ -68,6 +73,7 @@ class FusedPerception(nn.Module):
             audio: (B, S) in [-1, 1] at ``sampling_rate``; values beyond each clip's samples are not read. B may be 0.
             audio_lens: (B,) int64 samples of each clip.
             input_signal, input_signal_length: NeMo's names for the same two.
+            audio_keys: (B,) `clip_key` of each clip, for the feature cache; computed here if None.
 
         Returns:
             vectors (B, W, D) and lens (B,) int64.
@@ -79,11 +85,38 @@ class FusedPerception(nn.Module):
         if audio_lens.numel() == 0:
             return audio.new_zeros(0, 0, self.projector.output_size), audio_lens
         with torch.no_grad():
-            audio = zero_beyond(audio.float(), audio_lens)
-            if self.normalize_dbfs is not None:
-                audio = _to_level(audio, audio_lens, self.normalize_dbfs)
-            features = {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
+            features = self.encode(audio.float(), audio_lens, audio_keys)
         return self.projector(features, audio_lens=audio_lens, sampling_rate=self.sampling_rate)
+
+    def encode(
+        self, audio: torch.Tensor, audio_lens: torch.Tensor, audio_keys: Sequence[str] | None = None
+    ) -> dict[str, EncoderOutput]:
+        """The encoders' outputs for (B, S) float32 clips, read from the feature cache as far as they are there."""
+        if (cache := self._feature_cache) is None:
+            audio = self._levelled(audio, audio_lens)
+            return {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
+        keys = audio_keys or clip_keys(audio, audio_lens)
+
+        def some(encoder: AudioEncoder, clips: list[int]) -> EncoderOutput:
+            lens = audio_lens[clips]
+            return self._encode(encoder, self._levelled(audio[clips, : int(lens.max())], lens), lens)
+
+        return {name: cache.features(name, e, keys, partial(some, e)) for name, e in self.encoders.items()}
+
+    @property
+    def feature_cache(self) -> FeatureCache | None:
+        """The cache of the encoders' outputs; None: every clip is encoded in every step.
+
+        Raises:
+            ConfigError: it is set, and these parts cannot be cached (see `check_cacheable`).
+        """
+        return self._feature_cache
+
+    @feature_cache.setter
+    def feature_cache(self, cache: FeatureCache | None) -> None:
+        if cache is not None:
+            check_cacheable(self.encoders, self.projector)
+        self._feature_cache = cache
 
     def num_tokens(self, num_samples: int) -> int:
         """Vectors that one clip of ``num_samples`` samples at ``sampling_rate`` becomes."""
@@ -93,6 +126,10 @@ class FusedPerception(nn.Module):
     def token_equivalent_duration(self) -> float:
         """Seconds of audio per vector, averaged over a minute; NeMo estimates batch lengths with it."""
         return 60 / self.num_tokens(60 * self.sampling_rate)
+
+    def _levelled(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
+        audio = zero_beyond(audio, audio_lens)
+        return audio if self.normalize_dbfs is None else _to_level(audio, audio_lens, self.normalize_dbfs)
 
     def _encode(self, encoder: AudioEncoder, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
         rate = encoder.sampling_rate

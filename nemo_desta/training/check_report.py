@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nemo_desta.config import ModelConfig
+from nemo_desta.config import FeatureCacheConfig, ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.cost import Flops, Speed, default_mfu, find_gpu, llm_flops, position_flops, rate_text
+from nemo_desta.core.feature_identity import open_feature_cache
 from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
@@ -20,9 +21,11 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.perception.build import build_encoders, build_projector_for
 from nemo_desta.perception.dry_run import dry_run
 from nemo_desta.perception.encoders.base import as_dtype
+from nemo_desta.perception.feature_cache import check_cacheable
 from nemo_desta.sources import resolve_source
-from nemo_desta.training.check_data import Rows, check_data, refuse_bad_rows
+from nemo_desta.training.check_data import READ_ROWS, Rows, check_data, refuse_bad_rows
 from nemo_desta.training.check_settings import Rates
+from nemo_desta.training.feature_precompute import cost_of, list_clips
 from nemo_desta.training.strategies import Split
 
 GIB = 1024**3
@@ -78,6 +81,7 @@ def report(
         *_model_lines(model, llm, encoders, trained),
         f"audio tokens   {tokens[0] / 60:.2f} per second of audio; 10 s become {tokens[1]}",
         *_data_lines(rows),
+        _cache_line(model, data, encoders, projector, schedule.epochs),
         *schedule.lines(rates, data.train.max_batch_size, data.train.batch_tokens),
         *schedule.cost_lines(model, llm, encoders, projector),
         *schedule.notes(len(rows) - 1),
@@ -300,6 +304,27 @@ def _data_lines(rows: list[Rows]) -> Iterator[str]:
             yield f"bad rows       {name}: {found.bad_share:.1%}, which training skips: {bad}"
     if len(rows) == 1:
         yield "data           no validation set: checkpoints have no val_loss"
+
+
+def _cache_line(
+    model: ModelConfig, data: DataSettings, encoders: Mapping[str, Any], projector: torch.nn.Module, epochs: float
+) -> str:
+    """What the feature cache costs and saves in this run, also where it is off."""
+    settings, rate = data.feature_cache or FeatureCacheConfig(), model.perception.sampling_rate
+    off = "" if data.feature_cache else "off; it would hold "
+    try:
+        open_feature_cache(settings, model)
+        check_cacheable(encoders, projector)
+    except ConfigError as error:
+        if data.feature_cache:
+            raise
+        return f"feature cache  off, and not possible here ({error})"
+    clips = list_clips(data, audio_role=model.prompt.audio_role, sampling_rate=rate, limit=READ_ROWS)
+    cost = cost_of(list(clips.values()), encoders, settings, sampling_rate=rate)
+    size = f"{off}{cost} of the rows that were read"
+    if not off and settings.max_gb is not None and cost.num_bytes > settings.max_gb * 10**9:
+        size += f", more than max_gb={settings.max_gb:g}: features will be removed before they are read again"
+    return f"feature cache  {size}; the encoders run once per clip instead of in each of {epochs:,.1f} epochs"
 
 
 def _check_validation_interval(trainer: Mapping[str, Any], batches: int) -> None:

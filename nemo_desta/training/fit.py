@@ -16,6 +16,7 @@ from nemo.utils.get_rank import is_global_rank_zero
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import ModelConfig, check_keys, check_type, parse
+from nemo_desta.core.feature_identity import open_feature_cache
 from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
@@ -41,6 +42,7 @@ from nemo_desta.training.check_settings import (
 )
 from nemo_desta.training.checkpoint_io import SafeCheckpointIO
 from nemo_desta.training.checkpoints import Found, find_checkpoint
+from nemo_desta.training.feature_caching import FeatureCaching
 from nemo_desta.training.overrides import typed_overrides, with_empty
 from nemo_desta.training.preflight import preflight
 from nemo_desta.training.progress import RunProgress
@@ -129,6 +131,9 @@ def _fit_in(
     if found is not None:
         trainer.ckpt_path = str(found.path)
         logger.info("resuming from %s, step %d", found.path, found.step)
+    if (caching := parse_data(settings["data"]).feature_cache) is not None:
+        cache = open_feature_cache(caching, model_config)
+        trainer.callbacks.append(FeatureCaching(cache, parse_data(settings["data"])))
     model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
     data = DestaDataModule(
         settings["data"],

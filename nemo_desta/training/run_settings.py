@@ -56,6 +56,7 @@ def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, A
     """The settings of a run by dotted key, as plain values; rows and tokenizer as hashes of their files."""
     data = asdict(parse_data(settings["data"]))
     train, validation = data.pop("train") or {}, data.pop("validation")
+    cache = data.pop("feature_cache") or {}
     sources = train.pop("input_cfg", None) or []
     if isinstance(sources, str):
         sources = OmegaConf.to_container(OmegaConf.load(sources), resolve=True)
@@ -64,7 +65,12 @@ def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, A
         "model": {**to_dict(model), "tokenizer_files": _tokenizer(model)},
         "trainer": trainer,
         "strategy": settings["trainer"].get("strategy") or {},
-        "data": {**data, "train_ds": {**train, "input_cfg": _contents(sources)}, "validation_ds": validation},
+        "data": {
+            **data,
+            "train_ds": {**train, "input_cfg": _contents(sources)},
+            "validation_ds": validation,
+            "feature_cache.dtype": None if cache.get("dtype") == "auto" else cache.get("dtype"),  # it may round
+        },
         "callbacks": settings.get("callbacks") or {},
         "seed": settings.get("seed", 42),
     }

@@ -107,3 +107,11 @@ def test_validation_and_sample_answers_are_those_of_one_device(workplace):
         assert code == 0, output[-4000:]
         found.append([line for line in output.splitlines() if line.startswith("  answer:")])
     assert found[0] == found[1] and len(found[0]) == 4
+
+
+def test_a_feature_cache_is_filled_and_read_by_the_ranks_that_have_encoders(workplace, whole, tmp_path):
+    cache = {"data.feature_cache": f"{{folder:{tmp_path},precompute:true}}"}
+    assert_same(workplace.finish("cached", **RUN, **TP2, **cache), whole, exact=True)
+    assert_same(workplace.finish("cached_pp", **RUN, **PP2, **cache), whole, exact=False)
+    log = (workplace.folder / "cached_pp" / "desta25" / "records" / "log.txt").read_text()
+    assert "0 clips encoded by this process" in log and "were read (100.0%)" in log

@@ -18,9 +18,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from nemo_desta.answering.audio_embeddings import encode_clips
+from nemo_desta.answering.clips import load_clip
 from nemo_desta.cli.literals import quote_literals
-from nemo_desta.config import parse
+from nemo_desta.config import FeatureCacheConfig, parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders import FrozenEncoder
 from nemo_desta.serving.chat_command import ChatConfig, run_chat
 from tests.serving.serving_tools import noise
 
@@ -115,6 +118,19 @@ def folder(tmp_path_factory, model):
     folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder)
     return folder
+
+
+def test_a_feature_cache_serves_later_chats_with_the_same_vectors(folder, clip, tmp_path, monkeypatch):
+    def vectors(**more):
+        model = ChatConfig(model=str(folder), **more).load()
+        return encode_clips(model, [load_clip(clip, model.sampling_rate)])[0]
+
+    plain, cached = vectors(), {"feature_cache": FeatureCacheConfig(folder=str(tmp_path))}
+    assert torch.equal(vectors(**cached), plain)
+    monkeypatch.setattr(FrozenEncoder, "forward", None)
+    assert torch.equal(vectors(**cached), plain)
+    with pytest.raises(ConfigError, match="feature_cache.precompute is for training"):
+        vectors(feature_cache=FeatureCacheConfig(precompute=True))
 
 
 class Screen:

@@ -76,8 +76,11 @@ class AudioEncoder(Protocol):
 class FrozenEncoder(nn.Module):
     """Base of encoders around one torch module: no gradients, always in eval mode, in the dtype of its own weights.
 
-    Subclasses implement ``encode``, which runs without gradients and without autocast.
+    Subclasses implement ``encode``, which runs without gradients and without autocast. ``depends_on_batch``: a clip's
+    frames depend on the other clips of its batch.
     """
+
+    depends_on_batch = False
 
     def __init__(self, model: nn.Module, shape: EncoderShape):
         super().__init__()

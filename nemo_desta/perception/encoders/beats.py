@@ -48,7 +48,7 @@ class BeatsEncoder(FrozenEncoder):
         if not HOP / kaldi.SAMPLING_RATE <= chunk_secs <= MAX_CHUNK_SECS:
             raise ValueError(f"chunk_secs {chunk_secs}: must lie between 0.16 (one patch) and {MAX_CHUNK_SECS:g}")
         super().__init__(model, _shape(model.config, layer_ids, original_masks))
-        self.original_masks = original_masks
+        self.original_masks = self.depends_on_batch = original_masks
         self.chunk_steps = int(chunk_secs * kaldi.SAMPLING_RATE / HOP + 1e-6)
         self._fbank = kaldi.KaldiFbank()
 

@@ -23,7 +23,10 @@ class Projector(nn.Module):
 
     Weights are float32, whatever the encoders' dtype. A clip's vectors depend on that clip alone, never on padding or
     on other clips of the batch; ``tests/perception/projector/test_any_projector.py`` checks every registered one.
+    ``reads_padding`` is for a released model that breaks this rule.
     """
+
+    reads_padding = False
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class ConvProjector(Projector):
             ValueError: ``main`` or ``adapters`` name an unknown encoder; "sum" of streams of different frame rates.
         """
         super().__init__(encoders, output_size, markers=markers, output_norm=output_norm, output_rms=output_rms)
+        self.reads_padding = original_masks
         main = main or next(iter(encoders))
         adapters = adapters or {}
         for name in (main, *adapters):

@@ -1,0 +1,185 @@
+"""Encodes every clip of a data section once, before training: its size beforehand, a bar, and resume after a kill.
+
+A clip that is in the cache is skipped, so a killed run loses one batch. Letters: A clips of a batch, S samples.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from nemo_desta.config import FeatureCacheConfig
+from nemo_desta.data.audio_io import AudioFile, count_samples, load_audio
+from nemo_desta.data.rows import audio_entries
+from nemo_desta.data.settings import DataSettings
+from nemo_desta.data.sources import open_input_cfg
+from nemo_desta.errors import ConfigError, RowError, row_guard
+from nemo_desta.perception.encoders import FrozenEncoder
+from nemo_desta.perception.feature_cache import GB, clip_key, feature_bytes
+from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.perception.resample import resampled_length
+from nemo_desta.training.progress import LINE_SECS, duration
+
+logger = logging.getLogger(__name__)
+
+#: Seconds of audio, padding included, that are encoded and stored together.
+BATCH_SECS = 240
+#: Clips of a batch. Whisper encodes 30 s for each, however short it is.
+MAX_CLIPS = 16
+#: Threads that load clips.
+NUM_LOADERS = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the features of ``num_clips`` different clips of ``secs`` seconds in all take on disk."""
+
+    num_clips: int
+    secs: float
+    num_bytes: int
+
+    @property
+    def bytes_per_hour(self) -> float:
+        return self.num_bytes / max(self.secs, 1e-9) * 3600
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_clips:,} clips, {self.secs / 3600:,.2f} h of audio: {self.num_bytes / GB:,.3f} GB "
+            f"({self.bytes_per_hour / GB:.3f} GB per hour of audio)"
+        )
+
+
+Clips = Mapping[AudioFile, float]
+
+
+def list_clips(data: DataSettings, *, audio_role: str | None, sampling_rate: int, limit: int | None = None) -> Clips:
+    """Every different audio file of training and validation rows, with its seconds; bad rows are left out.
+
+    ``limit``: rows that are read of each source, spread evenly.
+
+    Raises:
+        ConfigError: a source that cannot be opened. FileNotFoundError: no such file.
+    """
+    found: dict[AudioFile, float] = {}
+    for loader in filter(None, [data.train, *data.validation.values()]):
+        for source, _ in open_input_cfg(loader.input_cfg, data.audio_roots, audio_role=audio_role):
+            for index in range(0, len(source), max(1, len(source) // (limit or len(source) or 1))):
+                try:
+                    with row_guard():
+                        row = source.row(index)
+                        for file, entry in zip(source.audio_files(index, row), audio_entries(row), strict=True):
+                            if file not in found:
+                                secs = entry.get("duration") or count_samples(file, sampling_rate) / sampling_rate
+                                found[file] = secs
+                except RowError:
+                    continue
+    return found
+
+
+def cost_of(
+    secs: Sequence[float], encoders: Mapping[str, FrozenEncoder], settings: FeatureCacheConfig, *, sampling_rate: int
+) -> Cost:
+    """The size of the features of clips of ``secs`` seconds, without the shards' headers."""
+    num_bytes = 0
+    for encoder in encoders.values():
+        for one in secs:
+            length = resampled_length(max(1, round(one * sampling_rate)), sampling_rate, encoder.sampling_rate)
+            num_bytes += feature_bytes(encoder, length, settings.dtype)
+    return Cost(len(secs), sum(secs), num_bytes)
+
+
+def precompute(
+    perception: FusedPerception,
+    clips: Clips,
+    *,
+    device: torch.device,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> int:
+    """Encode the clips that the perception's cache does not hold; returns how many clips were encoded.
+
+    Every rank takes its own share. A clip that cannot be read is logged and left out, as in training.
+
+    Raises:
+        ConfigError: the features do not fit into ``max_gb``, so the first ones would be removed again.
+    """
+    cache, rate = perception.feature_cache, perception.sampling_rate
+    cost = cost_of(list(clips.values()), perception.encoders, cache.settings, sampling_rate=rate)
+    limit = cache.settings.max_gb
+    if limit is not None and cost.num_bytes > limit * GB:
+        raise ConfigError(
+            f"feature_cache: {cost} do not fit into max_gb={limit:g}, so features would be removed before they are "
+            "read; raise max_gb, take fewer layers or dtype=bfloat16, or switch precompute off"
+        )
+    logger.info("feature cache: %s, in %s", cost, cache.folder)
+    own = sorted(clips, key=lambda file: (clips[file], str(file)))[rank::num_ranks]
+    bar = Progress(sum(clips[file] for file in own), len(own), quiet=rank > 0)
+    num_encoded = 0
+    with ThreadPoolExecutor(NUM_LOADERS) as pool:
+        for files in _batches(own, clips):
+            loaded = [clip for clip in pool.map(lambda file: _load(file, rate), files) if clip is not None]
+            keyed = {clip_key(clip): clip for clip in loaded}
+            new = {key: clip for key, clip in keyed.items() if not cache.has(perception.encoders, key)}
+            if new:
+                lens = torch.tensor([len(clip) for clip in new.values()], device=device)
+                audio = pad_sequence([torch.from_numpy(clip) for clip in new.values()], batch_first=True)
+                with torch.no_grad():
+                    perception.encode(audio.to(device), lens, list(new))
+            num_encoded += len(new)
+            bar.update(sum(clips[file] for file in files), len(files))
+    bar.close()
+    return num_encoded
+
+
+class Progress:
+    """A bar of seconds of audio in a terminal, and otherwise a log line from time to time; both with the time left."""
+
+    def __init__(self, secs: float, num_clips: int, *, quiet: bool) -> None:
+        self.secs, self.num_clips, self.quiet = secs, num_clips, quiet
+        self.done, self.clips_done = 0.0, 0
+        self.begun = self.said = time.monotonic()
+        shown = not quiet and sys.stderr.isatty()
+        form = "{l_bar}{bar}| {postfix} [{elapsed}, {remaining} left]"
+        self.bar = tqdm(total=secs, desc="encoding", bar_format=form) if shown else None
+
+    def update(self, secs: float, num_clips: int) -> None:
+        self.done, self.clips_done, now = self.done + secs, self.clips_done + num_clips, time.monotonic()
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.clips_done}/{self.num_clips} clips", refresh=False)
+            self.bar.update(secs)
+        elif not self.quiet and now - self.said >= LINE_SECS:
+            self.said = now
+            left = duration((now - self.begun) / max(self.done, 1e-9) * (self.secs - self.done))
+            logger.info("encoded %d of %d clips, about %s left", self.clips_done, self.num_clips, left)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _load(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
+    try:
+        with row_guard():
+            return load_audio(file, sampling_rate)
+    except RowError as error:
+        logger.warning("not encoded: %s", error)
+        return None
+
+
+def _batches(files: Sequence[AudioFile], clips: Clips) -> Iterator[list[AudioFile]]:
+    """Files, shortest first, in batches of at most `BATCH_SECS` seconds with padding (one clip may be longer)."""
+    batch: list[AudioFile] = []
+    for file in files:
+        if len(batch) >= MAX_CLIPS or batch and (len(batch) + 1) * clips[file] > BATCH_SECS:
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
