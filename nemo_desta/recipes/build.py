@@ -175,7 +175,8 @@ def build_stage(
     """What makes the rows."""
     writing, judging = engines
     sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
-    values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
+    reads_values = config.gates.facts is not None or (config.gates.grounded is not None and corpora)
+    values = value_sets(clip for corpus in corpora for clip in corpus) if reads_values else None
     gates = RowGates(config.gates, values=values, languages=Languages(config.language))
     shared: dict[str, Any] = {
         "gate": gates.check,

@@ -233,9 +233,14 @@ def test_answers_in_another_script_than_a_file_less_language_are_still_found() -
     german = "Der Sprecher klingt fröhlich und erzählt, dass die Kinder vor der Tür miteinander reden."
     assert gates.check({**row, "response": german}).reason == "wrong language"
     assert gates.check({**row, "response": "La persona che parla sembra felice e dice che i bambini giocano."}) is None
-    assert gates.absent(load_language("it")) == ["refusals", "leak"] and gates.absent(load_language("de")) == []
-    assert gates.absent(Language(code="eo")) == ["language", "refusals", "leak"]
-    off = RowGates(GatesConfig(leak=False, refusals=None, facts=FactsConfig({"gender": ["male", "female"]})))
+    assert (
+        gates.absent(load_language("it")) == ["refusals", "leak", "grounded"]
+        and gates.absent(load_language("de")) == []
+    )
+    assert gates.absent(Language(code="eo")) == ["language", "refusals", "leak", "grounded"]
+    off = RowGates(
+        GatesConfig(leak=False, refusals=None, grounded=None, facts=FactsConfig({"gender": ["male", "female"]}))
+    )
     assert off.absent(load_language("it")) == ["facts"]
 
 
@@ -310,7 +315,7 @@ def test_rephrased_rows_name_the_gates_that_are_absent_now() -> None:
 
     gates = RowGates()
     stage = SelfRephrase(rephraser=same, gate=gates.check, absent_gates=gates.absent_for)
-    for code, before, now in (("it", [], ["refusals", "leak"]), ("de", ["leak"], None)):
+    for code, before, now in (("it", [], ["refusals", "leak", "grounded"]), ("de", ["leak"], None)):
         row = {"id": "a", "prompt": "?", "response": "Roma", "text_language": code, "gates_absent": before}
         assert asyncio.run(stage.make(row)).row.get("gates_absent") == now
 

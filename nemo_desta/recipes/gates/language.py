@@ -66,7 +66,7 @@ class LanguageGate:
         spaced = letters < 12 * len(words)  # scripts without spaces: letters alone count
         if letters < self.min_letters or (spaced and len(words) < self.min_words):
             return None
-        if _names_language(seen.prompt):
+        if names_language(seen.prompt):
             return None
         expected = _language_of_prompt(seen.prompt, self.min_confidence)
         if expected is None or (expected == "en" and share >= _MAYBE_ENGLISH):
@@ -87,7 +87,7 @@ class LanguageGate:
     def _in_language(self, seen: Seen) -> Rejection | None:
         expected, words = seen.language.code, seen.words
         asks = seen.language.language and seen.language.language.other_languages
-        if _names_language(seen.prompt) or (asks and re.search(asks, seen.prompt, re.IGNORECASE)):
+        if names_language(seen.prompt) or (asks and re.search(asks, seen.prompt, re.IGNORECASE)):
             return None
         lexicon = vocabulary(seen.language)
         if lexicon is not None and (other := lexicon.other(seen)):
@@ -122,7 +122,7 @@ class LanguageGate:
         for name, letters in _SCRIPT.items():
             found = [] if name in allowed else letters.findall(seen.answer)
             if len(found) > self.max_foreign_letters:
-                if _names_language(seen.prompt) or _names_language(seen.answer):
+                if names_language(seen.prompt) or names_language(seen.answer):
                     return None
                 return Rejection("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
         return None
@@ -153,7 +153,8 @@ def _english_share(words: Sequence[str]) -> float:
 
 
 @lru_cache(maxsize=8192)
-def _names_language(text: str) -> bool:
+def names_language(text: str) -> bool:
+    """Whether a prompt names a language or asks for a translation."""
     return _NAMES_LANGUAGE.search(text) is not None
 
 

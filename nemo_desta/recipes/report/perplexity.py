@@ -219,7 +219,7 @@ def _score(model: Any, rows: Sequence[tuple[Row, Example]], batch_size: int) -> 
         with torch.inference_mode():
             nlls = response_nlls(model, [example for _, example in batch])
         for (row, example), nll in zip(batch, nlls, strict=True):
-            groups = (row.get("corpus") or row.get("dataset"), row.get("stage"), row.get("llm"))
+            groups = (row.get("dataset") or row.get("corpus"), row.get("stage"), row.get("llm"))
             yield _Scored(nll, len(example.ids) - example.prompt_len, *(str(name or "not said") for name in groups))
 
 
