@@ -338,9 +338,13 @@ def test_gates_without_words_are_named_in_rows_and_counted(corpus: Path, llm_fol
     prompts = [{"prompt_id": "chi", "prompt": "Chi parla?"}]
     summary = run_recipe(recipe(corpus, llm_folder, language=str(own), prompts=prompts))
     rows = rows_of(corpus / "out")
-    assert all(row["gates_absent"] == ["refusals", "leak"] and row["text_language"] == "it" for row in rows)
+    assert all(
+        row["gates_absent"] == ["refusals", "leak", "grounded"] and row["text_language"] == "it" for row in rows
+    )
     assert any("Genere: maschio, Durata: 1s" in row["seed_description"] for row in rows)
-    assert summary.gates_absent == {"refusals": len(rows), "leak": len(rows)} and "gate leak absent" in str(summary)
+    assert summary.gates_absent == dict.fromkeys(
+        ("refusals", "leak", "grounded"), len(rows)
+    ) and "gate leak absent" in str(summary)
     assert run_recipe(recipe(corpus, llm_folder, language=str(own), prompts=prompts)).gates_absent
     with pytest.raises(ConfigError, match="no pool in language 'it'"):
         run_recipe(recipe(corpus, llm_folder, language="it", output=str(corpus / "b")))

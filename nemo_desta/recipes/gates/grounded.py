@@ -20,7 +20,7 @@ from nemo_desta.recipes.languages import ENGLISH, Language
 class GroundedConfig:
     """``attributes``: those to check; None: all. Only closed sets count: attributes with at most ``max_values`` values
     in the corpus. ``kinds``: kinds of prompts whose answer must name a value (or a word that belongs to the
-    attribute); in the other kinds only evasions are rejected. Answers to prompts of kind ``repeat`` must have half of
+    attribute); in the other kinds only evasions are rejected. Answers to prompts of kind ``repeat`` must have most of
     the transcript's words.
 
     Not checked: values that the description does not state, and prompts that ask for another language.
@@ -61,7 +61,7 @@ class GroundedCheck:
         repeat = kind == "repeat" and "transcript" in requires and seen.transcripts
         if not (asked or repeat) or seen.row.get("unanswerable") or names_language(seen.prompt):
             return None
-        if repeat and not self._words.repeats(seen.transcripts, seen.lower):
+        if repeat and not self._words.repeats(seen.transcripts, seen.lower, cut=seen.truncated):
             return Rejection("not grounded", f"{seen.transcripts[:60]!r} is said, the answer is {seen.answer[:60]!r}")
         stated = self._words.stated(seen.row)
         for name in asked:

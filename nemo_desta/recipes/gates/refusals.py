@@ -70,7 +70,7 @@ class RefusalGate:
 
 @lru_cache(maxsize=32)
 def _patterns(language: Language, part: str = "rules") -> tuple[tuple[re.Pattern[str], frozenset[str]], ...]:
-    """The rules of a language, or its assistant talk: (pattern, words of which every match contains one): most answers contain none, so no pattern is searched.
-    Without such words the pattern is always searched."""
+    """The rules of a language, or its assistant talk: (pattern, words of which every match contains one). Most answers
+    contain none, so no pattern is searched. Without such words the pattern is always searched."""
     found = language_lexicon(language, "refusals", part)
     return tuple((re.compile(rule.pattern), frozenset(rule.triggers)) for rule in (found[1] if found else ()))

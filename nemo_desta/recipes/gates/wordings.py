@@ -16,6 +16,8 @@ from nemo_desta.recipes.read_description import read_description
 _NOTHING = frozenset({"unknown", "none", "other", "n/a", "not known", "unspecified"})
 #: Letters of a word that are compared at least; a shorter word is compared whole.
 _SHORTEST_STEM = 4
+#: The share of words that counts as most of them.
+_MOST = 0.6
 
 
 class Wordings:
@@ -46,14 +48,16 @@ class Wordings:
         """Whether ``text`` names one of the values."""
         return any(self._pattern(attribute, value).search(text) for value in values)
 
-    def repeats(self, transcript: str, text: str) -> bool:
-        """Whether ``text`` has at least half of the different words of a transcript (letters without spaces)."""
+    def repeats(self, transcript: str, text: str, *, cut: bool = False) -> bool:
+        """Whether ``text`` has most of the different words of a transcript (letters in languages without blanks);
+        ``cut``: or the transcript most of those of the text, which the token limit ended."""
         spoken, written = set(words_of(transcript)), set(words_of(text))
         if not self.language.spaces:
             spoken, written = set("".join(spoken)), set("".join(written))
         digits = self._synonyms.get("digit", {})
         heard = [word in written or (word in digits and self.names("digit", (word,), text)) for word in spoken]
-        return 2 * sum(heard) >= len(heard)
+        whole = sum(heard) >= _MOST * len(heard)
+        return whole or (cut and len(written & spoken) >= _MOST * len(written))
 
     def name(self, attribute: str) -> str:
         """The attribute's name in descriptions, in lower case."""

@@ -1,7 +1,7 @@
 """What became of the prompts: rows kept and dropped, and grounded answers, by prompt, kind, attribute and corpus.
 
 An answer is grounded if it names the value that the description states of every attribute which the prompt requires
-(`wordings`), and half of the words of a transcript.
+(`wordings`), and most of the words of a transcript.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ class Outcomes:
         for name in requires:
             if name == "transcript":
                 if text := " ".join(audio["text"] for audio in audio_entries(row) if audio.get("text")):
-                    yield name, words.repeats(text, answer)
+                    yield name, words.repeats(text, answer, cut=bool(row.get("truncated")))
             elif values := stated.get(name):
                 yield name, words.names(name, values, answer)
 

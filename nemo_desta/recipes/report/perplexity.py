@@ -169,7 +169,9 @@ def text_messages(
     if not isinstance(description, str) or not description.strip():
         raise RowError("no seed description", f"row '{row['id']}' has no seed_description to stand for its audio")
     messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-    if len(messages) == 1 and isinstance(row.get("prompt"), str):
+    own = messages[0]["content"] if messages[0]["role"] == "system" else None
+    if len(messages) == 1 + (own is not None) and isinstance(row.get("prompt"), str):
+        system = system if own is None else own
         return request_messages(description, row["prompt"], template=template, system=system)
     places = [i for i, m in enumerate(row["messages"]) if m.get("audios")]
     places = places or [i for i, m in enumerate(messages) if m["role"] == "user"][-1:]

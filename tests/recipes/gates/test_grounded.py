@@ -78,6 +78,7 @@ def test_evasions_are_rejected_in_every_kind_of_prompt(answer: str, kind: str) -
         ("sound_class", "It crows."),
         ("sound_class", "Roosters crowed at dawn."),
         ("sound_class", "A dog."),
+        ("sound_class", "The ocean, as waves break."),
         ("instrument", "A guitarist and a pianist play."),
         ("accent", "He comes from abroad."),  # no attribute of the default
     ],
@@ -109,12 +110,14 @@ def test_answers_that_name_no_value_are_rejected(attribute: str, answer: str) ->
 
 
 def test_repeated_words_are_those_of_the_clip() -> None:
-    def repeated(answer: str, kind: str = "repeat") -> bool:
+    def repeated(answer: str, kind: str = "repeat", **fields: bool) -> bool:
         audio = {"audio": "a.wav", "text": "Seven kids are talking by the door."}
         messages = [{"role": "user", "content": "Repeat.", "audios": [audio]}]
-        return verdict(answer, "transcript", kind=kind, messages=messages) is None
+        return verdict(answer, "transcript", kind=kind, messages=messages, **fields) is None
 
     assert repeated("Seven kids are talking by the door.") and repeated('He says, "7 kids talking by the door"')
+    assert not repeated("The door is where the kids are.") and repeated("Seven kids are", truncated=True)
+    assert not repeated("I am so happy", truncated=True)
     assert not repeated("I'm so happy to be here.") and repeated("I'm so happy to be here.", kind="ask")
 
 
