@@ -35,8 +35,8 @@ def prompt_set(
 
     ``given``: ``pool`` (our own prompts); ``composed`` (the pool, and each of its prompts with each suitable format,
     wording and numbers chosen by ``seed``); ``plain`` (short questions for small LLMs, English only); a YAML or JSONL
-    file (also ``package:<path>``); or a list of prompts or mappings. ``values``: see `PromptPool`. ``language``: of the
-    set, or of the given prompts.
+    file (also ``package:<path>``); or a list of prompts or mappings. ``values``: see `PromptPool`. ``language``: of
+    the set, or of the given prompts.
 
     Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts; ``ConfigError``: a set in
     a language that has none.
