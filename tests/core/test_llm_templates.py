@@ -271,6 +271,11 @@ def test_an_empty_system_message_leaves_the_default_out_or_nothing_changes(caplo
             assert with_empty == without, family
         else:
             assert default in without and with_empty == without.replace(default, ""), family
+            heard = {"role": "user", "content": "<|AUDIO|>\nOne.", "audios": [{"audio": "a.wav"}]}
+            trained = prompts.prompt([empty, heard]).ids
+            assert prompts.tokenizer.decode([i for i in trained if i != AUDIO_SLOT]) == prompts.tokenizer.decode(
+                prompts.tokenize(with_empty.replace("One.", "\nOne."))
+            ), family
     found = {family for family in FAMILIES if builder(family).default_system}
     assert found == {"smollm2", "smollm3"}
     assert {family for family in FAMILIES if builder(family).keeps_default_system} == {"smollm3"}

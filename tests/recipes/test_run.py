@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.commands import run_command
-from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
+from nemo_desta.recipes.pipeline import RecipeFolder, RecipeMismatch, Summary
 from nemo_desta.recipes.run import my_shards, run_recipe
 from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
 from nemo_desta.testing.openai_server import Faults, Reply, ScriptedServer
@@ -403,3 +403,17 @@ def test_an_empty_system_message_that_a_template_fills_is_refused(corpus: Path, 
         del vars(engines[0].prompts)[name]
     with pytest.raises(ConfigError, match="request.system=\"\" cannot leave out .* 'Be of help.'"):
         build_stage(config, *parts)
+
+
+def test_a_folder_from_before_the_new_gates_resumes_without_them(corpus: Path) -> None:
+    old = identity(parse_recipe(given(corpus, Path("x"))))
+    del old["gates"]["grounded"], old["gates"]["refusals"]["talk"]
+    RecipeFolder(corpus / "out").claim(old)
+    with pytest.raises(RecipeMismatch, match=r"gates.grounded \(there: null.*gates.refusals.talk \(there: null"):
+        RecipeFolder(corpus / "out").claim(identity(parse_recipe(given(corpus, Path("x")))))
+    without = {"grounded": None, "refusals": {"talk": None}}
+    RecipeFolder(corpus / "out").claim(identity(parse_recipe(given(corpus, Path("x"), gates=without))))
+    folder = RecipeFolder(corpus / "out")
+    folder.remember("llm_dtype", "bfloat16")  # not known in older folders: recorded when the run resumes
+    with pytest.raises(RecipeMismatch, match="llm_dtype 'bfloat16', now it is 'float32'"):
+        folder.remember("llm_dtype", "float32")

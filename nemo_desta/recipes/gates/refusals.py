@@ -30,7 +30,7 @@ class RefusalGate:
     """
 
     extra: list[str] = field(default_factory=list)
-    talk: bool = True
+    talk: bool | None = True
 
     def __post_init__(self) -> None:
         self._extra  # noqa: B018 - report an invalid expression when the config is read

@@ -1,6 +1,7 @@
 """The words by which an answer names an attribute's value: the value itself, its synonyms, the stems of its words.
 
-`grounded` asks whether an answer names what the prompt is about; the report counts the same.
+`grounded` asks whether an answer names what the prompt is about; the report and the probe count
+`grounded_attributes`.
 """
 
 import re
@@ -8,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from nemo_desta.core.think_tags import split_thought
+from nemo_desta.data.rows import audio_entries
 from nemo_desta.recipes.gates.text import words_of
-from nemo_desta.recipes.languages import ENGLISH, Language
+from nemo_desta.recipes.languages import ENGLISH, Language, Languages
 from nemo_desta.recipes.read_description import read_description
 
 #: A value that says that nothing is known.
@@ -85,6 +88,21 @@ class Wordings:
         hollow = {*words_of(" ".join(self.language.words.domains.values())), "sound", "noise", "and", "the", "other"}
         words = [word for word in words_of(value) if len(word) > 2 and word not in hollow]
         return {rf"(?<!\w){re.escape(word[: max(_SHORTEST_STEM, len(word) - 3)])}\w*" for word in words}
+
+
+def grounded_attributes(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Each attribute that the prompt requires and the description states -> whether the answer names its value; of a
+    ``transcript``, most of its words."""
+    words, stated, found = wordings(Languages().of_row(row)), None, {}
+    answer = split_thought(row["response"]).answer.lower().replace("\u2019", "'")
+    for name in row.get("prompt_requires") or ():
+        stated = words.stated(row) if stated is None else stated
+        if name == "transcript":
+            if text := " ".join(audio["text"] for audio in audio_entries(row) if audio.get("text")):
+                found[name] = words.repeats(text, answer, cut=bool(row.get("truncated")))
+        elif isinstance(name, str) and (values := stated.get(name)):
+            found[name] = words.names(name, values, answer)
+    return found
 
 
 def _any_of(words: Iterable[str], language: Language, endings: bool = False) -> re.Pattern[str]:
