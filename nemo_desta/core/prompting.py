@@ -30,6 +30,9 @@ HARMONY_TURN = "<|start|>assistant"
 FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 
+_QUESTION = {"role": "user", "content": "question"}
+
+
 class Prompt(NamedTuple):
     """``ids``: one per text token, `AUDIO_SLOT` per audio. ``audios``: the messages' audios, in order of the slots."""
 
@@ -166,9 +169,13 @@ class PromptBuilder:
     def render(self, messages: Sequence[Message]) -> str:
         """The chat template's text for the messages, ending with the generation prompt.
 
+        An empty system message switches `default_system` off; for templates without one it is left out.
+
         Raises:
             RowError: the template refuses them, or leaves one out.
         """
+        if any(map(_is_empty_system, messages)) and not self.default_system:
+            messages = [message for message in messages if not _is_empty_system(message)]
         return self._apply(self._roles.fit(messages))
 
     def tokenize(self, text: str) -> list[int]:
@@ -200,6 +207,34 @@ class PromptBuilder:
         listed = configured if isinstance(configured, Sequence) else [configured]
         ids = (self.end_of_turn_id, self.tokenizer.eos_token_id, *listed)
         return list(dict.fromkeys(i for i in ids if i is not None))
+
+    @cached_property
+    def default_system(self) -> str:
+        """The system text that the chat template adds to messages without one; empty if it adds none."""
+        mark = "\ue001"
+        try:
+            plain, given = self._apply([_QUESTION]), self._apply([{"role": "system", "content": mark}, _QUESTION])
+        except RowError:
+            return ""
+        before, _, after = given.partition(mark)
+        if len(plain) < len(before) + len(after) or not (plain.startswith(before) and plain.endswith(after)):
+            return ""
+        return plain[len(before) : len(plain) - len(after)].strip()
+
+    @cached_property
+    def keeps_default_system(self) -> bool:
+        """Whether the template adds `default_system` to an empty system message, too."""
+        empty = {"role": "system", "content": ""}
+        return bool(self.default_system) and self._apply([_QUESTION]) == self._apply([empty, _QUESTION])
+
+    def tell_default_system(self, switch: str) -> None:
+        """Log `default_system` if there is one. ``switch``: the setting that leaves it out."""
+        if self.default_system:
+            logger.info(
+                "the chat template adds a system prompt to every conversation without one: %r; %s",
+                self.default_system,
+                "an empty one does not leave it out" if self.keeps_default_system else f"{switch} leaves it out",
+            )
 
     @property
     def reads_clock(self) -> bool:
@@ -299,6 +334,10 @@ class PromptBuilder:
                 return []
             text = _disturb(text, self.transcript.noise, rng)
         return self._text_ids(text)
+
+
+def _is_empty_system(message: Message) -> bool:
+    return message["role"] == "system" and not message["content"]
 
 
 def place_audios(

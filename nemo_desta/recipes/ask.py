@@ -19,7 +19,8 @@ Judge = Callable[..., Awaitable[Rejection | None]]
 class Answerer:
     """Prompts the LLM with a description and a prompt.
 
-    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message. ``max_thinking_tokens``: of a
+    ``template`` holds ``{description}`` and ``{prompt}``. ``system``: a system message; an empty
+    one switches off a system prompt that the LLM's chat template adds. ``max_thinking_tokens``: of a
     reasoning LLM (``think``); a longer thought is closed and the answer is forced (budget forcing in two passes).
     None: only ``sampling.max_new_tokens`` limits thought and answer.
     """
@@ -52,7 +53,10 @@ def request_messages(
     """The messages that the LLM gets."""
     values = {"{description}": description, "{prompt}": prompt}
     content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], template)
-    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": content}]
+    return [
+        *([{"role": "system", "content": system}] if system is not None else []),
+        {"role": "user", "content": content},
+    ]
 
 
 def first_problem(answer: Generation) -> Rejection | None:

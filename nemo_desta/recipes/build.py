@@ -126,6 +126,11 @@ def template_fingerprint(engine: Engine) -> str | None:
     return None if engine.prompts is None else _short_hash(str(engine.prompts.tokenizer.chat_template))
 
 
+def dtype_of(engine: Engine) -> str | None:
+    """The number format that the LLM computes in; None if the engine does not say (a server)."""
+    return getattr(engine, "dtype", None)
+
+
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -175,7 +180,8 @@ def build_stage(
     """What makes the rows."""
     writing, judging = engines
     sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
-    values = value_sets(clip for corpus in corpora for clip in corpus) if config.gates.facts else None
+    reads_values = config.gates.facts is not None or (config.gates.grounded is not None and corpora)
+    values = value_sets(clip for corpus in corpora for clip in corpus) if reads_values else None
     gates = RowGates(config.gates, values=values, languages=Languages(config.language))
     shared: dict[str, Any] = {
         "gate": gates.check,
@@ -183,7 +189,12 @@ def build_stage(
         "judge": LeakJudge(judging) if config.judge.enabled else None,
         "max_attempts": config.max_attempts,
         "regenerable": gates.regenerable,
-        "provenance": {"llm": writing.name, "llm_revision": writing.revision, "sampling": sampling},
+        "provenance": {
+            "llm": writing.name,
+            "llm_revision": writing.revision,
+            **({"llm_dtype": dtype} if (dtype := dtype_of(writing)) else {}),
+            "sampling": sampling,
+        },
     }
     rephraser, knobs = None, config.rephrase
     if knobs.enabled:
@@ -196,13 +207,22 @@ def build_stage(
         )
     if config.rows is not None:
         return SelfRephrase(rephraser=rephraser, seed=config.seed, **shared)
-    think = None
+    think, request = None, dict(vars(config.request))
+    keep_system = request.pop("keep_system")
     if writing.prompts is not None:
+        if config.request.system is None:
+            writing.prompts.tell_default_system('request.system=""')
+        elif config.request.system == "" and writing.prompts.keeps_default_system:
+            raise ConfigError(
+                'request.system="" cannot leave out the system prompt of this chat template, which adds '
+                f"{writing.prompts.default_system[:80]!r} to an empty one; give a system text, or null"
+            )
         asked = request_messages("sound", "question", template=config.request.template, system=config.request.system)
         think = think_format(writing.prompts, messages=asked)
     return SelfGenerate(
         rows=build_clip_rows(config, corpora, roots, pool),
-        answerer=Answerer(writing, **vars(config.request), think=think),
+        answerer=Answerer(writing, **request, think=think),
+        system=config.request.system if keep_system else None,
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
@@ -219,10 +239,10 @@ def build_clip_rows(
 
     @lru_cache(maxsize=64)
     def pool_in(language: Language) -> PromptPool | None:
-        """None: our pool is not written in it."""
+        """None: our prompts are not written in it."""
         if language is languages.default:
             return pool
-        if language.prompts is None and config.prompts in SETS:
+        if config.prompts == "plain" or (language.prompts is None and config.prompts in SETS):
             return None
         return prompt_set(config.prompts, seed=config.seed, language=language)
 

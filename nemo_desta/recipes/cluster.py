@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage, freeze_dates
+from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage, dtype_of, freeze_dates
 from nemo_desta.recipes.pipeline import RecipeFolder, run_shards
 from nemo_desta.recipes.settings import parse_recipe
 
@@ -23,6 +23,7 @@ class ShardWorker:
         self.folder = RecipeFolder(config.output)
         self.engines = build_engines(config)
         self.folder.remember("llm_revision", self.engines[0].revision)
+        self.folder.remember("llm_dtype", dtype_of(self.engines[0]))
         freeze_dates(self.folder, self.engines)
         self.stage = build_stage(config, corpora, roots, build_prompts(config), self.engines)
 

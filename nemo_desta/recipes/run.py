@@ -21,6 +21,7 @@ from nemo_desta.recipes.build import (
     check_llm,
     check_requires,
     cross_checks,
+    dtype_of,
     fingerprint,
     freeze_dates,
     not_audible,
@@ -94,6 +95,7 @@ def make_rows(
     """Load the LLM and make the rows of shards ``numbers`` in this process; returns the shards that it finished."""
     engines = build_engines(config)
     folder.remember("llm_revision", engines[0].revision)
+    folder.remember("llm_dtype", dtype_of(engines[0]))
     folder.remember("chat_template", template_fingerprint(engines[0]))
     freeze_dates(folder, engines)
     stage = build_stage(config, corpora, roots, pool, engines)

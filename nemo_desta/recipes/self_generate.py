@@ -119,13 +119,14 @@ class SelfGenerate(_Attempts):
     """The stage from clips to rows.
 
     ``answerer`` queries the LLM; ``rephraser``, if given, rewrites its answer before the gates. ``propose`` lets an
-    LLM write the prompts (`PromptProposer`).
+    LLM write the prompts (`PromptProposer`). ``system``: the system message that rows begin with, may be empty.
     """
 
     rows: ClipRows
     answerer: Answerer
     propose: Any | None = None
     rephraser: Rephraser | None = None
+    system: str | None = None
     audio_locator_tag: str = "<|AUDIO|>"
 
     @property
@@ -166,7 +167,10 @@ class SelfGenerate(_Attempts):
             "dataset": clip["source"],
             "seed_description": item.description,
             "prompt": prompt.prompt,
-            "messages": [{"role": "user", "content": f"{self.audio_locator_tag}\n{prompt.prompt}", "audios": [audio]}],
+            "messages": [
+                *([] if self.system is None else [{"role": "system", "content": self.system}]),
+                {"role": "user", "content": f"{self.audio_locator_tag}\n{prompt.prompt}", "audios": [audio]},
+            ],
             "response": answer.text,
             "truncated": answer.truncated,
             "stage": "self_generate",

@@ -25,10 +25,12 @@ class DescribeConfig:
 
 @dataclass(frozen=True)
 class RequestConfig:
-    """The wording of a request, and how the LLM is sampled."""
+    """The wording of a request, and how the LLM is sampled. ``system``: empty switches off a system prompt that the
+    LLM's chat template adds by itself. ``keep_system``: rows hold the system message, so that training sends it."""
 
     template: str = TEMPLATE
     system: str | None = None
+    keep_system: bool = True
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     max_thinking_tokens: int | None = None
 
@@ -150,6 +152,10 @@ def identity(config: RecipeConfig) -> dict[str, Any]:
         or not {TRAIN, VALID} <= set(config.splits or (TRAIN, VALID))
     ):
         del settings["validation"]  # no clip depends on it
+    request = dict(settings["request"])
+    if config.request.system is None or not request["keep_system"]:
+        del request["keep_system"]  # rows as in folders from before there was a choice
+    settings["request"] = request
     if config.language == "en":
         del settings["language"]  # as in folders from before there was a choice
     elif config.language != "clip":

@@ -261,6 +261,31 @@ def test_a_date_of_the_clock_is_the_runs(family: str, written: str | None) -> No
     assert "24 Dec 2025" in builder("llama31", date_string="24 Dec 2025").render(SYSTEM)
 
 
+def test_an_empty_system_message_leaves_the_default_out_or_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+    user, empty = {"role": "user", "content": "One."}, {"role": "system", "content": ""}
+    for family in FAMILIES:
+        prompts = builder(family)
+        with_empty, without = prompts.render([empty, user]), prompts.render([user])
+        default = prompts.default_system
+        if not default or prompts.keeps_default_system:
+            assert with_empty == without, family
+        else:
+            assert default in without and with_empty == without.replace(default, ""), family
+            heard = {"role": "user", "content": "<|AUDIO|>\nOne.", "audios": [{"audio": "a.wav"}]}
+            trained = prompts.prompt([empty, heard]).ids
+            assert prompts.tokenizer.decode([i for i in trained if i != AUDIO_SLOT]) == prompts.tokenizer.decode(
+                prompts.tokenize(with_empty.replace("One.", "\nOne."))
+            ), family
+    found = {family for family in FAMILIES if builder(family).default_system}
+    assert found == {"smollm2", "smollm3"}
+    assert {family for family in FAMILIES if builder(family).keeps_default_system} == {"smollm3"}
+    with caplog.at_level("INFO"):
+        builder("smollm2").tell_default_system("x")
+        builder("phi4").tell_default_system("x")
+    (record,) = caplog.records
+    assert "'A small helper speaks.'; x leaves it out" in record.getMessage()
+
+
 def test_a_default_system_text_is_written_only_without_a_system_message() -> None:
     user = SYSTEM[1:]
     assert "A small helper" in builder("smollm2").render(user)

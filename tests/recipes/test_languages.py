@@ -233,9 +233,14 @@ def test_answers_in_another_script_than_a_file_less_language_are_still_found() -
     german = "Der Sprecher klingt fröhlich und erzählt, dass die Kinder vor der Tür miteinander reden."
     assert gates.check({**row, "response": german}).reason == "wrong language"
     assert gates.check({**row, "response": "La persona che parla sembra felice e dice che i bambini giocano."}) is None
-    assert gates.absent(load_language("it")) == ["refusals", "leak"] and gates.absent(load_language("de")) == []
-    assert gates.absent(Language(code="eo")) == ["language", "refusals", "leak"]
-    off = RowGates(GatesConfig(leak=False, refusals=None, facts=FactsConfig({"gender": ["male", "female"]})))
+    assert (
+        gates.absent(load_language("it")) == ["refusals", "leak", "grounded"]
+        and gates.absent(load_language("de")) == []
+    )
+    assert gates.absent(Language(code="eo")) == ["language", "refusals", "leak", "grounded"]
+    off = RowGates(
+        GatesConfig(leak=False, refusals=None, grounded=None, facts=FactsConfig({"gender": ["male", "female"]}))
+    )
     assert off.absent(load_language("it")) == ["facts"]
 
 
@@ -310,7 +315,7 @@ def test_rephrased_rows_name_the_gates_that_are_absent_now() -> None:
 
     gates = RowGates()
     stage = SelfRephrase(rephraser=same, gate=gates.check, absent_gates=gates.absent_for)
-    for code, before, now in (("it", [], ["refusals", "leak"]), ("de", ["leak"], None)):
+    for code, before, now in (("it", [], ["refusals", "leak", "grounded"]), ("de", ["leak"], None)):
         row = {"id": "a", "prompt": "?", "response": "Roma", "text_language": code, "gates_absent": before}
         assert asyncio.run(stage.make(row)).row.get("gates_absent") == now
 
@@ -333,9 +338,13 @@ def test_gates_without_words_are_named_in_rows_and_counted(corpus: Path, llm_fol
     prompts = [{"prompt_id": "chi", "prompt": "Chi parla?"}]
     summary = run_recipe(recipe(corpus, llm_folder, language=str(own), prompts=prompts))
     rows = rows_of(corpus / "out")
-    assert all(row["gates_absent"] == ["refusals", "leak"] and row["text_language"] == "it" for row in rows)
+    assert all(
+        row["gates_absent"] == ["refusals", "leak", "grounded"] and row["text_language"] == "it" for row in rows
+    )
     assert any("Genere: maschio, Durata: 1s" in row["seed_description"] for row in rows)
-    assert summary.gates_absent == {"refusals": len(rows), "leak": len(rows)} and "gate leak absent" in str(summary)
+    assert summary.gates_absent == dict.fromkeys(
+        ("refusals", "leak", "grounded"), len(rows)
+    ) and "gate leak absent" in str(summary)
     assert run_recipe(recipe(corpus, llm_folder, language=str(own), prompts=prompts)).gates_absent
     with pytest.raises(ConfigError, match="no pool in language 'it'"):
         run_recipe(recipe(corpus, llm_folder, language="it", output=str(corpus / "b")))

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.commands import run_command
-from nemo_desta.recipes.pipeline import RecipeMismatch, Summary
+from nemo_desta.recipes.pipeline import RecipeFolder, RecipeMismatch, Summary
 from nemo_desta.recipes.run import my_shards, run_recipe
-from nemo_desta.recipes.settings import RecipeConfig, parse_recipe
+from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
 from nemo_desta.testing.openai_server import Faults, Reply, ScriptedServer
 
 REPO = Path(__file__).parents[2]
@@ -364,3 +364,56 @@ def _recipe_of(corpus: Path, llm_folder: Path) -> dict[str, Any]:
     """recipe.json of a recipe whose template reads no clock."""
     run_recipe(given(corpus, llm_folder, output=str(corpus / "other")))
     return json.loads((corpus / "other/recipe.json").read_text())
+
+
+def test_rows_hold_the_system_message_and_the_number_format(corpus: Path, llm_folder: Path) -> None:
+    request = {"sampling": {"max_new_tokens": 4, "temperature": 1.0}, "system": "Be brief."}
+    off = {"gates": {"grounded": None, "language": None, "not_text": False}, "max_attempts": 1}
+    run_recipe(given(corpus, llm_folder, request=request, **off))
+    for row in rows_of(corpus / "out").values():
+        assert row["messages"][0] == {"role": "system", "content": "Be brief."} and row["llm_dtype"] == "float32"
+    recipe = json.loads((corpus / "out/recipe.json").read_text())
+    assert recipe["llm_dtype"] == "float32" and recipe["request"]["keep_system"]
+    request |= {"keep_system": False}
+    run_recipe(given(corpus, llm_folder, request=request, output=str(corpus / "bare"), **off))
+    assert all(row["messages"][0]["role"] == "user" for row in rows_of(corpus / "bare").values())
+
+
+def test_the_identity_of_older_folders_stays(corpus: Path) -> None:
+    def request(**system: Any) -> dict[str, Any]:
+        return identity(parse_recipe(given(corpus, Path("x"), request=system)))["request"]
+
+    assert "keep_system" not in request() and request(system="")["keep_system"]
+    assert "keep_system" not in request(system="x", keep_system=False)
+
+
+def test_an_empty_system_message_that_a_template_fills_is_refused(corpus: Path, llm_folder: Path) -> None:
+    from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage
+
+    config = parse_recipe(given(corpus, llm_folder, request={"system": ""}))
+    engines = build_engines(config)
+    parts = (*build_input(config), build_prompts(config), engines)
+    assert build_stage(config, *parts).system == ""
+    said = "{% if messages[0].role == 'system' %}{% set s = messages[0].content %}"
+    said += "{% set messages = messages[1:] %}{% endif %}"
+    engines[0].prompts.tokenizer.chat_template = (
+        said + "<s>{{ s or 'Be of help.' }}</s>{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    for name in ("default_system", "keeps_default_system"):
+        del vars(engines[0].prompts)[name]
+    with pytest.raises(ConfigError, match="request.system=\"\" cannot leave out .* 'Be of help.'"):
+        build_stage(config, *parts)
+
+
+def test_a_folder_from_before_the_new_gates_resumes_without_them(corpus: Path) -> None:
+    old = identity(parse_recipe(given(corpus, Path("x"))))
+    del old["gates"]["grounded"], old["gates"]["refusals"]["talk"]
+    RecipeFolder(corpus / "out").claim(old)
+    with pytest.raises(RecipeMismatch, match=r"gates.grounded \(there: null.*gates.refusals.talk \(there: null"):
+        RecipeFolder(corpus / "out").claim(identity(parse_recipe(given(corpus, Path("x")))))
+    without = {"grounded": None, "refusals": {"talk": None}}
+    RecipeFolder(corpus / "out").claim(identity(parse_recipe(given(corpus, Path("x"), gates=without))))
+    folder = RecipeFolder(corpus / "out")
+    folder.remember("llm_dtype", "bfloat16")  # not known in older folders: recorded when the run resumes
+    with pytest.raises(RecipeMismatch, match="llm_dtype 'bfloat16', now it is 'float32'"):
+        folder.remember("llm_dtype", "float32")

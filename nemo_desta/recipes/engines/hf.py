@@ -48,6 +48,7 @@ class HFEngine(LocalEngine):
             **local,
         )
         self.model = model.eval().requires_grad_(False)
+        self.dtype = str(model.dtype).removeprefix("torch.")
         self.too_many_tokens: int | None = None  # a batch of so many (rows x longest) once ran out of memory
         self._reset()
 

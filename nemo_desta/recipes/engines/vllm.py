@@ -32,6 +32,7 @@ class VLLMEngine(LocalEngine):
             tokenizer, end_ids=end_ids, context=config.max_model_len, batch_size=window, concurrency=window, **local
         )
         self.llm = llm
+        self.dtype = str(getattr(config, "dtype", None) or "").removeprefix("torch.") or None
 
     @classmethod
     def from_pretrained(

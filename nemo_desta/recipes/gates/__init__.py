@@ -13,6 +13,7 @@ from nemo_desta.recipes.gates import text
 from nemo_desta.recipes.gates.decontaminate import Decontamination
 from nemo_desta.recipes.gates.duplicates import Duplicates, DuplicatesConfig
 from nemo_desta.recipes.gates.facts import FactCheck, FactsConfig, value_sets
+from nemo_desta.recipes.gates.grounded import GroundedCheck, GroundedConfig
 from nemo_desta.recipes.gates.language import LanguageGate, can_identify
 from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.gates.loops import LoopGate
@@ -44,6 +45,7 @@ GATES = Registry("gate", "nemo_desta.gates")
 REGENERABLE = frozenset(
     {"empty", "not text", "truncated", "too short", "too long", "repetition loop", "wrong language"}
     | {"unexpected script", "refusal", "leak", "leak (judge)", "judge unclear", "contradicts attributes"}
+    | {"not grounded", "assistant talk"}
     | {"no answer tags", "think block lost", "think block changed", "answer lost", "rewriter cut"}
     | {"rewriting too short", "rewriting too long"}
 )
@@ -68,6 +70,7 @@ class GatesConfig:
     language: LanguageGate | None = field(default_factory=LanguageGate)
     refusals: RefusalGate | None = field(default_factory=RefusalGate)
     leak: bool | None = True
+    grounded: GroundedConfig | None = field(default_factory=GroundedConfig)
     facts: FactsConfig | None = None
     closing_tags: list[str] | None = None
     duplicates: DuplicatesConfig | None = field(default_factory=DuplicatesConfig)
@@ -84,7 +87,8 @@ class GatesConfig:
 class RowGates:
     """All gates over one row; the first rejection counts. ``regenerable``: reasons that another answer may avoid.
 
-    ``values``: values for the fact check instead of those in ``config.facts``; see `value_sets`. ``languages``: of the
+    ``values``: values for the grounding gate, and for the fact check instead of those in ``config.facts``; see
+    `value_sets`. ``languages``: of the
     run; a row is judged in the language that it names (``text_language``, English without it).
     """
 
@@ -120,6 +124,7 @@ class RowGates:
             "language": config.language and not (can_identify(language.code) or language.language),
             "refusals": config.refusals and language.refusals is None,
             "leak": config.leak and language.leak is None,
+            "grounded": config.grounded and language.facts is None,
             "facts": config.facts and language.facts is None,
         }
         return [name for name, is_absent in lacking.items() if is_absent]
@@ -136,6 +141,8 @@ class RowGates:
             if config.leak and "leak" not in absent:
                 leak = LeakCheck.in_language(language)
                 gates.append(lambda seen: leak.check(seen.row))
+            if config.grounded is not None and "grounded" not in absent:
+                gates.append(GroundedCheck(config.grounded, language, self._values))
             if config.facts is not None and "facts" not in absent:
                 gates.append(FactCheck(self._values, config.facts, language))
             self._gates[language] = [gate for gate in (*gates, *self._own) if gate is not None]

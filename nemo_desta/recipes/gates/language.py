@@ -27,6 +27,8 @@ _WORDS = yaml.safe_load(Path(__file__).with_name("language.yaml").read_text(enco
 _ENGLISH = frozenset(ENGLISH.language.function_words.split())
 #: Minimum shares of function words: for English, and for a text that may be English.
 _IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
+#: Shorter English rows are not checked: names, titles, loanwords.
+_FEWEST_WORDS = 5
 
 _NAMES_LANGUAGE = re.compile(
     r"\b(?:translat|übersetz|tradu|vertaal|bilingual|(?:an|)other language|foreign language|"
@@ -64,11 +66,15 @@ class LanguageGate:
             return None
         letters = sum(map(len, words))
         spaced = letters < 12 * len(words)  # scripts without spaces: letters alone count
-        if letters < self.min_letters or (spaced and len(words) < self.min_words):
-            return None
-        if _names_language(seen.prompt):
+        is_short = letters < self.min_letters or (spaced and len(words) < self.min_words)
+        if names_language(seen.prompt) or (is_short and (share or len(words) < _FEWEST_WORDS)):
             return None
         expected = _language_of_prompt(seen.prompt, self.min_confidence)
+        if is_short:  # too short for statistics
+            other = vocabulary(ENGLISH).other(seen) if expected == "en" else None
+            if other is None or _is_spoken(other[0], seen):
+                return None
+            return Rejection("wrong language", f"{other[0]} ({other[1]!r}) to a prompt in en: {seen.answer[:60]!r}")
         if expected is None or (expected == "en" and share >= _MAYBE_ENGLISH):
             return None
         if expected != "en" and share >= 2 * _IS_ENGLISH:
@@ -87,7 +93,7 @@ class LanguageGate:
     def _in_language(self, seen: Seen) -> Rejection | None:
         expected, words = seen.language.code, seen.words
         asks = seen.language.language and seen.language.language.other_languages
-        if _names_language(seen.prompt) or (asks and re.search(asks, seen.prompt, re.IGNORECASE)):
+        if names_language(seen.prompt) or (asks and re.search(asks, seen.prompt, re.IGNORECASE)):
             return None
         lexicon = vocabulary(seen.language)
         if lexicon is not None and (other := lexicon.other(seen)):
@@ -122,7 +128,7 @@ class LanguageGate:
         for name, letters in _SCRIPT.items():
             found = [] if name in allowed else letters.findall(seen.answer)
             if len(found) > self.max_foreign_letters:
-                if _names_language(seen.prompt) or _names_language(seen.answer):
+                if names_language(seen.prompt) or names_language(seen.answer):
                     return None
                 return Rejection("unexpected script", f"{len(found)} letters of {name}: {''.join(found)[:20]!r}")
         return None
@@ -153,7 +159,8 @@ def _english_share(words: Sequence[str]) -> float:
 
 
 @lru_cache(maxsize=8192)
-def _names_language(text: str) -> bool:
+def names_language(text: str) -> bool:
+    """Whether a prompt names a language or asks for a translation."""
     return _NAMES_LANGUAGE.search(text) is not None
 
 

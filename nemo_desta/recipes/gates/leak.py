@@ -134,9 +134,9 @@ class LeakCheck:
         if self._pair is _PAIR_ANY:
             lower = re.sub(r" ?[:\uff1a] ?", ": ", lower)
         for pair in self._pair.findall(description):
-            # Only as a field: "she has this accent: Scottish" is a sentence.
+            # Only as a field or behind an article: "she has this accent: Scottish" is a sentence.
             small = re.escape(pair.lower())
-            if pair.lower() in lower and re.search(rf"(?:^|[^\w\s'])\s*{small}", lower, re.MULTILINE):
+            if pair.lower() in lower and re.search(rf"(?:^|[^\w\s']|\b(?:an?|the|of))\s*{small}", lower, re.MULTILINE):
                 leak = Leak((0, 0), pair, "attribute: value")
                 if not self._asked_for(leak, self._by_name.get("attribute: value"), prompt):
                     return Rejection("leak", f"attribute: value: {pair!r} as in the description")

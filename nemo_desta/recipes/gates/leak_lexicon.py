@@ -30,33 +30,36 @@ class Rule:
     asked: str | None = None
 
 
-def load_lexicon(path: Path) -> tuple[dict[str, str], tuple[Rule, ...]]:
+def load_lexicon(path: Path, part: str = "rules") -> tuple[dict[str, str], tuple[Rule, ...]]:
     """Read a lexicon file: the ways to ask for a written thing, by the thing, and the rules."""
     found = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return parse_lexicon(found)
+    return parse_lexicon(found if part == "rules" else found.get(part) or {"rules": ()})
 
 
-def language_lexicon(language: Language, part: str) -> tuple[dict[str, str], tuple[Rule, ...]] | None:
-    """The lexicon in a language file, ``part`` is "leak" or "refusals"; None if it has none.
+def language_lexicon(
+    language: Language, name: str, part: str = "rules"
+) -> tuple[dict[str, str], tuple[Rule, ...]] | None:
+    """The lexicon ``name`` ("leak" or "refusals") in a language file; None if it has none. ``part``: another lexicon
+    inside it, which may be absent.
 
     Raises ``ConfigError``: another form, or an invalid expression."""
-    found = getattr(language, part)
+    found = getattr(language, name)
     if found is None:
         return None
     if isinstance(found, str):
-        return load_lexicon(_RECIPES / found)
+        return load_lexicon(_RECIPES / found, part)
     try:
-        asked, rules = parse_lexicon(found)
+        asked, rules = parse_lexicon(found if part == "rules" else found.get(part) or {"rules": ()})
         for rule in rules:
             re.compile(rule.pattern)
             re.compile((rule.asked or "").replace("{noun}", "x"))
     except re.error as error:
         raise ConfigError(
-            f"language {language.code!r}: {part}: {error.pattern!r:.80} is no regular expression: {error}"
+            f"language {language.code!r}: {name}: {error.pattern!r:.80} is no regular expression: {error}"
         ) from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"language {language.code!r}: {part} must have the form of leak_english.yaml ({error})"
+            f"language {language.code!r}: {name} must have the form of leak_english.yaml ({error})"
         ) from None
     return asked, rules
 

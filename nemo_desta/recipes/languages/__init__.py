@@ -50,10 +50,14 @@ class ChoiceWords:
 
 @dataclass(frozen=True)
 class FactWords:
-    """``synonyms``: attribute -> value -> other words for it. Regular expressions: ``negated_before`` matches at the
-    end of the text before a value, ``negated_after`` at the start of the text behind it, ``hedged`` anywhere."""
+    """``synonyms``: attribute -> value -> other words for it. ``related``: attribute -> words that answer a question
+    about it without naming a value ("he"). Regular expressions: ``negated_before`` matches at the end of the text
+    before a value, ``negated_after`` at the start of the text behind it, ``hedged`` anywhere, ``evasive``: phrases
+    which say that something is not known."""
 
     synonyms: dict[str, Any] = field(default_factory=dict)
+    related: dict[str, list[str]] = field(default_factory=dict)
+    evasive: str | None = None
     negated_before: str | None = None
     negated_after: str | None = None
     hedged: str | None = None

@@ -1,4 +1,4 @@
-"""Sets of prompts by name: the pool in ``pool/``, and the pool combined with output formats."""
+"""Sets of prompts by name: the pool in ``pool/``, the pool combined with output formats, and plain.yaml."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from nemo_desta.recipes.prompts.fill import ValueLists
 from nemo_desta.recipes.prompts.prompt import Prompt, load_prompts, parse_prompts, text_hash
 from nemo_desta.sources import resolve_source
 
-SETS = ("composed", "pool")
+SETS = ("composed", "pool", "plain")
 
 _RECIPES = Path(__file__).parents[1]
 
@@ -34,8 +34,9 @@ def prompt_set(
     """The pool of prompts that a config names.
 
     ``given``: ``pool`` (our own prompts); ``composed`` (the pool, and each of its prompts with each suitable format,
-    wording and numbers chosen by ``seed``); a YAML or JSONL file (also ``package:<path>``); or a list of prompts or
-    mappings. ``values``: see `PromptPool`. ``language``: of the set, or of the given prompts.
+    wording and numbers chosen by ``seed``); ``plain`` (short questions for small LLMs, English only); a YAML or JSONL
+    file (also ``package:<path>``); or a list of prompts or mappings. ``values``: see `PromptPool`. ``language``: of
+    the set, or of the given prompts.
 
     Raises ``FileNotFoundError``: neither a set nor a file; ``ValueError``: invalid prompts; ``ConfigError``: a set in
     a language that has none.
@@ -43,6 +44,10 @@ def prompt_set(
     if not isinstance(given, (str, os.PathLike)):
         ready = given and all(isinstance(entry, Prompt) for entry in given)
         return PromptPool(given if ready else parse_prompts(given), values=values, language=language)
+    if given == "plain":
+        if language is not ENGLISH:
+            raise ConfigError(f"prompts=plain is English; for language {language.code!r} use the pool or a file")
+        return PromptPool(load_prompts(_RECIPES / "prompts/plain.yaml"), values=values)
     if given in SETS:
         bases = base_prompts(language)
         composed = compose(bases, seed=seed, language=language) if given == "composed" else []

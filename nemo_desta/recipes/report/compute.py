@@ -13,6 +13,7 @@ from tqdm import tqdm
 from nemo_desta.data.rows import parse_row
 from nemo_desta.errors import RowError
 from nemo_desta.recipes.report.counters import Reasons, top
+from nemo_desta.recipes.report.outcomes import Outcomes
 from nemo_desta.recipes.report.row_stats import RowStats, share, short_word
 from nemo_desta.recipes.report.sources import Line, Paths, find_rows, lines, split_of
 
@@ -52,7 +53,7 @@ def compute_stats(
     source = find_rows(rows, rejected=rejected, summary=summary)
     wanted = max_leak_checks or 0
     stats = RowStats(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
-    unreadable, dropped = Reasons(), Reasons()
+    unreadable, dropped, outcomes = Reasons(), Reasons(), Outcomes()
     with tqdm(total=source.num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=not progress) as bar:
         for line in lines(source.rows, bar):
             try:
@@ -61,6 +62,7 @@ def compute_stats(
                 unreadable.add(error.reason, str(error))
                 continue
             stats.add(row, split_of(row, line.path))
+            outcomes.add(row, kept=True)
             if see_row is not None:
                 see_row(row, line)
         for line in lines(source.rejected, bar):
@@ -73,6 +75,8 @@ def compute_stats(
                 continue
             example = {"id": short_word(record.get("id")), "detail": str(record.get("detail") or "")[:300]}
             dropped.add(short_word(record.get("reason")), example)
+            if isinstance(record.get("row"), dict):
+                outcomes.add(record["row"], kept=False)
             if see_rejected is not None:
                 see_rejected(record, line)
     reasons, total = dropped.counts.most_common(), dropped.counts.total
@@ -87,6 +91,7 @@ def compute_stats(
         "files": len(source.rows),
         "bytes": source.num_bytes,
         **stats.to_json(),
+        "outcomes": outcomes.to_json(),
         "unreadable": {
             "lines": unreadable.counts.total,
             "reasons": unreadable.counts.most_common(),

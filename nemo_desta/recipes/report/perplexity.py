@@ -169,7 +169,9 @@ def text_messages(
     if not isinstance(description, str) or not description.strip():
         raise RowError("no seed description", f"row '{row['id']}' has no seed_description to stand for its audio")
     messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-    if len(messages) == 1 and isinstance(row.get("prompt"), str):
+    own = messages[0]["content"] if messages[0]["role"] == "system" else None
+    if len(messages) == 1 + (own is not None) and isinstance(row.get("prompt"), str):
+        system = system if own is None else own
         return request_messages(description, row["prompt"], template=template, system=system)
     places = [i for i, m in enumerate(row["messages"]) if m.get("audios")]
     places = places or [i for i, m in enumerate(messages) if m["role"] == "user"][-1:]
@@ -219,7 +221,7 @@ def _score(model: Any, rows: Sequence[tuple[Row, Example]], batch_size: int) -> 
         with torch.inference_mode():
             nlls = response_nlls(model, [example for _, example in batch])
         for (row, example), nll in zip(batch, nlls, strict=True):
-            groups = (row.get("corpus") or row.get("dataset"), row.get("stage"), row.get("llm"))
+            groups = (row.get("dataset") or row.get("corpus"), row.get("stage"), row.get("llm"))
             yield _Scored(nll, len(example.ids) - example.prompt_len, *(str(name or "not said") for name in groups))
 
 

@@ -11,8 +11,8 @@ from nemo_desta.data.rows import audio_entries
 from nemo_desta.recipes.gates.leak import LeakCheck
 from nemo_desta.recipes.hashes import HashList
 from nemo_desta.recipes.prompts.constraints import Constraint, obeys
+from nemo_desta.recipes.read_description import read_description
 from nemo_desta.recipes.report.counters import CappedCounter, Clips, Lengths, top
-from nemo_desta.recipes.report.descriptions import read_description
 from nemo_desta.recipes.unicode_scripts import script_of
 
 #: Prompts are also counted by their first words.
@@ -46,7 +46,7 @@ class RowStats:
     def add(self, row: Mapping[str, Any], split: str) -> None:
         """Count a checked row of ``split``."""
         self.total += 1
-        corpus, fields = short_word(row.get("corpus") or row.get("dataset")), self.fields
+        corpus, fields = short_word(row.get("dataset") or row.get("corpus")), self.fields
         fields["corpus"].add(corpus)
         fields["split"].add(split)
         for name in ("stage", "llm", "language"):

@@ -97,3 +97,30 @@ def test_short_quoted_or_formal_answers_pass(answer: str) -> None:
 def test_slips_into_another_script(answer: str, script: str) -> None:
     verdict = check("How does the speaker feel?", answer)
     assert verdict is not None and verdict.reason == "unexpected script" and verdict.detail.startswith(script)
+
+
+@pytest.mark.parametrize(
+    "answer", ["La voiture est un mère de la voiture.", "Der Mann ist nicht sehr alt.", "El hombre está muy contento."]
+)
+def test_short_answers_in_another_language_are_found_by_their_words(answer: str) -> None:
+    verdict = check("Is the speaker a man or a woman?", answer)
+    assert verdict is not None and verdict.reason == "wrong language"
+    assert check("Is the speaker a man or a woman?", answer, transcript=answer) is None
+    assert check("Is the speaker a man or a woman? Say it in French.", answer) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Male.",
+        "La Vie en Rose",
+        "Je ne sais quoi",
+        "Guten Tag",
+        "A dog barks loudly.",
+        "Tango, salsa, flamenco, jazz.",
+        "El Camino de Santiago de Compostela",
+        "Rain, wind, thunder, hail, birds.",
+    ],
+)
+def test_short_english_answers_names_and_loanwords_pass(answer: str) -> None:
+    assert check("What is it?", answer) is None

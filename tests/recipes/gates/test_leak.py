@@ -266,3 +266,18 @@ def test_a_copied_field_is_told_from_a_sentence(response: str, leaks: bool) -> N
     row = {"seed_description": "[00:00-00:02] aye (Gender: female, Accent: Scottish, Duration: 2s)"}
     row |= {"prompt": "Who speaks?", "response": response}
     assert (LeakCheck().check(row) is not None) == leaks
+
+
+@pytest.mark.parametrize("prompt", ["Name three things about this audio as a numbered list.", "Report what you hear."])
+def test_a_list_is_not_the_description_itself(check: LeakCheck, prompt: str) -> None:
+    copied = "1. The audio is a sound class: rain, Sound group: nature, Duration: 5s"
+    assert verdict(check, copied, prompt) is not None
+    assert verdict(check, "Gender: male, Emotion: happy", prompt) is not None
+    assert verdict(check, "1. Rain\n2. Wind\n3. Accent: none", prompt) is None
+    assert verdict(check, "Gender: male, Emotion: happy", "List the attributes.") is None
+    assert verdict(check, "Gender: male, Emotion: happy", "Fill in a profile of the speaker.") is None
+
+
+def test_a_copied_pair_behind_an_article_is_a_leak(check: LeakCheck) -> None:
+    assert verdict(check, "She is in a mood swing: mild.", description=DESCRIPTION) is not None
+    assert verdict(check, "She has this mood swing: mild.", description=DESCRIPTION) is None

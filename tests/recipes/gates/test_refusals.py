@@ -1,9 +1,12 @@
 """Refusals, and what only sounds like one."""
 
+from typing import Any
+
 import pytest
 
 from nemo_desta.recipes.gates import GatesConfig, RowGates
 from nemo_desta.recipes.gates.refusals import RefusalGate
+from nemo_desta.recipes.languages import Languages
 
 GATES = RowGates(GatesConfig(leak=False))
 
@@ -79,3 +82,64 @@ def test_own_expressions_are_added() -> None:
     assert refused("Leider kann ich das nicht hören.", gates)
     assert refused("I cannot listen to audio.", gates)
     assert not refused("Leider regnet es.", gates)
+
+
+def talks(answer: str, **fields: Any) -> bool:
+    verdict = RowGates(GatesConfig(leak=False)).check({"prompt": "What is said?", "response": answer, **fields})
+    assert verdict is None or verdict.reason == "assistant talk", verdict
+    return verdict is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm ready to help. What's your question?",
+        "I'm sorry for your loss. I'm here to help you.",
+        "I am a language AI, trained on texts.",
+        "(No, I'm not a man or a woman. I'm a helpful AI named Max.)",
+        "Hello! How can I help you today?",
+        "What would you like to know?",
+        "Please provide more context.",
+    ],
+)
+def test_assistant_talk(answer: str) -> None:
+    assert talks(answer)
+    assert not talks(answer, prompt_kind="role_play")
+    assert not talks(answer, seed_description=f"[00:00-00:02] {answer} (Gender: male, Duration: 2s)")
+    gate = RowGates(GatesConfig(leak=False, refusals=RefusalGate(talk=False)))
+    assert gate.check({"prompt": "What is said?", "response": answer}) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'The speaker says: "How can I help you today?"',
+        "The woman asks how she can help.",
+        "He is ready to help his friend.",
+        "An AI assistant speaks in this clip.",
+        "The man wonders what the question is.",
+        "It is a dog. I am sure of it.",
+        "The speaker is here to help.",
+        "She would like to know what is going on.",
+        "A clerk asks for more details.",
+    ],
+)
+def test_helpful_people_are_no_assistants(answer: str) -> None:
+    assert not talks(answer)
+
+
+@pytest.mark.parametrize(
+    ("code", "talk", "near"),
+    [
+        ("de", "Ich bin ein KI-Assistent.", "Ich bin ein Fan von Jazz, sagt er."),
+        ("es", "¿En qué puedo ayudarte?", "Ella pregunta en qué puede ayudar."),
+        ("fr", "Comment puis-je vous aider ?", "Elle demande comment elle peut aider."),
+        ("ja", "私は言語モデルです。", "話者は言語について話しています。"),
+        ("zh", "我是一个人工智能助手。", "说话人在谈论人工智能。"),
+    ],
+)
+def test_assistant_talk_in_other_languages(code: str, talk: str, near: str) -> None:
+    gates = RowGates(GatesConfig(leak=False, language=None), languages=Languages(code))
+    row = {"prompt": "?", "text_language": code}
+    assert gates.check({**row, "response": talk}).reason == "assistant talk"
+    assert gates.check({**row, "response": near}) is None

@@ -6,6 +6,8 @@ from itertools import combinations
 
 import pytest
 
+from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.languages import load_language
 from nemo_desta.recipes.prompts import Prompt, answerable, obeys, prompt_set
 from nemo_desta.recipes.prompts.fill import _known_values
 from nemo_desta.recipes.prompts.prompt import SLOT
@@ -97,3 +99,15 @@ def test_prompts_of_kind_format_say_which_format() -> None:
 )
 def test_the_lexical_check_tells_prompts_about_texts_from_prompts_about_sound(prompt: str, betrays: bool) -> None:
     assert (leak(prompt) is not None) is betrays
+
+
+def test_the_plain_prompts_are_short_questions_about_one_thing() -> None:
+    plain = prompt_set("plain")
+    assert len({words(prompt) for prompt in plain}) == len(plain) >= 40
+    for prompt in plain:
+        assert len(words(prompt)) <= 9 and len(prompt.requires) <= 1 and prompt.constraint is None, prompt
+        assert not leak(prompt.prompt) and not SLOT.search(prompt.prompt), prompt
+        assert prompt.kind == {(): "describe", ("transcript",): "repeat"}.get(prompt.requires, "ask"), prompt
+        assert all(set(prompt.requires) <= ATTRIBUTES[domain] for domain in prompt.domains), prompt
+    with pytest.raises(ConfigError, match="prompts=plain is English"):
+        prompt_set("plain", language=load_language("de"))

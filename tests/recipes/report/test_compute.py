@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +138,34 @@ def test_a_thought_is_split_at_its_closing_tag() -> None:
     assert split_thought("<think>\nhm\n</think>\n\nYes.") == ("hm", "Yes.")
     assert split_thought("hm [/THINK] Yes.") == ("hm", "Yes.")
     assert split_thought("Yes.") == (None, "Yes.")
+
+
+def test_grounded_and_dropped_rows_are_counted_by_prompt_kind_attribute_and_corpus(
+    write_rows: Callable[..., Path],
+) -> None:
+    def ask(number: int, response: str, **changes: Any) -> dict[str, Any]:
+        asked = {"prompt": "Who speaks?", "prompt_kind": "ask", "prompt_requires": ["gender"], "corpus": "train"}
+        return make_row(number, response=response, **{**asked, **changes})
+
+    said = {"prompt": "Repeat it.", "prompt_kind": "repeat", "prompt_requires": ["transcript"]}
+    rows = [
+        ask(0, "A man."),  # male
+        ask(1, "A person."),
+        ask(2, "A lady."),  # female
+        ask(20, "The gender is unknown.", dataset="voices"),
+        ask(4, "Words: word, 2.", **said),
+        ask(6, "Nothing of it.", **said),
+        make_row(8, prompt_requires=["pitch"]),  # not in the description
+    ]
+    dropped = [{"id": "d", "reason": "leak", "detail": "", "row": ask(10, "I read: male")}]
+    dropped += [{"id": "e", "reason": "LLM error", "detail": "", "row": None}]
+    write_rows("rejected/train-0.jsonl", dropped)
+    found = compute_stats(write_rows("rows/train-0.jsonl", rows).parents[1])["outcomes"]
+    counted = {name: [tuple(one.values()) for one in table.values()] for name, table in found.items()}
+    assert found["by_kind"].keys() == {"ask", "repeat", "describe"}
+    assert counted["by_prompt"][0] == (4, 1, 0.2, 4, 2, 0.5) and found["by_prompt"].keys() >= {"Who speaks?"}
+    assert tuple(found["by_kind"]["repeat"].values()) == (2, 0, 0.0, 2, 1, 0.5)
+    assert tuple(found["by_attribute"]["gender"].values()) == (4, 1, 0.2, 4, 2, 0.5)
+    assert tuple(found["by_attribute"]["pitch"].values()) == (1, 0, 0.0, 0, 0, None)
+    assert found["by_corpus"].keys() == {"birds", "voices"}  # not the manifest's name
+    assert found["by_corpus"]["voices"]["grounded"] == 0

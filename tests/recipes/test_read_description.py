@@ -3,7 +3,7 @@
 import pytest
 
 from nemo_desta.recipes.describe import describe
-from nemo_desta.recipes.report.descriptions import read_description
+from nemo_desta.recipes.read_description import read_description
 
 CLIP = {"id": "a", "duration": 2.2, "domain": "speech", "transcript": "Kids (two) talk: now."}
 

@@ -1,0 +1,87 @@
+"""The probe keeps prompts that the LLM answers rightly: a scripted LLM reads some prompts and evades others."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.commands import run_command
+from nemo_desta.recipes.engines.base import Generation, Request
+from nemo_desta.recipes.probe import Score
+from nemo_desta.recipes.prompts import prompt_set
+
+PROMPTS = [
+    {"prompt_id": "right", "prompt": "Man or woman?", "requires": ["gender"], "kind": "ask"},
+    {"prompt_id": "evades", "prompt": "Which gender?", "requires": ["gender"], "kind": "ask"},
+    {"prompt_id": "wrong", "prompt": "He or she?", "requires": ["gender"], "kind": "ask"},
+    {
+        "prompt_id": "small",
+        "prompt": "lower case?",
+        "requires": ["gender"],
+        "kind": "ask",
+        "constraint": {"name": "lower_case"},
+    },
+    {"prompt_id": "never", "prompt": "Which sound?", "requires": ["sound_class"], "kind": "ask"},
+]
+
+
+class Scripted:
+    """An engine whose answers depend on the prompt."""
+
+    name, revision, concurrency, prompts = "scripted", None, 4, None
+
+    def __init__(self, llm: str) -> None:
+        del llm
+
+    async def generate(self, request: Request) -> Generation:
+        description, prompt = request.messages[-1]["content"].split("\n")
+        true, other = ("woman", "man") if "Gender: female" in description else ("man", "woman")
+        said = {"Man or woman?": f"A {true}.", "Which gender?": "The gender is unknown.", "He or she?": f"A {other}."}
+        return Generation(said.get(prompt, f"A {true}."), False)
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+def settings(root: Path, **more: Any) -> dict[str, Any]:
+    base = {"recipe": "probe", "corpus": "m.jsonl", "data_root": str(root), "llm": "x", "prompts": PROMPTS}
+    base |= {"engine": {"_target_": f"{__name__}.Scripted"}, "output": str(root / "pool.yaml"), "progress": False}
+    return {**base, **more}
+
+
+def test_prompts_that_are_answered_rightly_are_written(corpus: Path) -> None:
+    probed = run_command(settings(corpus, answers_per_prompt=6))
+    scores = {prompt.prompt_id: (score.right, score.asked) for prompt, score in probed.prompts}
+    assert scores == {"right": (6, 6), "evades": (0, 6), "wrong": (0, 6), "small": (0, 6)}
+    assert [prompt.prompt_id for prompt in prompt_set(str(corpus / "pool.yaml"))] == ["right"]
+    text = (corpus / "pool.yaml").read_text()
+    assert "# ask, gender: 33% [16%, 56%] of 18" in text and "# ask, gender, format lower_case: 0%" in text
+    assert "of 6: Which gender?" in text and yaml.safe_load(text)[0]["requires"] == ["gender"]
+    assert "1 of 4 prompts" in str(probed)
+
+
+def test_a_probe_without_a_right_answer_says_so(corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="no prompt reaches min_right=0.7"):
+        run_command(settings(corpus, prompts=PROMPTS[1:3]))
+    assert not (corpus / "pool.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"output": "pool.txt"}, "output must be a .yaml file"),
+        ({"prompts": "proposed"}, "probe needs a set of prompts"),
+        ({"answers": 3}, "answers"),
+    ],
+)
+def test_wrong_settings_are_refused(corpus: Path, more: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_command(settings(corpus, **more))
+
+
+def test_intervals_are_wilsons() -> None:
+    assert Score(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-3)
+    assert Score(0, 6).interval[0] == pytest.approx(0, abs=1e-9)
