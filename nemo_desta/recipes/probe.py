@@ -89,12 +89,22 @@ class Probed:
 
     path: Path
     prompts: list[tuple[Prompt, Score]]
-    kept: int
+    kept: int = 0
+
+    def chosen(self, min_right: float) -> list[tuple[Prompt, Score]]:
+        """The prompts that reach ``min_right``. One whose group does not (by its interval) may be lucky: it must also
+        be better than the group for certain, its interval above the group's."""
+        groups, found = self.groups(), []
+        for prompt, score in self.prompts:
+            best = groups[_group_of(prompt)].interval[1]
+            if score.share >= min_right and (best >= min_right or score.interval[0] > best):
+                found.append((prompt, score))
+        return found
 
     def groups(self) -> dict[str, Score]:
         right, asked = Counter[str](), Counter[str]()
         for prompt, score in self.prompts:
-            name = ", ".join([prompt.kind or "no kind", *prompt.requires, *_format_of(prompt)])
+            name = _group_of(prompt)
             right[name] += score.right
             asked[name] += score.asked
         found = {name: Score(right[name], number) for name, number in asked.items()}
@@ -127,8 +137,9 @@ def run_probe(plain: Mapping[str, Any]) -> Probed:
         right[row["prompt_id"]] += _is_right(row, answer, gates)
     scored = [(prompt, Score(right[prompt.prompt_id], n)) for prompt in pool if (n := asked[prompt.prompt_id])]
     scored.sort(key=lambda pair: (-pair[1].share, pair[0].prompt_id))
-    kept = [(prompt, score) for prompt, score in scored if score.share >= own.min_right]
-    probed = Probed(Path(own.output), scored, len(kept))
+    probed = Probed(Path(own.output), scored)
+    kept = probed.chosen(own.min_right)
+    probed.kept = len(kept)
     if not kept:
         raise ConfigError(f"no prompt reaches min_right={own.min_right}; the groups of prompts:\n{probed}")
     _write(probed, kept, engine.name)
@@ -217,5 +228,7 @@ def _write(probed: Probed, kept: Sequence[tuple[Prompt, Score]], llm: str) -> No
     probed.path.write_text("\n".join([*lines, text]), encoding="utf-8")
 
 
-def _format_of(prompt: Prompt) -> list[str]:
-    return [] if prompt.constraint is None else [f"format {prompt.constraint.name}"]
+def _group_of(prompt: Prompt) -> str:
+    """Kind, required names and format."""
+    form = [] if prompt.constraint is None else [f"format {prompt.constraint.name}"]
+    return ", ".join([prompt.kind or "no kind", *prompt.requires, *form])

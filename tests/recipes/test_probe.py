@@ -10,8 +10,9 @@ import yaml
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.commands import run_command
 from nemo_desta.recipes.engines.base import Generation, Request
-from nemo_desta.recipes.probe import Score
+from nemo_desta.recipes.probe import Probed, Score
 from nemo_desta.recipes.prompts import prompt_set
+from nemo_desta.recipes.prompts.prompt import parse_prompts
 
 PROMPTS = [
     {"prompt_id": "right", "prompt": "Man or woman?", "requires": ["gender"], "kind": "ask"},
@@ -61,6 +62,16 @@ def test_prompts_that_are_answered_rightly_are_written(corpus: Path) -> None:
     assert "# ask, gender: 33% [16%, 56%] of 18" in text and "# ask, gender, format lower_case: 0%" in text
     assert "of 6: Which gender?" in text and yaml.safe_load(text)[0]["requires"] == ["gender"]
     assert "1 of 4 prompts" in str(probed)
+
+
+def test_a_lucky_prompt_of_a_group_that_fails_is_left_out(tmp_path: Path) -> None:
+    prompts = parse_prompts([{**PROMPTS[0], "prompt_id": str(n), "prompt": f"{n}?"} for n in range(3)])
+    lucky = [(prompts[0], Score(9, 12)), (prompts[1], Score(4, 12)), (prompts[2], Score(2, 12))]
+    assert Probed(tmp_path, lucky).chosen(0.7) == []
+    better = [(prompts[0], Score(12, 12)), *lucky[1:]]
+    assert Probed(tmp_path, better).chosen(0.7) == better[:1]
+    good = [(prompts[0], Score(9, 12)), (prompts[1], Score(8, 12)), (prompts[2], Score(7, 12))]
+    assert Probed(tmp_path, good).chosen(0.7) == good[:1]
 
 
 def test_a_probe_without_a_right_answer_says_so(corpus: Path) -> None:

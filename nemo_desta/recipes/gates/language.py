@@ -5,6 +5,7 @@ others; its result counts only for long enough texts and above a minimum confide
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,9 @@ _ENGLISH = frozenset(ENGLISH.language.function_words.split())
 _IS_ENGLISH, _MAYBE_ENGLISH = 0.12, 0.07
 #: Shorter English rows are not checked: names, titles, loanwords.
 _FEWEST_WORDS = 5
+#: Words of a quotation, and different ones of another language among them. The closing mark may be cut off.
+_SHORTEST_QUOTED, _FEWEST_QUOTED = 6, 3
+_QUOTATION = re.compile('["\u201c]([^"\u201c\u201d\n]+)')
 
 _NAMES_LANGUAGE = re.compile(
     r"\b(?:translat|übersetz|tradu|vertaal|bilingual|(?:an|)other language|foreign language|"
@@ -60,6 +64,8 @@ class LanguageGate:
             return verdict
         if seen.language is not ENGLISH:
             return self._in_language(seen)
+        if verdict := self._quoted(seen):
+            return verdict
         words = seen.words
         share = _english_share(words)
         if share >= _IS_ENGLISH and _language_of_prompt(seen.prompt, self.min_confidence) == "en":
@@ -89,6 +95,28 @@ class LanguageGate:
         return Rejection(
             "wrong language", f"{found} ({confidence:.2f}) to a prompt in {expected}: {seen.answer[:60]!r}"
         )
+
+    def _quoted(self, seen: Seen) -> Rejection | None:
+        """Invented speech in another language: 'The speaker says: "Ich bin nicht sehr alt"' about English speech. A
+        quotation of six words or more has three different ones of it and no English one. Titles are shorter."""
+        quotations = _QUOTATION.findall(seen.answer)
+        if (
+            not quotations
+            or names_language(seen.prompt)
+            or _language_of_prompt(seen.prompt, self.min_confidence) != "en"
+        ):
+            return None
+        lexicon = vocabulary(ENGLISH)
+        for quotation in quotations:
+            words = words_of(quotation)
+            foreign = [word for word in dict.fromkeys(words) if word in lexicon.others]
+            if len(words) < _SHORTEST_QUOTED or len(foreign) < _FEWEST_QUOTED or not lexicon.own.isdisjoint(words):
+                continue
+            given = set(words_of(f"{seen.prompt} {seen.row.get('seed_description') or ''} {seen.transcripts}"))
+            code = Counter(map(lexicon.others.get, foreign)).most_common(1)[0][0]
+            if 2 * len(given.intersection(words)) < len(set(words)) and not _is_spoken(code, seen):
+                return Rejection("wrong language", f"{code} ({' '.join(foreign[:4])!r}) is quoted: {quotation[:60]!r}")
+        return None
 
     def _in_language(self, seen: Seen) -> Rejection | None:
         expected, words = seen.language.code, seen.words

@@ -124,3 +124,14 @@ def test_short_answers_in_another_language_are_found_by_their_words(answer: str)
 )
 def test_short_english_answers_names_and_loanwords_pass(answer: str) -> None:
     assert check("What is it?", answer) is None
+
+
+def test_invented_speech_in_another_language_is_found() -> None:
+    quoted = 'The speaker says: "Ich bin nicht sehr alt, und das ist gut'
+    verdict = check("What does the speaker say?", quoted)
+    assert verdict is not None and verdict.detail.startswith("de ('")
+    assert check("What does the speaker say?", quoted, transcript="Ich bin nicht sehr alt und das ist gut") is None
+    assert check("What does the speaker say?", quoted, language="de") is None
+    assert check("What does the speaker say in German?", quoted) is None
+    for other in ("La Vie en Rose", "Guten Tag", "Das Boot und der Tod", "I am not very old", "Der Mann is here"):
+        assert check("What does the speaker say?", f'The speaker says: "{other}" and is happy with it.') is None, other
