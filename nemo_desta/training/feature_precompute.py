@@ -146,7 +146,7 @@ class Progress:
         self.done, self.clips_done = 0.0, 0
         self.begun = self.said = time.monotonic()
         shown = not quiet and sys.stderr.isatty()
-        form = "{l_bar}{bar}| {postfix} [{elapsed}, {remaining} left]"
+        form = "{l_bar}{bar}| [{elapsed}, {remaining} left{postfix}]"
         self.bar = tqdm(total=secs, desc="encoding", bar_format=form) if shown else None
 
     def update(self, secs: float, num_clips: int) -> None:

@@ -110,8 +110,14 @@ def test_validation_and_sample_answers_are_those_of_one_device(workplace):
 
 
 def test_a_feature_cache_is_filled_and_read_by_the_ranks_that_have_encoders(workplace, whole, tmp_path):
+    """In the first epoch (14 batches) clips are encoded in the same batches as without a cache. Later, and after
+    precomputing, a clip that a rank would encode alone was encoded among others: other kernels, hence the last digits.
+    """
+    cache = {"data.feature_cache": f"{{folder:{tmp_path}}}"}
+    found = workplace.finish("cached", **RUN, **TP2, **cache)
+    assert_same(found[:14], whole[:14], exact=True)
+    assert_same(found, whole, exact=False)
     cache = {"data.feature_cache": f"{{folder:{tmp_path},precompute:true}}"}
-    assert_same(workplace.finish("cached", **RUN, **TP2, **cache), whole, exact=True)
     assert_same(workplace.finish("cached_pp", **RUN, **PP2, **cache), whole, exact=False)
     log = (workplace.folder / "cached_pp" / "desta25" / "records" / "log.txt").read_text()
     assert "0 clips encoded by this process" in log and "were read (100.0%)" in log
