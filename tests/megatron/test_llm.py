@@ -145,16 +145,29 @@ def check_shared_experts(folders, num_ranks, kinds, layouts):
     cases.append({**cases[-1], "recompute": True})
     by_rank = launch("tests.megatron.llms.run_cases", num_ranks, cases=cases)
     for (kind, layout), *ranks in zip([*names, names[-1]], *by_rank, strict=True):
-        for data_rank in {rank["data_rank"] for rank in ranks}:
-            expected = reference(folders[kind], upto=positions_of(data_rank))
-            try:
-                assert_same([rank for rank in ranks if rank["data_rank"] == data_rank], expected)
-            except AssertionError as error:
-                raise AssertionError(f"{kind} on {layout}, data-parallel rank {data_rank}: {error}") from error
+        assert_same_rows(ranks, folders[kind], f"{kind} on {layout}")
 
 
-def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
-    check_shared_experts(folders, 2, ["qwen3_moe"], [SHARED_EXPERTS[0][1]])
+def assert_same_rows(ranks, folder, what):
+    for data_rank in {rank["data_rank"] for rank in ranks}:
+        expected = reference(folder, upto=positions_of(data_rank))
+        try:
+            assert_same([rank for rank in ranks if rank["data_rank"] == data_rank], expected)
+        except AssertionError as error:
+            raise AssertionError(f"{what}, data-parallel rank {data_rank}: {error}") from error
+
+
+def test_two_ranks_with_a_share_of_experts_key_value_heads_or_positions_compute_what_hugging_face_does(folders):
+    """The quick cases of the slow tests, in one start of two processes."""
+    layouts = {
+        "qwen3_moe": SHARED_EXPERTS[0][1],
+        "qwen2_one_key": TWO_RANKS["TP2+SP"],
+        "qwen3_tied": TWO_RANKS["CP2"],
+    }
+    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in layouts.items()]
+    by_rank = launch("tests.megatron.llms.run_cases", 2, cases=cases)
+    for (kind, layout), *ranks in zip(layouts.items(), *by_rank, strict=True):
+        assert_same_rows(ranks, folders[kind], f"{kind} on {layout}")
 
 
 @pytest.mark.slow
@@ -162,14 +175,6 @@ def test_two_ranks_that_share_experts_compute_what_hugging_face_does(folders):
 def test_ranks_that_share_experts_compute_what_hugging_face_does(folders, num_ranks):
     layouts = [layout for ranks, layout in SHARED_EXPERTS if ranks == num_ranks]
     check_shared_experts(folders, num_ranks, ["qwen3_moe", "qwen3_moe_shares", "mixtral"], layouts)
-
-
-def test_two_ranks_with_one_key_value_head_or_half_of_the_positions_each(folders, references):
-    layouts = {"qwen2_one_key": TWO_RANKS["TP2+SP"], "qwen3_tied": TWO_RANKS["CP2"]}
-    cases = [{"folder": folders[kind], "layout": layout} for kind, layout in layouts.items()]
-    by_rank = launch("tests.megatron.llms.run_cases", 2, cases=cases)
-    for kind, ranks in zip(layouts, zip(*by_rank, strict=True), strict=True):
-        assert_same(ranks, references[kind])
 
 
 @pytest.mark.parametrize("kind", ["qwen3_tied", "qwen3_moe", "gemma3"])
