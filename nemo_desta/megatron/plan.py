@@ -5,6 +5,7 @@ It computes: no weights, no GPU, no megatron-core. docs/explain/memory_planner.m
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -228,7 +229,7 @@ def _text(answer: dict[str, Any]) -> str:
         layout, words = best["layout"], best["command"]
         lines.append(f"take {_name(layout)}: {best['reason']}; {(usable - layout['total']) / GIB:.1f} GiB are left")
         lines += _time_lines(best["time"], asked)
-        return "\n".join([*lines, "", " \\\n  ".join([" ".join(words[:4]), *words[4:]])])
+        return "\n".join([*lines, "", " \\\n  ".join([" ".join(words[:4]), *map(shlex.quote, words[4:])])])
     lines.append("nothing fits")
     for way in answer["would_fit"]:
         lines.append(f"  {way['change']}: {_name(way['layout'])} takes {way['layout']['total'] / GIB:.1f} GiB")
@@ -241,10 +242,11 @@ def _time_lines(time: dict[str, Any] | None, asked: dict[str, Any]) -> list[str]
     if time is None:
         return []
     cost = "" if time["cost"] is None else f", {time['cost']:,.0f} at {asked['price']:g} per GPU-hour"
+    epochs = "1 epoch" if asked["epochs"] == 1 else f"{asked['epochs']:g} epochs"
     return [
         time["summary"],
-        f"{asked['corpus_hours']:,g} h of audio x {asked['epochs']:g} epochs: {time['hours']:,.1f} h on "
-        f"{asked['gpus']} GPUs, {time['gpu_hours']:,.1f} GPU-hours{cost}",
+        f"{asked['corpus_hours']:,g} h of audio x {epochs}: {time['hours']:,.1f} h on {asked['gpus']} GPUs, "
+        f"{time['gpu_hours']:,.1f} GPU-hours{cost}",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,6 +336,8 @@ def test_lora_takes_memory_and_time(capsys):
     assert without["rate"] > attention["rate"] > everywhere["rate"]
     command = answer(capsys, *words, *given[1])["recommended"]["command"]
     assert "model.llm.lora={r: 8, target_modules: [q_proj, k_proj, v_proj]}" in command
+    printed = plan(capsys, *words, *given[1]).out
+    assert shlex.split(printed[printed.index("desta train") :].replace("\\\n", "")) == command
 
 
 def test_time_and_cost_follow_from_flops_mfu_and_price(capsys):
