@@ -6,17 +6,20 @@ processes find each other by the environment variables of torchrun, so Lightning
 
 import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
+#: Modules that the server of processes imports once.
+PRELOADED = ["torch", "tests.megatron.launch", "nemo_desta.megatron.strategy", "nemo_desta.megatron.model"]
 REPOSITORY = Path(__file__).parents[2]
 SHOWN_CHARACTERS = 4000
 
@@ -52,7 +55,8 @@ def launch(
             for process in processes:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.kill()  # it may not have a session of its own yet
+                process.join()
         if failed is not None:
             ranks = failed or range(world_size)
             why = f"rank {failed[0]} failed" if failed else f"not finished after {time_limit:.0f} s, killed"
@@ -60,11 +64,8 @@ def launch(
         return [torch.load(work / f"result{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
-def _start(rank: int, world_size: int, port: int, work: Path) -> subprocess.Popen:
+def _start(rank: int, world_size: int, port: int, work: Path) -> ForkServerProcess:
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": "1",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
@@ -76,21 +77,17 @@ def _start(rank: int, world_size: int, port: int, work: Path) -> subprocess.Pope
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    with (work / f"output{rank}.txt").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.megatron.launch", str(work)],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)  # importing NeMo takes longer than most cases
+    process = context.Process(target=_run, args=(work, rank, environment), daemon=True)
+    process.start()
+    return process
 
 
-def _wait(processes: list[subprocess.Popen], deadline: float) -> list[int] | None:
+def _wait(processes: list[ForkServerProcess], deadline: float) -> list[int] | None:
     """Ranks that failed, an empty list when the time ran out, None when all went well."""
     while True:
-        codes = [process.poll() for process in processes]
+        codes = [process.exitcode for process in processes]
         if failed := [rank for rank, code in enumerate(codes) if code not in (None, 0)]:
             return failed
         if all(code == 0 for code in codes):
@@ -105,7 +102,15 @@ def _output(work: Path, rank: int) -> str:
     return f"--- rank {rank} ---\n{text[-SHOWN_CHARACTERS:]}"
 
 
-def _main(work: Path) -> None:
+def _run(work: Path, rank: int, environment: dict[str, str]) -> None:
+    """One rank, in a session of its own, with its output in a file."""
+    os.setsid()
+    os.chdir(REPOSITORY)
+    output = os.open(work / f"output{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    rank_zero_only.rank = rank  # read from the environment when it was imported
     from tests.megatron.cuda_standin import cuda_standin
 
     task = torch.load(work / "task.pt", weights_only=True)
@@ -115,11 +120,7 @@ def _main(work: Path) -> None:
         if task["init_group"]:
             torch.distributed.init_process_group("gloo")
         result = getattr(importlib.import_module(module), name)(**task["arguments"])
-        torch.save(result, work / f"result{os.environ['RANK']}.pt")
+        torch.save(result, work / f"result{rank}.pt")
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
