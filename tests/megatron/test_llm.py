@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nemo_desta.errors import ConfigError
 from tests.megatron.launch import launch
@@ -76,7 +77,13 @@ def test_of_a_model_with_a_vision_tower_the_text_part_is_read(alone, tmp_path):
         mm_tokens_per_image=4,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    assert_same(run_cases([{"folder": tmp_path, "layout": {}}]), reference(tmp_path))
+    expected = reference(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)  # transformers 5.5.0 writes one more "model." than the hub's folders have
+    save_file(
+        {name.replace("model.language_model.model.", "language_model.model."): t for name, t in tensors.items()}, file
+    )
+    assert_same(run_cases([{"folder": tmp_path, "layout": {}}]), expected)
 
 
 @pytest.mark.parametrize("inference_first", [False, True])
