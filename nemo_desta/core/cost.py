@@ -22,6 +22,8 @@ DENSE_MFU, EXPERTS_MFU = 0.35, 0.2
 #: Passes over a frozen linear layer: forward, and the gradient of its input.
 FROZEN, RECOMPUTED = 2, 3
 EMBEDDINGS, HEAD = ("embed_tokens.weight",), ("lm_head.weight",)
+#: Names of the number of experts in configs.
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class GPU(NamedTuple):
@@ -127,10 +129,6 @@ def default_mfu(config: PretrainedConfig) -> float:
 def num_experts(config: PretrainedConfig) -> int:
     """Experts of a mixture of experts, 0 for a dense LLM."""
     return next((found for key in EXPERT_KEYS if (found := getattr(config, key, None))), 0)
-
-
-#: Names of the number of experts in configs.
-EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def attention_flops(config: PretrainedConfig, length: int | float) -> float:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
+from nemo_desta.core.cost import num_experts
 from nemo_desta.errors import ConfigError
-from nemo_desta.megatron.param_mapping import num_experts
 
 #: Each tensor-parallel rank's vocabulary is padded to a multiple of this, for efficient matrix sizes on a GPU.
 VOCAB_MULTIPLE = 128

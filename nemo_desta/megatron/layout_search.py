@@ -7,13 +7,13 @@ from functools import cached_property
 
 from transformers import PretrainedConfig
 
-from nemo_desta.core.cost import Flops, Speed, llm_flops, position_flops
+from nemo_desta.core.cost import Flops, Speed, llm_flops, num_experts, position_flops
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron import audio_memory, llm_memory
 from nemo_desta.megatron.audio_memory import FLOAT32, STATES, Perception
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.llm_memory import Load
-from nemo_desta.megatron.param_mapping import num_experts, part_names, part_shape
+from nemo_desta.megatron.param_mapping import part_names, part_shape
 
 GIB = 1 << 30
 #: Largest number of GPUs that is tried when nothing fits.

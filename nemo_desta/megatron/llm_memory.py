@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from nemo_desta.config import LoraConfig
+from nemo_desta.core.cost import num_experts
 from nemo_desta.megatron.layout import Layout
 from nemo_desta.megatron.param_mapping import (
     ARCHITECTURES,
     expert_width,
     find_home,
     head_size,
-    num_experts,
     part_shape,
     rows_of,
 )

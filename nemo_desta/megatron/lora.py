@@ -28,6 +28,9 @@ from nemo_desta.megatron.weights import homes
 #: Linear layers that can have LoRA, in the order in which PEFT makes their weights.
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+#: Hugging Face name of a linear layer -> its A and B.
+Adapters = dict[str, tuple[nn.Linear, nn.Linear]]
+
 
 def adapted_layers(config: PretrainedConfig, lora: LoraConfig) -> list[str]:
     """Hugging Face names of all linear layers with LoRA, in PEFT's order.
@@ -73,7 +76,7 @@ class SplitLora:
             if name.endswith(".weight") and {_layer_name(piece) for piece in home.pieces} & set(names):
                 places[name.removesuffix(".weight")] = home.pieces
         own = {_layer_name(piece) for pieces in places.values() for piece in pieces}
-        adapters = {}
+        adapters: Adapters = {}
         for name in names:
             first, second = _draw(llm.hf_config, name, lora.r)
             if name in own:
@@ -113,13 +116,7 @@ class SplitLora:
 class _Columns:
     """Forward hook of a column-parallel layer, whose outputs are those of one or more Hugging Face layers in turn."""
 
-    def __init__(
-        self,
-        lora: SplitLora,
-        pieces: Sequence[Piece],
-        adapters: dict[str, tuple[nn.Linear, nn.Linear]],
-        scale: float,
-    ) -> None:
+    def __init__(self, lora: SplitLora, pieces: Sequence[Piece], adapters: Adapters, scale: float) -> None:
         self.lora, self.pieces, self.scale = lora, pieces, scale
         names = dict.fromkeys(_layer_name(piece) for piece in pieces)
         self.adapters = {name: adapters[name] for name in names if name in adapters}
@@ -155,13 +152,7 @@ class _Columns:
 class _Rows:
     """Forward hook of a row-parallel layer: one Hugging Face layer, of whose inputs the rank has a share."""
 
-    def __init__(
-        self,
-        lora: SplitLora,
-        pieces: Sequence[Piece],
-        adapters: dict[str, tuple[nn.Linear, nn.Linear]],
-        scale: float,
-    ) -> None:
+    def __init__(self, lora: SplitLora, pieces: Sequence[Piece], adapters: Adapters, scale: float) -> None:
         (piece,) = pieces
         self.lora, self.scale, self.columns = lora, scale, piece.source[1]
         self.first, self.second = adapters[_layer_name(piece)]

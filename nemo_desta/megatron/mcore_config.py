@@ -13,9 +13,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from nemo_desta.core.cost import num_experts
 from nemo_desta.errors import ConfigError
 from nemo_desta.megatron.layout import Layout
-from nemo_desta.megatron.param_mapping import ARCHITECTURES, expert_width, head_size, num_experts
+from nemo_desta.megatron.param_mapping import ARCHITECTURES, expert_width, head_size
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from functools import cache
 
 from transformers import PretrainedConfig
 
+from nemo_desta.core.cost import num_experts
+
 Slices = tuple[slice, ...]
 
 #: Covered architectures (``model_type``) and what they have beyond norms and projections without biases. "mlp": a
@@ -182,11 +184,6 @@ def part_shape(name: str, config: PretrainedConfig) -> tuple[int, ...]:
         **{"q_norm": (H,), "k_norm": (H,), "embed_tokens": (V, D), "lm_head": (V, D)},
     }
     return shapes[module][:1] if kind == "bias" else shapes.get(module, (D,))
-
-
-def num_experts(config: PretrainedConfig) -> int:
-    """E of each layer; 0 where layers have an MLP instead."""
-    return getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 0
 
 
 def expert_width(config: PretrainedConfig) -> int:

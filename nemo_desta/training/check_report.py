@@ -21,7 +21,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.perception.build import build_encoders, build_projector_for
 from nemo_desta.perception.dry_run import dry_run
 from nemo_desta.perception.encoders.base import as_dtype
-from nemo_desta.perception.feature_cache import check_cacheable
+from nemo_desta.perception.feature_cache import GB, check_cacheable
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.check_data import READ_ROWS, Rows, check_data, refuse_bad_rows
 from nemo_desta.training.check_settings import Rates
@@ -322,7 +322,7 @@ def _cache_line(
     clips = list_clips(data, audio_role=model.prompt.audio_role, sampling_rate=rate, limit=READ_ROWS)
     cost = cost_of(list(clips.values()), encoders, settings, sampling_rate=rate)
     size = f"{off}{cost} of the rows that were read"
-    if not off and settings.max_gb is not None and cost.num_bytes > settings.max_gb * 10**9:
+    if not off and settings.max_gb is not None and cost.num_bytes > settings.max_gb * GB:
         size += f", more than max_gb={settings.max_gb:g}: features will be removed before they are read again"
     return f"feature cache  {size}; the encoders run once per clip instead of in each of {epochs:,.1f} epochs"
 

@@ -52,6 +52,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+#: Layouts of two processes.
+TWO_RANKS = {
+    "TP2": {"tensor_parallel_size": 2},
+    "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
+    "PP2": {"pipeline_parallel_size": 2},
+    "CP2": {"context_parallel_size": 2},
+}
+
+
 def make_config(model_type: str, **changes: Any):
     """A tiny config of the class that transformers registers for ``model_type``."""
     from transformers import AutoConfig

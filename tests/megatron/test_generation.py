@@ -5,16 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.megatron.launch import launch
-from tests.megatron.llms import groups, one_process, probe, write_llm
+from tests.megatron.llms import TWO_RANKS, groups, one_process, probe, write_llm
 
 #: Lengths of the prompts, and new tokens; three rows, so that sequence parallelism has to pad a step.
 ROW_LENS, NUM_NEW, PAD = (9, 23, 4), 12, 0
-LAYOUTS = {
-    "TP2": {"tensor_parallel_size": 2},
-    "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
-    "PP2": {"pipeline_parallel_size": 2},
-    "CP2": {"context_parallel_size": 2},
-}
 KINDS = ("qwen3", "llama_scaled_tied", "qwen2", "qwen3_moe", "gemma3")
 
 
@@ -74,8 +68,8 @@ def test_one_rank_writes_what_hugging_face_writes(expected):
 
 @pytest.mark.slow
 def test_two_ranks_write_what_hugging_face_writes(expected):
-    names = [(kind, name) for kind in expected for name in LAYOUTS if (kind, name) != ("gemma3", "CP2")]
-    cases = [(expected[kind][0], LAYOUTS[name], [expected[kind][1]]) for kind, name in names]
+    names = [(kind, name) for kind in expected for name in TWO_RANKS if (kind, name) != ("gemma3", "CP2")]
+    cases = [(expected[kind][0], TWO_RANKS[name], [expected[kind][1]]) for kind, name in names]
     for found in launch("tests.megatron.test_generation.written_for_all", 2, cases=cases):
         for (kind, name), ids in zip(names, found, strict=True):
             assert torch.equal(ids, expected[kind][2]), f"{kind} on {name}"

@@ -12,6 +12,7 @@ from tests.megatron.llms import (
     GEMMA,
     KINDS,
     LLAMA3_ROPE,
+    TWO_RANKS,
     groups,
     make_config,
     one_process,
@@ -95,12 +96,6 @@ def test_recomputation_runs_layers_twice_and_changes_nothing(alone, folders, ref
     assert (plain["layer_calls"], recomputed["layer_calls"]) == (1, 2)
 
 
-TWO_RANKS = {
-    "TP2": {"tensor_parallel_size": 2},
-    "TP2+SP": {"tensor_parallel_size": 2, "sequence_parallel": True},
-    "PP2": {"pipeline_parallel_size": 2},
-    "CP2": {"context_parallel_size": 2},
-}
 EVERY_KIND = ("TP2", "TP2+SP", "PP2", "TP2xPP2", "TP2xPP2+SP")
 FOUR_RANKS = {
     "CP4": {"context_parallel_size": 4},

@@ -95,15 +95,6 @@ def test_vllm_is_pinned_without_nemo_and_within_the_bounds_of_its_extras():
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), line
 
 
-@pytest.fixture(scope="module")
-def image():
-    """The Dockerfile's helper, constraints/image.py; this environment stands for the image."""
-    spec = importlib.util.spec_from_file_location("image", ROOT / "constraints" / "image.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_an_image_passes_untouched_and_fails_when_its_torch_was_swapped(image, tmp_path, monkeypatch):
     record = tmp_path / "image.txt"
     run(image, monkeypatch, "record", record)

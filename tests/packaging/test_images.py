@@ -91,14 +91,6 @@ class Site:
         return distribution
 
 
-@pytest.fixture(scope="module")
-def image():
-    spec = importlib.util.spec_from_file_location("image", ROOT / "constraints" / "image.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("tag", IMAGES)
 def test_an_image_gets_what_it_lacks_and_keeps_what_it_brings(tag, image, tmp_path, monkeypatch):
     site = Site(tmp_path, IMAGES[tag], monkeypatch)
