@@ -99,7 +99,7 @@ class StageLLM(nn.Module):
             (Z', B, D): after the final norm on the last stage, the next stage's input on the others. Under context
             parallelism, the positions of `own_positions`.
         """
-        with _outside_inference_mode():
+        with outside_inference_mode():
             hidden = self._enter(embeds) if self.is_first else None
             local = self.gpt.decoder.input_tensor if hidden is None else hidden
             length = local.shape[0] * self.layout.position_ranks  # rotary_pos_emb takes this rank's part of it
@@ -152,8 +152,9 @@ class StageLLM(nn.Module):
 
 
 @contextmanager
-def _outside_inference_mode():
-    """megatron-core caches rotary tables and buffers; tensors made in inference mode cannot be used in backward."""
+def outside_inference_mode():
+    """megatron-core keeps rotary tables, buffers and the scale of a mixture's loss. Tensors made in inference mode cannot
+    be used in backward or changed in place later."""
     grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
         yield

@@ -16,7 +16,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from nemo_desta.core.splice import place
-from nemo_desta.megatron.llm import StageLLM
+from nemo_desta.megatron.llm import StageLLM, outside_inference_mode
 from nemo_desta.megatron.loss import argmax, predicting_states, summed_cross_entropy
 
 Batch = dict[str, Any]
@@ -83,13 +83,14 @@ def run_schedule(
         batch = next(iterator)
         return llm(embed(batch) if llm.is_first else None, positions), partial(last_stage, batch)
 
-    return get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(batches),
-        model=llm.gpt,
-        num_microbatches=len(batches),
-        seq_length=1,  # unused: with variable_seq_lengths stages send each other the shapes
-        micro_batch_size=1,
-        forward_only=forward_only,
-        collect_non_loss_data=collect,
-    )
+    with outside_inference_mode():
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(batches),
+            model=llm.gpt,
+            num_microbatches=len(batches),
+            seq_length=1,  # unused: with variable_seq_lengths stages send each other the shapes
+            micro_batch_size=1,
+            forward_only=forward_only,
+            collect_non_loss_data=collect,
+        )

@@ -87,6 +87,31 @@ def test_of_a_model_with_a_vision_tower_the_text_part_is_read(alone, tmp_path):
     assert_same(run_cases([{"folder": tmp_path, "layout": {}}]), expected)
 
 
+def test_a_validation_before_the_first_step_leaves_experts_trainable_through(alone, folders, monkeypatch):
+    """Lightning validates in inference mode; megatron-core makes the scale of a mixture's loss in the first pass."""
+    from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
+
+    from nemo_desta.megatron.layout import Layout
+    from nemo_desta.megatron.llm import build_llm
+    from nemo_desta.megatron.step import run_losses
+
+    monkeypatch.setattr(MoEAuxLossAutoScaler, "main_loss_backward_scale", None)
+    with groups():
+        llm = build_llm(folders["qwen3_moe"], Layout(), dtype=torch.float32)
+        llm.config.calculate_per_token_loss = True
+        lens = {"input_lens": torch.tensor([6]), "prompt_lens": torch.tensor([3])}
+        batch = {"input_ids": torch.arange(6)[None], "vector_lens": torch.zeros(0, dtype=torch.int64), **lens}
+        start = torch.zeros(llm.hidden_size, requires_grad=True)
+
+        def embed(batch):
+            return llm.embed(batch["input_ids"]) + start
+
+        with torch.inference_mode():
+            validated = run_losses(llm, embed, [batch], train=False)
+        trained = run_losses(llm, embed, [batch], train=True)
+    assert torch.equal(validated[:, :2], trained[:, :2]) and start.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize("inference_first", [False, True])
 def test_recomputation_runs_layers_twice_and_changes_nothing(alone, folders, references, inference_first):
     case = {"folder": folders["qwen3_tied"], "layout": {}, "inference_first": inference_first}
