@@ -153,7 +153,7 @@ class StageLLM(nn.Module):
 
 @contextmanager
 def outside_inference_mode():
-    """megatron-core keeps rotary tables, buffers and the scale of a mixture's loss. Tensors made in inference mode cannot
+    """megatron-core keeps rotary tables, buffers and the scale of a mixture's loss. Tensors of inference mode cannot
     be used in backward or changed in place later."""
     grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad):
