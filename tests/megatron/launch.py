@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import time
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ SHOWN_CHARACTERS = 4000
 
 
 def launch(
-    function: str, world_size: int, *, time_limit: float = 110.0, init_group: bool = True, **arguments: Any
+    function: str,
+    world_size: int,
+    *,
+    time_limit: float = 110.0,
+    init_group: bool = True,
+    preloaded: bool = True,
+    **arguments: Any,
 ) -> list[Any]:
     """Call ``function(**arguments)`` once per rank, each in a process of its own behind the stand-in for torch.cuda.
 
@@ -33,6 +39,8 @@ def launch(
         function: dotted path; its module must be importable from the repository's root.
         time_limit: seconds until every process is killed.
         init_group: make the gloo process group first; False where the function (Lightning) makes it.
+        preloaded: copy a process that has imported NeMo, which is quick; False imports everything under the caller's
+            environment (Triton's interpreter is chosen at import).
         arguments: what torch.load reads with weights_only: tensors, numbers, strings, lists, dicts.
 
     Returns:
@@ -48,7 +56,7 @@ def launch(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         torch.save({"function": function, "init_group": init_group, "arguments": arguments}, work / "task.pt")
-        processes = [_start(rank, world_size, store.port, work) for rank in range(world_size)]
+        processes = [_start(rank, world_size, store.port, work, preloaded) for rank in range(world_size)]
         try:
             failed = _wait(processes, time.monotonic() + time_limit)
         finally:
@@ -64,8 +72,8 @@ def launch(
         return [torch.load(work / f"result{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 
-def _start(rank: int, world_size: int, port: int, work: Path) -> ForkServerProcess:
-    environment = {
+def _start(rank: int, world_size: int, port: int, work: Path, preloaded: bool) -> BaseProcess:
+    environment = os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "GROUP_RANK": "0",
@@ -77,14 +85,14 @@ def _start(rank: int, world_size: int, port: int, work: Path) -> ForkServerProce
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver" if preloaded else "spawn")
     context.set_forkserver_preload(PRELOADED)  # importing NeMo takes longer than most cases
     process = context.Process(target=_run, args=(work, rank, environment), daemon=True)
     process.start()
     return process
 
 
-def _wait(processes: list[ForkServerProcess], deadline: float) -> list[int] | None:
+def _wait(processes: list[BaseProcess], deadline: float) -> list[int] | None:
     """Ranks that failed, an empty list when the time ran out, None when all went well."""
     while True:
         codes = [process.exitcode for process in processes]
@@ -103,12 +111,13 @@ def _output(work: Path, rank: int) -> str:
 
 
 def _run(work: Path, rank: int, environment: dict[str, str]) -> None:
-    """One rank, in a session of its own, with its output in a file."""
+    """One rank with its caller's environment, in a session of its own, with its output in a file."""
     os.setsid()
     os.chdir(REPOSITORY)
     output = os.open(work / f"output{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    os.environ.clear()  # the server of processes has the environment of its first caller
     os.environ.update(environment)
     rank_zero_only.rank = rank  # read from the environment when it was imported
     from tests.megatron.cuda_standin import cuda_standin

@@ -18,6 +18,10 @@ def summed(values):
     return {"rank": dist.get_rank(), "total": total}
 
 
+def variable_of_caller():
+    return [dist.get_rank(), os.environ.get("SET_BY_THE_CALLER", "")]
+
+
 def fails_on_one(hang):
     """Rank 1 fails; rank 0 waits for it in a collective."""
     if dist.get_rank() == 1:
@@ -36,6 +40,15 @@ def test_every_rank_returns_its_result():
     results = launch("tests.megatron.test_launch.summed", 2, values=torch.tensor([2.0, 3.0]))
     assert [result["rank"] for result in results] == [0, 1]
     assert all(result["total"] == 5 for result in results)
+
+
+def test_every_rank_has_the_environment_of_its_own_caller(monkeypatch):
+    """All processes come from one server, which keeps the environment of the first call."""
+    for value in ("first", "second"):
+        monkeypatch.setenv("SET_BY_THE_CALLER", value)
+        assert launch("tests.megatron.test_launch.variable_of_caller", 2) == [[0, value], [1, value]]
+    monkeypatch.delenv("SET_BY_THE_CALLER")
+    assert launch("tests.megatron.test_launch.variable_of_caller", 1) == [[0, ""]]
 
 
 def test_a_failing_rank_ends_the_others_and_shows_its_output():

@@ -34,9 +34,9 @@ def gradients(rank: int, wrap: str = "") -> dict[str, torch.Tensor]:
     return {name: g.full_tensor() if hasattr(g, "full_tensor") else g for name, g in grads.items()}
 
 
-def gradients_of_this_rank(wrap: str) -> dict[str, torch.Tensor]:
+def gradients_of_this_rank(wraps: list[str]) -> dict[str, dict[str, torch.Tensor]]:
     """What a process of `launch` runs."""
-    return gradients(torch.distributed.get_rank(), wrap)
+    return {wrap: gradients(torch.distributed.get_rank(), wrap) for wrap in wraps}
 
 
 def gradients_of_both() -> list[dict[str, torch.Tensor]]:
@@ -45,12 +45,14 @@ def gradients_of_both() -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp2"])
-def test_two_processes_give_the_gradients_of_one(wrap, monkeypatch):
+def test_two_processes_give_the_gradients_of_one(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    [alone] = launch("tests.ops.test_parallel.gradients_of_both", 1)
-    for found in launch("tests.ops.test_parallel.gradients_of_this_rank", 2, wrap=wrap):
+    [alone] = launch("tests.ops.test_parallel.gradients_of_both", 1, preloaded=False)
+    both = launch("tests.ops.test_parallel.gradients_of_this_rank", 2, preloaded=False, wraps=["ddp", "fsdp2"])
+    for wrap, found in [(wrap, rank[wrap]) for rank in both for wrap in rank]:
         assert found.keys() == alone[0].keys()
         for name, gradient in found.items():
             mean = (alone[0][name] + alone[1][name]) / 2
-            torch.testing.assert_close(gradient, mean, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+            where = f"{wrap}, {name}"
+            torch.testing.assert_close(gradient, mean, rtol=1e-5, atol=1e-6, msg=lambda m, w=where: f"{w}: {m}")
+    assert [sorted(rank) for rank in both] == [["ddp", "fsdp2"]] * 2
