@@ -101,7 +101,7 @@ class OwnNames:
             return
         for key in (key for key in given if key not in known):
             near = _nearest(key, known, of)
-            if near is not None and given.get(near) is None:
+            if near is not None and near not in given:  # a null there is the author's own statement
                 raise ConfigError(
                     f"unknown key '{of}{key:.60}', and no '{of}{near}'. Rename it; if it is a field of your own, the "
                     "card's reader.strict_keys: false keeps it"

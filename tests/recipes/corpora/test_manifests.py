@@ -103,6 +103,14 @@ def test_a_misspelt_key_is_no_half_description(replica: Replica, key: str, value
         assert len(list(load_corpus(name, root, overrides={"reader": {"strict_keys": False}}))) == 2
 
 
+def test_a_key_beside_a_null_of_the_like_name_is_a_note(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    """The author knows the field and says that it is unknown."""
+    root = replica({"m.jsonl": lines({**ROW, "transcript": None, "transcript_note": "not available"})})
+    (clip,) = load_corpus("m.jsonl", root)
+    assert "not available" not in describe(clip)
+    assert "key 'transcript_note' is not read" in caplog.text
+
+
 def test_a_key_that_nothing_reads_is_named_once_per_file_and_counted(
     replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
