@@ -58,12 +58,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"qformer_2l": ("qformer", {"n
 
 @dataclass(frozen=True)
 class Perception:
-    """Encoders and projector. ``frozen``, ``trained``: parameters; ``cost``: of a clip of the asked length."""
+    """Encoders and projector. ``frozen``, ``trained``: parameters; ``cost``: of a clip of the asked length;
+    ``feature_bytes``: of an hour of audio in the feature cache."""
 
     encoders: tuple[Encoder, ...] = ()
     frozen: int = 0
     trained: int = 0
     cost: "Cost | None" = None
+    feature_bytes: int = 0
 
     @property
     def kept(self) -> int:
@@ -100,6 +102,7 @@ def perceive(names: str, projector: str, output_size: int, secs: float, dtype: s
     import torch
 
     from nemo_desta.perception.dry_run import dry_run
+    from nemo_desta.perception.feature_cache import feature_bytes
     from nemo_desta.perception.projector import build_projector
 
     kind, knobs = VARIANTS.get(projector, (projector, {}))
@@ -114,6 +117,7 @@ def perceive(names: str, projector: str, output_size: int, secs: float, dtype: s
         sum(map(_numel, encoders.values())),
         _numel(built),
         dry_run(encoders, built, secs, SAMPLING_RATE),
+        sum(feature_bytes(encoder, 3600 * SAMPLING_RATE, "auto") for encoder in encoders.values()),
     )
 
 

@@ -24,7 +24,8 @@ MAX_GPUS = 1024
 class Job:
     """An LLM to train through, ``load`` per micro-batch with ``clips`` clips padded to ``secs``, and the GPUs for it.
 
-    ``num_micro_batches``: per step. ``usable``: bytes of a GPU. ``sequence_parallel``: "on", "off", or "auto"
+    ``num_micro_batches``: per step. ``encoded``: share of the clips that the encoders see, on average over the epochs
+    (below 1 with a feature cache). ``usable``: bytes of a GPU. ``sequence_parallel``: "on", "off", or "auto"
     (wherever TP > 1).
     """
 
@@ -39,6 +40,7 @@ class Job:
     gpus_per_node: int
     usable: int
     sequence_parallel: str = "auto"
+    encoded: float = 1.0
 
     def with_rows(self, rows: int) -> "Job":
         """The job with ``rows`` per micro-batch, its targets and clips in proportion, and recomputation."""
@@ -58,7 +60,7 @@ class Job:
             targets=load.targets,
             lora=llm_memory.num_lora_parameters(self.llm, Layout(), 0, load.lora),
             recompute=recompute,
-            encoders=self.clips * encoders,
+            encoders=self.encoded * self.clips * encoders,
             projector=self.clips * projector,
         )
 

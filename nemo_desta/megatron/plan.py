@@ -67,6 +67,7 @@ def make_plan(given: argparse.Namespace) -> dict[str, Any]:
         gpus_per_node=given.gpus_per_node or min(given.gpus, 8),
         usable=int((_memory_gb(given) - given.reserve_gb) * GIB),
         sequence_parallel=given.sequence_parallel,
+        encoded=1 / given.epochs if given.feature_cache else 1,
     )
     found = list(plans(job))
     shown: dict[tuple[int, ...], Plan] = {}  # layouts that fit, without recomputation and with few ranks per expert
@@ -112,6 +113,7 @@ def command(path: str, plan: Plan, given: argparse.Namespace, job: Job) -> list[
         f"trainer.accumulate_grad_batches={given.accumulate}",
         f"data.train_ds.max_batch_size={given.micro_batch}",
         f"data.train_ds.batch_tokens={given.micro_batch * given.seq_len}",
+        *(["data.feature_cache={folder: null}"] if given.feature_cache else []),
         *([f"model.llm.lora={{r: {lora.r}, target_modules: [{', '.join(lora.target_modules)}]}}"] if lora else []),
     ]
 
@@ -129,6 +131,7 @@ def _time(plan: Plan, given: argparse.Namespace, job: Job) -> dict[str, Any] | N
         "gpu_hours": gpu_hours,
         "hours": gpu_hours / job.gpus,
         "cost": given.price and gpu_hours * given.price,
+        "feature_cache": job.perception.feature_bytes * given.corpus_hours if given.feature_cache else None,
     }
 
 
@@ -181,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mfu", type=float, help=assumed)
     add("--corpus-hours", type=float, default=1000, help="audio of an epoch, for time and cost (default: 1000)")
     add("--epochs", type=float, default=1, help="default: 1")
+    add("--feature-cache", action="store_true", help="encode every clip in the first epoch only (docs/storage.md)")
     add("--price", type=float, help="of a GPU-hour, for the cost in the same currency")
     add("--all", action="store_true", help="also show layouts that do not fit")
     add("--json", action="store_true", help="print everything as JSON, in bytes")
@@ -203,6 +207,8 @@ def _check(given: argparse.Namespace) -> None:
         wrong = f"--supervised is a share of the positions, above 0 and at most 1, found {given.supervised:g}"
     elif given.audio_secs <= 0 or (given.clips or 0) < 0:
         wrong = f"--audio-secs must be positive and --clips not negative, found {given.audio_secs:g} and {given.clips}"
+    elif given.feature_cache and given.epochs < 1:
+        wrong = f"--feature-cache saves nothing in less than an epoch, found --epochs={given.epochs:g}"
     elif min(given.corpus_hours, given.epochs) <= 0 or (given.price or 0) < 0:
         wrong = "--corpus-hours and --epochs must be positive and --price not negative"
     if wrong:
@@ -243,8 +249,10 @@ def _time_lines(time: dict[str, Any] | None, asked: dict[str, Any]) -> list[str]
         return []
     cost = "" if time["cost"] is None else f", {time['cost']:,.0f} at {asked['price']:g} per GPU-hour"
     epochs = "1 epoch" if asked["epochs"] == 1 else f"{asked['epochs']:g} epochs"
+    cached = time["feature_cache"]
     return [
         time["summary"],
+        *([] if cached is None else [f"feature cache: {cached / 1e9:,.0f} GB; each clip is encoded once"]),
         f"{asked['corpus_hours']:,g} h of audio x {epochs}: {time['hours']:,.1f} h on {asked['gpus']} GPUs, "
         f"{time['gpu_hours']:,.1f} GPU-hours{cost}",
     ]

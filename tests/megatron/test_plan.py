@@ -357,6 +357,17 @@ def test_time_and_cost_follow_from_flops_mfu_and_price(capsys):
     assert answer(capsys, *words, "--dtype", "float32")["recommended"]["time"] is None
 
 
+def test_with_a_feature_cache_a_clip_is_encoded_in_one_epoch_only(capsys):
+    words = ("--llm", "qwen3-8b", "--gpus", "2", "--corpus-hours", "300", "--epochs", "4")
+    without, cached = (answer(capsys, *words, *more)["recommended"] for more in ([], ["--feature-cache"]))
+    assert cached["time"]["flops"]["encoders"] == pytest.approx(without["time"]["flops"]["encoders"] / 4)
+    assert cached["time"]["gpu_hours"] < without["time"]["gpu_hours"]
+    # 4 layers of each encoder in bfloat16: 1,280 and 768 channels at 50 frames per second
+    assert cached["time"]["feature_cache"] == pytest.approx(300 * 3600 * 50 * 4 * (1280 + 768) * 2, rel=0.01)
+    assert "data.feature_cache={folder: null}" in cached["command"]
+    assert "feature cache: 885 GB" in plan(capsys, *words, "--feature-cache").out
+
+
 def test_pipeline_stages_wait_for_the_slowest(capsys):
     layouts = answer(capsys, "--llm", "qwen3-32b", "--gpus", "8", "--all")["layouts"]
     rates = {
@@ -419,7 +430,7 @@ def test_only_layouts_that_the_llm_can_take_are_shown(capsys):
     [
         ("--llm", "llama-3.1-70b"),
         ("--llm", "qwen3-32b", "--gpus", "16", "--recompute", "--projector", "conv", "--lora-rank", "4"),
-        ("--llm", "qwen3-30b-a3b"),
+        ("--llm", "qwen3-30b-a3b", "--feature-cache", "--epochs", "5"),
     ],
 )
 def test_the_command_it_gives_is_one_that_training_takes(capsys, words):

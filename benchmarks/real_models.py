@@ -1,0 +1,225 @@
+"""A real LLM learns to hear, with real weights and recordings: rows, features, training, scores, in one command.
+
+    python -m benchmarks.real_models --llm FOLDER --whisper FOLDER --data-root FOLDER [--beats FILE] [--seeds 0 1 2]
+
+It runs this package's own commands (`desta generate`, `features`, `train`, `evaluate`) on the corpora of
+`real_audio`: which prompts the LLM can read (the probe), rows of each task, the encoders' features, one projector per
+seed, scores on speakers and recordings that the training never heard. Every stage resumes, and one whose output exists
+is skipped.
+``results.json`` and ``results.md`` in the work folder hold the table and the wall time of each stage.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.real_models_scores import TASKS, free_answers, references, summary, write_tests
+
+#: Task -> (corpora, prompts per clip, share of the training batches).
+ROWS = {
+    "digit": (("fsdd",), 1, 0.15),
+    "sound_class": (("esc10",), 4, 0.35),
+    "emotion": (("ravdess",), 2, 0.35),
+    "transcript": (("fsdd", "ravdess", "librispeech_other", "ljspeech"), 1, 0.15),
+    "gender": (("ravdess", "librispeech_clean", "librispeech_other"), 1, 0.15),
+}
+#: Its rows are written only if the probe finds a prompt that the LLM answers rightly.
+OPTIONAL = ("gender",)
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    work = Path(args.work_dir)
+    work.mkdir(parents=True, exist_ok=True)
+    run = Stages(work)
+    run("probe", lambda: probe(args, work), work / "pool.yaml")
+    tasks = split_pool(work)
+    for task in tasks:
+        for split in ("train", "valid"):
+            if split == "train" or task != "sound_class":  # the few sounds of "valid" are scored
+                run(f"rows {task} {split}", lambda t=task, s=split: rows(t, s, args, work), rows_of(work, task, split))
+    write_tests(Path(args.data_root), work)
+    run("features", lambda: desta("features", *training(args, work, tasks, 0)), work / "features.done")
+    for seed in args.seeds:
+        folder = work / f"seed_{seed}"
+        model = folder / "laptop" / "model"
+        run(f"training {seed}", lambda s=seed: desta("train", *training(args, work, tasks, s)), model / "config.json")
+        for name, settings in evaluations(work, tasks).items():
+            found = folder / name / "scores.json"
+            run(f"{name} {seed}", lambda s=settings, o=found.parent, m=model: evaluate(m, o, s, args), found)
+        run(f"free answers {seed}", lambda m=model, f=folder: free_answers(m, f, args), folder / "free_answers.jsonl")
+    first = work / f"seed_{args.seeds[0]}" / "laptop" / "model"
+    run("references", lambda: references(first, args, work), work / "references.json")
+    print(summary(args, work, run.seconds))
+
+
+class Stages:
+    """Runs what is not done, and keeps the wall time of each stage over all starts of the command."""
+
+    def __init__(self, work: Path) -> None:
+        self.file = work / "seconds.json"
+        self.seconds: dict[str, float] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def __call__(self, name: str, stage: Callable[[], Any], output: Path) -> None:
+        if output.exists():
+            return
+        print(f"== {name} ({time.strftime('%H:%M:%S')})", flush=True)
+        started = time.monotonic()
+        try:
+            stage()
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 1)
+            self.file.write_text(json.dumps(self.seconds, indent=1) + "\n")
+        if not output.exists():
+            output.touch()
+
+
+def desta(*words: str) -> None:
+    """One command of this package. Its exit status ends the benchmark; the same command line resumes."""
+    print("desta", *words, flush=True)
+    done = subprocess.run([sys.executable, "-m", "nemo_desta", *words], env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise SystemExit(f"desta {words[0]} ended with status {done.returncode}; the same command resumes")
+
+
+def manifests(args: argparse.Namespace, corpora: Sequence[str]) -> str:
+    return "[" + ",".join(f"{args.data_root}/manifests/{name}.jsonl" for name in corpora) + "]"
+
+
+def probe(args: argparse.Namespace, work: Path) -> None:
+    """Which of the plain prompts about the tasks the LLM answers rightly from descriptions."""
+    from nemo_desta.recipes.prompts import prompt_set
+
+    prompts = [p for p in prompt_set("plain") if p.requires and set(p.requires) <= set(ROWS)]
+    plain = [{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(p).items() if v} for p in prompts]
+    (work / "prompts.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+    corpora = dict.fromkeys(name for some, *_ in ROWS.values() for name in some)
+    desta("generate", "--config-name=probe", f"corpus={manifests(args, list(corpora))}", f"data_root={args.data_root}",
+          f"llm={args.llm}", f"prompts={work}/prompts.yaml", f"engine.dtype={args.dtype}", "request.system=''",
+          "min_right=0.5", f"output={work}/pool.yaml")  # fmt: skip
+
+
+def split_pool(work: Path) -> list[str]:
+    """One file of prompts per task, from the probe's; returns the tasks that have rows."""
+    entries = yaml.safe_load((work / "pool.yaml").read_text())
+    every = yaml.safe_load((work / "prompts.yaml").read_text())
+    tasks = []
+    for task in ROWS:
+        chosen = [entry for entry in entries if task in entry["requires"]]
+        if not chosen and task in OPTIONAL:
+            continue
+        chosen = chosen or [entry for entry in every if task in entry["requires"]]
+        (work / f"prompts_{task}.yaml").write_text(yaml.safe_dump(chosen, sort_keys=False))
+        tasks.append(task)
+    return tasks
+
+
+def rows_of(work: Path, task: str, split: str) -> Path:
+    return work / f"rows_{task}_{split}" / "rows"
+
+
+def rows(task: str, split: str, args: argparse.Namespace, work: Path) -> None:
+    """Self-generation of one task's rows."""
+    corpora, per_clip, _ = ROWS[task]
+    desta("generate", "--config-name=laptop", f"corpus={manifests(args, corpora)}", f"data_root={args.data_root}",
+          f"llm={args.llm}", f"prompts={work}/prompts_{task}.yaml", f"engine.dtype={args.dtype}", f"splits=[{split}]",
+          f"prompts_per_clip={per_clip if split == 'train' else 1}", "request.system=''",
+          f"output={rows_of(work, task, split).parent}")  # fmt: skip
+
+
+def training(
+    args: argparse.Namespace,
+    work: Path,
+    tasks: Sequence[str],
+    seed: int,
+    *,
+    rows: dict[str, Any] | None = None,
+    folder: Path | None = None,
+) -> list[str]:
+    """The words of `desta train` and `desta features`; ``rows``: instead of the rows of the tasks."""
+    train = [{"rows": f"{rows_of(work, task, 'train')}/*.jsonl", "weight": ROWS[task][2]} for task in tasks]
+    valid = [f"{rows_of(work, task, 'valid')}/*.jsonl" for task in tasks if task != "sound_class"]
+    inputs = [{"type": "desta", **one} for one in ([rows] if rows else train)]
+    datasets = {"valid": {"input_cfg": [{"type": "desta", "rows": files} for files in valid]}}
+    encoders = [f"model.perception.encoders.whisper.path={args.whisper}"]
+    if args.beats:
+        encoders += [f"model.perception.encoders.beats.path={args.beats}", "model.perception.use=[whisper,beats]"]
+    return [
+        "--config-name=laptop",
+        f"seed={seed}",
+        f"exp_manager.exp_dir={folder or work / f'seed_{seed}'}",
+        f"model.llm.path={args.llm}",
+        f"model.llm.dtype={args.dtype}",
+        *encoders,
+        f"data.audio_roots.default={args.data_root}",
+        f"data.train_ds.input_cfg={_hydra(inputs)}",
+        f"data.validation_ds.datasets={_hydra(datasets)}",
+        f"data.feature_cache.folder={work}/features",
+        f"trainer.max_steps={args.steps}",
+        *args.overrides,
+    ]
+
+
+def evaluations(work: Path, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Settings of the rows that are scored: the attributes, and repeating what is said. Each question is the wording
+    that the probe found best, on training clips."""
+    best = {task: yaml.safe_load((work / f"prompts_{task}.yaml").read_text())[0] for task in (*tasks, "transcript")}
+    questions = {task: {"question": best[task]["prompt"]} for task in tasks if task in TASKS}
+    return {
+        "attributes": {"corpus": str(work / "tests.jsonl"), "attributes": questions, "transcribe": False},
+        "repeat": {"corpus": str(work / "tests_repeat.jsonl"), "question": best["transcript"]["prompt"]},
+    }
+
+
+def evaluate(model: Path, output: Path, settings: dict[str, Any], args: argparse.Namespace) -> None:
+    settings = {**settings, "audio_root": args.data_root}
+    desta("evaluate", f"model={model}", f"output={output}", f"rows={_hydra(settings)}",
+          "controls={items: 40}", "sampling.max_new_tokens=48",
+          f"feature_cache={_hydra({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_hydra(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_hydra, value)) + "]"
+    return json.dumps(value)
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """The options of this command and of `real_targets`."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--llm", required=True, type=_folder, help="folder of a causal LLM with a chat template")
+    found.add_argument("--whisper", required=True, type=_folder, help="folder of a Whisper, decoder included")
+    found.add_argument("--beats", help="a BEATs checkpoint; without it Whisper alone")
+    found.add_argument("--data-root", required=True, type=_folder, help="folder that holds manifests/ and audio/")
+    found.add_argument("--work-dir", default="runs/real_models", type=_path)
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    found.add_argument("--steps", type=int, default=500, help="training steps of each run (default: %(default)s)")
+    found.add_argument("--dtype", default="fastest", help="of the LLM (default: %(default)s)")
+    found.add_argument("overrides", nargs="*", help="key=value of conf/laptop.yaml")
+    return found
+
+
+def _path(given: str) -> str:
+    return str(Path(given).expanduser().absolute())
+
+
+def _folder(given: str) -> str:
+    if not Path(_path(given)).is_dir():
+        raise argparse.ArgumentTypeError(f"no folder {_path(given)}")
+    return _path(given)
+
+
+if __name__ == "__main__":
+    main()
