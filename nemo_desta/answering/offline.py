@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from nemo_desta.answering.answer_file import AnswerFile
 from nemo_desta.answering.audio_embeddings import ChatModel
@@ -27,6 +26,7 @@ from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.bad_rows import TooManyBadRows
 from nemo_desta.data.rows import JsonlIndex
 from nemo_desta.errors import RowError, row_guard
+from nemo_desta.progress import Progress
 
 #: Name of the setting of answers whose chat template writes the date.
 DATE = "template_date"
@@ -130,7 +130,7 @@ def answer_rows(
         model.prompts.freeze_date(datetime.fromisoformat(file.settings[DATE]))
     engine = engine or ChatEngine(model, max_batch_size=max_batch_size)
     batch = _Batch(model, index, file, roots, look_ahead, system=system, strict_keys=strict_keys)
-    bar = tqdm(total=len(index), desc="rows", unit="row", disable=not progress, smoothing=0.05)
+    bar = Progress("rows", len(index), tokens=lambda: batch.summary.new_tokens, shown=progress)
     try:
         texts = {"transcript": transcript, "transcriber": model.transcriber if transcript == "whisper" else None}
 
@@ -141,12 +141,13 @@ def answer_rows(
                 except ContextExceeded as error:
                     raise RowError("too_long", str(error)) from error
 
-        started = time.monotonic()
+        started, before = time.monotonic(), 0
         for _ in batch.run(load, engine, max_batch_tokens):
             summary = batch.summary
-            done = summary.answered + summary.before + summary.rejected.total()
-            bar.set_postfix(tokens=summary.new_tokens, rejected=summary.rejected.total(), refresh=False)
-            bar.update(done - bar.n)
+            bar.skip(summary.before - before)
+            before, rejected = summary.before, summary.rejected.total()
+            bar.note = f"{rejected:,} rejected" if rejected else ""
+            bar.update(summary.answered + before + rejected - bar.done)
             summary.seconds = time.monotonic() - started
         return batch.summary
     finally:

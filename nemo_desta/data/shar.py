@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from nemo_desta.data.audio_decoding import audio_guard
 from nemo_desta.data.audio_io import AudioError, AudioFile, TarSlice, read_audio, to_clip
@@ -25,6 +24,7 @@ from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import Row, RowRules, audio_entries, check_row, expand_braces, expand_paths, load_object
 from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.progress import track
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def write_shar(
             stack.enter_context(AudioTarWriter(f"{folder}/audio_{k}.%06d.tar", shard_size, audio_format))
             for k in range(1, most)
         ]
-        for i in tqdm(range(len(source)), "rows", unit="row", disable=not progress):
+        for i in track(range(len(source)), "rows", len(source), shown=progress):
             row, name = source.row(i), f"{i:09d}"
             entries = audio_entries(row)
             try:

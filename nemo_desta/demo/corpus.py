@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from nemo_desta.demo import speech
 from nemo_desta.demo.sounds import INSTRUMENTS, SAMPLING_RATE, SOUNDS, TEMPOS, make_music, make_sound
 from nemo_desta.demo.world import COMMANDS, DIGITS, SENTENCES, SOUND_GROUPS, TASKS, load_texts
+from nemo_desta.progress import track
 
 MANIFEST = "manifest.jsonl"
 #: Shares of the clips; the rest is music.
@@ -53,7 +53,7 @@ def build_corpus(out: Path, *, seed: int = 0, clips: int = 1500) -> Path:
         return manifest
     (out / "audio").mkdir(parents=True, exist_ok=True)
     rows = []
-    for row, audio in tqdm(generate(seed, clips), total=clips, desc="corpus", unit="clip", mininterval=1.0):
+    for row, audio in track(generate(seed, clips), "corpus", clips, unit="clips"):
         soundfile.write(out / row["audio"], audio, SAMPLING_RATE, subtype="PCM_16")
         rows.append(row)
     manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as HFWhisperEncoder
 
@@ -36,6 +35,7 @@ from nemo_desta.perception.encoders.beats import FBANK_MEAN, FBANK_STD, FRAMES_P
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.log_mel import LogMel
 from nemo_desta.perception.masks import zero_beyond
+from nemo_desta.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def train(
         students["beats"].encoder.load_state_dict(Beats.from_checkpoint(init / "beats.pt").state_dict())
     optimizer = torch.optim.AdamW(students.parameters(), lr=learning_rate, weight_decay=0.02, fused=True)
     rng, step, began = np.random.default_rng([seed, 8]), 0, time.monotonic()
-    bar = tqdm(total=steps, desc="stand-in encoders", unit="step", mininterval=5.0)
+    bar = Progress("stand-in encoders", steps, unit="steps")
     for batch in training_batches(clips, seed):
         progress = step / steps if steps else 1.0  # 0 steps: untrained encoders as a baseline
         if minutes is not None:
@@ -209,7 +209,7 @@ def train(
         step += 1
         bar.update()
         if step % 20 == 0:
-            bar.set_postfix({name: f"{loss.item():.2f}" for name, loss in losses.items()})
+            bar.note = ", ".join(f"{name} {loss.item():.2f}" for name, loss in losses.items())
     bar.close()
     out.mkdir(parents=True, exist_ok=True)
     students["whisper"].save(out / "whisper")

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from nemo_desta.demo.llm_data import conversation, encoded_conversations
 from nemo_desta.demo.llm_gates import measure
 from nemo_desta.demo.world import load_texts
+from nemo_desta.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def train(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     started, step, tokens = time.monotonic(), 0, 0
-    bar = tqdm(total=steps, desc="small LLM", unit="step", mininterval=5.0)
+    bar = Progress("small LLM", steps, unit="steps", tokens=lambda: tokens)
     for ids, supervised in _batches(tokenizer, seed, reasoning=reasoning, yes_no=yes_no):
         progress = step / steps
         if seconds is not None:
@@ -96,7 +96,7 @@ def train(
         step, tokens = step + 1, tokens + ids.numel()
         bar.update()
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", tokens_per_s=f"{tokens / (time.monotonic() - started):.0f}")
+            bar.note = f"loss {loss.item():.3f}"
     bar.close()
     options = {"--seed": seed, "--steps": steps, "--seconds": seconds, "--lr": learning_rate, "--yes-no": yes_no}
     options = " ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)

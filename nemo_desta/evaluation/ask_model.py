@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from nemo_desta.progress import Progress
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
@@ -56,7 +56,7 @@ def _ask(
 ) -> list[str]:
     order = sorted(range(len(chats)), key=lambda i: lengths[i])
     answers = [""] * len(chats)
-    with tqdm(total=len(chats), desc="answers", disable=not progress, unit="answer") as bar:
+    with Progress("answers", len(chats), unit="answers", shown=progress) as bar:
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             texts = model.chat([chats[i] for i in chosen], max_new_tokens=MAX_NEW_TOKENS, do_sample=False)

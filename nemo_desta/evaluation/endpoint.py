@@ -10,10 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nemo_desta.answering.answer_file import AnswerFile
 from nemo_desta.evaluation.settings import EndpointSettings
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.engines.http_client import Connection, HttpClient, RequestFailed
 from nemo_desta.recipes.engines.replies import read_chat
 from nemo_desta.recipes.run_async import run_async
@@ -51,7 +50,8 @@ def answer_rows_at(
     async def ask_all() -> None:
         client.open()
         free = asyncio.Semaphore(endpoint.concurrency)
-        with tqdm(total=len(asked), initial=len(asked) - len(todo), desc="rows", disable=not progress) as bar:
+        with Progress("rows", len(asked), shown=progress) as bar:
+            bar.skip(len(asked) - len(todo))
 
             async def one(row: Mapping[str, Any]) -> None:
                 async with free:
@@ -66,7 +66,8 @@ def answer_rows_at(
                 bar.update()
 
             try:
-                await asyncio.gather(*(one(row) for row in todo))
+                async with bar.ticking():
+                    await asyncio.gather(*(one(row) for row in todo))
             finally:
                 await client.close()
 

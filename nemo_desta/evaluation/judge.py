@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.asyncio import tqdm
-
 from nemo_desta.data.jsonl_log import append_shared, read_shared
 from nemo_desta.evaluation.scores import JudgeAsk
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.engines import Engine, Request, SamplingConfig
 from nemo_desta.recipes.run_async import run_async
 
@@ -62,6 +61,9 @@ class Judge:
         return hashlib.sha256(json.dumps(asked, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     async def _ask_all(self, todo: Mapping[str, JudgeAsk], progress: bool) -> None:
+        def tokens() -> int:
+            return self.usage["new_tokens"]
+
         free = asyncio.Semaphore(self.engine.concurrency)
         self.cache.parent.mkdir(parents=True, exist_ok=True)
 
@@ -71,6 +73,7 @@ class Judge:
                 seed = int(key[:8], 16)
                 answer = await self.engine.generate(Request(request.messages, sampling, seed=seed))
             self.usage["asked"] += 1
+            bar.update()
             self.usage["prompt_tokens"] += answer.prompt_tokens
             self.usage["new_tokens"] += answer.new_tokens
             if answer.error is not None:
@@ -80,7 +83,8 @@ class Judge:
             append_shared(self.cache, {"key": key, "text": answer.text})
 
         try:
-            jobs = [one(key, request) for key, request in todo.items()]
-            await tqdm.gather(*jobs, desc="judge", disable=not progress)
+            with Progress("judge", len(todo), unit="answers", tokens=tokens, shown=progress) as bar:
+                async with bar.ticking():
+                    await asyncio.gather(*(one(key, request) for key, request in todo.items()))
         finally:
             await self.engine.close()

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from nemo_desta.evaluation.ifeval import check
 from nemo_desta.evaluation.settings import TextSettings
+from nemo_desta.progress import track
 from nemo_desta.recipes.prompts.compose import base_prompts
 from nemo_desta.sources import resolve_source
 
@@ -54,7 +54,7 @@ def text_parity(model: "DestaModel", settings: TextSettings, *, progress: bool =
     ends = model.prompts.end_ids(model.generation_config.eos_token_id)
     passed = {"model": 0, "bare": 0}
     differing, largest = 0, 0.0
-    for text, kind, kwargs in tqdm(prompts, desc="text", disable=not progress):
+    for text, kind, kwargs in track(prompts, "text", len(prompts), unit="prompts", shown=progress):
         ids = torch.tensor([model.prompts.prompt([{"role": "user", "content": text}]).ids], device=model.llm.device)
         ours, theirs = model(model.embed_tokens(ids))["logits"], bare(input_ids=ids).logits
         largest = max(largest, float((ours.float() - theirs.float()).abs().max()))

@@ -17,10 +17,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from huggingface_hub import HfApi, hf_hub_url
-from tqdm import tqdm
 
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
+from nemo_desta.progress import Progress
 from nemo_desta.sources import file_digest
 
 logger = logging.getLogger(__name__)
@@ -143,11 +143,12 @@ def _download(url: str, part: Path) -> None:
         total = start + int(response.headers.get("Content-Length", 0))
         with (
             part.open("ab" if resumed else "wb") as file,
-            tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar,
+            Progress(part.stem, total / 1e6 or None, unit="MB") as bar,
         ):
+            bar.skip(start / 1e6)
             while block := response.read(BLOCK):
                 file.write(block)
-                bar.update(len(block))
+                bar.update(len(block) / 1e6)
     size = part.stat().st_size
     if size < total:
         raise ConnectionError(f"'{url}': {size} of {total} bytes arrived; run it again to resume")

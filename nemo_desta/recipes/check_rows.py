@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nemo_desta.config import MISSING, parse
 from nemo_desta.core.prompting import PromptBuilder, place_audios
 from nemo_desta.core.thinking import ThoughtCheck
@@ -22,6 +20,7 @@ from nemo_desta.data.audio_io import AudioRoots
 from nemo_desta.data.row_schema import unknown_keys
 from nemo_desta.data.rows import Row, audio_entries, parse_row
 from nemo_desta.errors import ConfigError, RowError, row_guard
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.corpora.audio import check_audio
 from nemo_desta.recipes.report.overlap import Overlap
 from nemo_desta.recipes.report.sources import Line, Paths, RowsSource, find_rows, lines, split_of
@@ -172,8 +171,8 @@ def run_check(plain: Mapping[str, Any]) -> CheckReport:
 
 
 def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[tuple[Row, Line]]:
-    total = sum(path.stat().st_size for path in source.rows)
-    with tqdm(total=total, desc="checking rows", unit="B", unit_scale=True, disable=not progress) as bar:
+    total = sum(path.stat().st_size for path in source.rows) / 1e6
+    with Progress("checking rows", total, unit="MB", shown=progress) as bar:
         for line in lines(source.rows, bar):
             try:
                 line.raw.decode("utf-8-sig")

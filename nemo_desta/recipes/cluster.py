@@ -7,8 +7,7 @@ folder, and its file locks must work (local disks, NFSv4, Lustre with flock).
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
-
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.build import build_engines, build_input, build_prompts, build_stage, dtype_of, freeze_dates
 from nemo_desta.recipes.pipeline import RecipeFolder, run_shards
 from nemo_desta.recipes.settings import parse_recipe
@@ -67,6 +66,6 @@ def run_on_ray(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    with tqdm(total=len(numbers), desc="shards", unit="shard") as bar:
+    with Progress("shards", len(numbers), unit="shards") as bar:
         for batch in done.iter_batches(batch_size=None):
             bar.update(len(batch["shard"]))

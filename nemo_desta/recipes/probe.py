@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.ask import first_problem, request_messages
 from nemo_desta.recipes.build import build_engines, build_input, build_prompts, clips, not_audible
 from nemo_desta.recipes.describe import describe
-from nemo_desta.recipes.engines.base import Engine, Generation, Request
+from nemo_desta.recipes.engines.base import Engine, Generation, Request, tokens_of
 from nemo_desta.recipes.gates import GatesConfig, RowGates, value_sets
 from nemo_desta.recipes.gates.facts import FactsConfig
 from nemo_desta.recipes.gates.text import answer_of
@@ -184,7 +184,7 @@ def _request(row: Mapping[str, Any], own: ProbeConfig) -> Request:
 
 def _answers(engine: Engine, requests: Sequence[Request], *, progress: bool) -> list[Generation]:
     """The answers in the order of the requests."""
-    bar = tqdm(total=len(requests), desc="answers", unit="answer", disable=not progress)
+    bar = Progress("answers", len(requests), unit="answers", tokens=lambda: tokens_of([engine]) or 0, shown=progress)
 
     async def one(request: Request) -> Generation:
         answer = await engine.generate(request)
@@ -193,7 +193,8 @@ def _answers(engine: Engine, requests: Sequence[Request], *, progress: bool) -> 
 
     async def together() -> list[Generation]:
         try:
-            return list(await asyncio.gather(*map(one, requests)))
+            async with bar.ticking():
+                return list(await asyncio.gather(*map(one, requests)))
         finally:
             await engine.close()
 

@@ -140,7 +140,7 @@ def _answer_rows(model: "ChatModel", config: ChatConfig, engine: "ChatEngine | N
         look_ahead=config.batch.look_ahead,
         strict_keys=config.batch.strict_keys,
         engine=engine,
-        progress=config.batch.progress and sys.stderr.isatty(),
+        progress=config.batch.progress,
     )
 
 

@@ -4,8 +4,6 @@ A clip that is in the cache is skipped, so a killed run loses one batch. Letters
 """
 
 import logging
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from nemo_desta.config import FeatureCacheConfig
 from nemo_desta.data.audio_io import AudioFile, count_samples, load_audio
@@ -25,7 +22,7 @@ from nemo_desta.perception.encoders import FrozenEncoder
 from nemo_desta.perception.feature_cache import GB, clip_key, feature_bytes
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.resample import resampled_length
-from nemo_desta.training.progress import LINE_SECS, duration
+from nemo_desta.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +117,9 @@ def precompute(
         )
     logger.info("feature cache: %s, in %s", cost, cache.folder)
     own = sorted(clips, key=lambda file: (clips[file], str(file)))[rank::num_ranks]
-    bar = Progress(sum(clips[file] for file in own), len(own), quiet=rank > 0)
-    num_encoded = 0
-    with ThreadPoolExecutor(NUM_LOADERS) as pool:
+    num_encoded = num_seen = 0
+    bar = Progress("encoding", sum(clips[file] for file in own), unit="s of audio", shown=rank == 0)
+    with bar, ThreadPoolExecutor(NUM_LOADERS) as pool:
         for files in _batches(own, clips):
             loaded = [clip for clip in pool.map(lambda file: _load(file, rate), files) if clip is not None]
             keyed = {clip_key(clip): clip for clip in loaded}
@@ -133,35 +130,10 @@ def precompute(
                 with torch.no_grad():
                     perception.encode(audio.to(device), lens, list(new))
             num_encoded += len(new)
-            bar.update(sum(clips[file] for file in files), len(files))
-    bar.close()
+            num_seen += len(files)
+            bar.note = f"{num_seen:,} of {len(own):,} clips"
+            (bar.update if new else bar.skip)(sum(clips[file] for file in files))
     return num_encoded
-
-
-class Progress:
-    """A bar of seconds of audio in a terminal, and otherwise a log line from time to time; both with the time left."""
-
-    def __init__(self, secs: float, num_clips: int, *, quiet: bool) -> None:
-        self.secs, self.num_clips, self.quiet = secs, num_clips, quiet
-        self.done, self.clips_done = 0.0, 0
-        self.begun = self.said = time.monotonic()
-        shown = not quiet and sys.stderr.isatty()
-        form = "{l_bar}{bar}| [{elapsed}, {remaining} left{postfix}]"
-        self.bar = tqdm(total=secs, desc="encoding", bar_format=form) if shown else None
-
-    def update(self, secs: float, num_clips: int) -> None:
-        self.done, self.clips_done, now = self.done + secs, self.clips_done + num_clips, time.monotonic()
-        if self.bar is not None:
-            self.bar.set_postfix_str(f"{self.clips_done}/{self.num_clips} clips", refresh=False)
-            self.bar.update(secs)
-        elif not self.quiet and now - self.said >= LINE_SECS:
-            self.said = now
-            left = duration((now - self.begun) / max(self.done, 1e-9) * (self.secs - self.done))
-            logger.info("encoded %d of %d clips, about %s left", self.clips_done, self.num_clips, left)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def _load(file: AudioFile, sampling_rate: int) -> np.ndarray | None:

@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from nemo_desta.errors import ConfigError
 from nemo_desta.training import fit as fitting
 from nemo_desta.training.preflight import MissingParts
-from nemo_desta.training.progress import duration
 from nemo_desta.training.run_log import run_log
 from tests.training.test_kills import SMALL, outcome
 
@@ -130,8 +129,3 @@ def test_the_log_file_holds_the_error_that_ended_the_run(tmp_path):
     said = (tmp_path / "records" / "log.txt").read_text()
     assert "ERROR nemo_desta.x: step 3" in said and "Traceback" in said and "RuntimeError: the reason" in said
     assert not (tmp_path / "lightning_logs.txt").exists()
-
-
-@pytest.mark.parametrize(("secs", "text"), [(5, "1 min"), (90, "2 min"), (5400, "1.5 h"), (200_000, "2.3 days")])
-def test_a_duration_is_readable(secs, text):
-    assert duration(secs) == text

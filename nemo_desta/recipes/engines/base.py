@@ -53,7 +53,10 @@ class Generation(NamedTuple):
 
 class Engine(Protocol):
     """An LLM to query. ``name`` and ``revision`` are stored in the rows (``llm``, ``llm_revision``). ``concurrency``:
-    how many requests should run together. ``prompts``: renders by the LLM's chat template, None if a server does."""
+    how many requests should run together. ``prompts``: renders by the LLM's chat template, None if a server does.
+
+    An engine may count its tokens in ``new_tokens``, those of answers in progress as well, for tokens per second.
+    """
 
     name: str
     revision: str | None
@@ -66,6 +69,12 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Free connections and workers."""
+
+
+def tokens_of(engines: Iterable[Engine]) -> int | None:
+    """New tokens of all ``engines`` so far; None if one of them does not count them."""
+    counts = [getattr(engine, "new_tokens", None) for engine in {id(engine): engine for engine in engines}.values()]
+    return sum(counts) if counts and None not in counts else None
 
 
 class EngineError(RuntimeError):

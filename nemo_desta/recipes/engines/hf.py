@@ -91,6 +91,7 @@ class HFEngine(LocalEngine):
                 for key, token in self._decoder.step():
                     job = self._rows[key]
                     job.new.append(token)
+                    self.new_tokens += 1
                     if token in self.end_ids or len(job.new) == job.sampling.max_new_tokens:
                         ended.append(key)
                 if ended:

@@ -23,6 +23,7 @@ class LocalEngine:
     after an end id), and ``own_sampling``: temperature and filters that the LLM's authors recommend, as fields of
     `answering.sampling.Sampling`.
 
+    ``new_tokens``: ``advance`` counts its tokens there.
     ``end_ids``: those of the LLM's generation config; the tokenizer's and the template's are added.
     ``context``: positions that the LLM has for prompt and answer together.
     ``batch_size``, ``concurrency``: requests in a batch, and requests that are sorted by length together.
@@ -46,6 +47,7 @@ class LocalEngine:
     ) -> None:
         if not tokenizer.chat_template:
             raise ValueError(f"the tokenizer of {name!r} has no chat template; use an instruct or reasoning LLM")
+        self.new_tokens = 0
         self.name = name
         self.revision = revision
         self.batch_size = batch_size

@@ -62,6 +62,7 @@ class OpenAIEngine:
         self.client = HttpClient(Connection(base_url, **connection))
         self.name = model
         self.revision: str | None = None
+        self.new_tokens = 0
         self.concurrency = 2 * self.client.connection.concurrency
         self.stats = self.client.stats
         self.stats.update(answers=0, errors=0)
@@ -95,6 +96,7 @@ class OpenAIEngine:
             served = ", ".join(map(str, self._served))
             raise EngineError(f"{error}; it serves: {served}; asked for: {self.name}") from None
         self.stats["answers"] += 1
+        self.new_tokens += reply.new_tokens or 0
         return Generation(reply.text or "", truncated, None, reply.prompt_tokens or 0, reply.new_tokens or 0)
 
     async def close(self) -> None:

@@ -73,4 +73,6 @@ class VLLMEngine(LocalEngine):
         common = {"stop_token_ids": self.end_ids, "detokenize": False}  # ids become text as in every other engine
         params = [SamplingParams(**vllm_sampling(job.sampling), **common) for job in jobs]
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        return [(job, list(output.outputs[0].token_ids)) for job, output in zip(jobs, outputs, strict=True)]
+        answers = [list(output.outputs[0].token_ids) for output in outputs]
+        self.new_tokens += sum(map(len, answers))
+        return list(zip(jobs, answers, strict=True))

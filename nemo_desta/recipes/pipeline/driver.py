@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tqdm import tqdm
-
-from nemo_desta.recipes.engines.base import Engine
+from nemo_desta.progress import Progress
+from nemo_desta.recipes.engines.base import Engine, tokens_of
 from nemo_desta.recipes.items import Outcome, Stage, Wanted
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines
 from nemo_desta.recipes.pipeline.shard import FLUSH_SECS, Shard
@@ -45,7 +44,7 @@ def run_shards(
         # The reading thread releases the GIL for every file; with the default interval it would wait 5 ms each time.
         sys.setswitchinterval(2e-4)
         try:
-            return await _Driver(folder, stage, concurrency, progress).run(numbers)
+            return await _Driver(folder, stage, concurrency, engines, progress).run(list(numbers))
         finally:
             sys.setswitchinterval(interval)
             for engine in {id(engine): engine for engine in engines}.values():  # one LLM may write and judge
@@ -55,7 +54,9 @@ def run_shards(
 
 
 class _Driver:
-    def __init__(self, folder: RecipeFolder, stage: Stage, concurrency: int, progress: bool) -> None:
+    def __init__(
+        self, folder: RecipeFolder, stage: Stage, concurrency: int, engines: Sequence[Engine], progress: bool
+    ) -> None:
         self.folder = folder
         self.stage = stage
         self.concurrency = max(1, concurrency)
@@ -65,12 +66,13 @@ class _Driver:
         self._slots = asyncio.Semaphore(self.concurrency)
         self._failure: asyncio.Future = asyncio.get_running_loop().create_future()
         self._clock = time.monotonic()
-        total = folder.num_units() * stage.rows_per_unit
-        self._bar = tqdm(total=total, desc="rows", unit="row", disable=not progress, smoothing=0.05)
-        self._counts = {"kept": 0, "dropped": 0}
-        self._news = 0
+        self._expected = [units * stage.rows_per_unit for units in folder.units_by_shard()]  # rows, by shard
+        self._tokens = 0  # of rows that have ended
+        self._bar = Progress("rows", tokens=partial(self._count_tokens, engines), shown=progress)
+        self._kept, self._dropped = 0, 0
 
-    async def run(self, numbers: Iterable[int]) -> list[int]:
+    async def run(self, numbers: Sequence[int]) -> list[int]:
+        self._bar.total = sum(self._expected[number] for number in numbers)
         loop = asyncio.get_running_loop()
         ticking = asyncio.create_task(self._tick())
         reader = ThreadPoolExecutor(1, "plan reader")
@@ -89,16 +91,20 @@ class _Driver:
             reader.shutdown()
             for shard in self._open.values():
                 shard.release()
-            self._show()
             self._bar.close()
             if self._failure.done():
                 self._failure.exception()
         return self.finished
 
+    def _count_tokens(self, engines: Sequence[Engine]) -> int:
+        counted = tokens_of(engines)
+        return self._tokens if counted is None else counted
+
     def _read(self, numbers: Iterable[int]) -> Iterator[tuple[Shard, list[Wanted], bool]]:
         """Claims the shards and yields their rows in chunks, the last one of each with True; in the reading thread."""
         for number in numbers:
             if (shard := Shard.claim(self.folder, number)) is None:
+                self._bar.total -= self._expected[number]  # another process makes them
                 continue
             self._open[number] = shard
             rows: list[Wanted] = []
@@ -125,6 +131,7 @@ class _Driver:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         if is_last:
+            self._bar.total += len(shard.ids) - self._expected[shard.number]
             self._done(shard)
 
     async def _unless_failed(self, waited: Awaitable[object]) -> None:
@@ -148,10 +155,15 @@ class _Driver:
 
     def _settle(self, shard: Shard, place: int, row_id: str, outcome: Outcome | None) -> None:
         """Record the outcome of a row; None if the journal has it."""
-        if outcome is not None:
+        if outcome is None:
+            self._bar.skip()
+        else:
             shard.append(place, row_id, outcome)
-            self._counts["kept" if outcome.verdict is None else "dropped"] += 1
-        self._news += 1
+            self._kept += outcome.verdict is None
+            self._dropped += outcome.verdict is not None
+            self._tokens += outcome.new_tokens
+            self._bar.note = f"{self._kept:,} kept, {self._dropped:,} dropped"
+            self._bar.update()
         self._done(shard)
 
     def _done(self, shard: Shard) -> None:
@@ -168,14 +180,9 @@ class _Driver:
         self._clock = now
 
     async def _tick(self) -> None:
-        """Periodically flush settled rows and update the progress bar."""
+        """Periodically flush settled rows and show the tokens."""
         while True:
             await asyncio.sleep(FLUSH_SECS)
             for shard in list(self._open.values()):  # the reading thread adds shards
                 shard.flush()
-            self._show()
-
-    def _show(self) -> None:
-        self._bar.set_postfix(self._counts, refresh=False)
-        self._bar.update(self._news)
-        self._news = 0
+            self._bar.update(0)

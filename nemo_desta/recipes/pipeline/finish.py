@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from nemo_desta.progress import track
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline.folder import RecipeFolder, dump_line, read_lines, write_json
 from nemo_desta.recipes.pipeline.shard import outcome_of
@@ -93,8 +92,8 @@ def finish(
         for old in (*parts, folder.rows, folder.rejected):
             shutil.rmtree(old, ignore_errors=True)
         with closing(_Writer(parts[0], rows_per_file)) as rows, closing(_Writer(parts[1], rows_per_file)) as rejected:
-            numbers = tqdm(range(folder.num_shards()), "finishing", unit="shard", disable=not progress, leave=False)
-            for number in numbers:
+            total = folder.num_shards()
+            for number in track(range(total), "finishing", total, unit="shards", shown=progress, leave=False):
                 for record in read_lines(folder.shard_file(number)):
                     _place(record, checks, rows, rejected, summary)
         for part, target in zip(parts, (folder.rows, folder.rejected), strict=True):

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from tqdm import tqdm
 
 from nemo_desta.data.jsonl_log import json_line, try_lock
+from nemo_desta.progress import Progress
 
 #: Our own files that hold no content: files under a temporary name, and locks.
 OWN_FILES = re.compile(r"\..+\.(\d+|lock)")
@@ -96,6 +96,12 @@ class RecipeFolder:
         """Units (clips, or rows of an earlier stage) of the whole plan."""
         return json.loads((self.plan / "plan.json").read_text())["units"]
 
+    def units_by_shard(self) -> list[int]:
+        """Units of every shard: all are of one size, except the last."""
+        last = (self.num_shards() or 0) - 1
+        size = sum(1 for _ in read_lines(self.plan_file(0)))
+        return [size] * last + [self.num_units() - last * size]
+
     def plan_file(self, number: int) -> Path:
         return self.plan / f"{number:05d}.jsonl"
 
@@ -128,7 +134,7 @@ def write_plan(
         shutil.rmtree(folder.plan, ignore_errors=True)
         folder.plan.mkdir(parents=True)
         shards, count, units = 0, 0, iter(units)
-        with tqdm(desc="reading the corpus", unit="clip", disable=not progress, leave=False) as bar:
+        with Progress("reading the corpus", unit="clips", shown=progress, leave=False) as bar:
             while part := list(islice(units, shard_size)):
                 write_lines(folder.plan_file(shards), map(dump_line, part))
                 shards, count = shards + 1, count + len(part)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nemo_desta.data.rows import parse_row
 from nemo_desta.errors import RowError
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.report.counters import Reasons, top
 from nemo_desta.recipes.report.outcomes import Outcomes
 from nemo_desta.recipes.report.row_stats import RowStats, share, short_word
@@ -54,7 +53,7 @@ def compute_stats(
     wanted = max_leak_checks or 0
     stats = RowStats(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
     unreadable, dropped, outcomes = Reasons(), Reasons(), Outcomes()
-    with tqdm(total=source.num_bytes, desc="reading rows", unit="B", unit_scale=True, disable=not progress) as bar:
+    with Progress("reading rows", source.num_bytes / 1e6, unit="MB", shown=progress) as bar:
         for line in lines(source.rows, bar):
             try:
                 row = parse_row(line.raw, line.where)

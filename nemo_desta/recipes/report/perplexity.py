@@ -15,11 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from nemo_desta.core.prompting import Example, PromptBuilder
 from nemo_desta.data.rows import JsonlIndex, Row
 from nemo_desta.errors import RowError, row_guard
+from nemo_desta.progress import Progress
 from nemo_desta.recipes.ask import TEMPLATE, request_messages
 from nemo_desta.recipes.engines.local import llm_name
 from nemo_desta.recipes.report.sources import Paths, find_rows
@@ -137,7 +136,7 @@ def target_perplexity(
         wanted: Sequence[int] = range(len(index))
         if max_rows is not None and max_rows < len(index):
             wanted = sorted(random.Random(seed).sample(wanted, max_rows))
-        with tqdm(total=len(wanted), desc=f"perplexity, {label}", unit="row", disable=not progress) as bar:
+        with Progress(f"perplexity, {label}", len(wanted), shown=progress) as bar:
             scored = []
             for first in range(0, len(wanted), batch_size * _BATCHES_SORTED_TOGETHER):
                 window = wanted[first : first + batch_size * _BATCHES_SORTED_TOGETHER]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from nemo_desta.data.packed import open_plain
 from nemo_desta.data.rows import expand_paths
+from nemo_desta.progress import Progress
 
 Paths = str | Path | Iterable[str | Path]
 
@@ -85,14 +86,14 @@ def find_rows(
     return RowsSource(name, files, dropped, noted, _json(home and home / "recipe.json"))
 
 
-def lines(paths: Iterable[Path], bar: Any) -> Iterator[Line]:
-    """Every non-blank line of every file. ``bar``: a tqdm bar, which counts their bytes."""
+def lines(paths: Iterable[Path], bar: Progress) -> Iterator[Line]:
+    """Every non-blank line of every file. ``bar`` counts their megabytes."""
     for path in paths:
         with open_plain(path) as file:
             for number, raw in enumerate(file, 1):
                 if not raw.isspace():
                     yield Line(path, number, raw, raw.endswith(b"\n"))
-                    bar.update(len(raw))
+                    bar.update(len(raw) / 1e6)
 
 
 def split_of(row: Mapping[str, Any], path: Path) -> str:

@@ -50,6 +50,21 @@ def test_greedy_answers_are_the_argmax_of_the_bare_llm(engine: HFEngine) -> None
         assert answer.new_tokens == 12 and answer.prompt_tokens == len(engine.tokenizer(text)["input_ids"])
 
 
+def test_tokens_are_counted_before_a_row_has_ended(llm_folder: Path) -> None:
+    engine = HFEngine.from_pretrained(str(llm_folder), batch_size=4)
+    found = []
+
+    def advance(jobs: Any) -> Any:
+        ended = own(jobs)
+        found.append((len(ended), engine.new_tokens))
+        return ended
+
+    own, engine._scheduler.advance = engine._scheduler.advance, advance
+    answers = ask(engine, replace(GREEDY, max_new_tokens=12), range(4), CONVERSATIONS[:4])
+    assert found == [(0, 32), (4, 48)]  # 8 tokens of each row, then 4
+    assert engine.new_tokens == sum(answer.new_tokens for answer in answers) == 48
+
+
 def test_prefix_is_continued_and_not_repeated(engine: HFEngine) -> None:
     request = Request(CONVERSATIONS[0], GREEDY, 0, prefix="<think>\nwell")
     text = engine.prompts.render(CONVERSATIONS[0]) + "<think>\nwell"
