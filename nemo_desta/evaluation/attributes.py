@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nemo_desta.core.think_tags import without_thought
+from nemo_desta.evaluation.intervals import wilson_interval
 
 PERMUTATIONS = 200
-_Z = 1.959964  # two-sided 95 %
 
 #: A value directly after one of these (and perhaps an article) is ruled out, not named: "female, not male".
 _NEGATION = re.compile(r"(?:\b(?:not|no|never|without|rather than|instead of)|n't)(?: (?:a|an|the|any))? $")
@@ -37,9 +37,9 @@ def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterab
     for wording, value in pairs:
         if value not in values:
             raise ValueError(f"aliases are given for {value!r}, which is none of the values {', '.join(values)}")
-        if names.setdefault(_plain(wording), value) != value:
-            raise ValueError(f"{wording!r} stands for both {names[_plain(wording)]!r} and {value!r}")
-    text = _plain(without_thought(answer))
+        if names.setdefault(plain_words(wording), value) != value:
+            raise ValueError(f"{wording!r} stands for both {names[plain_words(wording)]!r} and {value!r}")
+    text = plain_words(without_thought(answer))
     ordered = sorted(names, key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
     named = {names[match[0]] for match in pattern.finditer(text) if not _NEGATION.search(text[: match.start()])}
@@ -65,11 +65,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, which stays valid near 0 and 1."""
-        n, p = self.total, self.value
-        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """Wilson's 95 % interval."""
+        return wilson_interval(self.correct, self.total)
 
 
 def attribute_accuracy(predictions: Sequence[str | None], references: Sequence[str]) -> Accuracy:
@@ -128,15 +125,15 @@ def task_result(task: str, predictions: Sequence[str | None], references: Sequen
     )
 
 
-def render_results(results: Iterable[TaskResult], extra: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """A text table of the tasks; ``extra``: further columns, name -> task -> share (a task may lack a value)."""
+def render_results(results: Iterable[TaskResult], extra: Mapping[str, Mapping[str, float | str]] | None = None) -> str:
+    """A text table of the tasks; ``extra``: further columns, name -> task -> share or text (a task may lack one)."""
     extra = extra or {}
     header = ["task", "n", "accuracy", "+-", "95 %", "unparsed", *extra, "best constant", "shuffled mean (max)"]
     rows = []
     for r in results:
         low, high = r.accuracy.interval
         own = [f"{r.accuracy.value:.3f}", f"{r.accuracy.standard_error:.3f}", f"{low:.2f}-{high:.2f}"]
-        others = [f"{column[r.task]:.3f}" if r.task in column else "" for column in extra.values()]
+        others = [_cell(column.get(r.task, "")) for column in extra.values()]
         controls = [f"{r.constant[1]:.3f} ({r.constant[0]})", f"{r.shuffled.mean:.3f} ({r.shuffled.max:.3f})"]
         rows.append([r.task, str(r.accuracy.total), *own, str(r.accuracy.unparsed), *others, *controls])
     return render_table(header, rows)
@@ -152,8 +149,13 @@ def render_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def _plain(text: str) -> str:
-    """Case folded; hyphens, underscores and runs of white space become one space; apostrophes become ASCII."""
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3f}"
+
+
+def plain_words(text: str) -> str:
+    """A text as answers and values are compared: case folded; hyphens, underscores and white space become one
+    space; apostrophes become ASCII."""
     return re.sub(r"[-_\s]+", " ", text.casefold().replace("\u2019", "'"))
 
 

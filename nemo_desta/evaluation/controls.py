@@ -6,7 +6,7 @@ item. The report's first line states the result.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from nemo_desta.evaluation.settings import ControlSettings
 
 RATE = 16_000
 CONTROLS = ("silence", "shuffled")
+#: With fewer pairs not even a sign test can be certain at 95 %: 2 * 0.5 ** 5 > 0.05.
+FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Control:
 
     @property
     def hears(self) -> bool:
-        """Whether the gain from the right audio is significant."""
-        return self.low > 0
+        """Whether the gain from the right audio is certain: its interval is above 0, over enough items."""
+        return self.low > 0 and self.count >= FEWEST
 
 
 def sample(items: Sequence[Item], count: int, *, seed: int = 0) -> list[Item]:
@@ -54,7 +56,7 @@ def silenced(items: Sequence[Item], folder: str | Path) -> list[Item]:
     """
     import soundfile
 
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # rows need absolute paths
     folder.mkdir(parents=True, exist_ok=True)
     result = []
     for item in items:
@@ -137,17 +139,36 @@ def compare(name: str, with_audio: Sequence[bool], without: Sequence[bool], *, s
     return Control(name, len(without), float(np.mean(without)), difference, low, high)
 
 
-def first_line(controls: Sequence[Control]) -> str:
-    """The report's first line: whether the scores need the audio."""
-    if not controls:
+def uses_audio(controls: Sequence[Control]) -> bool | None:
+    """Whether the right audio is above every control for certain; None if no control was run."""
+    return all(control.hears for control in controls) if controls else None
+
+
+def first_line(tasks: Mapping[str, Sequence[Control]], unreadable: Collection[str] = ()) -> str:
+    """The report's first line: which tasks are above their controls for certain, and which are not.
+
+    ``unreadable``: tasks that the LLM cannot solve from the true description either.
+    """
+    if not any(tasks.values()):
         return "No control was run: whether these scores need the audio is not known."
-    deaf = [control for control in controls if not control.hears]
-    if not deaf:
-        gains = ", ".join(f"{c.difference:+.3f} against {c.name}" for c in controls)
-        return f"The model uses the audio: accuracy {gains} ({controls[0].count} items)."
-    worst = min(deaf, key=lambda control: control.difference)
-    return (
-        f"WARNING: without the right audio ({worst.name}) the model scores {worst.accuracy:.3f}, a difference of "
-        f"{worst.difference:+.3f} [{worst.low:+.3f}, {worst.high:+.3f}] over {worst.count} items: these scores do not "
-        "show that it uses the audio."
-    )
+    shown = {name: min(each, key=lambda c: c.low) for name, each in tasks.items() if uses_audio(each)}
+    not_shown = {
+        name: min((c for c in each if not c.hears), key=lambda c: c.difference)
+        for name, each in tasks.items()
+        if uses_audio(each) is False
+    }
+    parts = []
+    if shown:
+        gains = ", ".join(f"{name} ({_gain(control)})" for name, control in shown.items())
+        parts.append(f"The model uses the audio in {gains}.")
+    if not_shown:
+        reasons = {name: "; the LLM cannot read it" if name in unreadable else "" for name in not_shown}
+        gains = ", ".join(f"{name} ({_gain(control)}{reasons[name]})" for name, control in not_shown.items())
+        parts.append(f"WARNING: the score does not show that the model uses the audio in {gains}.")
+    if unknown := [name for name, each in tasks.items() if not each]:
+        parts.append(f"No control was run for {', '.join(unknown)}.")
+    return " ".join(parts)
+
+
+def _gain(control: Control) -> str:
+    return f"{control.accuracy + control.difference:.3f}, {control.name} {control.accuracy:.3f}"

@@ -1,10 +1,20 @@
-"""Confidence intervals of scores: percentile bootstrap over items."""
+"""Confidence intervals of 95 %: Wilson's for shares, percentile bootstrap over items for other means."""
 
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
 
 RESAMPLES = 2000
+_Z = 1.959964  # two-sided 95 %
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Of a share; it stays valid near 0 and 1. It treats items as independent, which clips of one speaker are not."""
+    n, p = total, correct / total
+    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.evaluation.attributes import render_table
+from nemo_desta.evaluation.breakdown import confusion
+from nemo_desta.evaluation.cascades import cascade_sentence
 from nemo_desta.evaluation.scores import MODES
 from nemo_desta.recipes.report.render import render as render_html
 
@@ -42,6 +44,8 @@ def write_report(path: str | Path, report: Mapping[str, Any]) -> Path:
         report=report,
         modes=MODES,
         scores=scores,
+        confusion=confusion,
+        cascade_sentence=cascade_sentence,
         settings={key: value for key, value in report["settings"].items() if value not in (None, {}, [])},
     )
     Path(path).write_text(html, encoding="utf-8")

@@ -1,48 +1,31 @@
 """Evaluates speech recognition and attributes on the user's own rows, with baselines.
 
-`row_input` reads the rows. Recognition gives word and character error rates. Every attribute gives an accuracy with
-three references: the best constant answer, shuffled answers, and the text cascade, in which the same LLM reads the
-true description instead of the audio. What cannot be measured is named with its reason.
+`row_input` reads the rows. Recognition gives word and character error rates. Every attribute gives an accuracy beside
+the best constant answer, shuffled answers, and cascades, in which the same LLM reads the true description, or a
+transcript, instead of the audio. What cannot be measured is named with its reason.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.config import nearest, parse
+from nemo_desta.config import nearest
 from nemo_desta.data.bad_rows import BadRowLog
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.asr import error_rates
-from nemo_desta.evaluation.attributes import (
-    TaskResult,
-    attribute_accuracy,
-    parse_value,
-    render_results,
-    render_table,
-    task_result,
-)
-from nemo_desta.evaluation.controls import CONTROLS, Control, run_controls
-from nemo_desta.evaluation.files import Item
-from nemo_desta.evaluation.row_input import read_own_rows, value_of
+from nemo_desta.evaluation.attribute_settings import read_attributes
+from nemo_desta.evaluation.attributes import render_results, render_table
+from nemo_desta.evaluation.breakdown import corpus_of, worst_classes
+from nemo_desta.evaluation.cascades import cascade_figures, cascade_sentence
+from nemo_desta.evaluation.controls import CONTROLS
+from nemo_desta.evaluation.question import CONSTANT, Question, ask_rows, figures
+from nemo_desta.evaluation.row_input import read_own_rows
 from nemo_desta.evaluation.settings import ControlSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
+from nemo_desta.evaluation.transcripts import transcripts_of
 
-#: A question that is made from the values lists at most so many.
-MOST_VALUES = 30
 NO_CONTROLS = ControlSettings(items=0)
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """``question``: null makes one from the values. ``field``: path of the true value with dots for nesting; null: see
-    `value_of`. ``values``: the values that an answer may name; default all values of the rows. ``aliases``: value ->
-    further wordings."""
-
-    question: str | None = None
-    field: str | None = None
-    values: list[str] | None = None
-    aliases: dict[str, Any] | None = None
 
 
 @dataclass
@@ -51,7 +34,7 @@ class RowTasks:
 
     rows: list[dict[str, Any]]
     spoken: list[dict[str, Any]]
-    questions: list["_Question"]
+    questions: list[Question]
     bad_rows: dict[str, int]
     left_out: list[str] = field(default_factory=list)
 
@@ -74,11 +57,7 @@ def plan_rows(
             raise ConfigError(f"unknown control '{kind}'.{nearest(kind, CONTROLS)}")
     log = BadRowLog(folder / "bad_rows.jsonl")
     rows = read_own_rows(settings, log)[:limit]
-    wanted = settings.attributes if isinstance(settings.attributes, dict) else dict.fromkeys(settings.attributes)
-    questions = [
-        _Question(name, parse(Attribute, values, where=f"rows.attributes.{name}"), rows, folder)
-        for name, values in wanted.items()
-    ]
+    questions = [Question(name, one, rows, folder) for name, one in read_attributes(settings.attributes).items()]
     spoken = [row for row in rows if row["transcript"]] if settings.transcribe else []
     if not spoken and not questions:
         where = settings.rows or settings.corpus
@@ -90,7 +69,10 @@ def plan_rows(
     if controls.items and "shuffled" in controls.kinds and len(clips) < 2:
         tasks.left_out.append("shuffled clip: there is only one clip")
     for question in questions:
-        tasks.left_out += question.left_out
+        silent = sum(not row["transcript"] for row in question.rows)
+        if settings.transcripts == "given" and silent:
+            what = f"{silent} of {len(question.rows)} rows have no transcript"
+            question.left_out.append(f"transcript cascade of {question.name}: {what}")
     return tasks
 
 
@@ -110,127 +92,78 @@ def evaluate_rows(
     returned for these settings, so that errors come before the model is loaded. Raises as `plan_rows`.
     """
     tasks = tasks or plan_rows(settings, folder, limit=limit, controls=controls)
+    asked = {row["id"]: row for question in tasks.questions for row in question.rows}
+    texts = transcripts_of(asked.values(), settings.transcripts, source, folder)
     lines: list[str] = []
-    found: dict[str, Any] = {"num_rows": len(tasks.rows), "bad_rows": tasks.bad_rows, "left_out": tasks.left_out}
-    if spoken := tasks.spoken:
-        answers = _ask(source, spoken, settings.question, folder / "transcribe")
-        heard = [answers.get(row["id"], "") for row in spoken]
-        rates = error_rates([row["transcript"] for row in spoken], heard)
-        found["recognition"] = {"num_rows": len(spoken), "unanswered": len(spoken) - len(answers), **rates}
-        cells = [[str(len(spoken)), *(f"{rates[key]:.3f}" for key in ("wer", "cer"))]]
-        lines += [render_table(["rows", "WER", "CER"], cells), ""]
-    results, cascade, without = [], {}, {}
+    found: dict[str, Any] = {"num_rows": len(tasks.rows), "bad_rows": tasks.bad_rows}
+    if tasks.spoken:
+        found["recognition"] = _recognition(source, tasks.spoken, settings.question, folder / "transcribe")
+        lines += [_recognition_table(found["recognition"]), ""]
+    results = []
     for question in tasks.questions:
-        name = question.name
         question.ask(source)
-        results.append(task_result(name, question.heard, question.truth))
-        if (bound := question.cascade()) is not None:
-            cascade[name] = bound
-        if controls.items:
-            without[name] = question.controls(controls, seed)
+        results.append(question.result())
+        described = {row["id"]: row["description"] for row in question.rows if row["description"]}
+        entry = figures(question, results[-1], question.controls(controls, seed))
+        entry |= cascade_figures(results[-1], question.read(described, "cascade"), "text_cascade")
+        entry |= cascade_figures(results[-1], question.read(texts, "transcript_cascade"), "transcript_cascade")
+        found.setdefault("attributes", {})[question.name] = entry
     if results:
-        extra = {"text cascade": cascade} if cascade else {}
-        for kind in controls.kinds if controls.items else ():
-            column = {name: c.accuracy for name, found_ in without.items() for c in found_ if c.name == kind}
-            extra[f"{kind} clip" if kind == "shuffled" else kind] = column
-        lines.append(render_results(results, extra))
-        found["attributes"] = {r.task: _figures(r, cascade.get(r.task)) for r in results}
-        for name, some in without.items():
-            found["attributes"][name]["controls"] = [asdict(control) for control in some]
-    lines += [f"left out: {what}" for what in tasks.left_out]
-    return {**found, "table": "\n".join(lines)}
+        lines += [render_results(results, _columns(found["attributes"])), ""]
+        for name, entry in found["attributes"].items():
+            lines += _remarks(name, entry)
+    found["left_out"] = [*tasks.left_out, *(what for question in tasks.questions for what in question.left_out)]
+    lines += [f"left out: {what}" for what in found["left_out"]]
+    return {**found, "table": "\n".join(lines).strip()}
 
 
-class _Question:
-    """One attribute of the rows that hold it: asked about the audio, about the description, and about wrong audio."""
+def _recognition(source: Source, rows: Sequence[Mapping[str, Any]], question: str, folder: Path) -> dict[str, Any]:
+    """Error rates of all rows and, if there are several, of each corpus."""
+    answers = ask_rows(source, [(row["id"], question, row["audio"]) for row in rows], folder)
 
-    def __init__(self, name: str, attribute: Attribute, rows: list[dict[str, Any]], folder: Path) -> None:
-        self.name, self.folder = name, folder
-        found = [(row, value_of(row, name, attribute.field)) for row in rows]
-        known = [(row, value) for row, value in found if value is not None]
-        if not known:
-            where = attribute.field or f"attributes.{name}"
-            elsewhere = "" if attribute.field else f", under '{name}', or in its seed description"
-            raise ConfigError(f"rows.attributes.{name}: no row has a value under '{where}'{elsewhere}")
-        self.values = attribute.values or sorted({value for _, value in known})
-        asked = [(row, value) for row, value in known if value in self.values]
-        if not asked:
-            others = ", ".join(sorted({value for _, value in known})[:10])
-            raise ConfigError(
-                f"rows.attributes.{name}.values: no row has one of {', '.join(self.values)}; has: {others}"
-            )
-        self.rows, self.truth = [row for row, _ in asked], [value for _, value in asked]
-        aliases = attribute.aliases or {}
-        self.aliases = {value: wordings for value, wordings in aliases.items() if value in self.values}
-        parse_value("", self.values, self.aliases)  # values or aliases that contradict fail before the first question
-        if attribute.question is None and len(self.values) > MOST_VALUES:
-            raise ConfigError(f"rows.attributes.{name} has {len(self.values)} values: give 'question' and 'values'")
-        words = name.replace("_", " ")
-        made = f"What is the {words} in this recording? Answer with one of these: {', '.join(self.values)}."
-        self.question = attribute.question or made
-        self.left_out = []
-        if less := len(found) - len(known):
-            self.left_out.append(f"{name}: {less} of {len(found)} rows have no value")
-        if less := len(known) - len(asked):
-            self.left_out.append(f"{name}: {less} of {len(found)} rows have a value that is not among 'values'")
-        if bare := [row["id"] for row in self.rows if not row["description"]]:
-            self.left_out.append(
-                f"text cascade of {name}: {len(bare)} of {len(self.rows)} rows have no description, such as {bare[0]} "
-                "(a description needs domain, duration and attributes, or a seed_description)"
-            )
+    def rates(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        unanswered = sum(row["id"] not in answers for row in some)
+        measured = error_rates([row["transcript"] for row in some], [answers.get(row["id"], "") for row in some])
+        return {"num_rows": len(some), "unanswered": unanswered, **measured}
 
-    def ask(self, source: Source) -> None:
-        """Ask about every clip."""
-        self.source = source
-        self.heard = self._parsed(self.rows, "heard")
+    names = sorted({corpus_of(row["row"]) for row in rows})
+    parts = {name or "unnamed": [row for row in rows if corpus_of(row["row"]) == name] for name in names}
+    return {**rates(rows), "by_corpus": {n: rates(some) for n, some in parts.items()} if len(parts) > 1 else {}}
 
-    def cascade(self) -> float | None:
-        """Accuracy of the same LLM on true descriptions; None if a row has none."""
-        if not all(row["description"] for row in self.rows):
-            return None
-        read = self._parsed([{**row, "audio": None} for row in self.rows], "cascade")
-        return attribute_accuracy(read, self.truth).value
 
-    def controls(self, settings: ControlSettings, seed: int) -> list[Control]:
-        question = self.question
-        clips = [
-            Item(row["id"], Path(row["audio"]), question, (), value, {})
-            for row, value in zip(self.rows, self.truth, strict=True)
+def _recognition_table(found: Mapping[str, Any]) -> str:
+    lines = {"all": found, **found["by_corpus"]}
+    cells = [[name, str(one["num_rows"]), f"{one['wer']:.3f}", f"{one['cer']:.3f}"] for name, one in lines.items()]
+    return render_table(["recognition", "rows", "WER", "CER"], cells)
+
+
+def _columns(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | str]]:
+    """The table's further columns: those that some task has."""
+    columns: dict[str, dict[str, float | str]] = {}
+    for name, one in entries.items():
+        for key in ("text_cascade", "transcript_cascade"):
+            if one[key] is not None:
+                low, high = one[f"{key}_interval"]
+                columns.setdefault(key.replace("_", " "), {})[name] = f"{one[key]:.3f} ({low:.2f}-{high:.2f})"
+            if key == "text_cascade" and one["of_the_text_cascade"] is not None:
+                columns.setdefault("of the cascade", {})[name] = one["of_the_text_cascade"]
+        for control in one["controls"]:
+            if (kind := control["name"]) != CONSTANT:
+                columns.setdefault(f"{kind} clip" if kind == "shuffled" else kind, {})[name] = control["accuracy"]
+    return columns
+
+
+def _remarks(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """What the table does not show: the worst classes, the corpora, and a cascade near chance."""
+    lines = []
+    if worst := worst_classes(entry["by_class"]):
+        lines.append(f"{name}, worst classes: {worst}")
+    if entry["by_corpus"]:
+        parts = [
+            f"{corpus} {one['accuracy']:.3f} ({one['interval'][0]:.2f}-{one['interval'][1]:.2f}, n {one['n']})"
+            for corpus, one in entry["by_corpus"].items()
         ]
-        said = {clip.id: value == clip.answer for clip, value in zip(clips, self.heard, strict=True)}
-
-        def ask(kind: str, changed: Sequence[Item]) -> list[bool]:
-            rows = [{"id": clip.id, "audio": str(clip.audio), "description": ""} for clip in changed]
-            found = self._parsed(rows, f"control_{kind}")
-            return [value == clip.answer for value, clip in zip(found, changed, strict=True)]
-
-        return run_controls(
-            clips, settings, self.folder / "silence", lambda some: [said[clip.id] for clip in some], ask, seed=seed
-        )
-
-    def _parsed(self, rows: Sequence[Mapping[str, Any]], part: str) -> list[str | None]:
-        answers = _ask(self.source, rows, self.question, self.folder / self.name / part)
-        return [parse_value(answers.get(row["id"], ""), self.values, self.aliases) for row in rows]
-
-
-def _ask(source: Source, rows: Iterable[Mapping[str, Any]], question: str, folder: Path) -> dict[str, str]:
-    """Answers by id: about the clip, or about the description if the row's audio is None."""
-    asked = []
-    for row in rows:
-        message: dict[str, Any] = {"role": "user", "content": f"{row['description']}\n{question}"}
-        if row["audio"] is not None:
-            message = {"role": "user", "content": f"{source.tag}\n{question}", "audios": [{"audio": row["audio"]}]}
-        asked.append({"id": row["id"], "messages": [message]})
-    return source.ask(asked, folder)
-
-
-def _figures(result: TaskResult, cascade: float | None) -> dict[str, Any]:
-    return {
-        "accuracy": result.accuracy.value,
-        "interval": result.accuracy.interval,
-        "num_rows": result.accuracy.total,
-        "unparsed": result.accuracy.unparsed,
-        "best_constant": result.constant,
-        "shuffled": result.shuffled.mean,
-        "text_cascade": cascade,
-    }
+        lines.append(f"{name}, by corpus: {'; '.join(parts)}")
+    if said := cascade_sentence(entry):
+        lines.append(f"{name}: {said}")
+    return lines

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_desta.config import check_keys
-from nemo_desta.evaluation.controls import Control, first_line, run_controls
+from nemo_desta.evaluation.controls import Control, first_line, run_controls, uses_audio
 from nemo_desta.evaluation.files import Item, prediction_key, read_items, read_predictions
 from nemo_desta.evaluation.intervals import bootstrap_interval
 from nemo_desta.evaluation.judge import Judge
@@ -69,12 +69,12 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if judge is not None:
         report["judge"] = judge.about()
     scored = {**report["benchmarks"], **report.get("rows", {}).get("attributes", {})}
-    all_controls = [
-        Control(**{**control, "name": f"{name}, {control['name']}"})
-        for name, found in scored.items()
-        for control in found.get("controls", ())
-    ]
-    report["first_line"] = first_line(all_controls)
+    tasks_controls = {
+        name: [Control(**control) for control in found.get("controls", ())] for name, found in scored.items()
+    }
+    report["uses_audio"] = {name: uses_audio(controls) for name, controls in tasks_controls.items()}
+    unreadable = [name for name, found in scored.items() if found.get("readable") is False]
+    report["first_line"] = first_line(tasks_controls, unreadable)
     (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_report(output / "report.html", report)
     return report

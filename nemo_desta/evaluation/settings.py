@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from nemo_desta.config import MISSING
+from nemo_desta.config import MISSING, nearest
 from nemo_desta.errors import ConfigError
+from nemo_desta.evaluation.attribute_settings import read_attributes
 from nemo_desta.evaluation.scores import SCORERS
 from nemo_desta.models.model_source import ModelSource, check_engine
+
+TRANSCRIPTS = ("given", "whisper")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class RowsSettings:
 
     ``rows``: training or manifest rows (files, patterns, a recipe's folder). ``corpus`` instead: a card, or a table,
     by ``card`` or with our field names. ``split``: only these. ``audio_root``: a folder, or dataset -> folder; null:
-    the folder of the file. ``attributes``: names, or name -> question and values (`row_eval.Attribute`).
+    the folder of the file. ``attributes``: names, name -> settings, or a YAML file (`read_attributes`).
+    ``transcripts``: given or whisper: the bare LLM also reads the transcript instead of the audio.
     """
 
     rows: Any = None
@@ -61,10 +65,12 @@ class RowsSettings:
     audio_root: Any = None
     transcribe: bool = True
     question: str = "Transcribe the speech. Respond with the words alone."
-    attributes: Any = field(default_factory=dict)
+    attributes: Any = None
+    transcripts: str | None = None
 
     def check(self) -> None:
-        """Raise ``ConfigError`` for settings that contradict or have another form."""
+        """Raise ``ConfigError`` for settings that contradict or have another form; ``FileNotFoundError`` for a file
+        of attributes that is missing."""
         if (self.rows is None) == (self.corpus is None):
             raise ConfigError("rows: give either rows.rows (rows or a manifest) or rows.corpus (a table or a card)")
         if self.card is not None and self.corpus is None:
@@ -77,8 +83,11 @@ class RowsSettings:
                 raise ConfigError(f"{name} must be a text or a list of texts, found {value!r:.80}")
         if not isinstance(self.audio_root, str | dict | None):
             raise ConfigError(f"rows.audio_root must be a folder or dataset -> folder, found {self.audio_root!r:.80}")
-        if not isinstance(self.attributes, list | dict):
-            raise ConfigError(f"rows.attributes must be names or name -> settings, found {self.attributes!r:.80}")
+        if self.transcripts not in (None, *TRANSCRIPTS):
+            raise ConfigError(
+                f"rows.transcripts is '{self.transcripts}'.{nearest(str(self.transcripts), TRANSCRIPTS)}"
+            )
+        read_attributes(self.attributes)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,8 @@ class EvaluateSettings(ModelSource):
             object.__setattr__(self, "controls", ControlSettings(items=0))
         if self.text_kept is None:
             object.__setattr__(self, "text_kept", TextSettings(prompts=0, texts=0))
+        if self.rows == RowsSettings():  # as the config has it: no rows
+            object.__setattr__(self, "rows", None)
 
 
 def check(settings: EvaluateSettings) -> None:

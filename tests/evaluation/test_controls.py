@@ -36,6 +36,11 @@ def test_silence_is_as_long_as_the_clip_and_silent(things, tmp_path):
         assert (new.id, new.answer) == (old.id, old.answer)
 
 
+def test_silent_clips_have_absolute_paths_in_a_relative_folder(things, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert all(new.audio.is_absolute() and new.audio.is_file() for new in controls.silenced(things, "out/silence"))
+
+
 def test_nobody_keeps_its_clip_and_nobody_gets_one_of_its_own_answer(things):
     mixed = controls.shuffled(things, seed=3)
     by_clip = {thing.audio: thing.answer for thing in things}
@@ -62,17 +67,36 @@ def test_a_sample_is_drawn_by_its_seed_among_items_with_audio(things):
     assert len(controls.sample(mute, 100)) == 12
 
 
-def test_a_deaf_model_is_said_to_be_deaf_in_the_first_line():
+def verdicts(right, total):
+    return [True] * right + [False] * (total - right)
+
+
+def test_the_first_line_names_the_tasks_above_their_controls_and_those_that_are_not():
+    above = controls.compare("best constant", verdicts(97, 100), verdicts(14, 100))
+    barely = controls.compare("silence", verdicts(97, 100), verdicts(40, 100))
+    not_above = controls.compare("silence", verdicts(56, 100), verdicts(60, 100))
+    line = controls.first_line({"digit": [above, barely], "gender": [above, not_above], "x": []}, ["gender"])
+    assert line == (
+        "The model uses the audio in digit (0.970, silence 0.400). "
+        "WARNING: the score does not show that the model uses the audio in gender (0.560, silence 0.600; the LLM "
+        "cannot read it). No control was run for x."
+    )
+    assert "WARNING" not in controls.first_line({"digit": [above]})
+    assert controls.first_line({"gender": [not_above]}).startswith("WARNING")
+    assert controls.first_line({}) == controls.first_line({"x": []})
+    assert "not known" in controls.first_line({})
+    assert controls.uses_audio([above]) and not controls.uses_audio([above, not_above])
+    assert controls.uses_audio([]) is None
+
+
+def test_a_deaf_models_gain_is_not_certain():
     rng = np.random.default_rng(0)
     guesses = list(rng.random(200) < 0.5)
-    deaf = controls.compare("silence", guesses, list(rng.permutation(guesses)))
-    assert not deaf.hears
-    assert controls.first_line([deaf]).startswith("WARNING: without the right audio (silence)")
-    hearing = controls.compare("shuffled", [True] * 150 + [False] * 50, guesses)
+    assert not controls.compare("silence", guesses, list(rng.permutation(guesses))).hears
+    hearing = controls.compare("shuffled", verdicts(150, 200), guesses)
     assert hearing.hears and hearing.low > 0.1
-    assert "uses the audio" in controls.first_line([hearing])
-    assert controls.first_line([hearing, deaf]).startswith("WARNING")
-    assert "not known" in controls.first_line([])
+    assert not controls.compare("silence", verdicts(5, 5), verdicts(0, 5)).hears, "five pairs are certain of nothing"
+    assert controls.compare("silence", verdicts(6, 6), verdicts(0, 6)).hears
 
 
 def test_the_bootstrap_interval_is_the_binomial_one():

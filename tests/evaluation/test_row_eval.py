@@ -77,6 +77,22 @@ def test_attributes_stand_beside_their_bounds(rows):
     assert "text cascade" in found["table"]
 
 
+def test_best_constant_and_controls_are_compared_row_by_row(rows):
+    class Deaf(Scripted):
+        def ask(self, rows, folder):
+            answers = super().ask(rows, folder)
+            return {} if folder.name == "control_silence" else answers
+
+    source = Deaf({"r0": "male", "r1": "male", "r2": "male"}, {"r0": "male", "r1": "female", "r2": "male"})
+    asked = settings(rows, transcribe=False, attributes=["gender"])
+    found = evaluate_rows(source, asked, rows / "out", controls=ControlSettings(items=3))
+    constant, shuffled = found["attributes"]["gender"]["controls"]
+    assert (constant["name"], constant["count"]) == ("best constant", 3)
+    assert constant["accuracy"] == pytest.approx(2 / 3) and constant["difference"] == 0.0
+    assert (shuffled["name"], shuffled["accuracy"]) == ("shuffled", pytest.approx(2 / 3))
+    assert "silence control of gender: 3 of 3 rows were not answered" in found["left_out"]
+
+
 def test_what_cannot_be_scored_is_said(rows, tmp_path):
     with pytest.raises(ConfigError, match="no row has a value under 'attributes.age'"):
         evaluate_rows(Scripted({}), settings(rows, attributes={"age": {"question": "?"}}), rows / "out")
@@ -195,7 +211,7 @@ def test_everything_is_checked_before_the_first_question(rows):
         ),
         ({"attributes": {"gender": {"values": ["masculine"]}}}, "no row has one of masculine; has: female, male"),
         ({"attributes": {"gender": {"aliases": {"male": ["x"], "female": ["x"]}}}}, "'x' stands for both"),
-        ({"attributes": "gender"}, "rows.attributes must be names or"),
+        ({"attributes": "gender"}, "rows.attributes must be names, name"),
         ({"corpus": "x.csv"}, "either rows.rows .* or rows.corpus"),
         ({"card": "x.yaml"}, "rows.card describes a table"),
         ({"rows": 3}, "rows.rows must be a text or a list of texts, found 3"),
