@@ -151,11 +151,22 @@ def summary(args: argparse.Namespace, work: Path, seconds: Mapping[str, float]) 
         controls = {c["name"]: c["accuracy"] for c in runs[0].get("controls", ())}
         lines.append(
             [task, str(runs[0]["num_rows"]), f"{mean:.3f}", " ".join(f"{run['accuracy']:.3f}" for run in runs)]
-            + [_share(cascade), _share(mean / cascade if cascade else None)]
+            + [_share(cascade), _share(mean / cascade if cascade else None), _share(runs[0].get("transcript_cascade"))]
             + [_share(controls.get(name)) for name in ("silence", "shuffled")]
             + [_share(beside["probe"][task])]
         )
-    header = ["task", "n", "mean", "seeds", "text cascade", "of it", "silence", "shuffled", "linear probe"]
+    header = [
+        "task",
+        "n",
+        "mean",
+        "seeds",
+        "text cascade",
+        "of it",
+        "Whisper's text",
+        "silence",
+        "shuffled",
+        "linear probe",
+    ]
     wer = " ".join(f"{found[seed]['recognition']['wer']:.2f}" for seed in args.seeds)
     own = ", ".join(f"{name} {value:.3f}" for name, value in beside["whisper_wer"].items())
     text = "\n".join(
