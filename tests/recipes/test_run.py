@@ -47,7 +47,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
-@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase"])
+@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase", "laptop"])
 def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     config = shipped(name)
     assert config.pop("recipe") == "generate"
@@ -60,6 +60,9 @@ def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     elif name == "self_generate":
         defaults = RecipeConfig(**{key: config[key] for key in ("corpus", "data_root", "llm", "output")})
         assert dataclasses.replace(parsed, engine={"name": "hf"}) == defaults
+    elif name == "laptop":
+        assert parsed.prompts == "plain" and parsed.engine["dtype"] == "fastest" and parsed.gates.facts is not None
+        assert parsed.request.sampling.max_new_tokens == 48 and parsed.gates.grounded is not None
     else:
         assert parsed.rephrase.enabled and parsed.request.sampling.temperature is None and parsed.request.system
 
