@@ -75,6 +75,27 @@ def test_every_pair_of_options_of_two_groups_composes():
             assert thinks == ({"enable_thinking": False} if llm in HYBRID else None), llm
 
 
+def test_the_laptop_configs_compose_with_other_parts():
+    with_beats = "+model.perception.encoders.beats={path: beats.pt, layer_ids: [3, 6, 9, 12]}"
+    settings = composed("laptop_360m", with_beats)
+    model = check(settings)
+    assert "360M" in model.llm.path and model.llm.dtype == model.perception.dtype == "fastest"
+    assert list(model.perception.encoders) == ["whisper", "beats"]
+    assert parse_data(settings["data"]).feature_cache.folder == "runs/features"
+    groups = {group: options(group) for group in ("encoders", "projector", "strategy", "llm")}
+    with initialize_config_dir(str(CONF), version_base=None):
+        for turn in range(max(len(groups[group]) for group in ("encoders", "projector", "strategy"))):
+            chosen = [f"{group}={found[turn % len(found)]}" for group, found in groups.items()]
+            config = compose(("laptop", "laptop_360m")[turn % 2], overrides=chosen)
+            parse(ModelConfig, OmegaConf.to_container(config.model, resolve=True))
+            assert config.trainer.max_steps == config.model.lr_scheduler.max_steps == 500
+
+
+def test_the_docs_list_every_top_config():
+    page = (CONF.parent / "docs" / "configs.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \| ", page.split("## Which config")[1].split("\n## ")[0], re.M)) == set(TOP)
+
+
 @pytest.mark.parametrize("name", TOP)
 def test_an_llm_config_may_set_the_prompt_in_every_top_config(name):
     prompt = composed(name, "llm=smollm3_3b")["model"]["prompt"]

@@ -14,7 +14,7 @@ from nemo_desta.config import LLMConfig, ModelConfig
 from nemo_desta.core import build
 from nemo_desta.core.model import ChatMixin
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.base import as_dtype
+from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.weights import load_part
 from nemo_desta.sources import resolve_source
 

@@ -15,8 +15,8 @@ from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.trust import UntrustedConfig, code_named
 from nemo_desta.errors import ConfigError
+from nemo_desta.ops.dtypes import as_dtype, suggest_fastest
 from nemo_desta.perception.build import build_encoders, build_projector_for
-from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 
@@ -81,6 +81,7 @@ def build_llm(config: LLMConfig) -> PreTrainedModel:
             **_dequantised(config),
         )
     llm.requires_grad_(False).eval()
+    suggest_fastest(config.dtype, llm, "model.llm.dtype")
     return llm if config.lora is None else add_lora(llm, config.lora)
 
 

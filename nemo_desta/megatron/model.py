@@ -32,7 +32,7 @@ from nemo_desta.megatron.stages import all_names, join_tensors
 from nemo_desta.megatron.step import run_losses
 from nemo_desta.megatron.weights import embedding_rms
 from nemo_desta.models.base import DestaBase
-from nemo_desta.perception.encoders.base import as_dtype
+from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
 

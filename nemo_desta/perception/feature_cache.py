@@ -18,7 +18,8 @@ from torch import nn
 
 from nemo_desta.config import FeatureCacheConfig
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.encoders.base import AudioEncoder, FrozenEncoder, as_dtype
+from nemo_desta.ops.dtypes import as_dtype
+from nemo_desta.perception.encoders.base import AudioEncoder, FrozenEncoder
 from nemo_desta.perception.feature_store import FeatureStore
 from nemo_desta.sources import cache_root
 from nemo_desta.types import EncoderOutput

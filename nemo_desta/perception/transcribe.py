@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperForConditionalGeneration
 
-from nemo_desta.perception.encoders.base import as_dtype
+from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.log_mel import LogMel
 from nemo_desta.perception.encoders.whisper import HOP, SAMPLING_RATE
 from nemo_desta.perception.voice_activity import VoiceActivity

@@ -18,9 +18,9 @@ from nemo_desta.core.loss import choose_cross_entropy
 from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
 from nemo_desta.errors import ConfigError
+from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.build import build_encoders, build_projector_for
 from nemo_desta.perception.dry_run import dry_run
-from nemo_desta.perception.encoders.base import as_dtype
 from nemo_desta.perception.feature_cache import GB, check_cacheable
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.check_data import READ_ROWS, Rows, check_data, refuse_bad_rows

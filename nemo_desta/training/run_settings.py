@@ -23,6 +23,7 @@ from nemo_desta.core.fingerprint import TOKENIZER_FILES
 from nemo_desta.data.rows import expand_paths
 from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
+from nemo_desta.ops.dtypes import as_dtype, dtype_name
 from nemo_desta.sources import file_digest, local_folder, sampled_blocks
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, A
         sources = OmegaConf.to_container(OmegaConf.load(sources), resolve=True)
     trainer = {key: value for key, value in settings["trainer"].items() if key != "strategy"}
     sections = {
-        "model": {**to_dict(model), "tokenizer_files": _tokenizer(model)},
+        "model": {**_number_formats(to_dict(model)), "tokenizer_files": _tokenizer(model)},
         "trainer": trainer,
         "strategy": settings["trainer"].get("strategy") or {},
         "data": {
@@ -169,6 +170,14 @@ def _flat(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, f"{where}.{key}" if where else str(key))
     else:
         yield where, value
+
+
+def _number_formats(model: dict[str, Any]) -> dict[str, Any]:
+    """``model`` with what ``dtype: fastest`` is on this machine."""
+    for part in (model["llm"], model["perception"]):
+        if part["dtype"] == "fastest":
+            part["dtype"] = dtype_name(as_dtype("fastest"))
+    return model
 
 
 def _contents(items: list[Mapping[str, Any]]) -> dict[str, Any]:

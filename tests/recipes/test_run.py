@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
@@ -46,7 +47,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
-@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase"])
+@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase", "laptop"])
 def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     config = shipped(name)
     assert config.pop("recipe") == "generate"
@@ -59,6 +60,9 @@ def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     elif name == "self_generate":
         defaults = RecipeConfig(**{key: config[key] for key in ("corpus", "data_root", "llm", "output")})
         assert dataclasses.replace(parsed, engine={"name": "hf"}) == defaults
+    elif name == "laptop":
+        assert parsed.prompts == "plain" and parsed.engine["dtype"] == "fastest" and parsed.gates.facts is not None
+        assert parsed.request.sampling.max_new_tokens == 48 and parsed.gates.grounded is not None
     else:
         assert parsed.rephrase.enabled and parsed.request.sampling.temperature is None and parsed.request.system
 
@@ -377,6 +381,23 @@ def test_rows_hold_the_system_message_and_the_number_format(corpus: Path, llm_fo
     request |= {"keep_system": False}
     run_recipe(given(corpus, llm_folder, request=request, output=str(corpus / "bare"), **off))
     assert all(row["messages"][0]["role"] == "user" for row in rows_of(corpus / "bare").values())
+
+
+def test_the_number_format_counts_and_not_its_word(corpus: Path, llm_folder: Path, monkeypatch) -> None:
+    from nemo_desta.ops import dtypes
+
+    def run(dtype: str) -> Any:
+        off = {"gates": {"grounded": None, "language": None, "not_text": False}, "max_attempts": 1}
+        sampling = {"max_new_tokens": 4, "temperature": 1.0}
+        engine = {"name": "hf", "device": "cpu", "dtype": dtype}
+        return run_recipe(given(corpus, llm_folder, request={"sampling": sampling}, engine=engine, **off))
+
+    monkeypatch.setattr(dtypes, "_fastest", lambda: torch.bfloat16)
+    run("fastest")
+    assert {row["llm_dtype"] for row in rows_of(corpus / "out").values()} == {"bfloat16"}
+    recipe = json.loads((corpus / "out/recipe.json").read_text())
+    assert recipe["llm_dtype"] == "bfloat16" and recipe["engine"]["dtype"] == "auto"
+    run("auto")  # the same recipe; its LLM is not loaded, since the folder is finished
 
 
 def test_the_identity_of_older_folders_stays(corpus: Path) -> None:

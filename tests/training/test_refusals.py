@@ -118,6 +118,21 @@ def before(workplace):
     return described(workplace)
 
 
+def test_fastest_is_compared_by_what_it_is_on_this_machine(workplace, monkeypatch):
+    from nemo_desta.ops import dtypes
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for found in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(dtypes, "_fastest", lambda found=found: found)
+        name = str(found).removeprefix("torch.")
+        changed = {"model.llm.dtype": "fastest", "model.perception.dtype": "fastest"}
+        described_now = described(workplace, **changed)
+        assert [described_now[key] for key in changed] == [name, name]
+    before = {**described_now, "model.llm.dtype": "bfloat16"}
+    with pytest.raises(SettingsChanged, match='model.llm.dtype: "bfloat16" -> "float32"'):
+        compare_run(before, described_now, force=False)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

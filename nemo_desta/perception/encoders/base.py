@@ -10,8 +10,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from nemo_desta.config import nearest
-from nemo_desta.errors import ConfigError
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 
@@ -139,19 +137,3 @@ def resolve_layer_ids(layer_ids: Iterable[int] | None, num_layers: int) -> tuple
             f"layer_ids {list(ids)}: each must be one block's 1-based number, 1 to {num_layers}, and none may repeat"
         )
     return ids
-
-
-def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """A dtype from itself or its name; None is float32, "auto" is bfloat16 on a GPU and float32 on a CPU.
-
-    Raises:
-        ConfigError: not the name of a floating type.
-    """
-    if dtype == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype or torch.float32
-    known = ("float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise ConfigError(f"unknown dtype '{dtype}'.{nearest(dtype, ('auto', *known))}")
-    return getattr(torch, dtype)

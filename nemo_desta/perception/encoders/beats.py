@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders import beats_checkpoint
 from nemo_desta.perception.encoders import fbank as kaldi
-from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
+from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, resolve_layer_ids
 from nemo_desta.perception.encoders.beats_model import BANDS_PER_STEP, Beats, BeatsConfig
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_even
 from nemo_desta.perception.masks import zero_beyond

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
-from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, as_dtype, resolve_layer_ids
+from nemo_desta.ops.dtypes import as_dtype
+from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_fixed
 from nemo_desta.perception.encoders.log_mel import LogMel
 from nemo_desta.perception.encoders.weights import load_part

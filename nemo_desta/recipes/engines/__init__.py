@@ -99,6 +99,8 @@ def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
         return {"name": name, **ENGINES.settings(name, own, 1)}
     knobs = vars(_parsed(settings))
     kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
+    if kept.get("dtype") == "fastest":
+        kept["dtype"] = "auto"  # both are compared by the number format that the loaded LLM has
     return {**kept, "model": kept["model"] or llm} if "model" in kept else kept
 
 

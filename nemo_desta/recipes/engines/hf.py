@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from nemo_desta.answering.decoder import Decoder
 from nemo_desta.answering.sampling import own_sampling
-from nemo_desta.config import nearest
-from nemo_desta.errors import ConfigError
+from nemo_desta.ops.dtypes import as_dtype, dtype_name, suggest_fastest
 from nemo_desta.recipes.engines.base import Generation
 from nemo_desta.recipes.engines.local import LocalEngine, llm_identity
 from nemo_desta.recipes.engines.scheduler import Job, Result
@@ -22,7 +21,6 @@ from nemo_desta.sources import resolve_source
 
 logger = logging.getLogger(__name__)
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 #: Requests that are sorted by length together, in batches: rows of like length need little padding.
 _BATCHES_SORTED_TOGETHER = 16
 #: Tokens after which `HFEngine.advance` returns at the latest, so that new requests need not wait for a row to end.
@@ -48,7 +46,7 @@ class HFEngine(LocalEngine):
             **local,
         )
         self.model = model.eval().requires_grad_(False)
-        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.dtype = dtype_name(model.dtype)
         self.too_many_tokens: int | None = None  # a batch of so many (rows x longest) once ran out of memory
         self._reset()
 
@@ -56,21 +54,19 @@ class HFEngine(LocalEngine):
     def from_pretrained(cls, path: str, *, device: str = "auto", dtype: str = "auto", **options: Any) -> "HFEngine":
         """Load from a hub id, a folder, or ``package:<path>``; ``options`` go to the constructor.
 
-        ``auto``: the GPU if there is one; bfloat16 on it, float32 on a CPU. Raises ``FileNotFoundError`` for a folder
+        ``device`` auto: the GPU if there is one. ``dtype``: see `as_dtype`. Raises ``FileNotFoundError`` for a folder
         without tokenizer, ``ConfigError`` for an unknown dtype.
         """
         source = resolve_source(path)
         folder = Path(source)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
             raise FileNotFoundError(f"LLM folder {path!r} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
-        if dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {dtype!r}.{nearest(dtype, DTYPES)}")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "bfloat16"
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
-        return cls(model.to(device), **llm_identity(path), **options)
+        number_format = as_dtype(dtype, device)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=number_format, trust_remote_code=False).to(device)
+        suggest_fastest(dtype, model, "engine.dtype")
+        return cls(model, **llm_identity(path), **options)
 
     def own_sampling(self) -> dict[str, Any]:
         # Without the config's repetition penalty: targets come from the bare LLM.

@@ -110,7 +110,7 @@ def target_perplexity(
 
     Args:
         llm: hub id, folder or ``package:<path>``; or a loaded (model, tokenizer).
-        device, dtype: ``auto`` is a GPU if there is one, with bfloat16; float32 on a CPU.
+        device: ``auto`` is a GPU if there is one. dtype: see `nemo_desta.ops.dtypes.as_dtype`.
         max_rows: maximum number of random rows of each set, drawn with ``seed``; None: all.
 
     Raises:
@@ -268,10 +268,11 @@ def _load(llm: str, device: str, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from nemo_desta.ops.dtypes import as_dtype
+
     source = resolve_source(llm)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype), trust_remote_code=False)
+    number_format = as_dtype(dtype, device)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=number_format, trust_remote_code=False)
     return model.to(device).eval(), AutoTokenizer.from_pretrained(source, trust_remote_code=False)
