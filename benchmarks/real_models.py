@@ -152,7 +152,7 @@ def training(
     datasets = {"valid": {"input_cfg": [{"type": "desta", "rows": files} for files in valid]}}
     encoders = [f"model.perception.encoders.whisper.path={args.whisper}"]
     if args.beats:
-        encoders += [f"model.perception.encoders.beats.path={args.beats}", "model.perception.use=[whisper,beats]"]
+        encoders.append(f"+model.perception.encoders.beats={{path: {args.beats}, layer_ids: [3, 6, 9, 12]}}")
     return [
         "--config-name=laptop",
         f"seed={seed}",
