@@ -83,13 +83,15 @@ class PromptConfig:
     ``<end_audio>``). ``audio_role``: each audio becomes a message of this role before the message that contained it
     (DeSTA2: ``audio``). ``system_role``: a system message is kept, folded into the next user text, or dropped; "auto"
     probes the template and folds where the template refuses or omits it. All but "keep" also merge consecutive turns
-    of one role for a template that refuses them.
+    of one role for a template that refuses them. ``system``: the system message of every conversation without one, in
+    training and afterwards; "" leaves out the one that a template adds by itself, None leaves it to the template.
     """
 
     audio_locator_tag: str = "<|AUDIO|>"
     audio_tags: list[str] | None = None
     audio_role: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    system: str | None = None
     system_role: str = "auto"  # auto | keep | fold | drop
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
 

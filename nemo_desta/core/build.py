@@ -58,16 +58,27 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
 
 
 def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> PromptBuilder:
-    """The prompt builder of the config."""
-    return PromptBuilder(
+    """The prompt builder of the config.
+
+    Raises:
+        ConfigError: an empty ``system`` for a template that fills an empty system message.
+    """
+    prompts = PromptBuilder(
         tokenizer,
         audio_locator_tag=config.audio_locator_tag,
         chat_template_kwargs=config.chat_template_kwargs,
         transcript=config.transcript,
         audio_tags=config.audio_tags,
         audio_role=config.audio_role,
+        system=config.system,
         system_role=config.system_role,
     )
+    if config.system == "" and prompts.keeps_default_system:
+        raise ConfigError(
+            "model.prompt.system='' cannot leave out the system prompt of this chat template, which adds "
+            f"{prompts.default_system[:80]!r} to an empty one; give a system text, or null"
+        )
+    return prompts
 
 
 def build_llm(config: LLMConfig) -> PreTrainedModel:

@@ -63,7 +63,7 @@ class PromptBuilder:
         tokenizer: a Hugging Face tokenizer with a chat template (or NeMo's wrapper around one).
         audio_locator_tag: the text that stands for one audio in a message.
         chat_template_kwargs: passed on to the template, for example ``{"enable_thinking": False}``.
-        audio_tags, audio_role, system_role: see `PromptConfig`.
+        audio_tags, audio_role, system, system_role: see `PromptConfig`.
         transcript: the transcript channel; None or ``enabled=False`` leaves transcripts out.
         date: what a template that writes today's date writes; None: the date of each call.
 
@@ -80,6 +80,7 @@ class PromptBuilder:
         *,
         audio_tags: Sequence[str] | None = None,
         audio_role: str | None = None,
+        system: str | None = None,
         system_role: str = "auto",
         date: datetime | None = None,
     ) -> None:
@@ -96,6 +97,7 @@ class PromptBuilder:
             raise ValueError(f"audio_tags are the texts before and after an audio, found {list(audio_tags)}")
         self.audio_tags = tuple(audio_tags or ("", ""))
         self.audio_role = audio_role
+        self.system = system
         self.date = date
         self._roles = TemplateRoles(self._apply, system_role)
         self._told_control = False
@@ -119,6 +121,7 @@ class PromptBuilder:
         Raises:
             RowError: tags and audios do not fit, or the template refuses the messages.
         """
+        messages = self._with_system(messages)
         marked, audios, mark = place_audios(messages, self.audio_locator_tag, check_audios=check_audios)
         if self.audio_tags != ("", ""):
             marked = [dict(message, content=self._unwrap(message["content"], mark)) for message in marked]
@@ -144,7 +147,7 @@ class PromptBuilder:
         Raises:
             RowError: the template refuses the messages, or leaves one out.
         """
-        marked, cut = self._cut_control(messages, "", prefix)
+        marked, cut = self._cut_control(self._with_system(messages), "", prefix)
         pieces = self._control.split(prefix, thoughts=True)
         rendered = self.render(marked)
         if cut not in rendered and len(pieces) == 1:
@@ -178,6 +181,12 @@ class PromptBuilder:
             messages = [message for message in messages if not _is_empty_system(message)]
         return self._apply(self._roles.fit(messages))
 
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """With the own system message, where there is none."""
+        if self.system is None or any(message["role"] == "system" for message in messages):
+            return messages
+        return [{"role": "system", "content": self.system}, *messages]
+
     def tokenize(self, text: str) -> list[int]:
         """Ids of a piece of the template's own text, in which a spelt control token is one. Nothing is added."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else []
@@ -207,6 +216,11 @@ class PromptBuilder:
         listed = configured if isinstance(configured, Sequence) else [configured]
         ids = (self.end_of_turn_id, self.tokenizer.eos_token_id, *listed)
         return list(dict.fromkeys(i for i in ids if i is not None))
+
+    def has_own_system(self, text: str) -> bool:
+        """Whether a conversation without a system message has the same prompt as one with ``text``."""
+        given = [{"role": "system", "content": text}, _QUESTION]
+        return self.render(given) == self.render(self._with_system([_QUESTION]))
 
     @cached_property
     def default_system(self) -> str:

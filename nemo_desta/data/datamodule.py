@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.sampler import BatchPlan, Begun, PlanSettings
 from nemo_desta.data.settings import LoaderSettings, parse_data
 from nemo_desta.data.sources import open_input_cfg
-from nemo_desta.errors import ConfigError
+from nemo_desta.errors import ConfigError, RowError
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class DestaDataModule(LightningDataModule):
             self._next = (epoch, batches - again)
         settings = self.settings.train
         self._plan, dataset = self.open_loader(settings, seed=settings.seed)
+        _tell_system(self.train_sources, self.prompts)
         self._adopt_position(self._plan)
         return PlanLoader(
             self._plan,
@@ -231,6 +232,25 @@ class DestaDataModule(LightningDataModule):
             settings = PlanSettings(**{key: item["plan"][key] for key in known if key in item["plan"]})
             begun.append(Begun(settings, item["plan"]["num_ranks"], item["steps"]))
         plan.begun = (epoch, begun)
+
+
+def _tell_system(sources: Sequence[RowSource], prompts: PromptBuilder) -> None:
+    """Warn of rows with a system message that conversations with the trained model will not have; first rows only."""
+    told = set()
+    for source in sources:
+        try:
+            first = source.row(0)["messages"][0]
+        except RowError:  # the loader names bad rows
+            continue
+        if first["role"] == "system" and first["content"] not in told and not prompts.has_own_system(first["content"]):
+            told.add(first["content"])
+            logger.warning(
+                "rows of %s have the system message %.200r, which conversations with the trained model will not have; "
+                "model.prompt.system=%.200r gives it to all conversations",
+                source.name,
+                first["content"],
+                first["content"],
+            )
 
 
 def _after(position: tuple[int, int, bool]) -> tuple[int, int]:

@@ -11,9 +11,11 @@ import pytest
 
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
+from nemo_desta.config import PromptConfig
+from nemo_desta.core.build import build_prompts
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.thinking import ThinkFormat, ThoughtCheck, format_of_prompt, think_format
-from nemo_desta.errors import RowError
+from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.testing.data import tiny_row, tiny_tokenizer
 from nemo_desta.types import AUDIO_SLOT
 
@@ -295,6 +297,22 @@ def test_a_default_system_text_is_written_only_without_a_system_message() -> Non
     quiet = builder("smollm3", enable_thinking=False)
     assert "Be of help." in quiet.render(user) and "Be of help." not in quiet.render(SYSTEM)
     assert quiet.render(user).endswith("<|im_start|>assistant\n<think>\n\n</think>\n")
+
+
+def test_an_own_system_message_is_that_of_every_conversation_without_one() -> None:
+    heard = {"role": "user", "content": "<|AUDIO|>\nOne.", "audios": [{"audio": "a.wav"}]}
+    for family in ("smollm2", "phi4", "gemma3"):  # one that adds a text of its own, one without, one without the role
+        plain = builder(family)
+        for text in ("", "Be brief."):
+            own = build_prompts(plain.tokenizer, PromptConfig(system=text))
+            given = [{"role": "system", "content": text}, heard]
+            assert own.prompt([heard]).ids == plain.prompt(given).ids == own.prompt(given).ids
+            assert own.text_prompt(SYSTEM[1:]) == plain.text_prompt([given[0], *SYSTEM[1:]])
+            assert own.text_prompt(SYSTEM) == plain.text_prompt(SYSTEM)  # the conversation's own goes first
+            assert own.has_own_system(text) and not own.has_own_system("Something else.")
+    assert builder("phi4").has_own_system("") and not builder("smollm2").has_own_system("")
+    with pytest.raises(ConfigError, match="model.prompt.system='' cannot leave out"):
+        build_prompts(builder("smollm3").tokenizer, PromptConfig(system=""))
 
 
 def test_gpt_oss_answers_in_the_final_channel() -> None:

@@ -11,6 +11,7 @@ import torch
 lightning = pytest.importorskip("lightning")
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 
+from nemo_desta.core.prompting import PromptBuilder  # noqa: E402
 from nemo_desta.data.datamodule import DestaDataModule  # noqa: E402
 from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl  # noqa: E402
 
@@ -252,3 +253,20 @@ def test_too_many_bad_rows_stop_the_fit(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", rows)
     with pytest.raises(TooManyBadRows, match="20 of 20|21 of 21"):
         trainer_of(tmp_path, max_epochs=1).fit(Recorder(), data_of(tmp_path, 0))
+
+
+def test_a_system_message_that_only_the_rows_have_is_a_warning(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chat with the trained model has no system message unless the model has one."""
+    lines = [json.loads(line) for line in (rows / "rows.jsonl").read_text().splitlines()]
+    for row in lines:
+        row["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    tokenizer = tiny_tokenizer()
+    for system, warned in ((None, 1), ("Be brief.", 0)):
+        caplog.clear()
+        data = data_of(tmp_path, 0)
+        data.prompts = PromptBuilder(tokenizer, system=system)
+        data.train_dataloader()
+        assert caplog.text.count("model.prompt.system='Be brief.'") == warned
