@@ -23,7 +23,7 @@ READ_KEYS = ("id", "dataset", "messages", "response", "truncated")
 #: Top-level keys that are kept but not read: those of DeSTA-AQA5M, and the provenance written by the recipes.
 CARRIED_KEYS = frozenset(
     "seed_description prompt stage prompt_id prompt_kind prompt_requires constraint tasks seed attempt language split "
-    "group corpus corpus_version llm llm_revision sampling first_response text_language gates_absent".split()
+    "group corpus corpus_version llm llm_revision llm_dtype sampling first_response text_language gates_absent".split()
 )
 KNOWN_KEYS = CARRIED_KEYS.union(READ_KEYS)
 MESSAGE_KEYS = ("role", "content", "audios")

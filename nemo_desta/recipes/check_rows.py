@@ -172,7 +172,7 @@ def run_check(plain: Mapping[str, Any]) -> CheckReport:
 
 def _rows(source: RowsSource, report: CheckReport, progress: bool) -> Iterator[tuple[Row, Line]]:
     total = sum(path.stat().st_size for path in source.rows) / 1e6
-    with Progress("checking rows", total, unit="MB", shown=progress) as bar:
+    with Progress("checking rows", total, unit="MB", shown=progress, leave=False) as bar:
         for line in lines(source.rows, bar):
             try:
                 line.raw.decode("utf-8-sig")

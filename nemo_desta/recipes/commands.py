@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_desta.config import nearest
+from nemo_desta.core.build import hide_loading_bars
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.check_rows import run_check
 from nemo_desta.recipes.probe import run_probe
@@ -22,4 +23,5 @@ def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:
     name = plain.pop("recipe", None)
     if str(name) not in COMMANDS:
         raise ConfigError(f"unknown recipe {name!r}.{nearest(str(name), COMMANDS)}")
+    hide_loading_bars()
     return COMMANDS[name](plain)

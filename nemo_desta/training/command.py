@@ -19,7 +19,9 @@ def train(cfg: DictConfig) -> None:
     parse(ModelConfig, OmegaConf.to_container(cfg, resolve=True).get("model"))
     own_folder(cfg)
     with silence_imports():
+        from nemo_desta.core.build import hide_loading_bars
         from nemo_desta.training.fit import fit
+    hide_loading_bars()
     hush("nemo_logger", "lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
     fit(cfg)
 

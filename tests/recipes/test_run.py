@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
+from nemo_desta.data.row_schema import KNOWN_KEYS
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.commands import run_command
 from nemo_desta.recipes.pipeline import RecipeFolder, RecipeMismatch, Summary
@@ -78,6 +79,7 @@ def test_main_writes_rows_from_a_config(corpus: Path, llm_folder: Path, capsys: 
     print(run_command(OmegaConf.create(config)))
     rows = rows_of(corpus / "out")
     assert f"rows written: {len(rows)}" in capsys.readouterr().out and len(rows) > 5
+    assert set().union(*rows.values()) <= KNOWN_KEYS  # an unknown key is a warning in every training
     assert {row["llm"] for row in rows.values()} == {"tiny-qwen3"} and all(r["llm_revision"] for r in rows.values())
     assert all("(duration: 1s, gender: " in row["seed_description"] for row in rows.values())
     config |= {"engine": {"name": "hff"}, "output": str(corpus / "other")}

@@ -60,6 +60,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(workplace, few, monkeypatch, 
     assert outcome(workplace, "pressed") == wanted and len(wanted["steps"]) == 6
     said = (folder / "records" / "log.txt").read_text()
     assert "SIGINT at step 3: state saved" in said and "resuming from" in said and "trained part written" in said
+    assert "training: 6 of 6 steps, " in said and " tokens/s, " in said
 
 
 def test_a_second_ctrl_c_ends_at_once(workplace, few, monkeypatch):
