@@ -3,6 +3,7 @@
 Letters: B clips, N chunks of the whole batch, T frames, C width.
 """
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
+from nemo_desta.errors import ConfigError
 from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_fixed
@@ -20,6 +22,8 @@ from nemo_desta.types import EncoderOutput, FrameGrid
 SAMPLING_RATE = 16_000
 HOP = 320  # samples per encoder frame: 160 per mel frame, halved in time by the second convolution
 GRID = FrameGrid(SAMPLING_RATE, HOP)
+#: ``window_secs="clip"``: seconds of silence after a clip at least, and the windows are multiples of.
+MARGIN_SECS, STEP_SECS = 1, 2
 
 
 class WhisperEncoder(FrozenEncoder):
@@ -27,6 +31,9 @@ class WhisperEncoder(FrozenEncoder):
 
     Audio is cut into chunks of Whisper's window (``max_source_positions`` frames of 20 ms), each padded with silence
     to the window as in Whisper's training, encoded as one flat batch and joined without a gap.
+
+    With ``window_secs="clip"`` a short chunk is padded to a window of its own: a clip of half a second to 2 s and not
+    to 30 s. The features are then close to those of the whole window, not equal.
     """
 
     def __init__(
@@ -37,16 +44,23 @@ class WhisperEncoder(FrozenEncoder):
         layer_ids: Iterable[int] | None = None,
         final_norm: bool = False,
         whole_windows: bool = False,
+        window_secs: str | None = None,
     ):
         """Wrap a `transformers` WhisperEncoder.
 
         model: cut after the highest of ``layer_ids`` by this constructor. ``num_layers``: blocks of the checkpoint.
         ``final_norm``: the last block's output passes the encoder's final LayerNorm (the other blocks' do not).
         ``whole_windows``: also return the frames of the silence that fills the last chunk, as DeSTA2.5 reads them.
+        ``window_secs``: None: Whisper's window; "clip": as short as the clip allows.
 
         Raises:
-            ValueError: bad ``layer_ids``, or ``final_norm`` without the last block among them.
+            ValueError: bad ``layer_ids``, or ``final_norm`` without the last block among them. ConfigError: another
+            ``window_secs``, or "clip" with ``whole_windows``.
         """
+        if window_secs not in (None, "clip"):
+            raise ConfigError(f"window_secs of a Whisper is null (its own window) or clip, found {window_secs!r}")
+        if window_secs and whole_windows:
+            raise ConfigError("whole_windows returns the frames of whole windows, which window_secs=clip cuts")
         layer_ids = resolve_layer_ids(layer_ids, num_layers)
         if final_norm and num_layers not in layer_ids:
             raise ValueError(
@@ -56,6 +70,7 @@ class WhisperEncoder(FrozenEncoder):
         super().__init__(model, _shape(model.config, num_layers, layer_ids, whole_windows=whole_windows))
         self.final_norm = final_norm
         self.whole_windows = whole_windows
+        self.fits_windows = window_secs == "clip"
         self.window_frames = model.config.max_source_positions
         self.log_mel = LogMel(model.config.num_mel_bins)
         model.layers = model.layers[: max(layer_ids)]
@@ -71,6 +86,7 @@ class WhisperEncoder(FrozenEncoder):
         *,
         final_norm: bool = False,
         whole_windows: bool = False,
+        window_secs: str | None = None,
     ) -> "WhisperEncoder":
         """Load from a folder or hub id in Hugging Face form; ``layer_ids`` None: all blocks, ``dtype`` None: float32.
 
@@ -78,7 +94,7 @@ class WhisperEncoder(FrozenEncoder):
 
         Raises:
             FileNotFoundError: no config or no weights there.
-            ValueError: not a Whisper checkpoint, bad ``layer_ids``.
+            ValueError: not a Whisper checkpoint, bad ``layer_ids``. ConfigError: see the constructor.
         """
         config = WhisperConfig.from_pretrained(path_or_id)
         num_layers = config.encoder_layers
@@ -90,7 +106,7 @@ class WhisperEncoder(FrozenEncoder):
         weights = load_part(path_or_id, model.state_dict().keys(), prefixes=("model.encoder.", "encoder.", ""))
         weights = {name: tensor.to(as_dtype(dtype)) for name, tensor in weights.items()}
         model.load_state_dict(weights, assign=True)
-        options = {"final_norm": final_norm, "whole_windows": whole_windows}
+        options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
         return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
 
     @classmethod
@@ -100,23 +116,42 @@ class WhisperEncoder(FrozenEncoder):
         layer_ids = resolve_layer_ids(layer_ids, config.encoder_layers)
         return _shape(config, config.encoder_layers, layer_ids, whole_windows=whole_windows)
 
-    @property
-    def window_secs(self) -> float:
-        """Seconds of audio in one chunk."""
-        return self.window_frames * HOP / SAMPLING_RATE
-
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
         """See `FrozenEncoder.encode`."""
-        window = self.window_frames * HOP
-        chunks = plan_fixed(lengths, window)
-        features = self.log_mel(cut(audio, chunks, window))  # (N, mel bands, 2 * window_frames)
-        layers = self._block_outputs(features.to(self.dtype))
+        chunks = plan_fixed(lengths, self.window_frames * HOP)
+        by_window: dict[int, list[int]] = {}
+        for number, chunk in enumerate(chunks):
+            by_window.setdefault(self._frames_for(chunk), []).append(number)
+        encoded = {
+            frames: self._encode_windows(audio, [chunks[i] for i in numbers], frames)
+            for frames, numbers in by_window.items()
+        }
+        layers = next(iter(encoded.values()))
+        if len(encoded) > 1:
+            sizes = (len(chunks), max(encoded), self.hidden_size)
+            layers = [layer.new_zeros(sizes) for layer in layers]
+            for frames, numbers in by_window.items():
+                for layer, part in zip(layers, encoded[frames], strict=True):
+                    layer[numbers, :frames] = part
         lens = [self.num_frames(length) for length in lengths]
         in_frames = [Chunk(c.clip, c.start // HOP, self.num_frames(c.length)) for c in chunks]
         return EncoderOutput(join(layers, in_frames, lens), torch.tensor(lens, device=audio.device))
 
-    def _block_outputs(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """features: (N, mel bands, 2 * window_frames) -> one (N, window_frames, C) per layer id."""
+    def _frames_for(self, chunk: Chunk) -> int:
+        """The window in which a chunk is encoded. It depends on the chunk alone, not on its batch."""
+        if not self.fits_windows:
+            return self.window_frames
+        step = STEP_SECS * SAMPLING_RATE
+        samples = -(-(chunk.length + MARGIN_SECS * SAMPLING_RATE) // step) * step
+        return min(samples // HOP, self.window_frames)
+
+    def _encode_windows(self, audio: torch.Tensor, chunks: list[Chunk], frames: int) -> list[torch.Tensor]:
+        """audio: (B, S) -> one (N, frames, C) per layer id."""
+        features = self.log_mel(cut(audio, chunks, frames * HOP))  # (N, mel bands, 2 * frames)
+        return self._block_outputs(_with_window(self.model, frames), features.to(self.dtype))
+
+    def _block_outputs(self, model: nn.Module, features: torch.Tensor) -> list[torch.Tensor]:
+        """features: (N, mel bands, 2 T) -> one (N, T, C) per layer id."""
         taps: dict[int, torch.Tensor] = {}
 
         def keep(layer_id: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
@@ -128,13 +163,25 @@ class WhisperEncoder(FrozenEncoder):
             for i in self.layer_ids
         ]
         try:
-            self.model(features)
+            model(features)
         finally:
             for hook in hooks:
                 hook.remove()
         if self.final_norm:
             taps[self.num_layers] = self.model.layer_norm(taps[self.num_layers])
         return [taps[i] for i in self.layer_ids]
+
+
+def _with_window(model: nn.Module, frames: int) -> nn.Module:
+    """The model itself, or one with its weights and a shorter window, at whose start all positions are the same."""
+    if frames == model.config.max_source_positions:
+        return model
+    short = copy.copy(model)
+    short._modules = dict(model._modules)
+    short.config = copy.copy(model.config)
+    short.config.max_source_positions = frames
+    short.embed_positions = nn.Embedding.from_pretrained(model.embed_positions.weight[:frames])
+    return short
 
 
 def _shape(config: WhisperConfig, num_layers: int, layer_ids: tuple[int, ...], *, whole_windows: bool) -> EncoderShape:
@@ -154,10 +201,12 @@ def build_whisper(
     layer_ids: Iterable[int] | None = None,
     final_norm: bool = False,
     whole_windows: bool = False,
+    window_secs: str | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> WhisperEncoder:
     """Config entry ``name: whisper``; see `WhisperEncoder.from_pretrained`."""
-    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, final_norm=final_norm, whole_windows=whole_windows)
+    options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
+    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, **options)
 
 
 build_whisper.shape = WhisperEncoder.shape  # tells the sizes without loading weights

@@ -46,6 +46,46 @@ def test_chunks_equal_whisper_run_on_each_window(tmp_path, noise):
     torch.testing.assert_close(layers[0][0], expected, atol=2e-5, rtol=0)
 
 
+def test_a_window_that_fits_the_clip_equals_a_whisper_of_that_window(tmp_path, noise):
+    folder = tiny_whisper(tmp_path / "whole", window_secs=6)
+    small = WhisperModel.from_pretrained(folder)
+    small.encoder.embed_positions.weight.data = small.encoder.embed_positions.weight.data[:200]
+    small.encoder.config.max_source_positions = 200
+    small.encoder.embed_positions.num_embeddings = 200
+    clip = noise(2.9)  # and 1 s of silence at least: 4 s
+    layers, lens = WhisperEncoder.from_pretrained(folder, (2,), window_secs="clip")(clip[None], torch.tensor([46_400]))
+    with torch.no_grad():
+        features = LogMel(80)(torch.nn.functional.pad(clip, (0, 64_000 - len(clip)))[None])
+        expected = small.eval().encoder(features, output_hidden_states=True).hidden_states[2][:, :145]
+    assert lens.tolist() == [145]
+    torch.testing.assert_close(layers[0], expected, atol=2e-5, rtol=0)
+
+
+def test_clips_in_windows_of_their_own_do_not_depend_on_the_batch(tmp_path, noise):
+    folder = tiny_whisper(tmp_path, window_secs=6)
+    clips = [noise(secs) for secs in (0.3, 13.5, 4.9, 5.3, 6.0)]  # windows of 2; 6, 6 and 4; 6 s
+    lens = torch.tensor([len(clip) for clip in clips])
+    whole, fitted = (WhisperEncoder.from_pretrained(folder, (1, 3), window_secs=secs) for secs in (None, "clip"))
+    together = fitted(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
+    for number, clip in enumerate(clips):
+        alone, plain = (encoder(clip[None], lens[number : number + 1]) for encoder in (fitted, whole))
+        size = int(together.lens[number])
+        assert size == int(alone.lens[0]) == int(plain.lens[0])
+        for layer, one, other in zip(together.layers, alone.layers, plain.layers, strict=True):
+            torch.testing.assert_close(layer[number, :size], one[0], atol=2e-5, rtol=0)
+            same = 600 if number == 1 else size if number > 1 else 0  # frames of whole windows
+            torch.testing.assert_close(one[0, :same], other[0, :same], atol=2e-5, rtol=0)
+            if same < size:
+                assert not torch.allclose(one[0, same:], other[0, same:], atol=1e-4)
+
+
+def test_a_window_is_whispers_own_or_the_clips(whisper_folder):
+    with pytest.raises(ConfigError, match="window_secs of a Whisper is null .* or clip, found 5"):
+        WhisperEncoder.from_pretrained(whisper_folder, window_secs=5)
+    with pytest.raises(ConfigError, match="whole_windows .* window_secs=clip"):
+        WhisperEncoder.from_pretrained(whisper_folder, window_secs="clip", whole_windows=True)
+
+
 def test_final_norm_gives_the_last_hidden_state(tmp_path, noise):
     folder = tiny_whisper(tmp_path, window_secs=2)
     clip, lens = noise(2.0), torch.tensor([32_000])
