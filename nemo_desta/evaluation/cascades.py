@@ -26,6 +26,6 @@ def cascade_sentence(entry: Mapping[str, Any]) -> str:
         return ""
     (low, high), (value, accuracy) = entry["text_cascade_interval"], entry["best_constant"]
     return (
-        f"the LLM cannot read this attribute: its text cascade {entry['text_cascade']:.3f} ({low:.2f}-{high:.2f}) is "
-        f"not above the best constant answer {accuracy:.3f} ({value}). So this task says nothing about hearing"
+        f"The LLM cannot read this attribute: its text cascade {entry['text_cascade']:.3f} ({low:.2f}-{high:.2f}) is "
+        f"not above the best constant answer {accuracy:.3f} ({value}). So this task says nothing about hearing."
     )

@@ -9,17 +9,16 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from nemo_desta.data.audio_io import load_audio
 from nemo_desta.data.jsonl_log import JsonlLog
 from nemo_desta.errors import ConfigError, RowError, row_guard
 from nemo_desta.evaluation.sources import Source
+from nemo_desta.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-#: Clips that are in memory at a time.
-BATCH = 64
+#: Clips that are transcribed, and then written, at a time: as many as Whisper decodes together.
+BATCH = 16
 
 
 def transcripts_of(rows: Iterable[Mapping[str, Any]], how: str | None, source: Source, folder: Path) -> dict[str, str]:
@@ -48,7 +47,7 @@ def _whisper(clips: Sequence[str], source: Source, folder: Path) -> dict[str, st
         lines = [loads(line) for line in log.lines()]
         found = {line["clip"]: line["text"] for line in lines if line["model"] == model}
         missing = [clip for clip in clips if clip not in found]
-        with tqdm(total=len(missing), desc="transcripts", unit="clip", disable=not source.settings.progress) as bar:
+        with Progress("transcripts", len(missing), unit="clips", shown=source.settings.progress) as bar:
             for start in range(0, len(missing), BATCH):
                 some = missing[start : start + BATCH]
                 new = dict(zip(some, _transcribed(some, source), strict=True))
