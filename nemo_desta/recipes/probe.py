@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.ask import first_problem, request_messages
-from nemo_desta.recipes.build import build_engines, build_input, build_prompts, clips, not_audible
+from nemo_desta.recipes.ask import Answerer, first_problem
+from nemo_desta.recipes.build import build_answerer, build_engines, build_input, build_prompts, clips, not_audible
 from nemo_desta.recipes.describe import describe
-from nemo_desta.recipes.engines.base import Engine, Generation, Request
+from nemo_desta.recipes.engines.base import Generation
 from nemo_desta.recipes.gates import GatesConfig, RowGates, value_sets
 from nemo_desta.recipes.gates.facts import FactsConfig
 from nemo_desta.recipes.gates.text import answer_of
@@ -129,7 +129,7 @@ def run_probe(plain: Mapping[str, Any]) -> Probed:
     known = [dict(clip) for clip in islice(clips(corpora), _MOST_CLIPS) if clip.get("duration")]
     rows = _rows(pool, known, own, hidden)
     engine = build_engines(config)[0]
-    answers = _answers(engine, [_request(row, own) for row in rows], progress=own.progress)
+    answers = _answers(build_answerer(own.request, engine), rows, own)
     gates = RowGates(GatesConfig(facts=FactsConfig()), values=value_sets(known))
     right, asked = Counter[str](), Counter[str]()
     for row, answer in zip(rows, answers, strict=True):
@@ -170,32 +170,27 @@ def _rows(
                         "prompt_kind": prompt.kind,
                         "prompt_requires": list(prompt.requires),
                         "constraint": prompt.constraint,
+                        "filled": filled,
                         "clip": clip,
                     }
                 )
     return rows
 
 
-def _request(row: Mapping[str, Any], own: ProbeConfig) -> Request:
-    how = own.request
-    messages = request_messages(row["seed_description"], row["prompt"], template=how.template, system=how.system)
-    return Request(messages, how.sampling, row_seed(own.seed, row["id"]))
+def _answers(answerer: Answerer, rows: Sequence[Mapping[str, Any]], own: ProbeConfig) -> list[Generation]:
+    """The answers in the order of the rows."""
+    bar = tqdm(total=len(rows), desc="answers", unit="answer", disable=not own.progress)
 
-
-def _answers(engine: Engine, requests: Sequence[Request], *, progress: bool) -> list[Generation]:
-    """The answers in the order of the requests."""
-    bar = tqdm(total=len(requests), desc="answers", unit="answer", disable=not progress)
-
-    async def one(request: Request) -> Generation:
-        answer = await engine.generate(request)
+    async def one(row: Mapping[str, Any]) -> Generation:
+        answer = await answerer(row["seed_description"], row["filled"], seed=row_seed(own.seed, row["id"]))
         bar.update()
         return answer
 
     async def together() -> list[Generation]:
         try:
-            return list(await asyncio.gather(*map(one, requests)))
+            return list(await asyncio.gather(*map(one, rows)))
         finally:
-            await engine.close()
+            await answerer.engine.close()
 
     with bar:
         return run_async(together())
