@@ -124,7 +124,11 @@ def fingerprint(pool: PromptPool | None) -> str | None:
     """A short hash of a pool's contents: with a changed prompt file the recipe is another one."""
     if pool is None:
         return None
-    return _short_hash(json.dumps([*map(astuple, pool), pool.values], ensure_ascii=False, default=list))
+    prompts = []
+    for prompt in pool:
+        *fields, weight, _ = astuple(prompt)  # what a probe found changes no row
+        prompts.append(fields if weight == 1 else [*fields, weight])
+    return _short_hash(json.dumps([*prompts, pool.values], ensure_ascii=False, default=list))
 
 
 def template_fingerprint(engine: Engine) -> str | None:

@@ -1,7 +1,7 @@
 """The command ``probe``: which prompts an LLM answers rightly about descriptions that are true.
 
 It queries the LLM with each prompt about a few clips, scores what a rule can score (gates, facts, the attributes that
-the prompt requires, the format), and writes the prompts that work into a file for ``prompts=``.
+the prompt requires, the format), and writes the prompts that work into a file for ``prompts=``, with weights by score.
 """
 
 import asyncio
@@ -72,6 +72,11 @@ class Score:
     @property
     def share(self) -> float:
         return self.right / self.asked
+
+    @property
+    def weight(self) -> float:
+        """How often the prompt is drawn: the expected share of right answers. Few answers leave it near one half."""
+        return (self.right + 1) / (self.asked + 2)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -210,8 +215,9 @@ def _is_right(row: Mapping[str, Any], answer: Generation, gates: RowGates) -> bo
 def _write(probed: Probed, kept: Sequence[tuple[Prompt, Score]], llm: str) -> None:
     said = [f"Prompts that {llm} answers rightly: share [95 % interval] of answers.", *str(probed).splitlines()[:-1]]
     entries = []
-    for prompt, _ in kept:
+    for prompt, score in kept:
         entry = {key: value for key, value in asdict(prompt).items() if value}
+        entry |= {"weight": round(prompt.weight * score.weight, 3), "probed": (score.right, score.asked)}
         entry |= {key: list(value) for key, value in entry.items() if isinstance(value, tuple)}
         if prompt.constraint is not None:
             entry["constraint"] = {"name": prompt.constraint.name, "args": list(prompt.constraint.args)}

@@ -61,6 +61,8 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     if folder.finished:
         logger.info("%s is finished: nothing to do", folder.path)
         return read_summary(folder)
+    if probed := {prompt.prompt_id: prompt.probed for prompt in pool or () if prompt.probed}:
+        folder.settle("probed", probed)
     total = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=config.progress)
     for sentence in (sentence for corpus in corpora for sentence in corpus.said_of_splits()):
         print(sentence)
