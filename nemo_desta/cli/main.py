@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
 
 
-def script(job: str) -> None:
-    """The main of a script in examples/ that does one job."""
-    sys.exit(main([job, *sys.argv[1:]]))
+def script(job: str, *words: str) -> None:
+    """The main of a script in examples/ that does one job. ``words`` come before those of its command line."""
+    sys.exit(main([job, *words, *sys.argv[1:]]))
 
 
 def _run(words: list[str]) -> int:

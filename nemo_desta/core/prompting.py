@@ -241,14 +241,17 @@ class PromptBuilder:
         empty = {"role": "system", "content": ""}
         return bool(self.default_system) and self._apply([_QUESTION]) == self._apply([empty, _QUESTION])
 
+    def about_default_system(self, switch: str) -> str:
+        """A sentence about `default_system`; empty if there is none. ``switch``: the setting that leaves it out."""
+        if not self.default_system:
+            return ""
+        said = f"the chat template adds a system prompt to every conversation without one: {self.default_system!r}"
+        return f"{said}; {'an empty one does not leave' if self.keeps_default_system else f'{switch} leaves'} it out"
+
     def tell_default_system(self, switch: str) -> None:
-        """Log `default_system` if there is one. ``switch``: the setting that leaves it out."""
-        if self.default_system:
-            logger.info(
-                "the chat template adds a system prompt to every conversation without one: %r; %s",
-                self.default_system,
-                "an empty one does not leave it out" if self.keeps_default_system else f"{switch} leaves it out",
-            )
+        """Log `about_default_system`."""
+        if said := self.about_default_system(switch):
+            logger.info(said)
 
     @property
     def reads_clock(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nemo_desta.config import LLMConfig, nearest
 from nemo_desta.core.build import build_tokenizer
+from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.thinking import think_format
 from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.data.rows import read_rows
@@ -38,11 +39,13 @@ from nemo_desta.recipes.rephrase import Rephraser
 from nemo_desta.recipes.rephrase_text import RephraseInstructions
 from nemo_desta.recipes.report.sources import find_rows
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
-from nemo_desta.recipes.settings import RecipeConfig
+from nemo_desta.recipes.settings import RecipeConfig, RequestConfig
 from nemo_desta.sources import why_missing
 
 #: Examples for proposals are drawn from this many clips at the start of the corpora.
 EXAMPLES_FROM = 1000
+#: The setting that leaves out a system prompt of the chat template.
+SWITCH = 'request.system=""'
 
 
 def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
@@ -66,29 +69,32 @@ def build_prompts(config: RecipeConfig) -> PromptPool | None:
     return prompt_set(config.prompts, seed=config.seed, language=Languages(config.language).default)
 
 
-def check_llm(config: RecipeConfig) -> None:
-    """Load the LLM's tokenizer, as one of our engines will; no weights.
+def check_llm(config: RecipeConfig) -> str:
+    """Load the LLM's tokenizer, as one of our engines will; no weights. Returns a sentence about a system prompt that
+    the chat template will add to the requests, empty if it adds none.
 
     Raises:
         ConfigError: no usable tokenizer there, or one without a chat template; an unknown engine or knob.
     """
     engine = engine_identity(config.engine, config.llm)["name"]
     if engine not in OUR_ENGINES:
-        return  # it knows itself what its LLM's name means
+        return ""  # it knows itself what its LLM's name means
     key, source = "llm", config.llm
     if engine == "openai":
         if config.tokenizer or config.engine.get("tokenizer"):
             key, source = "tokenizer", config.tokenizer or config.engine["tokenizer"]
         elif config.engine.get("api", "completions") == "chat":
-            return  # the server renders prompts
+            return ""  # the server renders prompts
     if reason := why_missing(source):
         raise ConfigError(f"{key}: {reason}")
     try:
-        build_tokenizer(LLMConfig(path=source))
+        tokenizer = build_tokenizer(LLMConfig(path=source))
     except UntrustedConfig:
         raise
     except ConfigError as error:
         raise ConfigError(f"{key}: {str(error).partition('; if they live')[0]}") from error
+    prompts = PromptBuilder(tokenizer, chat_template_kwargs=config.chat_template_kwargs)
+    return prompts.about_default_system(SWITCH) if config.request.system is None else ""
 
 
 def check_requires(pool: PromptPool, held: Collection[tuple[str, frozenset[str]]]) -> int:
@@ -118,7 +124,11 @@ def fingerprint(pool: PromptPool | None) -> str | None:
     """A short hash of a pool's contents: with a changed prompt file the recipe is another one."""
     if pool is None:
         return None
-    return _short_hash(json.dumps([*map(astuple, pool), pool.values], ensure_ascii=False, default=list))
+    prompts = []
+    for prompt in pool:
+        *fields, weight, _ = astuple(prompt)  # what a probe found changes no row
+        prompts.append(fields if weight == 1 else [*fields, weight])
+    return _short_hash(json.dumps([*prompts, pool.values], ensure_ascii=False, default=list))
 
 
 def template_fingerprint(engine: Engine) -> str | None:
@@ -207,27 +217,38 @@ def build_stage(
         )
     if config.rows is not None:
         return SelfRephrase(rephraser=rephraser, seed=config.seed, **shared)
-    think, request = None, dict(vars(config.request))
-    keep_system = request.pop("keep_system")
-    if writing.prompts is not None:
-        if config.request.system is None:
-            writing.prompts.tell_default_system('request.system=""')
-        elif config.request.system == "" and writing.prompts.keeps_default_system:
-            raise ConfigError(
-                'request.system="" cannot leave out the system prompt of this chat template, which adds '
-                f"{writing.prompts.default_system[:80]!r} to an empty one; give a system text, or null"
-            )
-        asked = request_messages("sound", "question", template=config.request.template, system=config.request.system)
-        think = think_format(writing.prompts, messages=asked)
     return SelfGenerate(
         rows=build_clip_rows(config, corpora, roots, pool),
-        answerer=Answerer(writing, **request, think=think),
-        system=config.request.system if keep_system else None,
+        answerer=build_answerer(config.request, writing),
+        system=config.request.system if config.request.keep_system else None,
         propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
         **shared,
     )
+
+
+def build_answerer(config: RequestConfig, engine: Engine) -> Answerer:
+    """What queries the LLM. Logs a system prompt that the chat template adds.
+
+    Raises:
+        ConfigError: ``system=""`` for a template that fills an empty system message.
+    """
+    think, request, prompts = None, dict(vars(config)), engine.prompts
+    del request["keep_system"]
+    if prompts is None:
+        del request["max_new_tokens_by_kind"]  # the server's LLM may think
+    else:
+        if config.system is None:
+            prompts.tell_default_system(SWITCH)
+        elif config.system == "" and prompts.keeps_default_system:
+            raise ConfigError(
+                'request.system="" cannot leave out the system prompt of this chat template, which adds '
+                f"{prompts.default_system[:80]!r} to an empty one; give a system text, or null"
+            )
+        asked = request_messages("sound", "question", template=config.template, system=config.system)
+        think = think_format(prompts, messages=asked)
+    return Answerer(engine, **request, think=think)
 
 
 def build_clip_rows(

@@ -1,7 +1,7 @@
 """The command ``probe``: which prompts an LLM answers rightly about descriptions that are true.
 
 It queries the LLM with each prompt about a few clips, scores what a rule can score (gates, facts, the attributes that
-the prompt requires, the format), and writes the prompts that work into a file for ``prompts=``.
+the prompt requires, the format), and writes the prompts that work into a file for ``prompts=``, with weights by score.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ import yaml
 from nemo_desta.config import MISSING, parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.progress import Progress
-from nemo_desta.recipes.ask import first_problem, request_messages
-from nemo_desta.recipes.build import build_engines, build_input, build_prompts, clips, not_audible
+from nemo_desta.recipes.ask import Answerer, first_problem
+from nemo_desta.recipes.build import build_answerer, build_engines, build_input, build_prompts, clips, not_audible
 from nemo_desta.recipes.describe import describe
-from nemo_desta.recipes.engines.base import Engine, Generation, Request, tokens_of
+from nemo_desta.recipes.engines.base import Generation, tokens_of
 from nemo_desta.recipes.gates import GatesConfig, RowGates, value_sets
 from nemo_desta.recipes.gates.facts import FactsConfig
 from nemo_desta.recipes.gates.text import answer_of
@@ -72,6 +72,11 @@ class Score:
     @property
     def share(self) -> float:
         return self.right / self.asked
+
+    @property
+    def weight(self) -> float:
+        """How often the prompt is drawn: the expected share of right answers. Few answers leave it near one half."""
+        return (self.right + 1) / (self.asked + 2)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -129,7 +134,7 @@ def run_probe(plain: Mapping[str, Any]) -> Probed:
     known = [dict(clip) for clip in islice(clips(corpora), _MOST_CLIPS) if clip.get("duration")]
     rows = _rows(pool, known, own, hidden)
     engine = build_engines(config)[0]
-    answers = _answers(engine, [_request(row, own) for row in rows], progress=own.progress)
+    answers = _answers(build_answerer(own.request, engine), rows, own)
     gates = RowGates(GatesConfig(facts=FactsConfig()), values=value_sets(known))
     right, asked = Counter[str](), Counter[str]()
     for row, answer in zip(rows, answers, strict=True):
@@ -170,31 +175,27 @@ def _rows(
                         "prompt_kind": prompt.kind,
                         "prompt_requires": list(prompt.requires),
                         "constraint": prompt.constraint,
+                        "filled": filled,
                         "clip": clip,
                     }
                 )
     return rows
 
 
-def _request(row: Mapping[str, Any], own: ProbeConfig) -> Request:
-    how = own.request
-    messages = request_messages(row["seed_description"], row["prompt"], template=how.template, system=how.system)
-    return Request(messages, how.sampling, row_seed(own.seed, row["id"]))
+def _answers(answerer: Answerer, rows: Sequence[Mapping[str, Any]], own: ProbeConfig) -> list[Generation]:
+    """The answers in the order of the rows."""
+    engine = answerer.engine
+    bar = Progress("answers", len(rows), unit="answers", tokens=lambda: tokens_of([engine]) or 0, shown=own.progress)
 
-
-def _answers(engine: Engine, requests: Sequence[Request], *, progress: bool) -> list[Generation]:
-    """The answers in the order of the requests."""
-    bar = Progress("answers", len(requests), unit="answers", tokens=lambda: tokens_of([engine]) or 0, shown=progress)
-
-    async def one(request: Request) -> Generation:
-        answer = await engine.generate(request)
+    async def one(row: Mapping[str, Any]) -> Generation:
+        answer = await answerer(row["seed_description"], row["filled"], seed=row_seed(own.seed, row["id"]))
         bar.update()
         return answer
 
     async def together() -> list[Generation]:
         try:
             async with bar.ticking():
-                return list(await asyncio.gather(*map(one, requests)))
+                return list(await asyncio.gather(*map(one, rows)))
         finally:
             await engine.close()
 
@@ -216,8 +217,9 @@ def _is_right(row: Mapping[str, Any], answer: Generation, gates: RowGates) -> bo
 def _write(probed: Probed, kept: Sequence[tuple[Prompt, Score]], llm: str) -> None:
     said = [f"Prompts that {llm} answers rightly: share [95 % interval] of answers.", *str(probed).splitlines()[:-1]]
     entries = []
-    for prompt, _ in kept:
+    for prompt, score in kept:
         entry = {key: value for key, value in asdict(prompt).items() if value}
+        entry |= {"weight": round(prompt.weight * score.weight, 3), "probed": (score.right, score.asked)}
         entry |= {key: list(value) for key, value in entry.items() if isinstance(value, tuple)}
         if prompt.constraint is not None:
             entry["constraint"] = {"name": prompt.constraint.name, "args": list(prompt.constraint.args)}

@@ -61,6 +61,8 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     if folder.finished:
         logger.info("%s is finished: nothing to do", folder.path)
         return read_summary(folder)
+    if probed := {prompt.prompt_id: prompt.probed for prompt in pool or () if prompt.probed}:
+        folder.settle("probed", probed)
     total = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=config.progress)
     for sentence in (sentence for corpus in corpora for sentence in corpus.said_of_splits()):
         print(sentence)
@@ -98,6 +100,8 @@ def make_rows(
     folder.remember("llm_dtype", dtype_of(engines[0]))
     folder.remember("chat_template", template_fingerprint(engines[0]))
     freeze_dates(folder, engines)
+    if config.request.system is None and (prompts := engines[0].prompts) is not None and prompts.default_system:
+        folder.settle("default_system", prompts.default_system)
     stage = build_stage(config, corpora, roots, pool, engines)
     gc.freeze()  # scanning the loaded objects in each collection would cost a quarter of a row's time
     concurrency = engines[0].concurrency
@@ -119,7 +123,7 @@ def my_shards(share: str | None, total: int) -> list[int]:
 class Count:
     """What a recipe would do: ``to_make`` rows, the reasons why others cannot be made, and what happens to splits.
 
-    ``unfit_prompts``: prompts that fit no clip, of all.
+    ``unfit_prompts``: prompts that fit no clip, of all. ``about_system``: a system prompt that the chat template adds.
     """
 
     units: int = 0
@@ -128,6 +132,7 @@ class Count:
     examples: dict[str, list[str]] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     unfit_prompts: tuple[int, int] = (0, 0)
+    about_system: str = ""
 
     @property
     def ok(self) -> bool:
@@ -142,7 +147,7 @@ class Count:
             lines.append(f"  {reason}: {count}, such as {'; '.join(self.examples[reason])}")
         if self.unfit_prompts[0]:
             lines.append("prompts that fit no clip: {} of {}".format(*self.unfit_prompts))
-        return "\n".join([*lines, *self.splits])
+        return "\n".join([*lines, *self.splits, *filter(None, [self.about_system])])
 
 
 def count(
@@ -153,8 +158,7 @@ def count(
     Raises:
         ConfigError: no usable tokenizer (`check_llm`), or prompts that no clip fits (`check_requires`).
     """
-    check_llm(config)
-    result, held, hidden = Count(), set(), not_audible(config, corpora)
+    result, held, hidden = Count(about_system=check_llm(config)), set(), not_audible(config, corpora)
     clip_rows = None if config.rows is not None else build_clip_rows(config, corpora, roots, pool)
     for unit in units(config, corpora, roots):
         result.units += 1

@@ -150,7 +150,7 @@ class SelfGenerate(_Attempts):
             prompt = proposed.prompts[0]
 
         async def draft(attempt: int, seed: int) -> tuple[dict[str, Any] | None, Rejection | None]:
-            answer = await self.answerer(item.description, prompt.prompt, seed=seed)
+            answer = await self.answerer(item.description, prompt, seed=seed)
             used[:] = used[0] + answer.prompt_tokens, used[1] + answer.new_tokens
             if problem := first_problem(answer):
                 return None, problem
@@ -185,7 +185,11 @@ class SelfGenerate(_Attempts):
             self._about_language(row)
         row |= {"seed": item.seed, "attempt": attempt}
         row |= {name: clip.get(name) for name in ("language", "split", "group", "corpus", "corpus_version")}
-        return row | dict(self.provenance)
+        row |= dict(self.provenance)
+        limit = self.answerer.sampling_for(prompt).max_new_tokens
+        if "sampling" in row:
+            row["sampling"] = {**row["sampling"], "max_new_tokens": limit}
+        return row
 
 
 @dataclass

@@ -14,6 +14,11 @@ from nemo_desta.recipes.gates import GatesConfig
 from nemo_desta.recipes.languages import load_language
 
 
+def _short_answers() -> dict[str, int]:
+    short = {"one_word": 64, "letter": 64, "one_of": 64}
+    return {"ask": 256, "yes_no": 256, "multiple_choice": 256, **short}
+
+
 @dataclass(frozen=True)
 class DescribeConfig:
     """How a clip becomes text."""
@@ -26,12 +31,15 @@ class DescribeConfig:
 @dataclass(frozen=True)
 class RequestConfig:
     """The wording of a request, and how the LLM is sampled. ``system``: empty switches off a system prompt that the
-    LLM's chat template adds by itself. ``keep_system``: rows hold the system message, so that training sends it."""
+    LLM's chat template adds by itself. ``keep_system``: rows hold the system message, so that training sends it.
+    ``max_new_tokens_by_kind``: limits below ``sampling.max_new_tokens``, by kind of prompt or name of its format; None
+    in folders from before there were any."""
 
     template: str = TEMPLATE
     system: str | None = None
     keep_system: bool = True
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_new_tokens_by_kind: dict[str, int] | None = field(default_factory=_short_answers)
     max_thinking_tokens: int | None = None
 
 
@@ -137,6 +145,9 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     if not all(place in config.request.template for place in ("{description}", "{prompt}")):
         found = config.request.template
         raise ConfigError(f"request.template must hold {{description}} and {{prompt}}, found {found!r}")
+    for name, limit in (config.request.max_new_tokens_by_kind or {}).items():
+        if limit < 1:
+            raise ConfigError(f"request.max_new_tokens_by_kind.{name} must be at least 1, found {limit}")
     if config.audio.check not in ("header", "decode", "off"):
         raise ConfigError(f"audio.check must be header, decode or off, found {config.audio.check!r}")
     config.validation.check()
@@ -155,6 +166,8 @@ def identity(config: RecipeConfig) -> dict[str, Any]:
     request = dict(settings["request"])
     if config.request.system is None or not request["keep_system"]:
         del request["keep_system"]  # rows as in folders from before there was a choice
+    if config.request.max_new_tokens_by_kind is None:
+        del request["max_new_tokens_by_kind"]
     settings["request"] = request
     if config.language == "en":
         del settings["language"]  # as in folders from before there was a choice

@@ -86,7 +86,7 @@ def test_every_job_without_a_config_explains_itself(name, capsys):
 def test_every_example_is_a_job():
     scripts = sorted((ROOT / "examples").glob("*.py"))
     jobs = {script.stem: script.read_text().partition('script("')[2].partition('"')[0] for script in scripts}
-    assert len(jobs) == 7 and set(jobs.values()) <= COMMANDS.keys()
+    assert len(jobs) == 8 and set(jobs.values()) <= COMMANDS.keys()
 
 
 def test_a_folder_of_own_configs_is_added(tmp_path, monkeypatch, capsys):

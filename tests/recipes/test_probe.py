@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.build import fingerprint
 from nemo_desta.recipes.commands import run_command
 from nemo_desta.recipes.engines.base import Generation, Request
 from nemo_desta.recipes.probe import Probed, Score
@@ -62,6 +63,37 @@ def test_prompts_that_are_answered_rightly_are_written(corpus: Path) -> None:
     assert "# ask, gender: 33% [16%, 56%] of 18" in text and "# ask, gender, format lower_case: 0%" in text
     assert "of 6: Which gender?" in text and yaml.safe_load(text)[0]["requires"] == ["gender"]
     assert "1 of 4 prompts" in str(probed)
+    (prompt,) = prompt_set(str(corpus / "pool.yaml"))
+    assert prompt.weight == 0.875 and prompt.probed == (6, 6)  # (6 + 1) / (6 + 2)
+
+
+def test_a_recipe_and_its_report_know_the_scores_of_the_probe(corpus: Path) -> None:
+    from nemo_desta.recipes.report.compute import compute_stats
+
+    run_command(settings(corpus, answers_per_prompt=6))
+    recipe = {key: value for key, value in settings(corpus).items() if key != "progress"}
+    recipe |= {"recipe": "generate", "prompts": str(corpus / "pool.yaml"), "output": str(corpus / "rows")}
+    run_command({**recipe, "progress": False, "gates": {"language": None, "duplicates": {"exact": False}}})
+    stats = compute_stats(corpus / "rows")
+    line = stats["outcomes"]["by_prompt"]["Man or woman?"]
+    assert line["probed"] == 6 and line["probed_share"] == 1.0 and line["kept"] > 0
+    assert (
+        "right in the probe" in (corpus / "rows/report.html").read_text()
+        and "100.0\u202f% of 6" in (corpus / "rows/report.html").read_text()
+    )
+
+
+def test_weights_change_the_recipe_and_scores_do_not() -> None:
+    def named(**more: Any) -> str | None:
+        return fingerprint(prompt_set([{**PROMPTS[0], **more}]))
+
+    assert named() == named(weight=1) == named(probed=[3, 4]) != named(weight=0.5)
+
+
+@pytest.mark.parametrize("wrong", [{"weight": 0}, {"weight": True}, {"probed": [5, 4]}, {"probed": "5/4"}])
+def test_a_wrong_weight_or_score_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        parse_prompts([{**PROMPTS[0], **wrong}])
 
 
 def test_a_lucky_prompt_of_a_group_that_fails_is_left_out(tmp_path: Path) -> None:

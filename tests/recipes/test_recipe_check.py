@@ -1,9 +1,12 @@
 """A recipe's ``check=true`` and its mistakes: each is refused in one line, before an LLM is loaded."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from nemo_desta.recipes.run import run_recipe
 from nemo_desta.user_errors import one_line
@@ -103,3 +106,22 @@ def test_the_check_leaves_the_llm_of_an_engine_of_ones_own_to_that_engine(corpus
 class OwnEngine:
     def __init__(self, llm: str, *, command: list[str]) -> None:
         raise AssertionError("a check starts no engine")
+
+
+def test_the_check_and_the_folder_say_what_system_prompt_the_template_adds(corpus: Path, llm_folder: Path) -> None:
+    folder = corpus / "llm"
+    shutil.copytree(llm_folder, folder)
+    tokenizer = AutoTokenizer.from_pretrained(llm_folder)
+    tokenizer.chat_template = (
+        "{% if messages[0].role != 'system' %}<s>Be of help.</s>{% endif %}"
+        "{% for m in messages %}{% if m.role == 'system' %}<s>{{ m.content }}</s>{% else %}{{ m.content }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    tokenizer.save_pretrained(folder)
+    said = "adds a system prompt to every conversation without one: 'Be of help.'; request.system=\"\" leaves it out"
+    assert said in str(run_recipe(given(corpus, folder)))
+    for llm, request in ((folder, {"system": ""}), (llm_folder, {})):
+        assert "system prompt" not in str(run_recipe(given(corpus, llm, request=request)))
+    short = {"request": {"sampling": {"max_new_tokens": 2}}, "max_attempts": 1, "report": False}
+    run_recipe(given(corpus, folder, check=False, **short))
+    assert json.loads((corpus / "out/recipe.json").read_text())["default_system"] == "Be of help."

@@ -408,6 +408,10 @@ def test_the_identity_of_older_folders_stays(corpus: Path) -> None:
 
     assert "keep_system" not in request() and request(system="")["keep_system"]
     assert "keep_system" not in request(system="x", keep_system=False)
+    assert request()["max_new_tokens_by_kind"]["one_word"] == 64
+    assert "max_new_tokens_by_kind" not in request(max_new_tokens_by_kind=None)
+    with pytest.raises(ConfigError, match="max_new_tokens_by_kind.ask must be at least 1"):
+        request(max_new_tokens_by_kind={"ask": 0})
 
 
 def test_an_empty_system_message_that_a_template_fills_is_refused(corpus: Path, llm_folder: Path) -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from nemo_desta.core.thinking import ThinkFormat
 from nemo_desta.data.rows import RowRules, check_row
 from nemo_desta.recipes.ask import Answerer
 from nemo_desta.recipes.engines import Generation, Request, SamplingConfig
 from nemo_desta.recipes.items import Rejection
 from nemo_desta.recipes.pipeline import Outcome
-from nemo_desta.recipes.prompts import Prompt, draw
+from nemo_desta.recipes.prompts import Constraint, Prompt, draw
 from nemo_desta.recipes.rephrase import Rephrased
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 
@@ -100,6 +101,31 @@ def test_a_row_is_a_desta_aqa_row_with_its_origin() -> None:
     asked = {request.messages[0]["content"]: request for request in engine.asked}
     assert set(asked) == {f"{description}\nWho?", f"{description}\nWhat is said?"}
     assert asked[f"{description}\nWho?"].seed == row["seed"]
+
+
+def test_a_short_question_has_its_own_limit_unless_the_llm_thinks() -> None:
+    word = Constraint("one_word")
+    prompts = [
+        Prompt("d", "Describe.", kind="describe"),
+        Prompt("a", "Who?", kind="ask"),
+        Prompt("w", "Who? One word.", kind="ask", constraint=word),
+        Prompt("c", "Who? No commas.", kind="ask", constraint=Constraint("no_commas")),
+        Prompt("l", "Long?", kind="long"),
+    ]
+    limits = {"max_new_tokens_by_kind": {"ask": 5, "one_word": 2, "long": 99}}
+    rows = ClipRows(draw=lambda clip, count: prompts, rows_per_clip=5)
+    sampling = {"sampling": {"max_new_tokens": 8, "temperature": 0.05}}
+
+    def asked(**more: Any) -> tuple[list[int], list[int]]:
+        engine = Scripted()
+        outcomes = make(stage(engine, rows=rows, request={**limits, **more}, provenance=sampling))
+        recorded = [outcome.row["sampling"] for outcome in outcomes]
+        assert all(one["temperature"] == 0.05 for one in recorded)
+        return [one.sampling.max_new_tokens for one in engine.asked], [one["max_new_tokens"] for one in recorded]
+
+    assert asked() == ([8, 5, 2, 5, 8], [8, 5, 2, 5, 8])
+    assert asked(max_new_tokens_by_kind=None) == ([8] * 5, [8] * 5)
+    assert asked(think=ThinkFormat()) == ([8] * 5, [8] * 5)
 
 
 def test_a_request_can_be_worded_as_alarm_does() -> None:

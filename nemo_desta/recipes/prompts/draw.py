@@ -4,6 +4,7 @@ import random
 from collections import UserList
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import Any
 
 from nemo_desta.recipes.describe import NOT_AUDIBLE, audible_names
@@ -24,8 +25,9 @@ def draw(
     """Up to ``count`` different answerable prompts, filled. The result does not depend on other rows.
 
     A larger ``count`` only adds prompts to those of a smaller one. First the kind is drawn, uniformly over the fitting
-    kinds (kinds with few fitting prompts come less often, so that these are not overused); then whether the prompt
-    asks for a format; then the prompt. A plain list is searched at every call: for many rows pass a `PromptPool`.
+    kinds (kinds with few fitting prompts, or with prompts of low weight, come less often); then whether the prompt
+    asks for a format; then the prompt, by its weight. A plain list is searched at every call: for many rows pass a
+    `PromptPool`.
     """
     pool = prompts if isinstance(prompts, PromptPool) else PromptPool(prompts)
     return pool.draw(row, count, seed=seed, exclude=exclude)
@@ -69,6 +71,7 @@ class PromptPool(UserList[Prompt]):
         self.values = values
         self.language = language
         self.constraint_share = constraint_share
+        self._weighted = any(prompt.weight != 1 for prompt in self)
         self._fitting = lru_cache(1024)(self._find_fitting)
 
     def draw(
@@ -77,7 +80,8 @@ class PromptPool(UserList[Prompt]):
         """See `draw`."""
         rng = random.Random(f"{seed}:{row['id']}")
         fitting = self._fitting(row["domain"], frozenset(held_names(row, exclude)))
-        kinds = [(_Lots(plain), _Lots(constrained)) for (plain, constrained), _ in fitting]
+        lots_of = _WeightedLots if self._weighted else _Lots
+        kinds = [(lots_of(plain), lots_of(constrained)) for (plain, constrained), _ in fitting]
         shares = [share for _, share in fitting]
         drawn: list[Prompt] = []
         while kinds and len(drawn) < count:
@@ -94,13 +98,31 @@ class PromptPool(UserList[Prompt]):
                 drawn.append(filled)
         return drawn
 
-    def _find_fitting(self, domain: str, held: frozenset[str]) -> list[tuple[_Kind, int]]:
+    def _find_fitting(self, domain: str, held: frozenset[str]) -> list[tuple[_Kind, float]]:
         """The fitting prompts by kind, each kind with its share of the draws."""
         by_kind: dict[str, _Kind] = {}
         for prompt in self:
             if fits(prompt, domain, held):
                 by_kind.setdefault(prompt.kind, ([], []))[prompt.constraint is not None].append(prompt)
-        return [(kind, min(_ENOUGH, len(kind[0]) or len(kind[1]))) for kind in by_kind.values()]
+        return [(kind, _share(kind[0] or kind[1])) for kind in by_kind.values()]
+
+
+def _share(prompts: Sequence[Prompt]) -> float:
+    return min(_ENOUGH, len(prompts)) * fmean(prompt.weight for prompt in prompts)
+
+
+class _WeightedLots:
+    """Draws from one list without replacement, by weight."""
+
+    def __init__(self, prompts: list[Prompt]) -> None:
+        self.rest = list(prompts)
+
+    @property
+    def left(self) -> int:
+        return len(self.rest)
+
+    def take(self, rng: random.Random) -> Prompt:
+        return self.rest.pop(rng.choices(range(len(self.rest)), [prompt.weight for prompt in self.rest])[0])
 
 
 class _Lots:

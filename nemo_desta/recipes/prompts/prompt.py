@@ -28,6 +28,8 @@ class Prompt:
     ``requires``: attribute names, all of which the description must hold; also ``transcript`` and ``caption``. A
     template (``{options}``, ``{value}``, ...) is about the first of them. ``kind``: the type of request, such as
     ``describe`` or ``yes_no``; draws are uniform over kinds. ``constraint``: the format that it asks for, if any.
+    ``weight``: how often it is drawn, relative to other prompts. ``probed``: right answers and all answers in a probe
+    (`nemo_desta.recipes.probe`), for the report.
     """
 
     prompt_id: str
@@ -37,6 +39,8 @@ class Prompt:
     domains: tuple[str, ...] = ()
     kind: str = ""
     constraint: Constraint | None = None
+    weight: float = 1.0
+    probed: tuple[int, int] | None = None
 
 
 def parse_prompts(entries: Sequence[Mapping[str, Any]], *, where: str = "prompts") -> list[Prompt]:
@@ -82,6 +86,12 @@ def load_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     return parse_prompts(entries, where=str(path))
 
 
+def read_probed(entry: Any) -> tuple[int, int] | None:
+    """``[right, all]`` as a tuple; None for anything else."""
+    whole = isinstance(entry, (list, tuple)) and len(entry) == 2 and all(type(number) is int for number in entry)
+    return tuple(entry) if whole and 0 <= entry[0] <= entry[1] and entry[1] > 0 else None
+
+
 def text_hash(text: str) -> str:
     """Eight hex digits, a hash of the text; used in ids."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -118,6 +128,13 @@ def _prompt(entry: Mapping[str, Any], at: str) -> Prompt:
         values[name] = tuple(items)
     if values.get("constraint") is not None:
         values["constraint"] = parse_constraint(values["constraint"], at)
+    weight = values.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+        raise ValueError(f"{at}: weight must be a number above 0, found {weight!r}")
+    if (probed := values.get("probed")) is not None:
+        values["probed"] = read_probed(probed)
+        if values["probed"] is None:
+            raise ValueError(f"{at}: probed must be [right answers, all answers], found {probed!r}")
     if (slot := SLOT.search(values["prompt"])) and not values["requires"]:
         raise ValueError(f"{at}: {slot.group()} is filled from the first name of requires, and there is none")
     return Prompt(**values)

@@ -52,7 +52,7 @@ def compute_stats(
     source = find_rows(rows, rejected=rejected, summary=summary)
     wanted = max_leak_checks or 0
     stats = RowStats(1.0 if max_leak_checks is None else min(1.0, wanted / max(1, source.num_lines)))
-    unreadable, dropped, outcomes = Reasons(), Reasons(), Outcomes()
+    unreadable, dropped, outcomes = Reasons(), Reasons(), Outcomes(source.recipe.get("probed"))
     with Progress("reading rows", source.num_bytes / 1e6, unit="MB", shown=progress, leave=False) as bar:
         for line in lines(source.rows, bar):
             try:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nemo_desta.recipes.gates.wordings import grounded_attributes
+from nemo_desta.recipes.prompts.prompt import read_probed
 
 #: Different names that are counted per table; further ones count as `_OTHERS`.
 _MOST = 20_000
@@ -12,9 +13,14 @@ _OTHERS = "(others)"
 
 
 class Outcomes:
-    """Counts kept and dropped rows. Rows without a prompt (the LLM failed) are not counted."""
+    """Counts kept and dropped rows. Rows without a prompt (the LLM failed) are not counted.
 
-    def __init__(self) -> None:
+    ``probed``: right answers and all answers of a probe, by prompt_id, as recipe.json has them.
+    """
+
+    def __init__(self, probed: Any = None) -> None:
+        self._probed = dict(probed) if isinstance(probed, Mapping) else {}
+        self._scores: dict[str, tuple[int, int]] = {}  # of the probe, by prompt as it is counted
         self._counts: dict[str, dict[str, Counter[str]]] = {
             name: {} for name in ("prompt", "kind", "attribute", "corpus")
         }
@@ -26,7 +32,10 @@ class Outcomes:
         requires = [name for name in row.get("prompt_requires") or () if isinstance(name, str)]
         grounded = grounded_attributes(row) if kept else {}
         whole = all(grounded.values()) if grounded else None
-        self._count("prompt", prompt if len(prompt) <= 500 else f"{prompt[:499]}…", kept, whole)
+        shown = prompt if len(prompt) <= 500 else f"{prompt[:499]}…"
+        if len(self._scores) < _MOST and (score := read_probed(self._probed.get(str(row.get("prompt_id"))))):
+            self._scores[shown] = score
+        self._count("prompt", shown, kept, whole)
         self._count("kind", row.get("prompt_kind"), kept, whole)
         self._count("corpus", row.get("dataset") or row.get("corpus"), kept, whole)
         for name in requires:
@@ -34,7 +43,12 @@ class Outcomes:
 
     def to_json(self, most: int = 200) -> dict[str, Any]:
         """``by_prompt``, ``by_kind``, ...: name -> counts and shares, the ``most`` frequent ones."""
-        return {f"by_{name}": _shares(table, most) for name, table in self._counts.items()}
+        tables = {f"by_{name}": _shares(table, most) for name, table in self._counts.items()}
+        if self._scores:
+            for prompt, line in tables["by_prompt"].items():
+                right, asked = self._scores.get(prompt, (0, 0))
+                line |= {"probed": asked, "probed_share": round(right / asked, 6) if asked else None}
+        return tables
 
     def _count(self, table: str, name: Any, kept: bool, grounded: bool | None) -> None:
         counts = self._counts[table]

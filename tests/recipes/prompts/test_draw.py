@@ -115,3 +115,19 @@ def test_the_fast_look_at_a_row_agrees_with_the_description(exclude: Any) -> Non
         assert {p.prompt_id for p in draw(pool, row, 99, seed=0, exclude=exclude)} == expected, row
         seen.add(frozenset(expected))
     assert len(seen) > 50
+
+
+def test_prompts_are_drawn_by_weight_and_kinds_by_their_mean_weight() -> None:
+    prompts = [Prompt("often", "?", kind="a", weight=0.9), Prompt("seldom", "?", kind="a", weight=0.3)]
+    prompts += [Prompt("other", "?", kind="b", weight=0.15)]
+    pool = PromptPool(prompts)
+    rows = [{"id": str(i), "domain": "speech", "attributes": {}} for i in range(4000)]
+    drawn = Counter(pool.draw(row, 1, seed=0)[0].prompt_id for row in rows)
+    # Kind a: 2 prompts x 0.6; kind b: 1 x 0.15. Within a 3 : 1.
+    expected = {"often": 0.75 * 1.2 / 1.35, "seldom": 0.25 * 1.2 / 1.35, "other": 0.15 / 1.35}
+    for name, share in expected.items():
+        assert abs(drawn[name] / 4000 - share) < 4 * (share * (1 - share) / 4000) ** 0.5, name
+    for row in rows[:50]:
+        three = [prompt.prompt_id for prompt in pool.draw(row, 5, seed=0)]
+        assert sorted(three) == ["often", "other", "seldom"]
+        assert three[:1] == [prompt.prompt_id for prompt in pool.draw(row, 1, seed=0)]
