@@ -37,12 +37,14 @@ OPTIONAL = ("gender",)
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    command = parser(__doc__)
+    command.add_argument("--tasks", nargs="+", choices=ROWS, default=list(ROWS), help="what is taught (default: all)")
+    args = command.parse_args()
     work = Path(args.work_dir)
     work.mkdir(parents=True, exist_ok=True)
     run = Stages(work)
     run("probe", lambda: probe(args, work), work / "pool.yaml")
-    tasks = split_pool(work)
+    tasks = [task for task in split_pool(work) if task in args.tasks]
     for task in tasks:
         for split in ("train", "valid"):
             if split == "train" or task != "sound_class":  # the few sounds of "valid" are scored
@@ -132,7 +134,7 @@ def rows(task: str, split: str, args: argparse.Namespace, work: Path) -> None:
     corpora, per_clip, _ = ROWS[task]
     desta("generate", "--config-name=laptop", f"corpus={manifests(args, corpora)}", f"data_root={args.data_root}",
           f"llm={args.llm}", f"prompts={work}/prompts_{task}.yaml", f"engine.dtype={args.dtype}", f"splits=[{split}]",
-          f"prompts_per_clip={per_clip if split == 'train' else 1}", "request.system=''",
+          f"prompts_per_clip={per_clip if split == 'train' else 1}",
           f"output={rows_of(work, task, split).parent}")  # fmt: skip
 
 
