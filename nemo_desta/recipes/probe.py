@@ -204,8 +204,8 @@ def _answers(answerer: Answerer, rows: Sequence[Mapping[str, Any]], own: ProbeCo
 
 
 def _is_right(row: Mapping[str, Any], answer: Generation, gates: RowGates) -> bool:
-    """Whether the answer passes the gates, names what the prompt requires, and has the format."""
-    if first_problem(answer) is not None:
+    """Whether the answer ends, passes the gates, names what the prompt requires, and has the format."""
+    if first_problem(answer) is not None or answer.truncated:
         return False
     made = {**row, "response": answer.text, "truncated": answer.truncated}
     follows = row["constraint"] is None or obeys(row["constraint"], answer_of(answer.text)) is not False
