@@ -105,7 +105,7 @@ def test_the_plain_prompts_are_short_questions_about_one_thing() -> None:
     plain = prompt_set("plain")
     assert len({words(prompt) for prompt in plain}) == len(plain) >= 40
     for prompt in plain:
-        assert len(words(prompt)) <= 10 and len(prompt.requires) <= 1 and prompt.constraint is None, prompt
+        assert len(words(prompt)) <= 11 and len(prompt.requires) <= 1 and prompt.constraint is None, prompt
         assert not leak(prompt.prompt) and not SLOT.search(prompt.prompt), prompt
         assert prompt.kind == {(): "describe", ("transcript",): "repeat"}.get(prompt.requires, "ask"), prompt
         assert all(set(prompt.requires) <= ATTRIBUTES[domain] for domain in prompt.domains), prompt
