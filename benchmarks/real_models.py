@@ -50,7 +50,7 @@ def main() -> None:
             if split == "train" or task != "sound_class":  # the few sounds of "valid" are scored
                 run(f"rows {task} {split}", lambda t=task, s=split: rows(t, s, args, work), rows_of(work, task, split))
     write_tests(Path(args.data_root), work)
-    run("features", lambda: desta("features", *training(args, work, tasks, 0)), work / "features.done")
+    run("features", lambda: features(training(args, work, tasks, 0), work), work / "features.done")
     for seed in args.seeds:
         folder = work / f"seed_{seed}"
         model = folder / "laptop" / "model"
@@ -82,7 +82,7 @@ class Stages:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.monotonic() - started, 1)
             self.file.write_text(json.dumps(self.seconds, indent=1) + "\n")
         if not output.exists():
-            output.touch()
+            raise SystemExit(f"{name}: {output} is missing; does another process work in the same folder?")
 
 
 def desta(*words: str) -> None:
@@ -91,6 +91,12 @@ def desta(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "nemo_desta", *words], env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         raise SystemExit(f"desta {words[0]} ended with status {done.returncode}; the same command resumes")
+
+
+def features(words: Sequence[str], work: Path) -> None:
+    """The encoders' outputs for all rows."""
+    desta("features", *words)
+    (work / "features.done").touch()
 
 
 def manifests(args: argparse.Namespace, corpora: Sequence[str]) -> str:
