@@ -168,12 +168,12 @@ class Schedule:
     def _step_flops(
         self, model: ModelConfig, llm: Any, encoders: Mapping[str, Any], projector: torch.nn.Module
     ) -> Flops:
-        """Of an average step of all processes."""
+        """Of an average step of all processes. With a feature cache, clips are encoded in the first epoch alone."""
         rows, tokens, clips = (
             amount / max(1, self.steps_per_epoch) for amount in (self.rows.rows, self.rows.tokens, self.rows.clips)
         )
         cost = dry_run(encoders, projector, self.rows.secs / max(1, self.rows.clips), model.perception.sampling_rate)
-        config = llm.config.get_text_config()
+        config, cached = llm.config.get_text_config(), self.settings["data"].get("feature_cache")
         ends = {id(layer.weight) for layer in (llm.get_input_embeddings(), llm.get_output_embeddings())}
         weights = {name: p for name, p in llm.named_parameters() if id(p) not in ends and "vision" not in name}
         lora = {name: weights.pop(name).numel() for name in list(weights) if ".lora_" in name}
@@ -185,7 +185,7 @@ class Schedule:
             targets=tokens * TARGETS,
             lora=sum(lora.values()),
             recompute=model.activation_checkpointing,
-            encoders=clips * cost.encoder_flops,
+            encoders=clips * cost.encoder_flops / (max(1.0, self.epochs) if cached else 1),
             projector=clips * cost.projector_flops,
         )
 

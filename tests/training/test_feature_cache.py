@@ -99,10 +99,16 @@ def test_wrong_settings_are_refused(workplace, settings, message):
 
 
 def test_the_check_says_what_the_cache_costs_and_saves(workplace, tmp_path, capsys):
-    lines = {}
+    lines, shares = {}, {}
     for name, more in {"off": {}, "on": cached(tmp_path), "small": cached(tmp_path, max_gb=1.0e-6)}.items():
         fit(workplace.config("checked", check="true", **more))
-        lines[name] = re.search(r"feature cache  (.*)", capsys.readouterr().out)[1]
+        said = capsys.readouterr().out
+        lines[name] = re.search(r"feature cache  (.*)", said)[1]
+        shares[name] = float(re.search(r"compute .*encoders (\d.*?)%", said)[1]) / 100
+    epochs = float(re.search(r"in each of (.*) epochs", lines["on"])[1])
+    # a share of p in every epoch becomes p / epochs of what is left
+    part = shares["off"] / epochs
+    assert shares["on"] == pytest.approx(part / (1 - shares["off"] + part), abs=0.01) and shares["on"] < shares["off"]
     for name, line in lines.items():
         assert "40 clips" in line and re.search(r"GB per hour of audio.* in each of 1\.\d epochs$", line), line
         assert line.startswith("off; it would hold ") == (name == "off")
