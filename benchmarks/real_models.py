@@ -193,7 +193,7 @@ def evaluations(work: Path, tasks: Sequence[str], *, transcripts: bool = False) 
 def evaluate(model: Path, output: Path, settings: dict[str, Any], args: argparse.Namespace) -> None:
     settings = {**settings, "audio_root": args.data_root}
     desta("evaluate", f"model={model}", f"output={output}", f"rows={_hydra(settings)}",
-          "controls={items: 40}", "sampling.max_new_tokens=48",
+          "controls={items: 40}", "text_kept={prompts: 12, texts: 6}", "sampling.max_new_tokens=48",
           f"feature_cache={_hydra({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
 
 
