@@ -37,18 +37,15 @@ def read_manifest(data_root: Path, name: str) -> list[dict[str, Any]]:
 
 def write_tests(data_root: Path, work: Path) -> None:
     """``tests.jsonl``: clips with the attributes that are asked; ``tests_repeat.jsonl``: clips that are repeated."""
-    found: dict[str, dict[str, Any]] = {}
+    asked: dict[str, dict[str, Any]] = {}
     for task, corpora in TASKS.items():
         for name, splits in corpora.items():
             for row in read_manifest(data_root, name):
-                if row["split"] in splits and row["attributes"].get(task) is not None:
-                    found.setdefault(row["id"], {**row, "asked": {}})["asked"][task] = str(row["attributes"][task])
-    attributes = [{**row, "attributes": {**row["attributes"]}} for row in found.values()]
-    for row in attributes:
-        asked = row.pop("asked")
-        row["attributes"] = {k: v for k, v in row["attributes"].items() if k not in TASKS or k in asked}
+                if row["split"] in splits and (value := row["attributes"].get(task)) is not None:
+                    others = {key: known for key, known in row["attributes"].items() if key not in TASKS}
+                    asked.setdefault(row["id"], {**row, "attributes": others})["attributes"][task] = value
     spoken = [row for name in REPEATED for row in read_manifest(data_root, name) if row["split"] == "test"]
-    for file, rows in (("tests.jsonl", attributes), ("tests_repeat.jsonl", spoken)):
+    for file, rows in (("tests.jsonl", asked.values()), ("tests_repeat.jsonl", spoken)):
         (work / file).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -185,7 +182,7 @@ def _scores(folder: Path) -> dict[str, Any]:
     return {
         "attributes": attributes["rows"]["attributes"],
         "recognition": repeated["rows"]["recognition"],
-        "text_kept": attributes["text_kept"],
+        "text_kept": attributes["text_kept"]["untouched"],
     }
 
 
