@@ -16,7 +16,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_models import Stages, desta, evaluate, evaluations, parser, rows_of, training
+from benchmarks.real_models import (
+    Stages,
+    desta,
+    evaluate,
+    evaluations,
+    parser,
+    rows_of,
+    share_cascades,
+    training,
+)
 from nemo_desta.recipes.prompts.constraints import Constraint, obeys
 
 TASKS = ("digit", "sound_class", "emotion")
@@ -58,8 +67,11 @@ def main() -> None:
             words = training(args, work, TASKS, seed, rows={"rows": f"{out}/{source}.jsonl"}, folder=folder)
             run(f"training {folder.name}", lambda w=words: desta("train", *w), model / "config.json")
             found = folder / "attributes" / "scores.json"
+            share_cascades(work / f"seed_{args.seeds[0]}" / "attributes", found.parent)
             run(f"accuracy {folder.name}", lambda m=model, o=found.parent: evaluate(m, o, settings, args), found)
-            run(f"formats {folder.name}", lambda m=model, f=folder: formats(m, f, args, work), folder / "formats.json")
+            read, heard = out / "formats_read.json", folder / "formats.json"
+            run("formats, descriptions", lambda m=model, o=read: formats(m, o, args, work, hears=False), read)
+            run(f"formats {folder.name}", lambda m=model, o=heard: formats(m, o, args, work), heard)
     print(summary(args, out, run.seconds))
 
 
@@ -138,8 +150,11 @@ def perplexity(args: argparse.Namespace, out: Path) -> None:
     (out / "perplexity.json").write_text(json.dumps(values, indent=1) + "\n")
 
 
-def formats(model: Path, folder: Path, args: argparse.Namespace, work: Path) -> None:
-    """Formats that were never trained, asked about test clips, and about their descriptions: shares that obey."""
+def formats(model: Path, output: Path, args: argparse.Namespace, work: Path, *, hears: bool = True) -> None:
+    """Formats that were never trained, asked about test clips, or about their descriptions: the shares that obey.
+
+    The answers go beside ``output``.
+    """
     from nemo_desta.evaluation.ask_model import ask_about_clips, ask_about_descriptions
     from nemo_desta.models.desta import DestaModel
     from nemo_desta.recipes.describe import describe
@@ -149,20 +164,19 @@ def formats(model: Path, folder: Path, args: argparse.Namespace, work: Path) -> 
     pairs = [(row, wording) for row in chosen for wording in FORMATS]
     questions = [f"What do you hear? {wording}" for _, wording in pairs]
     loaded = DestaModel.from_pretrained(model, device="cpu")
-    clips = [Path(args.data_root) / row["audio"] for row, _ in pairs]
-    heard = ask_about_clips(loaded, clips, questions, lengths=[row["duration"] for row, _ in pairs])
-    read = ask_about_descriptions(loaded, [describe(row) for row, _ in pairs], questions)
-    found: dict[str, Counter[str]] = {"heard": Counter(), "read": Counter()}
-    for (_, wording), one, other in zip(pairs, heard, read, strict=True):
-        found["heard"][wording] += bool(obeys(FORMATS[wording], one))
-        found["read"][wording] += bool(obeys(FORMATS[wording], other))
+    if hears:
+        clips = [Path(args.data_root) / row["audio"] for row, _ in pairs]
+        answers = ask_about_clips(loaded, clips, questions, lengths=[row["duration"] for row, _ in pairs])
+    else:
+        answers = ask_about_descriptions(loaded, [describe(row) for row, _ in pairs], questions)
+    obeyed = Counter(w for (_, w), answer in zip(pairs, answers, strict=True) if obeys(FORMATS[w], answer))
     lines = [
-        {"id": row["id"], "question": question, "heard": one, "read": other}
-        for (row, _), question, one, other in zip(pairs, questions, heard, read, strict=True)
+        {"id": row["id"], "question": question, "answer": answer}
+        for (row, _), question, answer in zip(pairs, questions, answers, strict=True)
     ]
-    (folder / "format_answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in lines), encoding="utf-8")
-    shares = {side: {w: counts[w] / len(chosen) for w in FORMATS} for side, counts in found.items()}
-    (folder / "formats.json").write_text(json.dumps(shares, indent=1) + "\n")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    output.with_name(f"{output.stem}_answers.jsonl").write_text(text, encoding="utf-8")
+    output.write_text(json.dumps({w: obeyed[w] / len(chosen) for w in FORMATS}, indent=1) + "\n")
 
 
 def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -> str:
@@ -170,6 +184,7 @@ def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -
     from nemo_desta.evaluation.attributes import render_table
 
     scores = json.loads((out / "perplexity.json").read_text())
+    bound = sum(json.loads((out / "formats_read.json").read_text()).values()) / len(FORMATS)
     lines, bars = [], {}
     for source in SOURCES:
         folders = [out / f"{source}_{seed}" for seed in args.seeds]
@@ -178,8 +193,7 @@ def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -
         ]
         followed = [json.loads((folder / "formats.json").read_text()) for folder in folders]
         means = {task: sum(one[task]["accuracy"] for one in found) / len(found) for task in TASKS}
-        shares = [sum(one["heard"].values()) / len(FORMATS) for one in followed]
-        bound = sum(followed[0]["read"].values()) / len(FORMATS)
+        shares = [sum(one.values()) / len(FORMATS) for one in followed]
         bars[source] = {**means, "formats": sum(shares) / len(shares)}
         cells = [f"{scores[source]['perplexity']:.2f}", *(f"{value:.3f}" for value in means.values())]
         cells += [f"{sum(shares) / len(shares):.3f}", " ".join(f"{share:.3f}" for share in shares), f"{bound:.3f}"]

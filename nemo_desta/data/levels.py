@@ -5,6 +5,7 @@ Unambiguous problems are corrected and logged with the clip's name; others are e
 
 import logging
 import math
+from collections import defaultdict
 
 import numpy as np
 
@@ -17,8 +18,9 @@ LOUDEST = 4.0
 #: If the mix of the channels is quieter than the loudest channel by more than this (dB), that channel is used.
 MIX_LOSS_DB = 20.0
 
-_MOST_SAID = 1000
-_said: set[str] = set()
+#: Clips that are named for each kind of problem.
+_MOST_SAID = 10
+_said: defaultdict[str, set[str]] = defaultdict(set)
 logger = logging.getLogger(__name__)
 
 
@@ -46,10 +48,13 @@ def in_range(samples: np.ndarray, name: str) -> np.ndarray:
     if peak <= PEAK:
         return samples.astype(np.float32, copy=False)
     if 2 < peak <= 1 << 15 and (samples == np.rint(samples)).all():
-        _say(f"{name} holds whole numbers up to {peak:.0f} as floats: read as 16-bit samples (divided by 32768)")
+        _say(
+            "whole numbers as floats",
+            f"{name} holds whole numbers up to {peak:.0f} as floats: read as 16-bit samples (divided by 32768)",
+        )
         return samples.astype(np.float32) / np.float32(1 << 15)
     if peak <= LOUDEST:
-        _say(f"{name} has a peak of {peak:.3g}, floats are in [-1, 1]: scaled to a peak of 1.0")
+        _say("a peak above 1.0", f"{name} has a peak of {peak:.3g}, floats are in [-1, 1]: scaled to a peak of 1.0")
         return samples.astype(np.float32) / np.float32(peak)
     raise AudioError(
         "level",
@@ -69,8 +74,9 @@ def mixed(samples: np.ndarray, name: str) -> np.ndarray:
         return mix
     loss = 10 * math.log10(powers[loudest] / power) if power else math.inf
     _say(
+        "channels that cancel each other",
         f"{name}: the mix of its {samples.shape[1]} channels is {loss:.0f} dB below channel {loudest + 1} (they "
-        f"cancel each other): channel {loudest + 1} is used alone"
+        f"cancel each other): channel {loudest + 1} is used alone",
     )
     return np.ascontiguousarray(samples[:, loudest])
 
@@ -83,18 +89,25 @@ def _from_integers(samples: np.ndarray, name: str) -> np.ndarray:
     peak = max(int(samples.max()), -int(samples.min()))
     held = next(width for width in (16, 32, 64) if width == bits or peak <= 1 << (width - 1))
     if held < bits and peak:
-        _say(f"{name} holds {samples.dtype} samples up to {peak}: read as {held}-bit samples")
+        _say(
+            "narrow samples in a wide type",
+            f"{name} holds {samples.dtype} samples up to {peak}: read as {held}-bit samples",
+        )
     elif held > 16 and peak <= 1 << 23:
         level = 20 * math.log10(peak / (1 << 31))
-        _say(f"{name} holds {samples.dtype} samples up to {peak}, {level:.0f} dB; divide 24-bit samples by 8388608")
+        _say(
+            "a very low level",
+            f"{name} holds {samples.dtype} samples up to {peak}, {level:.0f} dB; divide 24-bit samples by 8388608",
+        )
     return (samples / float(1 << (held - 1))).astype(np.float32)
 
 
-def _say(message: str) -> None:
-    """Log a message once, for a limited number of clips."""
-    if message in _said or len(_said) == _MOST_SAID:
+def _say(kind: str, message: str) -> None:
+    """Log a message once, for a limited number of clips of each kind."""
+    said = _said[kind]
+    if message in said or len(said) == _MOST_SAID:
         return
-    _said.add(message)
+    said.add(message)
     logger.warning(message)
-    if len(_said) == _MOST_SAID:
-        logger.warning("%d clips with wrong levels were named; further ones are corrected silently", _MOST_SAID)
+    if len(said) == _MOST_SAID:
+        logger.warning("%d clips with %s were named; further ones are corrected silently", _MOST_SAID, kind)

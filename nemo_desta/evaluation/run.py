@@ -66,6 +66,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         from nemo_desta.evaluation.text_parity import text_parity
 
         report["text_kept"] = text_parity(source.model, settings.text_kept, progress=settings.progress)
+    if source is not None:
+        source.tell_cache()
     if judge is not None:
         report["judge"] = judge.about()
     scored = {**report["benchmarks"], **report.get("rows", {}).get("attributes", {})}

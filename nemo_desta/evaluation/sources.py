@@ -2,6 +2,7 @@
 kill."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from nemo_desta.evaluation.settings import EvaluateSettings
 if TYPE_CHECKING:
     from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -33,6 +37,12 @@ class Source:
         if self.settings.endpoint is not None:
             return {"model": self.settings.endpoint.model, "endpoint": self.settings.endpoint.base_url}
         return {"folder": "/".join(Path(str(self.settings.model)).parts[-3:]), "engine": self.settings.engine}
+
+    def tell_cache(self) -> None:
+        """Log how many clips the feature cache spared the encoders, if there is one."""
+        listener = self.engine.model if self.engine is not None else self.model
+        if listener is not None and (cache := listener.perception.feature_cache) is not None:
+            logger.info(cache.summary())
 
     def ask(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
         """Answers by row id. A row that could not be answered is missing and named in ``answers.rejected.jsonl``.

@@ -171,7 +171,9 @@ class WhisperTranscriber:
                     end / SAMPLING_RATE,
                     self._room(),
                 )
-        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+        return [
+            self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in rows
+        ]
 
     def _room(self) -> int:
         """New tokens of one window: ``max_new_tokens``, limited by the decoder's positions."""

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import defaultdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_what_cannot_be_heard_is_named(item, message):
 @pytest.fixture
 def said(monkeypatch):
     """Messages about levels are logged once; here each test begins anew."""
-    monkeypatch.setattr("nemo_desta.data.levels._said", set())
+    monkeypatch.setattr("nemo_desta.data.levels._said", defaultdict(set))
 
 
 def warnings_of(caplog):

@@ -1,5 +1,6 @@
 """Levels and rates of files: the same rule wherever a file is looked at."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +25,17 @@ def test_a_file_with_a_rate_that_is_none_is_named(tmp_path: Path, read: Callable
     assert verdict is not None and f"sampling rate {rate}" in verdict.detail
 
 
-def test_warnings_about_levels_stop_after_a_thousand_clips_and_say_so(
+def test_ten_clips_with_a_problem_are_named_and_another_problem_still_is(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("nemo_desta.data.levels._said", set())
-    for i in range(1003):
+    monkeypatch.setattr("nemo_desta.data.levels._said", defaultdict(set))
+    for i in range(13):
         to_clip(np.full((10, 1), 1.5, np.float32), 16_000, 16_000, f"clip {i}")
-    assert len(caplog.records) == 1001
-    assert "1000 clips with wrong levels were named" in caplog.records[-1].getMessage()
+    to_clip(np.full((10, 1), 300.0, np.float32), 16_000, 16_000, "whole")
+    *named, last, other = [record.getMessage() for record in caplog.records]
+    assert len(named) == 10 and "clip 9" in named[-1]
+    assert last == "10 clips with a peak above 1.0 were named; further ones are corrected silently"
+    assert other.startswith("whole holds whole numbers")
 
 
 def test_a_clip_is_a_copy_of_what_was_handed_in() -> None:
