@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 #: How transformers and vLLM name the class of a model folder, beside its `MODEL_TYPE` (`nemo_desta.hf`).
 ARCHITECTURE = "DestaForConditionalGeneration"
+#: Auto classes of transformers that find it; not every version has all of them.
+AUTO_MODELS = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "projector.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"

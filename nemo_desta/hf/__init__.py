@@ -10,9 +10,10 @@ This room needs torch and transformers only: no trainer (docs/transformers.md).
 import transformers
 from transformers import AutoConfig, AutoProcessor
 
+from nemo_desta.core.folder import AUTO_MODELS
 from nemo_desta.core.tokenizers import MODEL_TYPE
 from nemo_desta.hf.configuration import DestaConfig
-from nemo_desta.hf.modeling import AUTO_MODELS, DestaForConditionalGeneration
+from nemo_desta.hf.modeling import DestaForConditionalGeneration
 from nemo_desta.hf.processing import DestaProcessor
 
 __all__ = ["DestaConfig", "DestaForConditionalGeneration", "DestaProcessor"]

@@ -26,9 +26,6 @@ from nemo_desta.hf.configuration import DestaConfig
 from nemo_desta.hf.processing import model_folder
 from nemo_desta.perception.fused import FusedPerception
 
-#: Auto classes of transformers that find this model; not every version has all of them.
-AUTO_MODELS = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
-
 
 class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixin):
     """A frozen LLM with audio input; only the projector has gradients.
