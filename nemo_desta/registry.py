@@ -9,7 +9,7 @@ others never import one: `nemo_desta.core.trust` checks model folders, and kinds
 import importlib
 import importlib.metadata
 import inspect
-import pkgutil
+import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -76,7 +76,7 @@ class Registry(Mapping[str, Any]):
             return self.factories[name]
         if name in self.built_in:
             found = self.built_in[name]
-            return pkgutil.resolve_name(found) if isinstance(found, str) else found
+            return _resolve(found) if isinstance(found, str) else found
         for point in self._entry_points():
             if point.name == name:
                 return point.load()
@@ -168,6 +168,14 @@ class Registry(Mapping[str, Any]):
             f"{self.kind} '{path}': no module '{parts[0]}' is installed, and there is no {parts[0]}.py in "
             f"{Path.cwd()}. Known names: {', '.join(self) or 'none'}"
         )
+
+
+def _resolve(name: str) -> Any:
+    """``module`` or ``module:attribute`` -> the module, or its attribute. Any name that Python imports will do:
+    `pkgutil.resolve_name` refuses those that transformers gives to the code of a folder."""
+    module, _, attribute = name.partition(":")
+    found = importlib.import_module(module)
+    return operator.attrgetter(attribute)(found) if attribute else found
 
 
 def _search_current_folder(module: str) -> None:

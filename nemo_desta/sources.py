@@ -87,8 +87,10 @@ def _why_no_hub_id(source: str) -> str | None:
     return f"no folder '{source}'" + ("" if is_local(source) or here else " (and no hub id, which is owner/name)")
 
 
-def fetch_folder(source: str, patterns: list[str]) -> Path:
+def fetch_folder(source: str, patterns: list[str], **options: Any) -> Path:
     """The folder of a source; missing files of a hub id that match ``patterns`` are downloaded.
+
+    ``options``: of `huggingface_hub.snapshot_download`, such as ``revision``.
 
     Raises:
         FileNotFoundError: there is no such folder, and the hub has no model of this name.
@@ -103,7 +105,7 @@ def fetch_folder(source: str, patterns: list[str]) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        return Path(snapshot_download(source, allow_patterns=patterns, **options))
     except HFValidationError:
         raise FileNotFoundError(f"no folder '{source}' (and no hub id, which is owner/name)") from None
     except OSError as error:

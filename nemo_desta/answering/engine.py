@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel, Transcriber, embed_prompts
-from nemo_desta.answering.clips import Clip, load_clip
+from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.decoder import Decoder, TokenDecoder, eval_mode
-from nemo_desta.answering.parts import plain_message
+from nemo_desta.answering.loading import load_messages, prompt_of
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
 from nemo_desta.config import nearest
@@ -72,21 +72,13 @@ def prepare(
     """
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
-    loaded = []
-    for number, message in enumerate(messages, 1):
-        message = plain_message(message, model.prompts.audio_locator_tag, f"message {number}")
-        clips = [
-            load_clip(audio, model.sampling_rate, name=f"audio {i} of message {number}")
-            for i, audio in enumerate(message["audios"], 1)
-        ]
-        if transcript == "none":
-            clips = [clip._replace(text=None) for clip in clips]
-        loaded.append({**message, "audios": clips})
+    loaded = load_messages(messages, model.prompts.audio_locator_tag, model.sampling_rate)
+    if transcript == "none":
+        loaded = [{**m, "audios": [clip._replace(text=None) for clip in m["audios"]]} for m in loaded]
     if transcript == "whisper":
         _transcribe(loaded, transcriber)
-    prompt = model.prompts.prompt([{**m, "audios": [clip._asdict() for clip in m["audios"]]} for m in loaded])
-    clips = [Clip(**audio) for audio in prompt.audios]
-    length = sum(token != AUDIO_SLOT for token in prompt.ids)
+    ids, clips = prompt_of(model.prompts, loaded)
+    length = sum(token != AUDIO_SLOT for token in ids)
     length += sum(model.num_audio_tokens(len(clip.audio)) for clip in clips)
     if context is not None:
         if length >= context:
@@ -97,7 +89,7 @@ def prepare(
             )
         if length + sampling.max_new_tokens > context:
             sampling = replace(sampling, max_new_tokens=context - length)
-    return PreparedChat(prompt.ids, clips, sampling, length)
+    return PreparedChat(ids, clips, sampling, length)
 
 
 def check_transcript(model: ChatModel, transcript: str) -> None:

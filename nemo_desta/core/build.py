@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from nemo_desta.config import LLMConfig, LoraConfig, ModelConfig, PerceptionConfig, PromptConfig
 from nemo_desta.core.folder import load_projector
 from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.tokenizers import load_tokenizer, without_audio_token
 from nemo_desta.core.trust import UntrustedConfig, code_named
 from nemo_desta.errors import ConfigError
 from nemo_desta.ops.dtypes import as_dtype, suggest_fastest
@@ -38,9 +39,7 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
     source = config.tokenizer or config.path
     try:
         with code_named(source):
-            tokenizer = AutoTokenizer.from_pretrained(
-                resolve_source(source), trust_remote_code=config.trust_remote_code, use_fast=True
-            )
+            tokenizer = load_tokenizer(resolve_source(source), trust_remote_code=config.trust_remote_code)
     except UntrustedConfig:
         raise
     except Exception as error:  # transformers raises half a dozen kinds here, none of which says what to do
@@ -54,7 +53,7 @@ def build_tokenizer(config: LLMConfig) -> PreTrainedTokenizerBase:
             f"an "
             "instruct or reasoning LLM, or put its chat_template.jinja into the folder."
         )
-    return tokenizer
+    return without_audio_token(tokenizer)
 
 
 def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> PromptBuilder:
@@ -81,15 +80,18 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
     return prompts
 
 
-def build_llm(config: LLMConfig) -> PreTrainedModel:
-    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config has them."""
+def build_llm(config: LLMConfig, **loading: Any) -> PreTrainedModel:
+    """The causal LLM, frozen and in eval mode; with LoRA adapters when the config has them.
+
+    ``loading``: further arguments of transformers' ``from_pretrained``, such as ``device_map``.
+    """
     with code_named(config.path):
         llm = AutoModelForCausalLM.from_pretrained(
             resolve_source(config.path),
             dtype=as_dtype(config.dtype),
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
-            **_dequantised(config),
+            **{**_dequantised(config), **loading},
         )
     llm.requires_grad_(False).eval()
     suggest_fastest(config.dtype, llm, "model.llm.dtype")
@@ -125,13 +127,13 @@ def add_lora(llm: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:
         raise ConfigError(f"model.llm.lora: {error} (linear layers of this LLM: {', '.join(names)})") from error
 
 
-def build_parts(config: ModelConfig) -> tuple[PreTrainedModel, FusedPerception]:
-    """The LLM, and a perception with initial weights that fits it.
+def build_parts(config: ModelConfig, **loading: Any) -> tuple[PreTrainedModel, FusedPerception]:
+    """The LLM, and a perception with initial weights that fits it. ``loading``: see `build_llm`.
 
     Raises:
         ConfigError: an LLM that audio vectors cannot be given to.
     """
-    llm = build_llm(config.llm)
+    llm = build_llm(config.llm, **loading)
     check_reads_embeddings(llm)
     return llm, build_perception(config.perception, llm.config.get_text_config().hidden_size, embedding_rms(llm))
 
@@ -191,6 +193,16 @@ def embedding_rms(llm: PreTrainedModel) -> float:
     ids = torch.arange(llm.config.get_text_config().vocab_size, device=embed.weight.device)
     means = [(embed(part).float().pow(2).mean().item(), len(part)) for part in ids.split(4096)]
     return math.sqrt(sum(mean * count for mean, count in means) / len(ids))
+
+
+def recompute_activations(llm: nn.Module) -> None:
+    """Recompute the LLM's activations in backward. It must be in train mode for that, so its dropout is set to 0."""
+    for module in llm.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def freeze_by_pattern(parameters: dict[str, nn.Parameter], patterns: list[str]) -> None:

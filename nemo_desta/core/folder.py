@@ -21,6 +21,7 @@ from nemo_desta.config import ModelConfig, nearest, parse, to_dict
 from nemo_desta.core.frozen import check_identity as check_frozen
 from nemo_desta.core.frozen import check_llm, fetch, frozen_sources, identify, setting_of
 from nemo_desta.core.lora import LORA_FOLDER, load_lora
+from nemo_desta.core.tokenizers import MODEL_TYPE, with_audio_token
 from nemo_desta.core.trust import NOTHING, Grant, check_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.package_info import __version__
@@ -30,9 +31,15 @@ from nemo_desta.sources import fetch_folder, is_local, local_folder
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+#: How transformers and vLLM name the class of a model folder, beside its `MODEL_TYPE` (`nemo_desta.hf`).
+ARCHITECTURE = "DestaForConditionalGeneration"
+#: Auto classes of transformers that find it; not every version has all of them.
+AUTO_MODELS = ("AutoModel", "AutoModelForCausalLM", "AutoModelForMultimodalLM")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "projector.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"
+#: What is downloaded of a model on the hub: data only.
+FOLDER_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 PROJECTOR_PREFIX = "perception.projector."
 #: Where a run's folder has its model: its own, or that of the only run in an experiment's folder.
 IN_RUNS = ("model", "*/model")
@@ -63,6 +70,8 @@ def save_folder(folder: str | Path, config: ModelConfig, tensors: dict[str, torc
 def describe(config: ModelConfig, fingerprints: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The content of a model folder's config.json."""
     return {
+        "architectures": [ARCHITECTURE],
+        "model_type": MODEL_TYPE,
         "format": FORMAT,
         "nemo_desta": __version__,
         "model": to_dict(replace(config, llm=replace(config.llm, tokenizer=None))),  # the tokenizer is in the folder
@@ -113,7 +122,10 @@ def find_model(folder: Path) -> Path:
 def write_folder(
     folder: Path, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], tokenizer: Any
 ) -> Path:
-    """Write the files of a model folder."""
+    """Write the files of a model folder. The tokenizer gets the audio's token, and the description names it."""
+    tag = description["model"]["prompt"]["audio_locator_tag"]
+    tokenizer, number = with_audio_token(tokenizer, tag)
+    description = {**description, "audio_token": tag, "audio_token_index": number}
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     part = folder / (WEIGHTS_FILE + ".part")
@@ -122,8 +134,7 @@ def write_folder(
     part = folder / (CONFIG_FILE + ".part")
     part.write_text(json.dumps(description, indent=1) + "\n")
     part.replace(folder / CONFIG_FILE)
-    tokenizer.save_pretrained(folder)
-    _make_portable(folder / TOKENIZER_FILE)
+    save_tokenizer(folder, tokenizer)
     return folder
 
 
@@ -170,9 +181,7 @@ def open_model(
             an LLM of another width.
         FileNotFoundError: no model folder, or a part that is not where the config says.
     """
-    folder = find_model(
-        local_folder(source) or fetch_folder(source, ["*.json", "*.safetensors", "*.jinja", "*.model"])
-    )
+    folder = find_model(local_folder(source) or fetch_folder(source, FOLDER_FILES))
     saved, tensors, frozen = load_folder(folder, Grant(trust_remote_code, allow_targets))
     config = relocate(saved, folder, llm=llm, encoders=encoders)
     if check_identity:
@@ -233,6 +242,12 @@ def relocate(
         if not on_hub and local_folder(source) is None:
             raise FileNotFoundError(f"{part}: nothing at '{source}'. Say where it is: {setting_of(part)}")
     return config
+
+
+def save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Write a tokenizer's files, readable on both stacks."""
+    tokenizer.save_pretrained(folder)
+    _make_portable(folder / TOKENIZER_FILE)
 
 
 def _make_portable(file: Path) -> None:

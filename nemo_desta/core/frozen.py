@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from nemo_desta.config import ModelConfig, check_type, nearest
 from nemo_desta.core.fingerprint import TOKENIZER_FILES, IdentityMismatch, differences, fingerprint
+from nemo_desta.core.tokenizers import load_tokenizer, without_audio_token
 from nemo_desta.core.trust import code_named
 from nemo_desta.errors import ConfigError
 from nemo_desta.sources import inside, is_local, local_folder, resolve_source
@@ -137,14 +138,15 @@ def check_llm(config: ModelConfig, tensors: Mapping[str, Tensor], *, compare_voc
     if not compare_vocabulary or config.llm.tokenizer is None:
         return
     with code_named(config.llm.tokenizer):
-        own = AutoTokenizer.from_pretrained(config.llm.tokenizer, trust_remote_code=trust).get_vocab()
+        came = load_tokenizer(config.llm.tokenizer, trust_remote_code=trust)
+    own = without_audio_token(came).get_vocab()
     if (highest := max(own.values())) >= llm.vocab_size:
         raise IdentityMismatch(
             f"llm: '{config.llm.path}' has {llm.vocab_size} token embeddings, the tokenizer that came with this "
             f"projector ids up to {highest}. {repair}"
         )
     try:
-        theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=trust).get_vocab()
+        theirs = load_tokenizer(source, trust_remote_code=trust).get_vocab()
     except (OSError, ValueError):  # an LLM may come without one: the model folder's is used anyway
         return
     if changed := [token for token, i in own.items() if theirs.get(token) != i]:

@@ -121,6 +121,31 @@ class PromptBuilder:
         Raises:
             RowError: tags and audios do not fit, or the template refuses the messages.
         """
+        texts, slots, audios, cut = self._rendered(messages, check_audios=check_audios)
+        ids = self._pieces_ids(texts[0].split(cut))
+        for order, (slot, text) in enumerate(zip(slots, texts[1:], strict=True)):
+            transcript = self._transcript_ids(audios[slot], order, draw)[:max_transcript_tokens]
+            ids += [AUDIO_SLOT, *transcript, *self._pieces_ids(text.split(cut))]
+        return Prompt(ids, [audios[slot] for slot in slots if audios[slot] is not None])
+
+    def audio_prompt(self, messages: Sequence[Message]) -> str:
+        """The rendered prompt as text, with a locator tag where each audio goes; transcripts are left out.
+
+        Raises:
+            RowError: as `prompt`; or a message spells a control token or the tag, which a text cannot tell apart from
+                the template's own.
+        """
+        texts, _, _, cut = self._rendered(messages)
+        for spelt, name in ((cut, "a control token"), (self.audio_locator_tag, self.audio_locator_tag)):
+            if any(spelt in text for text in texts):
+                raise RowError("control_tokens", f"a message spells {name}: a prompt as text cannot hold it, use ids")
+        return self.audio_locator_tag.join(texts)
+
+    def _rendered(
+        self, messages: Sequence[Message], *, check_audios: bool = True
+    ) -> tuple[list[str], list[int], list[Any], str]:
+        """The rendered prompt split at its audios: the texts, the number of the audio between each two, the audios,
+        and the mark inside control tokens that messages spell."""
         messages = self._with_system(messages)
         marked, audios, mark = place_audios(messages, self.audio_locator_tag, check_audios=check_audios)
         if self.audio_tags != ("", ""):
@@ -134,11 +159,7 @@ class PromptBuilder:
         texts, slots = pieces[0::2], [int(number) for number in pieces[1::2]]
         if sorted(slots) != list(range(len(audios))):
             raise RowError("template", f"the chat template kept {len(slots)} of {len(audios)} audio positions")
-        ids = self._pieces_ids(texts[0].split(cut))
-        for order, (slot, text) in enumerate(zip(slots, texts[1:], strict=True)):
-            transcript = self._transcript_ids(audios[slot], order, draw)[:max_transcript_tokens]
-            ids += [AUDIO_SLOT, *transcript, *self._pieces_ids(text.split(cut))]
-        return Prompt(ids, [audios[slot] for slot in slots if audios[slot] is not None])
+        return texts, slots, audios, cut
 
     def text_prompt(self, messages: Sequence[Message], prefix: str = "") -> str | list[int]:
         """The prompt of a chat without audio plus the beginning of its answer, as text. If a message or ``prefix``

@@ -71,10 +71,20 @@ def splice(
     flat = text_embeds.new_zeros(B * Z, text_embeds.shape[-1])
     flat = flat.index_copy(0, places.text_to, text_embeds[places.text_mask])
     if vector_lens.numel():
-        within = torch.arange(vectors.shape[1], device=flat.device)
-        held = within < vector_lens.to(flat.device)[:, None]  # (A, W)
-        flat = flat.index_copy(0, (places.slot_to[:, None] + within)[held], vectors[held].to(flat.dtype))
+        flat = put_vectors(flat, places.slot_to, vectors, vector_lens)
     return Spliced(flat.view(B, Z, -1), *places[:5])
+
+
+def put_vectors(
+    flat: torch.Tensor, first: torch.Tensor, vectors: torch.Tensor, vector_lens: torch.Tensor
+) -> torch.Tensor:
+    """Put each clip's vectors into ``flat`` (P, D), side by side from position ``first`` (A,) on.
+
+    vectors: (A, W, D), converted to the dtype of ``flat``. vector_lens: (A,).
+    """
+    within = torch.arange(vectors.shape[1], device=flat.device)
+    held = within < vector_lens.to(flat.device)[:, None]  # (A, W)
+    return flat.index_copy(0, (first[:, None] + within)[held], vectors[held].to(flat.dtype))
 
 
 def place(

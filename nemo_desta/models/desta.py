@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule
 from nemo.collections.speechlm2.models.salm import SALM
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_desta.answering import chat
 from nemo_desta.answering.sampling import Sampling, resolve_sampling
@@ -43,7 +43,7 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
             name for name, parameter in self.named_parameters() if not parameter.requires_grad
         ]
         if self.config.activation_checkpointing:
-            _enable_activation_checkpointing(self.llm)
+            build.recompute_activations(self.llm)
         self.train()  # Trainer.fit does not call it; recomputation and LoRA's dropout need train mode
 
     # ---- what the model is made of
@@ -125,12 +125,3 @@ class DestaModel(SpeechLMMixin, DestaBase, SALM):
     def stream(self, messages: list[Any], **settings: Any) -> "Iterator[chat.Delta]":
         """The same as a stream of new text; see `chat.stream`."""
         return chat.stream(self, messages, **settings)
-
-
-def _enable_activation_checkpointing(llm: nn.Module) -> None:
-    for module in llm.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-    llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

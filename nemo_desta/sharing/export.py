@@ -20,6 +20,7 @@ from nemo_desta.core.lora import LORA_FOLDER, save_lora, split_lora
 from nemo_desta.core.trust import Grant
 from nemo_desta.errors import ConfigError
 from nemo_desta.sharing.card import model_card
+from nemo_desta.sharing.carry_code import AUTO_MAP, write_code
 from nemo_desta.sharing.output_folder import atomic_folder, check_output
 from nemo_desta.sharing.references import Reference, refer_all, without_paths
 from nemo_desta.sharing.trained import RECORD_FILE, read_trained
@@ -38,6 +39,7 @@ def export_model(
     encoders: Mapping[str, str] | None = None,
     name: str | None = None,
     full_hashes: bool = False,
+    carry_code: bool = False,
     overwrite: bool = False,
     check_identity: bool = True,
     trust_remote_code: bool = False,
@@ -50,6 +52,7 @@ def export_model(
         llm: hub id to write for the LLM, or the LLM's path on this machine. encoders: likewise, by name.
         name: of the model in its card; the folder's own by default.
         full_hashes: also write the SHA-256 of all files of the frozen parts, which must be on this machine.
+        carry_code: also write this package's code for `trust_remote_code=True`, see `carry_code`.
         overwrite: replace an earlier export. check_identity: refuse frozen parts other than those of the training.
         trust_remote_code, allow_targets: permissions for ``source``, as in `DestaModel.from_pretrained`; opening the
             export needs the same permissions.
@@ -81,6 +84,8 @@ def export_model(
     }
     description = {**describe(config, {**found, **trained.frozen}), "references": entries}
     description["model"] = without_paths(description["model"])
+    if carry_code:
+        description["auto_map"] = AUTO_MAP
     record = without_paths(dict(trained.record))
 
     projector, lora = split_lora(trained.tensors)
@@ -88,6 +93,8 @@ def export_model(
     tokenizer = build_tokenizer(replace(here.llm, tokenizer=trained.tokenizer if own else here.llm.path))
     with atomic_folder(output) as part:
         write_folder(part, description, projector, tokenizer)
+        if carry_code:
+            write_code(part)
         if lora and config.llm.lora is not None:
             save_lora(part / LORA_FOLDER, config.llm.lora, lora, base_model=config.llm.path)
         counts = {"num_projector": _count(projector), "num_lora": _count(lora)}

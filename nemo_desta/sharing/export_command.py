@@ -12,9 +12,10 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.screen import silence_imports
 from nemo_desta.sharing.publish import check_repo_id, open_api, push_folder
 
-#: Settings that `export_model` takes, and those that an import must not have.
-PASSED_ON = ("llm", "encoders", "full_hashes", "overwrite", "check_identity", "trust_remote_code", "allow_targets")
-EXPORT_ONLY = ("full_hashes", "push", "private", "trust_remote_code", "allow_targets")
+#: Permissions; settings that `export_model` takes; and those that an import must not have.
+GRANTS = ("trust_remote_code", "allow_targets")
+PASSED_ON = ("llm", "encoders", "full_hashes", "carry_code", "overwrite", "check_identity", *GRANTS)
+EXPORT_ONLY = ("full_hashes", "carry_code", "push", "private", *GRANTS)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class ExportConfig:
     trust_remote_code: bool = False
     allow_targets: list[str] = field(default_factory=list)
     full_hashes: bool = False
+    carry_code: bool = False
     overwrite: bool = False
     push: bool = False
     repo_id: str | None = None

@@ -123,7 +123,8 @@ def test_the_tokenizer_is_written_for_transformers_4_and_5(tmp_path):
     """Which know each other's classes and lists of special tokens only in the older form."""
     tokenizer = tiny_tokenizer("chatml")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|voice|>"]})
-    folder = write_folder(tmp_path / "model", {}, {"x": torch.zeros(1)}, tokenizer)
+    description = {"model": {"prompt": {"audio_locator_tag": "<|AUDIO|>"}}}
+    folder = write_folder(tmp_path / "model", description, {"x": torch.zeros(1)}, tokenizer)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "is_local" not in settings
     assert settings["additional_special_tokens"] == ["<|im_start|>", "<|voice|>"]

@@ -1,0 +1,295 @@
+"""The model class of transformers over the parts that `SpeechLM` has: frozen LLM, encoders, projector, and its splice.
+
+A folder that it writes is a model folder like any other: the projector, and references to the frozen parts.
+Letters: B rows, L positions (an audio takes as many as it has vectors), A clips in reading order, S samples, D width.
+"""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+
+from nemo_desta.config import ModelConfig, parse, to_dict
+from nemo_desta.core import build
+from nemo_desta.core.folder import check_trained_names, is_trained_name, open_model, save_folder
+from nemo_desta.core.model import SpeechMixin
+from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.core.splice import put_vectors
+from nemo_desta.errors import ConfigError
+from nemo_desta.hf.configuration import DestaConfig
+from nemo_desta.hf.processing import model_folder
+from nemo_desta.perception.fused import FusedPerception
+
+
+class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixin):
+    """A frozen LLM with audio input; only the projector has gradients.
+
+    Args:
+        config: of the model. llm, perception, prompts: ready parts; built from the config if they are not given.
+    """
+
+    config_class = DestaConfig
+    main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    # Attention and caches are the LLM's own.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: DestaConfig,
+        llm: PreTrainedModel | None = None,
+        perception: FusedPerception | None = None,
+        prompts: PromptBuilder | None = None,
+    ) -> None:
+        if llm is None or perception is None or prompts is None:
+            settings = config.settings()
+            llm, perception = build.build_parts(settings)
+            prompts = build.build_prompts(build.build_tokenizer(settings.llm), settings.prompt)
+        config.text_config = llm.config
+        super().__init__(config)
+        self.llm = llm
+        self.perception = perception
+        self.prompts = prompts
+        self.generation_config = copy.deepcopy(llm.generation_config)
+        self.generation_config.eos_token_id = prompts.end_ids(llm.generation_config.eos_token_id)
+        if self.generation_config.pad_token_id is None:
+            self.generation_config.pad_token_id = self.text_pad_id
+        self._is_stateful = getattr(llm, "_is_stateful", False)
+        self._recomputes = False
+        self.post_init()
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        config: PretrainedConfig | None = None,
+        llm: str | None = None,
+        encoders: Mapping[str, str] | None = None,
+        check_identity: bool = True,
+        trust_remote_code: bool | None = False,
+        allow_targets: Sequence[str] = (),
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+        **options: Any,
+    ) -> "DestaForConditionalGeneration":
+        """Open a model folder or hub id, in eval mode; on the CPU unless ``device_map`` says otherwise.
+
+        Args:
+            config: read from the folder if it is not given.
+            llm, encoders, check_identity, trust_remote_code, allow_targets: as of `SpeechLM.from_pretrained`.
+            dtype, attn_implementation: of the LLM; "auto" and None: as the folder says. torch_dtype: dtype's old name.
+            device_map, quantization_config: of the LLM; encoders and projector go to where its embeddings are.
+            options: revision, token, cache_dir and others of the hub.
+
+        Raises:
+            UntrustedConfig: the folder's config asks for more than was granted.
+            IdentityMismatch: a frozen part that is another one; the message names it.
+            FileNotFoundError: no model folder, or a part that is not there. TypeError: an unknown argument.
+        """
+        folder = model_folder(pretrained_model_name_or_path, options)
+        settings, tensors = open_model(
+            str(folder),
+            llm=llm,
+            encoders=encoders,
+            check_identity=check_identity,
+            trust_remote_code=bool(trust_remote_code),
+            allow_targets=allow_targets,
+        )
+        if (dtype := torch_dtype if dtype is None else dtype) not in (None, "auto"):
+            settings = replace(settings, llm=replace(settings.llm, dtype=str(dtype).removeprefix("torch.")))
+        if attn_implementation is not None:
+            settings = replace(settings, llm=replace(settings.llm, attn_implementation=attn_implementation))
+        given = {"device_map": device_map, "quantization_config": quantization_config}
+        parts = build.build_parts(settings, **{name: value for name, value in given.items() if value is not None})
+        prompts = build.build_prompts(build.build_tokenizer(settings.llm), settings.prompt)
+        config = (
+            copy.deepcopy(config) if isinstance(config, cls.config_class) else cls.config_class.from_pretrained(folder)
+        )
+        config.model = to_dict(settings)
+        model = cls(config, *parts, prompts)
+        check_trained_names(filter(is_trained_name, model.state_dict()), tensors)
+        model.load_state_dict(tensors, strict=False)
+        model.perception.to(model.get_input_embeddings().weight.device)
+        for name in ("hf_device_map", "hf_quantizer", "is_quantized", "quantization_method"):
+            if hasattr(model.llm, name):
+                setattr(model, name, getattr(model.llm, name))
+        return model.eval()
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **_: Any
+    ) -> Path:
+        """Write a model folder: trained tensors, config, tokenizer and the frozen parts' fingerprints.
+
+        ``state_dict``: the tensors to write instead of the model's own. Other arguments of transformers' method, such
+        as the size of shards, have no meaning here.
+        """
+        tensors = {n: t for n, t in (state_dict or self.state_dict()).items() if is_trained_name(n)}
+        return save_folder(save_directory, parse(ModelConfig, self.config.model), tensors, self.tokenizer)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        audio: Tensor | None = None,
+        audio_lens: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """The LLM's own output for ids with audio tokens.
+
+        Args:
+            input_ids: (B, L), as the processor returns them. inputs_embeds: (B, L, D) instead, of `embed_audio`.
+            attention_mask: (B, past + L), 1 = valid; padding may be on either side.
+            audio: (A, S) float32 at the model's rate. audio_lens: (A,) samples of each clip.
+            labels: (B, L), -100 = not supervised, as audio and padding must be; shifted by the LLM.
+            kwargs: further arguments of the LLM.
+
+        Raises:
+            ValueError: ids and embeddings, or neither; audio tokens and vectors that differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, not both")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_audio(input_ids, audio, audio_lens)
+        elif audio is not None:
+            raise ValueError("inputs_embeds hold the audio already; give audio together with input_ids")
+        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
+            # Counted from the first valid position, so that padding on the left changes nothing.
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        if "logits_to_keep" in inspect.signature(self.llm.forward).parameters:
+            kwargs["logits_to_keep"] = logits_to_keep
+        return self.llm(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            **kwargs,
+        )
+
+    def embed_audio(self, input_ids: Tensor, audio: Tensor | None = None, audio_lens: Tensor | None = None) -> Tensor:
+        """(B, L) ids, (A, S), (A,) -> (B, L, D): text embeddings with each clip's vectors at its audio tokens.
+
+        Raises:
+            ValueError: audio tokens and vectors that differ in number, or audio tokens apart that belong together.
+        """
+        held = input_ids == self.config.audio_token_index
+        text = self.get_input_embeddings()(input_ids.masked_fill(held, 0))
+        places = held.flatten().nonzero()[:, 0]
+        if audio is None or not audio_lens.numel():
+            if places.numel():
+                raise ValueError(f"{places.numel()} audio tokens in input_ids but no audio")
+            return text
+        vectors, lens = self.perceive(audio, audio_lens)
+        ends = lens.to(places.device).cumsum(0)
+        if places.numel() != int(ends[-1]):
+            raise ValueError(f"{places.numel()} audio tokens in input_ids, but the clips have {lens.tolist()} vectors")
+        starts = places[ends - lens.to(places.device)]
+        if not torch.equal(places[ends - 1] - starts, lens.to(places.device) - 1):
+            raise ValueError("the audio tokens of a clip must stand side by side")
+        return put_vectors(text.flatten(0, 1), starts, vectors.to(text.device), lens).view_as(text)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *args: Any,
+        input_ids: Tensor | None = None,
+        audio: Tensor | None = None,
+        audio_lens: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transformers' `generate` for ids and audio, or for ``inputs_embeds``; clips are encoded once.
+
+        Returns ids (B, L + new) as for any causal LLM; with ``inputs_embeds`` alone only the new ones. Penalties see
+        the new tokens only, as in `chat`.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        ids = inputs if input_ids is None else input_ids
+        if ids is None or kwargs.get("inputs_embeds") is not None:
+            if audio is not None:
+                raise ValueError("audio needs the input_ids that hold its positions, and no inputs_embeds")
+            return super().generate(ids, *args, **kwargs)
+        kwargs["inputs_embeds"] = self.embed_audio(ids, audio, audio_lens)
+        if kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = torch.ones_like(ids)
+        found = super().generate(None, *args, **kwargs)
+        new = found if isinstance(found, Tensor) else found.sequences
+        whole = torch.cat([ids.repeat_interleave(len(new) // len(ids), 0).to(new.device), new], 1)
+        if isinstance(found, Tensor):
+            return whole
+        found.sequences = whole
+        return found
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Without a cache, every step reads the prompt's embeddings and the new tokens' again."""
+        if inputs_embeds is None or kwargs.get("past_key_values") is not None:
+            return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
+        prepared = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        prepared["input_ids"], prepared["position_ids"] = None, None
+        prepared["inputs_embeds"] = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], 1)
+        return prepared
+
+    def train(self, mode: bool = True) -> "DestaForConditionalGeneration":
+        """The frozen LLM stays in eval mode, unless LoRA trains or activations are recomputed (without dropout)."""
+        super().train(mode)
+        if not self._recomputes and not any(p.requires_grad for p in self.llm.parameters()):
+            self.llm.eval()
+        return self
+
+    def gradient_checkpointing_enable(self, *_: Any, **__: Any) -> None:
+        """Recompute the LLM's activations in backward; the encoders have none to keep."""
+        build.recompute_activations(self.llm)
+        self._recomputes = True
+        self.train(self.training)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.llm.gradient_checkpointing_disable()
+        self._recomputes = False
+        self.train(self.training)
+
+    def resize_token_embeddings(self, *_: Any, **__: Any) -> nn.Module:
+        """Not supported.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "the LLM is frozen and keeps its vocabulary: resize_token_embeddings is refused. Audio needs no new row: "
+            "its vectors take the positions of the audio tokens"
+        )
+
+    def init_weights(self) -> None:
+        """Nothing: the parts come with their weights, which transformers would initialise again."""
+
+    def tie_weights(self, *_: Any, **__: Any) -> None:
+        """Nothing: the LLM has tied its own."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.llm.get_output_embeddings()
+
+    def get_decoder(self) -> nn.Module:
+        return self.llm.get_decoder()
