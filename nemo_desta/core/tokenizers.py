@@ -20,12 +20,9 @@ ADDED_KEY = "added_by_nemo_desta"
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool) -> Any:
     """The tokenizer of an LLM or of a model folder, as it is on disk; errors as transformers' own loader."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_fast": True}
-    if _is_ours(Path(source) / "config.json"):
-        options["config"] = (
-            PretrainedConfig()
-        )  # or transformers looks for a class, and runs code that the folder carries
-    return AutoTokenizer.from_pretrained(source, **options)
+    # With a config of its own, or transformers looks for a class of ours and may run code that the folder carries.
+    config = {"config": PretrainedConfig()} if _is_ours(Path(source) / "config.json") else {}
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, use_fast=True, **config)
 
 
 def with_audio_token(tokenizer: Any, tag: str) -> tuple[Any, int | None]:
