@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, pipeline
+from transformers.pipelines import get_supported_tasks
 
 from nemo_desta.answering.audio_embeddings import embed_prompts
 from nemo_desta.answering.chat import answer
@@ -199,6 +200,7 @@ def test_the_config_is_the_folders(place, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).model == config.model
 
 
+@pytest.mark.skipif("any-to-any" not in get_supported_tasks(), reason="this pipeline came with transformers 5")
 def test_the_pipeline_answers(place, inputs):
     pipe = pipeline("any-to-any", model=place.model, processor=place.processor)
     said = pipe(text=[dict(message) for message in ONE], return_full_text=False, **GREEDY)
