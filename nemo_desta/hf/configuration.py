@@ -46,9 +46,8 @@ class DestaConfig(PretrainedConfig):
         """The LLM's config. None if the LLM is not on this machine, or if its config needs Python code."""
         if self._text_config is None and self.model is not None:
             try:
-                self._text_config = AutoConfig.from_pretrained(
-                    resolve_source(self.model["llm"]["path"]), trust_remote_code=False
-                )
+                path = getattr(self, "llm", None) or self.model["llm"]["path"]  # llm: vLLM's --hf-overrides
+                self._text_config = AutoConfig.from_pretrained(resolve_source(path), trust_remote_code=False)
             except (OSError, ValueError):
                 return None
         return self._text_config
