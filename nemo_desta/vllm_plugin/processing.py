@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import BatchFeature
+from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import AudioProcessorItems, MultiModalDataParser
 from vllm.multimodal.processing import (
@@ -21,6 +22,7 @@ from vllm.multimodal.processing import (
 )
 
 from nemo_desta.answering.clips import load_clip
+from nemo_desta.data.audio_io import AudioError
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf.processing import DestaProcessor
 from nemo_desta.vllm_plugin.served import served_processor
@@ -43,7 +45,10 @@ class ClipParser(MultiModalDataParser):
 
     def _get_audio_with_sr(self, audio: Any) -> tuple[np.ndarray, None]:
         array, rate = super()._get_audio_with_sr(audio)
-        return load_clip({"array": array, "sampling_rate": rate}, self.sampling_rate).audio, None
+        try:
+            return load_clip({"array": array, "sampling_rate": rate}, self.sampling_rate).audio, None
+        except (AudioError, TypeError) as error:
+            raise VLLMValidationError(str(error), parameter="audio") from error
 
 
 class DestaProcessingInfo(BaseProcessingInfo):

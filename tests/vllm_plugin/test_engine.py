@@ -49,6 +49,13 @@ def engine(place):
     stop(llm)
 
 
+def refused(match):
+    """A block that vLLM answers with an error about the request."""
+    from vllm.exceptions import VLLMValidationError
+
+    return pytest.raises(VLLMValidationError, match=match)
+
+
 def greedy(llm, chats, **options):
     from vllm import SamplingParams
 
@@ -124,9 +131,9 @@ def test_the_same_conversations_again_are_read_from_the_caches(engine, expected)
 def test_a_tag_without_a_clip_is_an_error_and_the_engine_still_answers(engine, expected):
     from vllm import SamplingParams
 
-    with pytest.raises(ValueError, match="1 <.AUDIO.> tags but 0 audios"):
+    with refused("1 <.AUDIO.> tags but 0 audios"):
         greedy(engine, [[{"role": "user", "content": "What is <|AUDIO|>?"}]])
-    with pytest.raises(ValueError, match="without a clip"):
+    with refused("without a clip"):
         engine.generate("What is <|AUDIO|>?", SamplingParams(max_tokens=2), use_tqdm=False)
     check(greedy(engine, expected[0][:4]), expected[1][:4])
 
@@ -142,9 +149,9 @@ def test_a_tag_that_an_answer_spells_is_text(engine, reference):
 
 def test_a_prompt_that_is_too_long_is_an_error_and_the_engine_still_answers(engine, expected):
     long = [{"role": "user", "content": [{"type": "audio", "audio": clip(95.0, i)} for i in range(12)]}]
-    with pytest.raises(ValueError, match="4096|maximum model length"):
+    with refused("4096"):
         greedy(engine, [long])
-    with pytest.raises(ValueError):
+    with refused("4096"):
         greedy(engine, [[{"role": "user", "content": "word " * 5000}]])
     check(greedy(engine, expected[0][:4]), expected[1][:4])
 
@@ -152,7 +159,7 @@ def test_a_prompt_that_is_too_long_is_an_error_and_the_engine_still_answers(engi
 def test_a_faulty_clip_is_an_error_and_the_engine_still_answers(engine, expected):
     broken = clip(1.0, 0)
     broken[7] = float("nan")
-    with pytest.raises(ValueError):
+    with refused("finite"):
         greedy(engine, [[{"role": "user", "content": [{"type": "audio", "audio": broken}]}]])
     check(greedy(engine, expected[0][:4]), expected[1][:4])
 
@@ -164,7 +171,7 @@ def test_options_that_prompts_do_not_have_are_refused(engine):
         {"add_generation_prompt": False},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
     ):
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with refused(next(iter(options))):
             engine.chat(chat, use_tqdm=False, **options)
 
 
