@@ -19,8 +19,9 @@ from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.types import AUDIO_SLOT
 from nemo_desta.vllm_plugin.served import served_processor
 
-#: What vLLM passes with every chat; only these values are known.
+#: What vLLM passes with every chat: only these values are known. The rest tells Jinja's caller what to return.
 FIXED = {"add_generation_prompt": True, "continue_final_message": False}
+FOR_CALLER = ("tokenize", "return_dict")
 
 
 class DestaRenderer(HfRenderer):
@@ -103,7 +104,7 @@ def _with_variables(prompts: PromptBuilder, params: Any) -> PromptBuilder:
     """
     if params.chat_template is not None:
         raise ConfigError("chat_template: prompts are rendered by the chat template that the model was trained with")
-    given = {name: value for name, value in params.chat_template_kwargs.items() if value is not None}
+    given = {n: value for n, value in params.chat_template_kwargs.items() if value is not None and n not in FOR_CALLER}
     for name, value in FIXED.items():
         if given.pop(name, value) != value:
             raise ConfigError(f"{name}={not value}: a prompt of this model ends where a new answer begins")

@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 NEW = 12
 COUNT = 200
+#: Clips per prompt, and samples of the longest: vLLM encodes one of that length at the start.
+LIMIT = {"audio": {"count": 16, "length": 100 * 16_000}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,11 +28,11 @@ def one_process():
         yield
 
 
-def start(place, **options):
+def start(place, folder=None, **options):
     from vllm import LLM
 
-    options = {"max_model_len": 4096, "max_num_seqs": 16, **options}
-    return LLM(str(place.folder), dtype="float32", enforce_eager=True, **options)
+    options = {"max_model_len": 4096, "max_num_seqs": 16, "limit_mm_per_prompt": LIMIT, **options}
+    return LLM(str(folder or place.folder), dtype="float32", enforce_eager=True, **options)
 
 
 def stop(llm):
@@ -204,9 +206,7 @@ def test_prompt_settings_of_the_model_are_in_vllms_prompts(place, tmp_path):
     folder = save_folder(tmp_path / "model", config, tensors, place.fresh.tokenizer)
     processor = DestaProcessor.from_pretrained(folder)
     chats = conversations(12)
-    from vllm import LLM
-
-    llm = LLM(str(folder), dtype="float32", enforce_eager=True, max_model_len=4096, max_num_seqs=4)
+    llm = start(place, folder)
     try:
         for output, chat in zip(greedy(llm, chats), chats, strict=True):
             inputs = processor.apply_chat_template(chat, tokenize=True)

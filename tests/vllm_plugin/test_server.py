@@ -28,6 +28,7 @@ def post(place):
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(place.folder)]
     command += ["--served-model-name", "desta", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "4"]
+    command += ["--limit-mm-per-prompt", json.dumps({"audio": {"count": 8, "length": 100 * 16_000}})]
     environment = {
         **os.environ,
         "VLLM_PLUGINS": "nemo_desta",
