@@ -98,6 +98,11 @@ def _ids(output):
     return list(output.outputs[0].token_ids)
 
 
+def _whole(text):
+    """Without the bytes of a character that the token limit cut, which vLLM leaves out."""
+    return text.rstrip("\ufffd").strip()
+
+
 def test_answers_of_mixed_conversations_equal_those_of_transformers(engine, expected):
     chats, ids = expected
     check(greedy(engine, chats), ids)
@@ -109,8 +114,8 @@ def test_answers_equal_those_of_our_own_chat(place, engine):
 
     model = SpeechLM.from_pretrained(place.folder, device="cpu")
     chats = conversations(8)
-    texts = [output.outputs[0].text for output in greedy(engine, chats)]
-    assert texts == [answer(model, chat, max_new_tokens=NEW, temperature=0) for chat in chats]
+    texts = [_whole(output.outputs[0].text) for output in greedy(engine, chats)]
+    assert texts == [_whole(answer(model, chat, max_new_tokens=NEW, temperature=0)) for chat in chats]
 
 
 def test_the_same_conversations_again_are_read_from_the_caches(engine, expected):
@@ -127,7 +132,10 @@ def test_the_same_conversations_again_are_read_from_the_caches(engine, expected)
     engine.apply_model(lambda model: model.perception.__dict__.pop("forward"))
     check(outputs, ids)
     assert not calls
-    assert all(o.num_cached_tokens >= len(o.prompt_token_ids) // 16 * 16 - 16 for o in outputs)
+    block = engine.llm_engine.vllm_config.cache_config.block_size
+    cached = [output.num_cached_tokens for output in outputs]
+    assert cached == [(len(output.prompt_token_ids) - 1) // block * block for output in outputs]
+    assert max(cached) > 0
 
 
 def test_a_tag_without_a_clip_is_an_error_and_the_engine_still_answers(engine, expected):
