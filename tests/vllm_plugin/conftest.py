@@ -31,6 +31,11 @@ def wav(samples):
     return file.getvalue()
 
 
+def whole(text):
+    """Without the bytes of a character that the token limit cut, which vLLM leaves out."""
+    return text.rstrip("\ufffd").strip()
+
+
 def openai_message(message):
     """One of our messages, whose content is parts, as a client of OpenAI's API writes it."""
     if isinstance(message["content"], str):

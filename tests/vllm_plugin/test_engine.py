@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nemo_desta.answering.chat import answer
-from tests.vllm_plugin.conftest import clip, conversations, openai_message
+from tests.vllm_plugin.conftest import clip, conversations, openai_message, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -98,11 +98,6 @@ def _ids(output):
     return list(output.outputs[0].token_ids)
 
 
-def _whole(text):
-    """Without the bytes of a character that the token limit cut, which vLLM leaves out."""
-    return text.rstrip("\ufffd").strip()
-
-
 def test_answers_of_mixed_conversations_equal_those_of_transformers(engine, expected):
     chats, ids = expected
     check(greedy(engine, chats), ids)
@@ -114,8 +109,8 @@ def test_answers_equal_those_of_our_own_chat(place, engine):
 
     model = SpeechLM.from_pretrained(place.folder, device="cpu")
     chats = conversations(8)
-    texts = [_whole(output.outputs[0].text) for output in greedy(engine, chats)]
-    assert texts == [_whole(answer(model, chat, max_new_tokens=NEW, temperature=0)) for chat in chats]
+    texts = [whole(output.outputs[0].text) for output in greedy(engine, chats)]
+    assert texts == [whole(answer(model, chat, max_new_tokens=NEW, temperature=0)) for chat in chats]
 
 
 def test_the_same_conversations_again_are_read_from_the_caches(engine, expected):
