@@ -91,6 +91,16 @@ class DestaProcessingInfo(BaseProcessingInfo):
             return found
         raise ConfigError(f"max_model_len={room + 1} has no room for a clip: the shortest one has {count(1)} vectors")
 
+    @cached_property
+    def held_id(self) -> int:
+        """The id at a clip's positions: the audio token's, or one that is never generated if the LLM has no such row,
+        since vLLM looks prompt ids up in logits (``prompt_logprobs``)."""
+        num_rows = self.get_hf_config().text_config.vocab_size
+        if (token := self.processor.audio_token_id) < num_rows:
+            return token
+        pad = self.processor.tokenizer.pad_token_id
+        return num_rows - 1 if pad is None or pad in self.processor.prompts.end_ids() else pad
+
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         return {"audio": self.processor.num_audio_tokens(self.longest_clip)}
 
@@ -106,7 +116,7 @@ class DestaDummyInputs(BaseDummyInputsBuilder[DestaProcessingInfo]):
 
 
 class DestaMultiModalProcessor(BaseMultiModalProcessor[DestaProcessingInfo]):
-    """Hands samples to the model as they are, and expands each audio token to the clip's number of vectors."""
+    """Hands samples to the model as they are, and expands each audio token to as many positions as the clip has vectors."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         return BatchFeature({"audio": [torch.from_numpy(clip) for clip in hf_data["audio"]]})  # (S,) float32 each
@@ -124,6 +134,6 @@ class DestaMultiModalProcessor(BaseMultiModalProcessor[DestaProcessingInfo]):
 
         def expanded(number: int) -> list[int]:
             clips = mm_items.get_items("audio", AudioProcessorItems)
-            return [token] * processor.num_audio_tokens(clips.get_audio_length(number))
+            return [self.info.held_id] * processor.num_audio_tokens(clips.get_audio_length(number))
 
         return [PromptReplacement(modality="audio", target=[token], replacement=expanded)]

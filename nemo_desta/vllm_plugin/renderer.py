@@ -80,8 +80,10 @@ class DestaRenderer(HfRenderer):
         Raises:
             VLLMValidationError: there is one.
         """
-        held = sum(place.length for place in engine_input.get("mm_placeholders", {}).get("audio", ()))
-        if engine_input["prompt_token_ids"].count(self._processor.audio_token_id) != held:
+        token, held = self._processor.audio_token_id, 0
+        if self.get_mm_processor().info.held_id == token:
+            held = sum(place.length for place in engine_input.get("mm_placeholders", {}).get("audio", ()))
+        if engine_input["prompt_token_ids"].count(token) != held:
             tag = self._processor.audio_token
             raise VLLMValidationError(f"the prompt holds {tag} without a clip; each tag needs exactly one audio")
         return engine_input
