@@ -116,7 +116,7 @@ class DestaDummyInputs(BaseDummyInputsBuilder[DestaProcessingInfo]):
 
 
 class DestaMultiModalProcessor(BaseMultiModalProcessor[DestaProcessingInfo]):
-    """Hands samples to the model as they are, and expands each audio token to as many positions as the clip has vectors."""
+    """Hands samples to the model as they are; each audio token becomes as many positions as the clip has vectors."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         return BatchFeature({"audio": [torch.from_numpy(clip) for clip in hf_data["audio"]]})  # (S,) float32 each

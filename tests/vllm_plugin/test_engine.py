@@ -82,7 +82,7 @@ def reference(place):
 
 
 def held(inputs, processor):
-    """The prompt's ids as in vLLM: the audio token's id lies beyond the vocabulary, so the padding's holds its place."""
+    """The prompt's ids as in vLLM: the audio token's id is beyond the vocabulary, so the padding's holds its place."""
     assert processor.audio_token_id == len(processor.tokenizer) - 1
     pad = processor.tokenizer.pad_token_id
     return [pad if i == processor.audio_token_id else i for i in inputs["input_ids"][0].tolist()]
