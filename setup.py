@@ -45,7 +45,10 @@ setup(
     },
     install_requires=INFO["REQUIRES"],
     extras_require=INFO["EXTRAS"],
-    entry_points={"console_scripts": ["desta = nemo_desta.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["desta = nemo_desta.cli.main:main"],
+        "vllm.general_plugins": ["nemo_desta = nemo_desta.vllm_plugin:register"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     zip_safe=False,
 )

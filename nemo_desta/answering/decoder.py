@@ -32,6 +32,8 @@ class TokenDecoder(Protocol):
 
     def step(self) -> list[tuple[int, int]]: ...
 
+    def take_ended(self) -> list[int]: ...
+
     def force(self, key: int, ids: Iterable[int]) -> None: ...
 
     def remove(self, keys: Collection[int]) -> None: ...
@@ -106,6 +108,10 @@ class Decoder:
             row.written.append(ids[i])
         self._unfed = ids
         return [(row.key, token) for row, token in zip(self.rows, ids, strict=True)]
+
+    def take_ended(self) -> list[int]:
+        """Keys of rows that get no more tokens although nobody removed them: none, rows here have no limit."""
+        return []
 
     def force(self, key: int, ids: Iterable[int]) -> None:
         """Make ``ids`` the next tokens of a row."""

@@ -163,14 +163,16 @@ class ChatEngine:
             if parser.finish is not None:  # a decoder may emit several tokens at a time
                 continue
             pieces = parser.push(token)
-            new = [Delta(chat_id, text, thinking, None, parser.num_new_tokens) for text, thinking in pieces]
             if parser.finish is not None:
                 finished.append(key)
-                last = new.pop() if new else Delta(chat_id, "", False, None, parser.num_new_tokens)
-                new.append(last._replace(finish=parser.finish))
             elif forced := parser.forced_ids():
                 self._decoder.force(key, forced)
-            deltas += new
+            deltas += _deltas(chat_id, parser, pieces)
+        for key in self._decoder.take_ended():
+            chat_id, parser = self._parsers[key]
+            if parser.finish is None:
+                finished.append(key)
+                deltas += _deltas(chat_id, parser, parser.cut())
         self._remove(finished)
         return deltas
 
@@ -183,6 +185,15 @@ class ChatEngine:
             self._decoder.remove(set(keys))
             for key in keys:
                 del self._parsers[key]
+
+
+def _deltas(chat_id: int, parser: StreamParser, pieces: Sequence[tuple[str, bool]]) -> list[Delta]:
+    """New text of an answer; the last `Delta` of a finished one has its ``finish``, with or without text."""
+    new = [Delta(chat_id, text, thinking, None, parser.num_new_tokens) for text, thinking in pieces]
+    if parser.finish is not None:
+        last = new.pop() if new else Delta(chat_id, "", False, None, parser.num_new_tokens)
+        new.append(last._replace(finish=parser.finish))
+    return new
 
 
 def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None) -> None:

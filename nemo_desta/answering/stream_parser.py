@@ -59,6 +59,11 @@ class StreamParser:
             self.finish = "length"
         return pieces + (self._close() if self.finish == "length" else [])
 
+    def cut(self) -> list[Piece]:
+        """The engine generates no more tokens, as at a token limit: `finish` is set. Returns the held-back text."""
+        self.finish = "length"
+        return self._close()
+
     def forced_ids(self) -> Sequence[int]:
         """Ids that must come next, since the thought has used up its budget; none otherwise.
 

@@ -53,6 +53,7 @@ class VLLMDecoder:
         self._keys = itertools.count()
         self._requests = itertools.count()
         self._by_request: dict[str, int] = {}
+        self._ended: list[int] = []
 
     @classmethod
     def from_engine_args(cls, embed_tokens: nn.Embedding, **engine_args: Any) -> "VLLMDecoder":
@@ -70,6 +71,11 @@ class VLLMDecoder:
         make_params = partial(SamplingParams, output_kind=RequestOutputKind.DELTA, detokenize=False, ignore_eos=True)
         engine = LLMEngine.from_engine_args(EngineArgs(enable_prompt_embeds=True, **engine_args))
         return cls(engine, embed_tokens, make_params)
+
+    @property
+    def context(self) -> int:
+        """Positions of a request, prompt and answer, as vLLM resolved ``max_model_len``."""
+        return self.engine.model_config.max_model_len
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -104,11 +110,20 @@ class VLLMDecoder:
                 new = list(output.outputs[0].token_ids)
                 self.rows[key].written += new
                 tokens += [(key, token) for token in new]
+                if output.finished:  # vLLM's own reason: its context, or an abort
+                    del self._by_request[output.request_id]
+                    self._ended.append(key)
         return tokens
+
+    def take_ended(self) -> list[int]:
+        """Keys of the rows that vLLM ended since the last call; they get no more tokens."""
+        ended, self._ended = [key for key in self._ended if key in self.rows], []
+        return ended
 
     def force(self, key: int, ids: Iterable[int]) -> None:
         """Make ``ids`` the next tokens of a row: its request is aborted, and a new request continues after them."""
         self._give_up([key])
+        self._ended = [other for other in self._ended if other != key]
         self.rows[key].forced += ids
 
     def remove(self, keys: Collection[int]) -> None:
@@ -130,7 +145,14 @@ class VLLMDecoder:
         settings = replace(row.sampling, seed=None if seed is None else seed + len(row.written))
         row.request_id = str(next(self._requests))
         params = self.make_params(**vllm_sampling(settings))
-        self.engine.add_request(row.request_id, {"prompt_embeds": prompt}, params)
+        num_prompt, num_written = len(row.prompt), len(row.written)
+        # Penalties read ids: what was written, and for the prompt an id beyond the vocabulary. Without ids vLLM reads
+        # those of an earlier request.
+        ids = {
+            "prompt_token_ids": [self.embed_tokens.num_embeddings] * num_prompt + row.written,
+            "prompt_is_token_ids": torch.tensor([False] * num_prompt + [True] * num_written),
+        }
+        self.engine.add_request(row.request_id, {"prompt_embeds": prompt, **ids}, params)
         self._by_request[row.request_id] = key
 
     def _give_up(self, keys: Iterable[int]) -> None:
@@ -175,10 +197,10 @@ def vllm_chat_engine(
     engine_args = {
         "model": resolve_source(frontend.config.llm.path),
         "trust_remote_code": trust_remote_code,
+        "dtype": frontend.embed_tokens.weight.dtype,
+        "skip_tokenizer_init": True,
         **engine_args,
     }
-    return ChatEngine(
-        frontend,
-        decoder=VLLMDecoder.from_engine_args(frontend.embed_tokens, **engine_args),
-        max_batch_size=max_batch_size,
-    )
+    decoder = VLLMDecoder.from_engine_args(frontend.embed_tokens, **engine_args)
+    frontend.engine_context = decoder.context
+    return ChatEngine(frontend, decoder=decoder, max_batch_size=max_batch_size)

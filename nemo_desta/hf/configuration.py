@@ -46,9 +46,8 @@ class DestaConfig(PretrainedConfig):
         """The LLM's config. None if the LLM is not on this machine, or if its config needs Python code."""
         if self._text_config is None and self.model is not None:
             try:
-                self._text_config = AutoConfig.from_pretrained(
-                    resolve_source(self.model["llm"]["path"]), trust_remote_code=False
-                )
+                path = self.llm or self.model["llm"]["path"]
+                self._text_config = AutoConfig.from_pretrained(resolve_source(path), trust_remote_code=False)
             except (OSError, ValueError):
                 return None
         return self._text_config
@@ -56,6 +55,15 @@ class DestaConfig(PretrainedConfig):
     @text_config.setter
     def text_config(self, config: PretrainedConfig) -> None:
         self._text_config = config
+
+    @property
+    def llm(self) -> str | None:
+        """Where the LLM is on this machine, if not where ``model`` says; vLLM sets it (``--hf-overrides``)."""
+        return getattr(self, "_llm", None)
+
+    @llm.setter
+    def llm(self, path: str | None) -> None:
+        self._llm, self._text_config = path, None
 
     def settings(self, grant: Grant = NOTHING) -> ModelConfig:
         """``model`` as a checked `ModelConfig`.
@@ -68,5 +76,6 @@ class DestaConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json; the LLM's config is not part of it."""
         values = super().to_dict()
-        values.pop("_text_config", None)
+        for name in ("_text_config", "_llm"):
+            values.pop(name, None)
         return values

@@ -1,6 +1,6 @@
 """The job ``desta serve``."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,8 +21,6 @@ def run_serve(cfg: DictConfig) -> None:
     check_keys(given, model | limits, "serve")
     served = parse(Served, {key: given[key] for key in given if key in model}, "serve")
     settings = parse(ServerSettings, {key: given[key] for key in given if key in limits}, "serve")
-    if settings.max_context is None:  # a longer prompt would fail vLLM's loop and every request in it
-        settings = replace(settings, max_context=served.vllm.get("max_model_len"))
     with silence_imports():
         from nemo_desta.serving.server import open_and_serve
     open_and_serve(served, settings)

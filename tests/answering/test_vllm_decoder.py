@@ -22,13 +22,16 @@ from nemo_desta.testing.models import tiny_config
 
 
 class StandInEngine:
-    """Greedy text behind embeddings; ``burst`` tokens of every request per step."""
+    """Greedy text behind embeddings; ``burst`` tokens of every request per step. ``context``: where a request ends."""
 
-    def __init__(self, llm, burst=1):
-        self.llm, self.burst, self.requests, self.params = llm, burst, {}, []
+    def __init__(self, llm, burst=1, context=None):
+        self.llm, self.burst, self.context, self.requests, self.params = llm, burst, context, {}, []
 
     def add_request(self, request_id, prompt, params):
         assert request_id not in self.requests and prompt["prompt_embeds"].ndim == 2
+        ids, given = prompt["prompt_token_ids"], prompt["prompt_is_token_ids"]
+        assert len(ids) == len(given) == len(prompt["prompt_embeds"])
+        assert all((token < self.llm.config.vocab_size) == bool(one) for token, one in zip(ids, given, strict=True))
         self.requests[request_id] = prompt["prompt_embeds"]
         self.params.append(params)
 
@@ -45,7 +48,16 @@ class StandInEngine:
                 new.append(int(self.llm(inputs_embeds=embeds[None]).logits[0, -1].argmax()))
                 embeds = torch.cat([embeds, self.llm.get_input_embeddings()(torch.tensor(new[-1:]))])
             self.requests[request_id] = embeds
-            outputs.append(SimpleNamespace(request_id=request_id, outputs=[SimpleNamespace(token_ids=new)]))
+            outputs.append(
+                SimpleNamespace(
+                    request_id=request_id,
+                    outputs=[SimpleNamespace(token_ids=new)],
+                    finished=self.context is not None and len(embeds) >= self.context,
+                )
+            )
+        for output in outputs:
+            if output.finished:
+                del self.requests[output.request_id]
         return outputs
 
 
@@ -118,6 +130,21 @@ def test_answers_are_those_of_the_decode_loop(model, ears, burst):
     assert engine.params[0] == SimpleNamespace(
         temperature=0.0, top_p=1.0, top_k=-1, min_p=0.0, repetition_penalty=1.0, seed=None, max_tokens=10
     )
+
+
+def test_an_answer_that_the_engine_ends_has_the_finish_length(model, ears):
+    chat = prepare(ears, chats()[0], Sampling(max_new_tokens=100))
+    engine = StandInEngine(model.llm, context=chat.num_prompt_tokens + 3)
+    ours = ChatEngine(ears, decoder=VLLMDecoder(engine, ears.embed_tokens, SimpleNamespace))
+    ours.add([chat])
+    deltas = [delta for _ in range(5) for delta in ours.step()]
+    assert (deltas[-1].finish, deltas[-1].num_new_tokens, ours.num_active) == ("length", 3, 0)
+
+
+def test_a_prompt_must_fit_the_engine_that_runs_the_llm(ears, monkeypatch):
+    assert ears.context_length == 2048
+    monkeypatch.setattr(ears, "engine_context", 40)
+    assert ears.context_length == 40
 
 
 def test_a_thinking_budget_is_kept_by_asking_anew_behind_the_forced_end(tmp_path_factory, model, ears):
