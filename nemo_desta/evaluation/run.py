@@ -62,10 +62,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if tasks is not None:
         more = {"controls": settings.controls, "seed": settings.seed, "tasks": tasks}
         report["rows"] = evaluate_rows(source, settings.rows, output / "rows", **more)
-    if source is not None and source.model is not None and (settings.text_kept.prompts or settings.text_kept.texts):
-        from nemo_desta.evaluation.text_parity import text_parity
-
-        report["text_kept"] = text_parity(source.model, settings.text_kept, progress=settings.progress)
+    if source is not None and (settings.text_kept.prompts or settings.text_kept.texts):
+        report["text_kept"] = _text_kept(source, settings)
     if source is not None:
         source.tell_cache()
     if judge is not None:
@@ -80,6 +78,16 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     (output / "scores.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_report(output / "report.html", report)
     return report
+
+
+def _text_kept(source: Source, settings: EvaluateSettings) -> dict[str, Any]:
+    """The report's entry on the text LLM, with ``sentence``."""
+    if source.model is None:
+        sentence = "Text was not compared: the LLM is not in this process (engine=hf compares it)."
+        return {"untouched": None, "sentence": sentence}
+    from nemo_desta.evaluation.text_parity import text_parity
+
+    return text_parity(source.model, settings.text_kept, progress=settings.progress)
 
 
 def _asked(

@@ -12,9 +12,10 @@ from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation import text_parity
 from nemo_desta.evaluation.report import render
-from nemo_desta.evaluation.run import evaluate
+from nemo_desta.evaluation.run import _text_kept, evaluate
 from nemo_desta.evaluation.scores import ItemError
 from nemo_desta.evaluation.settings import EvaluateSettings
+from nemo_desta.evaluation.sources import Source
 from nemo_desta.models.desta import DestaModel
 from nemo_desta.testing.models import tiny_config
 
@@ -187,3 +188,10 @@ def test_null_turns_controls_and_the_text_probe_off():
     given = {"output": "x", "model": "y", "benchmarks": ["mmau"], "controls": None, "text_kept": None}
     settings = parse(EvaluateSettings, given, "evaluate")
     assert settings.controls.items == 0 and settings.text_kept.prompts == settings.text_kept.texts == 0
+
+
+def test_a_model_elsewhere_is_not_said_to_have_kept_its_text():
+    given = {"output": "x", "endpoint": {"base_url": "http://127.0.0.1:1/v1", "model": "x"}, "benchmarks": ["mmau"]}
+    elsewhere = parse(EvaluateSettings, given, "evaluate")
+    found = _text_kept(Source(elsewhere), elsewhere)
+    assert found["untouched"] is None and "not compared" in found["sentence"]
