@@ -101,7 +101,7 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         folder = model_folder(pretrained_model_name_or_path, options)
         settings, tensors = open_model(
             str(folder),
-            llm=llm,
+            llm=llm or getattr(config, "llm", None),  # auto classes give the config what it has as an attribute
             encoders=encoders,
             check_identity=check_identity,
             trust_remote_code=bool(trust_remote_code),

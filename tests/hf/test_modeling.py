@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, pipeline
 from transformers.pipelines import get_supported_tasks
 
 from nemo_desta.answering.audio_embeddings import embed_prompts
@@ -13,6 +13,7 @@ from nemo_desta.core.fingerprint import IdentityMismatch
 from nemo_desta.core.folder import is_trained_name
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf import DestaConfig, DestaForConditionalGeneration
+from nemo_desta.sharing.export import export_model
 from nemo_desta.testing.models import tiny_llm
 from tests.hf.conftest import ONE, TEXT, TWO
 
@@ -198,6 +199,15 @@ def test_the_config_is_the_folders(place, tmp_path):
     assert "text_config" not in config.to_dict() and DestaConfig().text_config is None
     config.save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).model == config.model
+
+
+def test_an_export_opens_with_the_places_of_its_parts(place, inputs, tmp_path):
+    folder, parts = export_model(place.folder, tmp_path / "export"), place.path / "parts"
+    encoders = {"whisper": str(parts / "whisper"), "beats": str(parts / "beats.pt")}
+    with pytest.raises(FileNotFoundError, match="Say where it is"):
+        AutoModel.from_pretrained(folder)
+    opened = AutoModel.from_pretrained(folder, llm=str(parts / "llm"), encoders=encoders)
+    assert torch.equal(opened(**inputs(ONE)).logits, place.model(**inputs(ONE)).logits)
 
 
 @pytest.mark.skipif("any-to-any" not in get_supported_tasks(), reason="this pipeline came with transformers 5")
