@@ -5,6 +5,7 @@ ids. Only locator tags of messages that have audios are slots; the tag in an ans
 text. Likewise only the template writes control tokens; a control token that data spell is text.
 """
 
+import copy
 import logging
 import random
 import re
@@ -160,6 +161,12 @@ class PromptBuilder:
         if sorted(slots) != list(range(len(audios))):
             raise RowError("template", f"the chat template kept {len(slots)} of {len(audios)} audio positions")
         return texts, slots, audios, cut
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "PromptBuilder":
+        """The same prompts with further variables of the chat template, such as ``enable_thinking``."""
+        found = copy.copy(self)
+        found.chat_template_kwargs = {**self.chat_template_kwargs, **variables}
+        return found
 
     def text_prompt(self, messages: Sequence[Message], prefix: str = "") -> str | list[int]:
         """The prompt of a chat without audio plus the beginning of its answer, as text. If a message or ``prefix``

@@ -62,9 +62,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if tasks is not None:
         more = {"controls": settings.controls, "seed": settings.seed, "tasks": tasks}
         report["rows"] = evaluate_rows(source, settings.rows, output / "rows", **more)
-    if source is not None and (settings.text_kept.prompts or settings.text_kept.texts):
-        report["text_kept"] = _text_kept(source, settings)
     if source is not None:
+        if settings.text_kept.prompts or settings.text_kept.texts:
+            report["text_kept"] = _text_kept(source, settings)
         source.tell_cache()
     if judge is not None:
         report["judge"] = judge.about()

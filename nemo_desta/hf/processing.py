@@ -4,7 +4,6 @@ Prompts are those of `PromptBuilder`, as everywhere in this package; each audio'
 the clip has vectors. Letters: B rows, L positions, A clips of all rows in reading order, S samples.
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -237,7 +236,7 @@ class DestaProcessor(ProcessorMixin):
         if not add_generation_prompt or continue_final_message:
             raise ConfigError("a prompt of this model always ends where a new answer begins")
         single = isinstance(conversation[0], Mapping)
-        prompts = self._prompts_with(template)
+        prompts = self.prompts.with_variables(template)
         loaded = [
             load_messages(messages, self.audio_token, self.sampling_rate)
             for messages in ([conversation] if single else conversation)
@@ -256,13 +255,6 @@ class DestaProcessor(ProcessorMixin):
     ) -> list[str]:
         """Generated ids (B, L) as texts; pipelines call it by this name."""
         return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **options)
-
-    def _prompts_with(self, template: Mapping[str, Any]) -> Any:
-        if not template:
-            return self.prompts
-        prompts = copy.copy(self.prompts)
-        prompts.chat_template_kwargs = {**prompts.chat_template_kwargs, **template}
-        return prompts
 
     def _batch(
         self,

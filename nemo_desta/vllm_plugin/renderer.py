@@ -4,7 +4,6 @@ vLLM itself reads requests, fetches and decodes audio; this renderer replaces it
 audio token without a clip is refused, whichever endpoint it comes from.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -113,10 +112,7 @@ def _with_variables(prompts: PromptBuilder, params: Any) -> PromptBuilder:
     for name in ("tools", "documents"):
         if given.pop(name, None):
             raise ConfigError(f"{name}: prompts of this model hold messages only")
-    if given:
-        prompts = copy.copy(prompts)
-        prompts.chat_template_kwargs = {**prompts.chat_template_kwargs, **given}
-    return prompts
+    return prompts.with_variables(given)
 
 
 def _plain_messages(messages: Sequence[Any], conversation: Sequence[Any], tag: str) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import torch
 
 from nemo_desta.sharing.carry_code import ALWAYS_THERE, ENTRY, write_code
 from nemo_desta.sharing.export import export_model
+from tests.blocked_imports import BLOCK
 from tests.hf.conftest import TWO
 
 BARRED = ("nemo_desta", "nemo", "lhotse", "lightning", "pytorch_lightning", "hydra", "omegaconf") + (
@@ -21,15 +22,9 @@ BARRED = ("nemo_desta", "nemo", "lhotse", "lightning", "pytorch_lightning", "hyd
     "liger_kernel",
 )
 #: Run in a process in which nothing of BARRED can be imported.
-OPEN = """
-import importlib.util, sys, torch
-real_find_spec, barred = importlib.util.find_spec, set({barred!r})
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in barred:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-importlib.util.find_spec = lambda name, *a: None if name.partition(".")[0] in barred else real_find_spec(name, *a)
-sys.meta_path.insert(0, Blocker())
+OPEN = (
+    f"import torch\n{BLOCK}"
+    + """
 from transformers import AutoModel, AutoProcessor
 where = {{"llm": {llm!r}, "encoders": {encoders!r}, "trust_remote_code": True}}
 model, processor = (auto.from_pretrained({folder!r}, **where) for auto in (AutoModel, AutoProcessor))
@@ -43,6 +38,7 @@ except Exception as error:
 assert not barred & {{name.partition(".")[0] for name in sys.modules}}
 torch.save(ids, {folder!r} + "/ids.pt")
 """
+)
 
 
 def imports_outside_try(tree):

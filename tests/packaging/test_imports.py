@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 from nemo_desta.doctor import ACCELERATORS
 from nemo_desta.package_info import EXTRAS, REQUIRES
+from tests.blocked_imports import BLOCK
 
 ROOT = Path(__file__).resolve().parents[2]
 BARRED = ("nemo", "lhotse", "lightning", "pytorch_lightning", "hydra", "omegaconf", "peft")
@@ -28,21 +29,8 @@ ops.mix_pool([torch.ones(1, 2, 8)], one, torch.ones(8), torch.zeros(8), torch.on
 assert "triton" not in sys.modules and "nemo_desta.ops.kernels.mix_pool" not in sys.modules, "triton was imported"
 """
 
-IMPORT_ALL = """
-import importlib, importlib.util, sys
-
-real_find_spec = importlib.util.find_spec
-barred = set({barred!r})
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in barred:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-# transformers asks whether optional packages exist; the answer must be no, not an exception.
-importlib.util.find_spec = lambda name, *a: None if name.partition(".")[0] in barred else real_find_spec(name, *a)
-sys.meta_path.insert(0, Blocker())
-for module in {modules!r}:
+IMPORT_ALL = f"""{BLOCK}
+for module in {{modules!r}}:
     importlib.import_module(module)
 """
 

@@ -87,3 +87,20 @@ def place(tmp_path_factory):
     folder = path / "model"
     save_folder(folder, config, {n: t for n, t in fresh.state_dict().items() if is_trained_name(n)}, fresh.tokenizer)
     return SimpleNamespace(path=path, folder=folder, config=config, fresh=fresh)
+
+
+@pytest.fixture(scope="session")
+def theirs(place):
+    """(our messages, number of tokens) -> the processor, its inputs and the greedy new ids (1, new) of the class of
+    transformers."""
+    from nemo_desta.hf import DestaForConditionalGeneration, DestaProcessor
+
+    model = DestaForConditionalGeneration.from_pretrained(place.folder, dtype="float32")
+    processor = DestaProcessor.from_pretrained(place.folder)
+
+    def run(messages, max_new_tokens):
+        inputs = processor.apply_chat_template(messages, tokenize=True)
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        return processor, inputs, ids[:, inputs["input_ids"].shape[1] :]
+
+    return run

@@ -66,17 +66,12 @@ def greedy(llm, chats, **options):
 
 
 @pytest.fixture(scope="module")
-def reference(place):
+def reference(theirs):
     """(conversation) -> prompt ids and greedy ids of the class of transformers."""
-    from nemo_desta.hf import DestaForConditionalGeneration, DestaProcessor
-
-    model = DestaForConditionalGeneration.from_pretrained(place.folder, dtype="float32")
-    processor = DestaProcessor.from_pretrained(place.folder)
 
     def run(chat):
-        inputs = processor.apply_chat_template(chat, tokenize=True)
-        ids = model.generate(**inputs, do_sample=False, max_new_tokens=NEW)[0].tolist()
-        return held(inputs, processor), ids[inputs["input_ids"].shape[1] :]
+        processor, inputs, ids = theirs(chat, NEW)
+        return held(inputs, processor), ids[0].tolist()
 
     return run
 

@@ -71,18 +71,12 @@ def post(place):
 
 
 @pytest.fixture(scope="module")
-def chat(place):
+def chat(theirs):
     """(our messages) -> the text that transformers' class answers, and the prompt's length."""
-    from nemo_desta.hf import DestaForConditionalGeneration, DestaProcessor
-
-    model = DestaForConditionalGeneration.from_pretrained(place.folder, dtype="float32")
-    processor = DestaProcessor.from_pretrained(place.folder)
 
     def run(messages):
-        inputs = processor.apply_chat_template(messages, tokenize=True)
-        num_prompt = inputs["input_ids"].shape[1]
-        ids = model.generate(**inputs, do_sample=False, max_new_tokens=12)[:, num_prompt:]
-        return whole(processor.batch_decode(ids, skip_special_tokens=True)[0]), num_prompt
+        processor, inputs, ids = theirs(messages, 12)
+        return whole(processor.batch_decode(ids, skip_special_tokens=True)[0]), inputs["input_ids"].shape[1]
 
     return run
 
