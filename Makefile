@@ -4,6 +4,7 @@
 # PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-container test-megatron test-legacy test-vllm kernels lint docs docs-tables constraints clean
+.PHONY: kernels.venv kernels.venv-container kernels.venv-legacy
 
 ARGS ?=
 # No target may wait for a hub or an account.
@@ -39,10 +40,10 @@ test-legacy: .venv-legacy/.stamp  ## run the tests (without slow ones), on the s
 test-vllm: .venv-vllm/.stamp  ## run the tests that need vLLM, in an environment with vLLM's build for CPUs
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q --durations=30 --durations-min=2 tests/vllm_plugin $(ARGS)
 
-kernels: .venv/.stamp .venv-container/.stamp .venv-legacy/.stamp  ## compile the Triton kernels for GPUs with each stack's compiler; needs no GPU
-	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.kernels.aot $(ARGS)
-	OMP_NUM_THREADS=1 .venv-container/bin/python -m benchmarks.kernels.aot $(ARGS)
-	OMP_NUM_THREADS=1 .venv-legacy/bin/python -m benchmarks.kernels.aot $(ARGS)
+kernels: kernels.venv kernels.venv-container kernels.venv-legacy  ## compile the Triton kernels for GPUs with each stack's compiler; needs no GPU
+
+kernels.venv kernels.venv-container kernels.venv-legacy: kernels%: %/.stamp
+	OMP_NUM_THREADS=1 $*/bin/python -m benchmarks.kernels.aot $(ARGS)
 
 lint: .venv/.stamp  ## run ruff and check the import rules
 	.venv/bin/ruff check .

@@ -164,10 +164,10 @@ def summary(args: argparse.Namespace, work: Path, seconds: Mapping[str, float]) 
         "shuffled",
         "linear probe",
     ]
-    wer = " ".join(f"{found[seed]['recognition']['wer']:.2f}" for seed in args.seeds)
+    said = [found[seed]["recognition"] for seed in args.seeds]
     own = ", ".join(f"{name} {value:.3f}" for name, value in beside["whisper_wer"].items())
     text = "\n".join(
-        [render_table(header, lines), "", f"repeat what is said: WER {wer} (Whisper's decoder: {own})"]
+        [render_table(header, lines), "", _repeated(said), f"Whisper's own decoder: {own}"]
         + [f"text kept: {all(run['text_kept'] for run in found.values())}"]
         + [f"wall time: {sum(seconds.values()) / 60:.0f} min in all", ""]
         + [f"- {name}: {secs / 60:.1f} min" for name, secs in seconds.items()]
@@ -184,6 +184,24 @@ def _scores(folder: Path) -> dict[str, Any]:
         "recognition": repeated["rows"]["recognition"],
         "text_kept": attributes["text_kept"]["untouched"],
     }
+
+
+def _repeated(said: Sequence[Mapping[str, Any]]) -> str:
+    """Word error rates of the answers to the request to repeat."""
+
+    def listed(runs: Sequence[Mapping[str, Any]]) -> str:
+        quoted = [run["quoted"]["wer"] if run["quoted"] else run["wer"] for run in runs]
+        return f"{_rates(quoted)} ({_rates([run['wer'] for run in runs])})"
+
+    parts = {"all": said, **{name: [run["by_corpus"][name] for run in said] for name in said[0]["by_corpus"]}}
+    if said[0]["text_cascade"]:
+        parts["text cascade"] = [said[0]["text_cascade"]]
+    each = "; ".join(f"{name} {listed(runs)}" for name, runs in parts.items())
+    return f"repeat what is said, WER of what is quoted (of the whole answer): {each}"
+
+
+def _rates(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
 
 
 def _share(value: float | None) -> str:

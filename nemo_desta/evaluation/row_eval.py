@@ -5,7 +5,7 @@ the best constant answer, shuffled answers, and cascades, in which the same LLM 
 transcript, instead of the audio. What cannot be measured is named with its reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from nemo_desta.config import nearest
 from nemo_desta.data.bad_rows import BadRowLog
 from nemo_desta.errors import ConfigError
-from nemo_desta.evaluation.asr import error_rates
 from nemo_desta.evaluation.attribute_settings import read_attributes
-from nemo_desta.evaluation.attributes import render_results, render_table
-from nemo_desta.evaluation.breakdown import corpus_of, worst_classes
+from nemo_desta.evaluation.attributes import render_results
+from nemo_desta.evaluation.breakdown import worst_classes
 from nemo_desta.evaluation.cascades import cascade_figures, cascade_sentence
 from nemo_desta.evaluation.controls import CONTROLS
-from nemo_desta.evaluation.question import CONSTANT, Question, ask_rows, figures
+from nemo_desta.evaluation.question import CONSTANT, Question, figures
+from nemo_desta.evaluation.recognition import recognition, recognition_table
 from nemo_desta.evaluation.row_input import read_own_rows
 from nemo_desta.evaluation.settings import ControlSettings, RowsSettings
 from nemo_desta.evaluation.sources import Source
@@ -97,8 +97,8 @@ def evaluate_rows(
     lines: list[str] = []
     found: dict[str, Any] = {"num_rows": len(tasks.rows), "bad_rows": tasks.bad_rows}
     if tasks.spoken:
-        found["recognition"] = _recognition(source, tasks.spoken, settings.question, folder / "transcribe")
-        lines += [_recognition_table(found["recognition"]), ""]
+        found["recognition"] = recognition(source, tasks.spoken, settings.question, folder / "transcribe")
+        lines += [recognition_table(found["recognition"]), ""]
     results = []
     for question in tasks.questions:
         question.ask(source)
@@ -115,26 +115,6 @@ def evaluate_rows(
     found["left_out"] = [*tasks.left_out, *(what for question in tasks.questions for what in question.left_out)]
     lines += [f"left out: {what}" for what in found["left_out"]]
     return {**found, "table": "\n".join(lines).strip()}
-
-
-def _recognition(source: Source, rows: Sequence[Mapping[str, Any]], question: str, folder: Path) -> dict[str, Any]:
-    """Error rates of all rows and, if there are several, of each corpus."""
-    answers = ask_rows(source, [(row["id"], question, row["audio"]) for row in rows], folder)
-
-    def rates(some: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        unanswered = sum(row["id"] not in answers for row in some)
-        measured = error_rates([row["transcript"] for row in some], [answers.get(row["id"], "") for row in some])
-        return {"num_rows": len(some), "unanswered": unanswered, **measured}
-
-    names = sorted({corpus_of(row["row"]) for row in rows})
-    parts = {name or "unnamed": [row for row in rows if corpus_of(row["row"]) == name] for name in names}
-    return {**rates(rows), "by_corpus": {n: rates(some) for n, some in parts.items()} if len(parts) > 1 else {}}
-
-
-def _recognition_table(found: Mapping[str, Any]) -> str:
-    lines = {"all": found, **found["by_corpus"]}
-    cells = [[name, str(one["num_rows"]), f"{one['wer']:.3f}", f"{one['cer']:.3f}"] for name, one in lines.items()]
-    return render_table(["recognition", "rows", "WER", "CER"], cells)
 
 
 def _columns(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | str]]:

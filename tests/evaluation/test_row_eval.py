@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from nemo_desta.errors import ConfigError
+from nemo_desta.evaluation.recognition import quoted_part
 from nemo_desta.evaluation.row_eval import evaluate_rows, plan_rows
 from nemo_desta.evaluation.run import evaluate
 from nemo_desta.evaluation.settings import ControlSettings, EvaluateSettings, RowsSettings
@@ -53,12 +54,35 @@ def test_word_errors_are_counted_over_all_spoken_rows(rows):
     found = evaluate_rows(source, settings(rows), rows / "out")["recognition"]
     assert found["num_rows"] == 3 and found["unanswered"] == 0
     assert found["wer"] == pytest.approx(2 / 5)  # one word lost, one too many, of five
-    assert all(message["content"].startswith("<|AUDIO|>\n") for message in source.asked)
+    heard = [message["content"] for message in source.asked if "audios" in message]
+    assert len(heard) == 3 and all(text.startswith("<|AUDIO|>\n") for text in heard)
 
 
 def test_a_row_without_an_answer_counts_as_silence(rows):
     found = evaluate_rows(Scripted({"r0": "red house"}), settings(rows), rows / "out")["recognition"]
     assert found["unanswered"] == 2 and found["wer"] == pytest.approx(3 / 5)
+
+
+def test_what_an_answer_quotes_is_scored_beside_the_whole_answer(rows):
+    source = Scripted({"r0": 'The man says "red house."', "r1": "blue tree", "r3": 'They say, "doors'})
+    found = evaluate_rows(source, settings(rows), rows / "out")["recognition"]
+    assert found["wer"] == pytest.approx(6 / 5)
+    assert found["quoted"]["answers"] == 2 and found["quoted"]["wer"] == pytest.approx(1 / 5)
+    assert found["text_cascade"]["num_rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        ('The words are "one two".', "one two"),
+        ("It is “eins” zu hören", "eins"),
+        ('He said "a" and "b"', None),
+        ("no marks, it's plain", None),
+        ('He says, "cut off', "cut off"),
+    ],
+)
+def test_the_quoted_part_is_taken_from_one_pair_of_marks(answer, part):
+    assert quoted_part(answer) == part
 
 
 def test_attributes_stand_beside_their_bounds(rows):
