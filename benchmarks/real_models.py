@@ -28,8 +28,8 @@ from benchmarks.real_models_scores import TASKS, free_answers, references, summa
 #: Task -> (corpora, prompts per clip, share of the training batches).
 ROWS = {
     "digit": (("fsdd",), 1, 0.25),
-    "sound_class": (("esc10",), 3, 0.25),
-    "emotion": (("ravdess",), 2, 0.4),
+    "sound_class": (("esc10",), 3, 0.3),
+    "emotion": (("ravdess",), 2, 0.35),
     "transcript": (("ravdess", "librispeech_other", "ljspeech"), 1, 0.1),
     "gender": (("ravdess", "librispeech_clean", "librispeech_other"), 1, 0.15),
 }
