@@ -206,10 +206,13 @@ def share_cascades(done: Path, folder: Path) -> None:
         shutil.copytree(cascade, folder / cascade.relative_to(done), dirs_exist_ok=True)
 
 
-def evaluate(model: Path, output: Path, settings: dict[str, Any], args: argparse.Namespace) -> None:
+def evaluate(
+    model: Path, output: Path, settings: dict[str, Any], args: argparse.Namespace, *, controls: int = 40
+) -> None:
+    """``controls``: clips per task that are asked about with silence and with another clip instead."""
     settings = {**settings, "audio_root": args.data_root}
     desta("evaluate", f"model={model}", f"output={output}", f"rows={_hydra(settings)}",
-          "controls={items: 40}", "text_kept={prompts: 12, texts: 6}", "sampling.max_new_tokens=48",
+          f"controls={{items: {controls}}}", "text_kept={prompts: 12, texts: 6}", "sampling.max_new_tokens=48",
           f"feature_cache={_hydra({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
 
 

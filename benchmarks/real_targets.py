@@ -26,9 +26,9 @@ from benchmarks.real_models import (
     share_cascades,
     training,
 )
+from benchmarks.real_models_scores import TASKS
 from nemo_desta.recipes.prompts.constraints import Constraint, obeys
 
-TASKS = ("digit", "sound_class", "emotion")
 SOURCES = ("self", "persona", "label")
 PERSONA = (
     "You are a cheerful radio host who calls everybody my friend. Say the user's sentence again in your own way. "
@@ -52,23 +52,28 @@ CLIPS_PER_FORMAT = 24
 def main() -> None:
     command = parser(__doc__)
     command.add_argument("--rows-per-task", type=int, default=400, help="(default: %(default)s)")
+    command.add_argument("--tasks", nargs="+", choices=TASKS, default=["digit", "sound_class"], help="(default: both)")
     args = command.parse_args()
     work = Path(args.work_dir)
     out = work / "targets"
     out.mkdir(parents=True, exist_ok=True)
     run = Stages(out)
-    settings = evaluations(work, TASKS)["attributes"]
+    settings = evaluations(work, args.tasks)["attributes"]
     run("sources", lambda: write_sources(args, work, out), out / "label.jsonl")
     run("perplexity", lambda: perplexity(args, out), out / "perplexity.json")
     for seed in args.seeds:
         for source in SOURCES:
             folder = out / f"{source}_{seed}"
             model = folder / "laptop" / "model"
-            words = training(args, work, TASKS, seed, rows={"rows": f"{out}/{source}.jsonl"}, folder=folder)
+            words = training(args, work, args.tasks, seed, rows={"rows": f"{out}/{source}.jsonl"}, folder=folder)
             run(f"training {folder.name}", lambda w=words: desta("train", *w), model / "config.json")
             found = folder / "attributes" / "scores.json"
             share_cascades(work / f"seed_{args.seeds[0]}" / "attributes", found.parent)
-            run(f"accuracy {folder.name}", lambda m=model, o=found.parent: evaluate(m, o, settings, args), found)
+            run(
+                f"accuracy {folder.name}",
+                lambda m=model, o=found.parent: evaluate(m, o, settings, args, controls=0),
+                found,
+            )
             read, heard = out / "formats_read.json", folder / "formats.json"
             run("formats, descriptions", lambda m=model, o=read: formats(m, o, args, work, hears=False), read)
             run(f"formats {folder.name}", lambda m=model, o=heard: formats(m, o, args, work), heard)
@@ -77,7 +82,7 @@ def main() -> None:
 
 def write_sources(args: argparse.Namespace, work: Path, out: Path) -> None:
     """One file of rows per source: the rows for which the persona's version holds the same facts."""
-    found = [row for task in TASKS for row in _first(work, task, args.rows_per_task)]
+    found = [row for task in args.tasks for row in _first(work, task, args.rows_per_task)]
     told = tell_again(args, found)
     kept = [(row, text) for row, text in zip(found, told, strict=True) if text is not None]
     print(f"persona: {len(kept)} of {len(found)} rows are told with the same fact", flush=True)
@@ -160,6 +165,7 @@ def formats(model: Path, output: Path, args: argparse.Namespace, work: Path, *, 
     from nemo_desta.recipes.describe import describe
 
     rows = [json.loads(line) for line in (work / "tests.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if set(args.tasks) & set(row["attributes"])]
     chosen = rows[:: max(1, len(rows) // CLIPS_PER_FORMAT)][:CLIPS_PER_FORMAT]
     pairs = [(row, wording) for row in chosen for wording in FORMATS]
     questions = [f"What do you hear? {wording}" for _, wording in pairs]
@@ -192,13 +198,13 @@ def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -
             json.loads((folder / "attributes" / "scores.json").read_text())["rows"]["attributes"] for folder in folders
         ]
         followed = [json.loads((folder / "formats.json").read_text()) for folder in folders]
-        means = {task: sum(one[task]["accuracy"] for one in found) / len(found) for task in TASKS}
+        means = {task: sum(one[task]["accuracy"] for one in found) / len(found) for task in args.tasks}
         shares = [sum(one.values()) / len(FORMATS) for one in followed]
         bars[source] = {**means, "formats": sum(shares) / len(shares)}
         cells = [f"{scores[source]['perplexity']:.2f}", *(f"{value:.3f}" for value in means.values())]
         cells += [f"{sum(shares) / len(shares):.3f}", " ".join(f"{share:.3f}" for share in shares), f"{bound:.3f}"]
         lines.append([source, *cells])
-    header = ["targets", "perplexity", *TASKS, "formats", "seeds", "LLM with the description"]
+    header = ["targets", "perplexity", *args.tasks, "formats", "seeds", "LLM with the description"]
     text = f"{render_table(header, lines)}\n\nwall time: {sum(seconds.values()) / 60:.0f} min"
     (out / "results.md").write_text(text + "\n")
     _plot(bars, out / "results.png")

@@ -85,7 +85,7 @@ def report(
         *schedule.lines(rates, data.train.max_batch_size, data.train.batch_tokens),
         *schedule.cost_lines(model, llm, encoders, projector),
         *schedule.notes(len(rows) - 1),
-        _memory_line(model, llm, encoders, sum(trained.values()), data.train.batch_tokens, split),
+        _memory_line(model, llm, encoders, sum(trained.values()), data.train.batch_tokens, split, _gpu(settings)),
         f"strategy       {strategy}, {trainer.get('devices', 'auto')} devices, {trainer.get('num_nodes', 1)} nodes",
         *([f"layout         {split.description}"] if split else []),
         "data, weights and config are complete: leave out check to train",
@@ -227,7 +227,13 @@ def _model_lines(
 
 
 def _memory_line(
-    model: ModelConfig, llm: Any, encoders: Mapping[str, Any], trained: int, tokens: int, split: Split | None
+    model: ModelConfig,
+    llm: Any,
+    encoders: Mapping[str, Any],
+    trained: int,
+    tokens: int,
+    split: Split | None,
+    gpu: str | None,
 ) -> str:
     width = torch.finfo(as_dtype(model.llm.dtype)).bits // 8
     parts, sharding = (split.num_parts, f"LLM in {split.num_parts} parts") if split else (1, "without sharding")
@@ -237,7 +243,7 @@ def _memory_line(
     activations = activation_bytes(text, tokens, width, recompute=recompute)
     return (
         f"memory         about {weights / GIB:.2f} GiB weights and optimiser + {activations / GIB:.2f} GiB "
-        f"activations at {tokens} tokens per batch, per GPU, {sharding} (estimate)"
+        f"activations at {tokens} tokens per batch, {'' if gpu is None else 'per GPU, '}{sharding} (estimate)"
     )
 
 

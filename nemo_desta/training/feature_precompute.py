@@ -120,8 +120,8 @@ def precompute(
     num_encoded = num_seen = 0
     bar = Progress("encoding", sum(clips[file] for file in own), unit="s of audio", shown=rank == 0)
     with bar, ThreadPoolExecutor(NUM_LOADERS) as pool:
-        for files in _batches(own, clips):
-            loaded = [clip for clip in pool.map(lambda file: _load(file, rate), files) if clip is not None]
+        for files in batches(own, clips):
+            loaded = [clip for clip in pool.map(lambda file: load_clip(file, rate), files) if clip is not None]
             keyed = {clip_key(clip): clip for clip in loaded}
             new = {key: clip for key, clip in keyed.items() if not cache.has(perception.encoders, key)}
             if new:
@@ -136,7 +136,7 @@ def precompute(
     return num_encoded
 
 
-def _load(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
+def load_clip(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
     try:
         with row_guard():
             return load_audio(file, sampling_rate)
@@ -145,7 +145,7 @@ def _load(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
         return None
 
 
-def _batches(files: Sequence[AudioFile], clips: Clips) -> Iterator[list[AudioFile]]:
+def batches(files: Sequence[AudioFile], clips: Clips) -> Iterator[list[AudioFile]]:
     """Files, shortest first, in batches of at most `BATCH_SECS` seconds with padding (one clip may be longer)."""
     batch: list[AudioFile] = []
     for file in files:

@@ -21,6 +21,8 @@ from nemo_desta.data.datamodule import DestaDataModule
 from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.base import DestaBase
+from nemo_desta.perception.registry import PROJECTORS
+from nemo_desta.training.calibration import Calibration, check_calibration
 from nemo_desta.training.callbacks import (
     GracefulStop,
     LastValidation,
@@ -62,7 +64,7 @@ from nemo_desta.training.strategies import STEP_SETTINGS, build_strategy, check_
 logger = logging.getLogger(__name__)
 
 AUTO = {"name": "auto"}
-CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens")
+CALLBACK_KNOBS = ("throughput_window", "nan_patience", "sample_rows", "sample_max_new_tokens", "calibrate_clips")
 
 
 def fit(cfg: DictConfig) -> DestaBase | None:
@@ -89,6 +91,8 @@ def fit(cfg: DictConfig) -> DestaBase | None:
     strategy = settings["trainer"].get("strategy") or AUTO
     rates = check_optimisation(model_config, settings["trainer"].get("max_steps", -1))
     preflight(model_config, settings["data"])
+    projector, _ = PROJECTORS.read(model_config.perception.projector)
+    check_calibration(_calibrate_clips(settings), PROJECTORS[projector], strategy["name"])
     split = check_layout(strategy, model_config, num_processes(settings["trainer"]))
     if settings.get("check"):
         check_warmup(model_config)
@@ -134,6 +138,8 @@ def _fit_in(
     if (caching := parse_data(settings["data"]).feature_cache) is not None:
         cache = open_feature_cache(caching, model_config)
         trainer.callbacks.append(FeatureCaching(cache, parse_data(settings["data"])))
+    if (num_clips := _calibrate_clips(settings)) and found is None:
+        trainer.callbacks.append(Calibration(num_clips, parse_data(settings["data"])))
     model = model_class(settings["trainer"].get("strategy") or AUTO)(model_config)
     data = DestaDataModule(
         settings["data"],
@@ -161,6 +167,10 @@ def _fit_in(
         write_record(log_dir / "model", trainer, data, seed=settings.get("seed", 42))
         logger.info("trained part written to %s", log_dir / "model")
     return model
+
+
+def _calibrate_clips(settings: Mapping[str, Any]) -> int:
+    return (settings.get("callbacks") or {}).get("calibrate_clips", 0)
 
 
 def keep_newest(params: Mapping[str, Any] | None) -> dict[str, Any]:

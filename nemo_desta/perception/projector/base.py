@@ -3,7 +3,7 @@
 Letters: B clips, P windows of the whole batch, W vectors of the longest clip, D LLM width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,14 @@ class Projector(nn.Module):
     def num_vectors(self, num_samples: int, sampling_rate: int) -> int:
         """Vectors of one clip, without markers."""
         raise NotImplementedError
+
+    def calibrate(self, features: Iterable[dict[str, EncoderOutput]]) -> None:
+        """Set the input norm from batches of the encoders' outputs, so that every channel starts standardised.
+
+        Raises:
+            NotImplementedError: the projector has no such norm. ValueError: no batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no calibration")
 
     def num_frames(self, name: str, num_samples: int, sampling_rate: int) -> int:
         """Frames that an encoder returns for a clip of ``num_samples`` samples at ``sampling_rate``."""

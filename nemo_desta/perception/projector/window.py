@@ -7,10 +7,12 @@ Letters: N encoder layers, C encoder width, P windows of the batch, K frames of 
 width.
 """
 
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nemo_desta.ops import KERNELS, max_window_frames, mix_pool, num_windows, window_table
@@ -82,6 +84,17 @@ class WindowProjector(Projector):
         packed = torch.cat(pooled, dim=-1).to(self.mlp[0].weight.dtype)  # (P, sum of M * C)
         return pad_packed(self.mlp(packed), windows), windows
 
+    def calibrate(self, features: Iterable[dict[str, EncoderOutput]]) -> None:
+        """See `Projector.calibrate`."""
+        moments = {
+            name: torch.zeros(3, pool.norm_weight.shape[0], dtype=torch.float64) for name, pool in self.pools.items()
+        }
+        for batch in features:
+            for name, pool in self.pools.items():
+                moments[name] += pool.moments(batch[name])
+        for name, pool in self.pools.items():
+            pool.standardise(moments[name])
+
     def num_vectors(self, num_samples: int, sampling_rate: int) -> int:
         """See `Projector.num_vectors`."""
         return num_windows(num_samples, sampling_rate, self.tokens_per_second)
@@ -114,6 +127,24 @@ class WindowPool(nn.Module):
             self.query = None
             self.register_buffer("position_bias", torch.zeros(1, max_frames), persistent=False)
             self.output_size = max_frames * width
+
+    @torch.no_grad()
+    def moments(self, output: EncoderOutput) -> torch.Tensor:
+        """(3, C) float64 on the CPU: number, sum and sum of squares of the normalised frames of each channel."""
+        weights = self.layer_logits.softmax(0)
+        mixed = sum(w * layer.float() for w, layer in zip(weights, output.layers, strict=True))  # (B, frames, C)
+        inside = torch.arange(mixed.shape[1], device=mixed.device) < output.lens[:, None]
+        frames = F.layer_norm(mixed, mixed.shape[-1:])[inside].double()
+        return torch.stack([torch.ones_like(frames).sum(0), frames.sum(0), frames.square().sum(0)]).cpu()
+
+    @torch.no_grad()
+    def standardise(self, moments: torch.Tensor) -> None:
+        """Set the norm's weight and bias so that every channel has mean 0 and variance 1 over the counted frames."""
+        count, total, squares = moments
+        mean = total / count
+        scale = (squares / count - mean.square()).clamp(min=1e-6).rsqrt()
+        self.norm_weight.copy_(scale)
+        self.norm_bias.copy_(-mean * scale)
 
     def forward(self, output: EncoderOutput, windows_per_clip: torch.Tensor, total: int | None = None) -> torch.Tensor:
         """An encoder's output, (B,) windows of each clip and their sum P -> (P, output_size)."""

@@ -99,15 +99,18 @@ class OwnNames:
         """``of``: "" for a row, "segments." for one of its segments."""
         if given.keys() <= known or not self._card.reader.strict_keys:
             return
-        for key in (key for key in given if key not in known):
+        unread = [key for key in given if key not in known]
+        for key in unread:
             near = _nearest(key, known, of)
             if near is not None and near not in given:  # a null there is the author's own statement
                 raise ConfigError(
                     f"unknown key '{of}{key:.60}', and no '{of}{near}'. Rename it; if it is a field of your own, the "
                     "card's reader.strict_keys: false keeps it"
                 )
-            belongs = "" if of else ", put facts about the sound into 'attributes'"
-            self._notices.add(where, f"key '{of}{key:.60}' is not read{belongs}")
+        listed = ", ".join(f"'{of}{key:.60}'" for key in sorted(unread)[:10])
+        belongs = "" if of else ", put facts about the sound into 'attributes'"
+        what = f"key {listed} is" if len(unread) == 1 else f"keys {listed} are"
+        self._notices.add(where, f"{what} not read{belongs}")
 
 
 @lru_cache(10_000)

@@ -100,3 +100,40 @@ def test_wrong_names_and_knobs_are_named_with_the_nearest_known():
         build_projector("window", encoders, 10, mode="mean")
     with pytest.raises(ValueError, match="at least one encoder"):
         build_projector("window", {}, 10)
+
+
+def test_calibration_standardises_every_channel_of_the_clips_own_frames():
+    encoders = toy_encoders()
+    projector = WindowProjector(encoders, 10)
+    batches = [toy_features(encoders, [48_000, 16_000]), toy_features(encoders, [31_000], first_clip=7)]
+    for features in batches:
+        for output in features.values():
+            for layer in output.layers:
+                layer[..., 1] += 5  # a channel that is large in every clip
+                layer[..., 2] *= 3
+    padded = [_poisoned(features) for features in batches]
+    projector.calibrate(iter(padded))
+    for name, pool in projector.pools.items():
+        frames = []
+        for features in batches:
+            out = features[name]
+            mixed = torch.nn.functional.layer_norm(sum(out.layers) / len(out.layers), out.layers[0].shape[-1:])
+            frames += [one[: int(length)] for one, length in zip(mixed, out.lens, strict=True)]
+        normed = torch.cat(frames) * pool.norm_weight + pool.norm_bias
+        torch.testing.assert_close(normed.mean(0), torch.zeros(normed.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(normed.var(0, correction=0), torch.ones(normed.shape[1]), atol=1e-4, rtol=0)
+
+
+def _poisoned(features):
+    """The features with large values beyond each clip's frames."""
+    found = {}
+    for name, out in features.items():
+        beyond = torch.arange(out.layers[0].shape[1]) >= out.lens[:, None]
+        layers = tuple(layer.masked_fill(beyond[..., None], 1e4) for layer in out.layers)
+        found[name] = out._replace(layers=layers)
+    return found
+
+
+def test_calibration_needs_a_clip():
+    with pytest.raises(ValueError, match="no clip to calibrate on"):
+        WindowProjector(toy_encoders(), 10).calibrate(iter([]))
