@@ -170,7 +170,11 @@ def _fit_in(
 
 
 def _calibrate_clips(settings: Mapping[str, Any]) -> int:
-    return (settings.get("callbacks") or {}).get("calibrate_clips", 0)
+    callbacks = settings.get("callbacks") or {}
+    check_type(callbacks, dict, "'callbacks'")
+    num_clips = callbacks.get("calibrate_clips", 0)
+    check_type(num_clips, int, "'callbacks.calibrate_clips'")
+    return num_clips
 
 
 def keep_newest(params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -86,12 +86,12 @@ class WindowProjector(Projector):
 
     def calibrate(self, features: Iterable[dict[str, EncoderOutput]]) -> None:
         """See `Projector.calibrate`."""
-        moments = {
-            name: torch.zeros(3, pool.norm_weight.shape[0], dtype=torch.float64) for name, pool in self.pools.items()
-        }
+        moments: dict[str, torch.Tensor | int] = {}
         for batch in features:
             for name, pool in self.pools.items():
-                moments[name] += pool.moments(batch[name])
+                moments[name] = moments.get(name, 0) + pool.moments(batch[name])
+        if not moments:
+            raise ValueError("no clip to calibrate on")
         for name, pool in self.pools.items():
             pool.standardise(moments[name])
 
