@@ -136,7 +136,8 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
         check_trained_names(filter(is_trained_name, model.state_dict()), tensors)
         model.load_state_dict(tensors, strict=False)
         model.perception.to(model.get_input_embeddings().weight.device)
-        for name in ("hf_device_map", "hf_quantizer", "is_quantized", "quantization_method"):
+        # Not is_quantized: transformers' trainer would refuse to train the projector.
+        for name in ("hf_device_map", "hf_quantizer", "quantization_method"):
             if hasattr(model.llm, name):
                 setattr(model, name, getattr(model.llm, name))
         return model.eval()

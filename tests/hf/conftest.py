@@ -99,3 +99,25 @@ def labelled(place, inputs):
         return {**batch, "labels": batch["input_ids"].masked_fill(ignored, -100)}
 
     return make
+
+
+@pytest.fixture
+def trainer(place, labelled, tmp_path):
+    """(model) -> transformers' trainer over four conversations, with recomputed activations."""
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        max_steps=2,
+        learning_rate=0.01,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
+        gradient_checkpointing=True,
+        remove_unused_columns=False,  # the collator makes the model's inputs
+        report_to=[],
+        use_cpu=True,
+    )
+    rows = {"train_dataset": [ONE, TWO, ONE, TWO], "eval_dataset": [ONE, TWO]}
+    rows["data_collator"] = lambda found: labelled(*found)
+    return lambda model: Trainer(model=model, args=arguments, processing_class=place.processor, **rows)

@@ -101,34 +101,12 @@ def test_adapters_of_peft_around_the_model_train_and_come_back(place, fresh, inp
     assert not torch.equal(again(**inputs(ONE)).logits, place.model(**inputs(ONE)).logits)
 
 
-def test_the_trainer_of_transformers_trains_evaluates_and_saves(place, fresh, labelled, tmp_path):
-    pytest.importorskip("accelerate")
-    from transformers import Trainer, TrainingArguments
-
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=2,
-        learning_rate=0.01,
-        per_device_train_batch_size=2,
-        per_device_eval_batch_size=2,
-        gradient_checkpointing=True,
-        remove_unused_columns=False,  # the collator makes the model's inputs
-        report_to=[],
-        use_cpu=True,
-    )
-    rows = [ONE, TWO, ONE, TWO]
-    trainer = Trainer(
-        model=fresh,
-        args=arguments,
-        train_dataset=rows,
-        eval_dataset=rows,
-        data_collator=lambda found: labelled(*found),
-        processing_class=place.processor,
-    )
-    before = trainer.evaluate()["eval_loss"]
-    trainer.train()
-    assert trainer.evaluate()["eval_loss"] < before
-    trainer.save_model(tmp_path / "final")
+def test_the_trainer_of_transformers_trains_evaluates_and_saves(place, fresh, trainer, tmp_path):
+    training = trainer(fresh)
+    before = training.evaluate()["eval_loss"]
+    training.train()
+    assert training.evaluate()["eval_loss"] < before
+    training.save_model(tmp_path / "final")
     again = AutoModel.from_pretrained(tmp_path / "final")
     assert all(torch.equal(t, fresh.state_dict()[name]) for name, t in again.state_dict().items())
     assert AutoProcessor.from_pretrained(tmp_path / "final").to_dict() == place.processor.to_dict()
