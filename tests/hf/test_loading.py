@@ -19,8 +19,10 @@ LAYERS = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "c
 }
 
 
-@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, "float16", "auto"])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("dtype", torch.bfloat16), ("dtype", "float16"), ("dtype", "auto"), ("torch_dtype", torch.bfloat16)],
+)
 def test_the_dtype_reaches_the_llm(place, inputs, name, dtype):
     model = AutoModel.from_pretrained(place.folder, **{name: dtype})
     expected = torch.float32 if dtype == "auto" else getattr(torch, str(dtype).removeprefix("torch."))
