@@ -96,8 +96,8 @@ class DestaProcessor(ProcessorMixin):
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         return [str(folder / PROCESSOR_FILE)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of processor_config.json."""
+    def to_dict(self, **_: Any) -> dict[str, Any]:
+        """The content of processor_config.json. transformers 4 passes its `repr` an argument without effect."""
         model = to_dict(replace(self.settings, llm=replace(self.settings.llm, tokenizer=None)))
         return {"processor_class": type(self).__name__, "model": model}
 

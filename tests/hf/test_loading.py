@@ -46,7 +46,11 @@ def test_a_device_map_changes_no_token(place, inputs, tmp_path, device_map):
 def test_offloaded_embeddings_are_refused(place, tmp_path):
     pytest.importorskip("accelerate")
     with pytest.raises(ConfigError, match="device_map that keeps them"):
-        AutoModel.from_pretrained(place.folder, device_map={"": "disk"}, offload_folder=tmp_path)
+        AutoModel.from_pretrained(
+            place.folder,
+            device_map={**LAYERS, "model.embed_tokens": "disk", "model.layers.1": "cpu", "lm_head": "disk"},
+            offload_folder=tmp_path,
+        )
 
 
 @pytest.mark.skipif(not HAS_BITSANDBYTES, reason="needs bitsandbytes")
