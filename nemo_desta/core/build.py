@@ -186,8 +186,13 @@ def embedding_rms(llm: PreTrainedModel) -> float:
     """Root mean square of the LLM's input embeddings, the level that audio vectors should have.
 
     It is taken from the output of the embedding module, which may differ from its table (Gemma 3 scales it).
+
+    Raises:
+        ConfigError: the embeddings are on the meta device.
     """
     embed = llm.get_input_embeddings()
+    if embed.weight.is_meta:
+        raise ConfigError("the embeddings of the LLM are offloaded; choose a device_map that keeps them on a device")
     if type(embed) is nn.Embedding:
         return embed.weight.detach().float().pow(2).mean().sqrt().item()
     ids = torch.arange(llm.config.get_text_config().vocab_size, device=embed.weight.device)

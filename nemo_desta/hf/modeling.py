@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from nemo_desta.config import ModelConfig, parse, to_dict
 from nemo_desta.core import build
@@ -23,15 +23,17 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import put_vectors
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf.configuration import DestaConfig
-from nemo_desta.hf.processing import model_folder
+from nemo_desta.hf.generation import AudioGenerationMixin
+from nemo_desta.hf.loading import model_folder
 from nemo_desta.perception.fused import FusedPerception
 
 
-class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixin):
+class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGenerationMixin):
     """A frozen LLM with audio input; only the projector has gradients.
 
     Args:
-        config: of the model. llm, perception, prompts: ready parts; built from the config if they are not given.
+        config: of the model. llm, perception, prompts: ready parts; built from the config if they are not given. The
+            LLM is frozen, except for LoRA.
     """
 
     config_class = DestaConfig
@@ -53,7 +55,10 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
             llm, perception = build.build_parts(settings)
             prompts = build.build_prompts(build.build_tokenizer(settings.llm), settings.prompt)
         config.text_config = llm.config
+        config._attn_implementation = llm.config._attn_implementation
         super().__init__(config)
+        for name, parameter in llm.named_parameters():
+            parameter.requires_grad_(is_trained_name(name) and parameter.requires_grad)
         self.llm = llm
         self.perception = perception
         self.prompts = prompts
@@ -81,6 +86,8 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         torch_dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         device_map: Any = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
+        offload_folder: str | Path | None = None,
         quantization_config: Any = None,
         **options: Any,
     ) -> "DestaForConditionalGeneration":
@@ -90,7 +97,8 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
             config: read from the folder if it is not given.
             llm, encoders, check_identity, trust_remote_code, allow_targets: as of `SpeechLM.from_pretrained`.
             dtype, attn_implementation: of the LLM; "auto" and None: as the folder says. torch_dtype: dtype's old name.
-            device_map, quantization_config: of the LLM; encoders and projector go to where its embeddings are.
+            device_map, max_memory, offload_folder, quantization_config: of the LLM; encoders and projector go to where
+                its embeddings are, which must stay on a device.
             options: revision, token, cache_dir and others of the hub.
 
         Raises:
@@ -101,7 +109,7 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         folder = model_folder(pretrained_model_name_or_path, options)
         settings, tensors = open_model(
             str(folder),
-            llm=llm or getattr(config, "llm", None),  # auto classes give the config what it has as an attribute
+            llm=llm or getattr(config, "llm", None),
             encoders=encoders,
             check_identity=check_identity,
             trust_remote_code=bool(trust_remote_code),
@@ -109,9 +117,15 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         )
         if (dtype := torch_dtype if dtype is None else dtype) not in (None, "auto"):
             settings = replace(settings, llm=replace(settings.llm, dtype=str(dtype).removeprefix("torch.")))
-        if attn_implementation is not None:
+        # Auto classes give the config what it has as an attribute, and call this method without it.
+        if attn_implementation := attn_implementation or getattr(config, "_attn_implementation", None):
             settings = replace(settings, llm=replace(settings.llm, attn_implementation=attn_implementation))
-        given = {"device_map": device_map, "quantization_config": quantization_config}
+        given = {
+            "device_map": device_map,
+            "max_memory": max_memory,
+            "offload_folder": offload_folder,
+            "quantization_config": quantization_config,
+        }
         parts = build.build_parts(settings, **{name: value for name, value in given.items() if value is not None})
         prompts = build.build_prompts(build.build_tokenizer(settings.llm), settings.prompt)
         config = (
@@ -122,21 +136,37 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         check_trained_names(filter(is_trained_name, model.state_dict()), tensors)
         model.load_state_dict(tensors, strict=False)
         model.perception.to(model.get_input_embeddings().weight.device)
-        for name in ("hf_device_map", "hf_quantizer", "is_quantized", "quantization_method"):
+        # Not is_quantized: transformers' trainer would refuse to train the projector.
+        for name in ("hf_device_map", "hf_quantizer", "quantization_method"):
             if hasattr(model.llm, name):
                 setattr(model, name, getattr(model.llm, name))
         return model.eval()
 
     def save_pretrained(
-        self, save_directory: str | Path, *, state_dict: Mapping[str, Tensor] | None = None, **_: Any
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **_: Any,
     ) -> Path:
         """Write a model folder: trained tensors, config, tokenizer and the frozen parts' fingerprints.
 
-        ``state_dict``: the tensors to write instead of the model's own. Other arguments of transformers' method, such
-        as the size of shards, have no meaning here.
+        ``is_main_process``: False writes nothing. ``state_dict``: the tensors to write instead of the model's own.
+        Other arguments of transformers' method, such as the size of shards, have no meaning here.
+
+        Raises:
+            ConfigError: ``push_to_hub``, or adapters that were added after loading.
         """
+        if push_to_hub:
+            raise ConfigError("save_pretrained writes a folder; `desta export ... push=true` uploads one with a card")
+        settings = parse(ModelConfig, self.config.model)
         tensors = {n: t for n, t in (state_dict or self.state_dict()).items() if is_trained_name(n)}
-        return save_folder(save_directory, parse(ModelConfig, self.config.model), tensors, self.tokenizer)
+        if settings.llm.lora is None and (added := next((name for name in tensors if ".lora_" in name), None)):
+            raise ConfigError(f"'{added}' is of an adapter that this model's config does not have; save it with PEFT")
+        if not is_main_process:
+            return Path(save_directory)
+        return save_folder(save_directory, settings, tensors, self.tokenizer)
 
     def forward(
         self,
@@ -187,12 +217,16 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         """(B, L) ids, (A, S), (A,) -> (B, L, D): text embeddings with each clip's vectors at its audio tokens.
 
         Raises:
-            ValueError: audio tokens and vectors that differ in number, or audio tokens apart that belong together.
+            ValueError: audio tokens and vectors that differ in number, or audio tokens apart that belong together;
+                ``audio`` and ``audio_lens`` that do not fit.
         """
+        num_clips, num_lens = (0 if given is None else len(given) for given in (audio, audio_lens))
+        if num_clips != num_lens:
+            raise ValueError(f"{num_clips} clips in audio but {num_lens} in audio_lens, the samples of each clip")
         held = input_ids == self.config.audio_token_index
         text = self.get_input_embeddings()(input_ids.masked_fill(held, 0))
         places = held.flatten().nonzero()[:, 0]
-        if audio is None or not audio_lens.numel():
+        if not num_clips:
             if places.numel():
                 raise ValueError(f"{places.numel()} audio tokens in input_ids but no audio")
             return text
@@ -204,51 +238,6 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         if not torch.equal(places[ends - 1] - starts, lens.to(places.device) - 1):
             raise ValueError("the audio tokens of a clip must stand side by side")
         return put_vectors(text.flatten(0, 1), starts, vectors.to(text.device), lens).view_as(text)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        *args: Any,
-        input_ids: Tensor | None = None,
-        audio: Tensor | None = None,
-        audio_lens: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Transformers' `generate` for ids and audio, or for ``inputs_embeds``; clips are encoded once.
-
-        Returns ids (B, L + new) as for any causal LLM; with ``inputs_embeds`` alone only the new ones. Penalties see
-        the new tokens only, as in `chat`.
-
-        Raises:
-            ValueError: see `forward`.
-        """
-        ids = inputs if input_ids is None else input_ids
-        if ids is None or kwargs.get("inputs_embeds") is not None:
-            if audio is not None:
-                raise ValueError("audio needs the input_ids that hold its positions, and no inputs_embeds")
-            return super().generate(ids, *args, **kwargs)
-        kwargs["inputs_embeds"] = self.embed_audio(ids, audio, audio_lens)
-        if kwargs.get("attention_mask") is None:
-            kwargs["attention_mask"] = torch.ones_like(ids)
-        found = super().generate(None, *args, **kwargs)
-        new = found if isinstance(found, Tensor) else found.sequences
-        whole = torch.cat([ids.repeat_interleave(len(new) // len(ids), 0).to(new.device), new], 1)
-        if isinstance(found, Tensor):
-            return whole
-        found.sequences = whole
-        return found
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Without a cache, every step reads the prompt's embeddings and the new tokens' again."""
-        if inputs_embeds is None or kwargs.get("past_key_values") is not None:
-            return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
-        prepared = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
-        prepared["input_ids"], prepared["position_ids"] = None, None
-        prepared["inputs_embeds"] = torch.cat([inputs_embeds, self.get_input_embeddings()(input_ids)], 1)
-        return prepared
 
     def train(self, mode: bool = True) -> "DestaForConditionalGeneration":
         """The frozen LLM stays in eval mode, unless LoRA trains or activations are recomputed (without dropout)."""
@@ -269,15 +258,17 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, GenerationMixi
         self.train(self.training)
 
     def resize_token_embeddings(self, *_: Any, **__: Any) -> nn.Module:
-        """Not supported.
+        """Not supported, and neither are other embeddings or another head.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError(
-            "the LLM is frozen and keeps its vocabulary: resize_token_embeddings is refused. Audio needs no new row: "
-            "its vectors take the positions of the audio tokens"
+            "the LLM is frozen and keeps its vocabulary, embeddings and head. Audio needs no new row: its vectors "
+            "take the positions of the audio tokens"
         )
+
+    set_input_embeddings = set_output_embeddings = resize_token_embeddings
 
     def init_weights(self) -> None:
         """Nothing: the parts come with their weights, which transformers would initialise again."""

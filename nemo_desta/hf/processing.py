@@ -5,61 +5,31 @@ the clip has vectors. Letters: B rows, L positions, A clips of all rows in readi
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from nemo_desta.answering.clips import Clip, load_clip
 from nemo_desta.answering.loading import load_messages, prompt_of
-from nemo_desta.config import ModelConfig, nearest, parse, to_dict
+from nemo_desta.config import ModelConfig, check_keys, parse, to_dict
 from nemo_desta.core.build import build_prompts
-from nemo_desta.core.folder import CONFIG_FILE, FOLDER_FILES, find_model, relocate, save_tokenizer
+from nemo_desta.core.folder import CONFIG_FILE, relocate, save_tokenizer
 from nemo_desta.core.tokenizers import load_tokenizer, with_audio_token, without_audio_token
 from nemo_desta.core.trust import Grant, check_model, code_named
 from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.hf.inputs import DestaInputs, clips_of
+from nemo_desta.hf.loading import PROCESSOR_FILE, model_folder
 from nemo_desta.perception.build import token_counter
-from nemo_desta.sources import fetch_folder, resolve_source
+from nemo_desta.sources import resolve_source
 from nemo_desta.types import AUDIO_SLOT
-
-PROCESSOR_FILE = "processor_config.json"
-#: Arguments of transformers' loaders that say how a hub id is downloaded.
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-#: Further ones that its auto classes pass, without a meaning here.
-IGNORED = ("_from_auto", "_commit_hash", "adapter_kwargs", "code_revision", "use_fast", "proxies", "subfolder")
-
-
-def model_folder(source: str | Path, options: Mapping[str, Any]) -> Path:
-    """The model folder of a path or hub id. ``options``: what a loader of transformers was called with beyond its own
-    arguments.
-
-    Raises:
-        TypeError: an argument that does not exist. FileNotFoundError: no such model.
-    """
-    for name in options:
-        if name not in (*HUB_OPTIONS, *IGNORED):
-            raise TypeError(f"from_pretrained has no argument '{name}'.{nearest(name, HUB_OPTIONS)}")
-    hub = {name: options[name] for name in HUB_OPTIONS if options.get(name)}
-    folder = fetch_folder(str(source), FOLDER_FILES, **hub)
-    return folder if (folder / PROCESSOR_FILE).is_file() else find_model(folder)
-
-
-class DestaInputs(BatchFeature):
-    """The model's inputs. ``audio`` stays float32 when the others are cast: a sample has more bits than bfloat16."""
-
-    def to(self, *args: Any, **kwargs: Any) -> "DestaInputs":
-        audio = self.get("audio")
-        moved = super().to(*args, **kwargs)
-        if audio is not None:
-            moved["audio"] = audio.to(moved["audio"].device)
-        return moved
 
 
 class DestaProcessor(ProcessorMixin):
@@ -126,8 +96,8 @@ class DestaProcessor(ProcessorMixin):
         (folder / PROCESSOR_FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         return [str(folder / PROCESSOR_FILE)]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of processor_config.json."""
+    def to_dict(self, **_: Any) -> dict[str, Any]:
+        """The content of processor_config.json. transformers 4 passes its `repr` an argument without effect."""
         model = to_dict(replace(self.settings, llm=replace(self.settings.llm, tokenizer=None)))
         return {"processor_class": type(self).__name__, "model": model}
 
@@ -155,7 +125,7 @@ class DestaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        text: str | Sequence[str],
+        text: str | Sequence[str] | None = None,
         audio: Any = None,
         images: None = None,
         videos: None = None,
@@ -170,20 +140,21 @@ class DestaProcessor(ProcessorMixin):
         Args:
             audio: one clip, the clips of all texts in reading order, or a list of clips per text; each is anything
                 that `load_clip` accepts. ``sampling_rate``: of clips that are bare arrays.
+            padding: True or False; False needs rows of one length.
 
         Returns:
             ``input_ids``, ``attention_mask`` (B, L) int64; with clips also ``audio`` (A, S) float32, ``audio_lens``
             (A,) int64.
 
         Raises:
-            RowError: tags and clips differ in number. AudioError: a clip that cannot be read.
+            RowError: no text, or tags and clips that differ in number. AudioError: a clip that cannot be read.
         """
         if images is not None or videos is not None:
             raise TypeError("this model has no images and no videos")
-        texts = [text] if isinstance(text, str) else list(text)
-        items = _clips(audio)
-        if (num_tags := sum(one.count(self.audio_token) for one in texts)) != len(items):
-            raise RowError("tags", f"{num_tags} {self.audio_token} tags but {len(items)} clips; each tag needs one")
+        texts = [text] if isinstance(text, str) else list(text or ())
+        if not texts:
+            raise RowError("schema", f"no text; a prompt is a text with one {self.audio_token} per clip")
+        items = clips_of(audio, [one.count(self.audio_token) for one in texts], self.audio_token)
         if sampling_rate is not None:
             items = [
                 item
@@ -223,14 +194,22 @@ class DestaProcessor(ProcessorMixin):
             return_dict: False returns ``input_ids`` alone.
             add_generation_prompt, continue_final_message: only their defaults: a prompt ends where the answer begins.
             processor_kwargs: ``padding``, ``padding_side`` and ``return_tensors`` may also be given here.
-            template: variables of the chat template, such as ``enable_thinking``.
+            template: variables that the chat template reads, such as ``enable_thinking``.
 
         Returns:
             As `__call__`.
 
         Raises:
-            RowError: tags and clips do not match, or the template refuses the messages. AudioError: a faulty clip.
+            RowError: no messages, tags and clips that do not match, or messages that the template refuses. AudioError:
+                a faulty clip. ConfigError: an argument or a variable that does not exist.
         """
+        if isinstance(conversation, Mapping | str) or not conversation:
+            raise RowError("schema", f"a conversation is a list of messages, found {conversation!r:.80}")
+        template = {name: value for name, value in template.items() if value is not None}
+        for name in template:
+            if not re.search(rf"\b{re.escape(name)}\b", str(self.chat_template)):
+                raise ConfigError(f"'{name}' is neither an argument here nor a variable of the chat template")
+        check_keys(processor_kwargs or (), ("padding", "padding_side", "return_tensors"), "processor_kwargs")
         if chat_template is not None:
             raise ConfigError("prompts are rendered by the tokenizer's own chat template; give no other")
         if not add_generation_prompt or continue_final_message:
@@ -268,6 +247,8 @@ class DestaProcessor(ProcessorMixin):
             raise ConfigError(f"return_tensors is {return_tensors!r}; only 'pt' is known")
         if padding_side not in ("left", "right"):
             raise ConfigError(f"padding_side is {padding_side!r}; it must be left or right")
+        if padding not in (True, "longest", False, "do_not_pad"):
+            raise ConfigError(f"padding is {padding!r}; it must be True (to the longest row) or False")
         ids = [torch.tensor(self._expanded(*row), dtype=torch.int64) for row in rows]
         if padding not in (True, "longest") and len({len(row) for row in ids}) > 1:
             raise ConfigError(f"padding is {padding!r}, but the rows differ in length; give True")
@@ -287,12 +268,3 @@ class DestaProcessor(ProcessorMixin):
         """Every slot becomes as many audio tokens as its clip has vectors."""
         counts = iter([self.num_audio_tokens(len(clip.audio)) for clip in clips])
         return [token for i in ids for token in ([self.audio_token_id] * next(counts) if i == AUDIO_SLOT else [i])]
-
-
-def _clips(audio: Any) -> list[Any]:
-    """One clip, a list of clips, or lists of clips per text, as one list."""
-    if audio is None:
-        return []
-    if not isinstance(audio, list | tuple) or (audio and isinstance(audio[0], int | float | np.number)):
-        return [audio]
-    return [clip for item in audio for clip in (item if isinstance(item, list | tuple) else [item])]

@@ -46,7 +46,7 @@ def token_counter(config: PerceptionConfig, output_size: int) -> Callable[[int],
     """
     with torch.device("meta"):
         projector = build_projector_for(config, encoder_shapes(config), output_size)
-    return lambda num_samples: projector.num_tokens(num_samples, config.sampling_rate)
+    return partial(projector.num_tokens, sampling_rate=config.sampling_rate)  # a lambda cannot be pickled
 
 
 def _each_encoder(config: PerceptionConfig, build: Callable[..., Any]) -> dict[str, Any]:

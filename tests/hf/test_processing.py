@@ -11,6 +11,7 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from nemo_desta.core.build import build_tokenizer
 from nemo_desta.core.model import SpeechLM
+from nemo_desta.data.audio_io import AudioError
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.types import AUDIO_SLOT
 from tests.hf.conftest import ONE, TEXT, TWO, clip
@@ -96,6 +97,45 @@ def test_texts_and_clips_must_fit(place):
         place.processor("x", images=np.zeros((3, 3)))
 
 
+def test_clips_per_text_must_fit_each_text(place):
+    texts = ["<|AUDIO|> x", "<|AUDIO|> y"]
+    with pytest.raises(RowError, match=r"the texts have \[1, 1\] .* but \[2, 0\] clips"):
+        place.processor(texts, audio=[[clip(1_600), clip(3_200)], []])
+    lists = place.processor(texts, audio=[clip(1_600).tolist(), clip(3_200).tolist()])
+    assert lists["audio_lens"].tolist() == [1_600, 3_200]
+    one = place.processor(texts[0], audio=clip(1_600).tolist())
+    torch.testing.assert_close(one["audio"][0], clip(1_600))
+
+
+def test_integers_and_channels_are_samples_too(place):
+    integers = (clip(1_600) * 32_767).to(torch.int16)
+    both = torch.stack([clip(1_600)] * 2)
+    for form in (integers, integers.numpy(), both, both.T.numpy()):
+        found = place.processor("<|AUDIO|> x", audio=form)
+        torch.testing.assert_close(found["audio"][0], clip(1_600), atol=1e-4, rtol=0)
+    with pytest.raises(AudioError, match="sampling rate 0"):
+        place.processor("<|AUDIO|> x", audio=clip(1_600), sampling_rate=0)
+
+
+def test_without_text_or_messages_the_error_says_so(place):
+    for how in ({"audio": clip(1_600)}, {"text": None, "audio": clip(1_600)}, {"text": []}):
+        with pytest.raises(RowError, match="no text; a prompt is a text"):
+            place.processor(**how)
+    for conversation in ([], ONE[0], "Hello"):
+        with pytest.raises(RowError, match="a conversation is a list of messages"):
+            place.processor.apply_chat_template(conversation, tokenize=True)
+
+
+def test_an_option_without_effect_is_refused(place):
+    for how in ({"tokenise": True}, {"truncation": True}, {"max_length": 8}, {"processor_kwargs": {"max_length": 8}}):
+        with pytest.raises(ConfigError, match="neither an argument|unknown key"):
+            place.processor.apply_chat_template(ONE, **how)
+    with pytest.raises(ConfigError, match="padding is 'max_length'"):
+        place.processor("x", padding="max_length")
+    with pytest.raises(ConfigError, match="only 'pt'"):
+        place.processor("x", return_tensors="np")
+
+
 def test_a_control_token_that_a_message_spells_is_text(place):
     said = [{"role": "user", "content": "a<|im_end|>b"}]
     ids = place.processor.apply_chat_template(said, tokenize=True)["input_ids"][0].tolist()
@@ -113,6 +153,7 @@ def test_a_prompt_ends_where_the_answer_begins(place):
 def test_saving_and_loading_gives_the_same_inputs(place, tmp_path):
     place.processor.save_pretrained(tmp_path / "saved")
     again = AutoProcessor.from_pretrained(tmp_path / "saved")
+    assert "DestaProcessor" in repr(again)
     assert again.to_dict() == place.processor.to_dict() and again.audio_token_id == place.processor.audio_token_id
     before, after = (p.apply_chat_template([ONE, TWO], tokenize=True) for p in (place.processor, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
