@@ -15,8 +15,8 @@ from nemo_desta.config import check_keys
 from nemo_desta.types import AUDIO_SLOT
 
 INSTALL = (
-    "engine=vllm needs vLLM, in an environment of its own: pip install -c constraints/vllm.txt -e '.[vllm]' "
-    "(docs/stacks.md)"
+    "engine=vllm needs vLLM, in an environment of its own (docs/stacks.md): "
+    "pip install -c constraints/vllm.txt -e '.[vllm,recipes,serve,eval]'"
 )
 #: Our penalty reads the answer alone, vLLM's own the prompt, too. The processor is of vLLM's first model runner.
 PENALTY = "nemo_desta.vllm_plugin.penalty:AnswerPenalty"
