@@ -3,6 +3,7 @@
 No weights are loaded in this process, but for a transcriber, if one is asked for.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import GenerationConfig
 from nemo_desta.answering.engine import ChatEngine
 from nemo_desta.config import ModelConfig
 from nemo_desta.core.build import build_transcriber
-from nemo_desta.core.folder import open_model
+from nemo_desta.core.folder import ARCHITECTURE, CONFIG_FILE, open_model
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf.processing import DestaProcessor, model_folder
 from nemo_desta.ops.dtypes import as_dtype
@@ -69,16 +70,20 @@ def vllm_arguments(
     """The config of a model folder, run or hub id, and its arguments for vLLM; ``engine_args`` are among them.
 
     Raises:
-        ConfigError: an argument of vLLM that follows from other settings. Others as `SpeechLM.from_pretrained`.
+        ConfigError: an argument of vLLM that follows from other settings, or a folder of an older version. Others as
+        `SpeechLM.from_pretrained`.
     """
     if given := [name for name in OWN if name in engine_args]:
         raise ConfigError(f"vllm.{given[0]} cannot be given: it follows from the model and its settings")
     grants = {"trust_remote_code": trust_remote_code, "allow_targets": list(allow_targets)}
     places: dict[str, Any] = {"llm": llm, "encoders": encoders and dict(encoders), "check_identity": check_identity}
     config, _ = open_model(str(folder), **places, **grants)
+    own = model_folder(folder, {})
+    if ARCHITECTURE not in json.loads((own / CONFIG_FILE).read_text(encoding="utf-8")).get("architectures", ()):
+        raise ConfigError(f"'{own}' was written by a version whose models vLLM cannot open: export it (desta export)")
     overrides = {**places, "allow_targets": grants["allow_targets"], **(engine_args.pop("hf_overrides", None) or {})}
     arguments = {
-        "model": str(model_folder(folder, {})),
+        "model": str(own),
         "trust_remote_code": trust_remote_code,
         "dtype": as_dtype(config.llm.dtype),
         "hf_overrides": {name: value for name, value in overrides.items() if value not in (None, [])},
