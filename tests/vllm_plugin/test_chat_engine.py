@@ -165,6 +165,21 @@ def test_a_file_of_rows_is_answered_and_rows_that_do_not_fit_are_named(ours, the
     assert {name: said[0][name] for name in said[1]} == said[1] and len(said[1]) == 4
 
 
+def test_evaluation_asks_vllm(ours, theirs, place, tmp_path):
+    from nemo_desta.evaluation.settings import EvaluateSettings
+    from nemo_desta.evaluation.sources import Source
+
+    (tmp_path / "a.wav").write_bytes(wav(clip(1.3, 9)))
+    audios = [{"audio": str(tmp_path / "a.wav")}]
+    rows = [{"id": "a", "messages": [{"role": "user", "content": "<|AUDIO|>\nWhat is it?", "audios": audios}]}]
+    common = {"model": str(place.folder), "sampling": {"temperature": 0.0, "max_new_tokens": 8}, "progress": False}
+    said = []
+    for name, source in (("vllm", {"engine": theirs}), ("hf", {"model": ours.model})):
+        settings = EvaluateSettings(output=str(tmp_path), engine=name, **common)
+        said.append(Source(settings, **source).ask(rows, tmp_path / name))
+    assert said[0] == said[1] and said[0]["a"]
+
+
 def test_prefix_and_encoder_caches_are_used(theirs, chats):
     vllm_config = theirs._decoder.engine.vllm_config
     assert vllm_config.cache_config.enable_prefix_caching
