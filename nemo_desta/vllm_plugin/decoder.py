@@ -21,7 +21,7 @@ INSTALL = (
 #: Our penalty reads the answer alone, vLLM's own the prompt, too. The processor is of vLLM's first model runner.
 PENALTY = "nemo_desta.vllm_plugin.penalty:AnswerPenalty"
 PENALTY_KEY = "nemo_desta_answer_penalty"
-ENVIRONMENT = {"VLLM_PLUGINS": "nemo_desta", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+ENVIRONMENT = {"VLLM_PLUGINS": "nemo_desta", "VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
 
 
 @dataclass
