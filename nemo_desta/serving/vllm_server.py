@@ -87,7 +87,7 @@ def check_settings(served: Served, settings: ServerSettings) -> None:
     changed = [name for name in names if getattr(settings, name) != getattr(default, name)]
     if lost := [name for name in changed if name not in KEPT]:
         raise ConfigError(
-            f"{', '.join(lost)}: limits of our own server (engine=hf); vLLM's has none like them (docs/serving.md)"
+            f"{', '.join(lost)}: limits of our own server (engine=hf); vLLM's has none like them (docs/vllm.md)"
         )
     if doubled := [name for name in OURS if name in served.vllm]:
         raise ConfigError(f"vllm.{doubled[0]} cannot be given: it follows from {OURS[doubled[0]]}")
