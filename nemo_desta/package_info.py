@@ -68,7 +68,8 @@ EXTRAS = {
     "transcript": ["silero-vad>=6.2"],  # contains its model; torchaudio is not needed
     "web": ["fastapi>=0.115", "gradio>=6.5,<7"],
     "eval": ["jinja2>=3.1", "jiwer>=3.1", "py3langid>=0.4", "whisper_normalizer>=0.1.10"],
-    "vllm": ["soundfile>=0.12", "soxr>=0.4", "vllm>=0.32,<0.34"],  # pins its own torch: in an environment of its own
+    # vLLM pins its own torch: in an environment of its own
+    "vllm": ["soundfile>=0.12", "soxr>=0.4", "uvloop>=0.20", "vllm>=0.32,<0.34"],
     "docs": ["ipykernel>=6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26", "nbclient>=0.10"],
     "demo": [
         "espeakng-loader>=0.2.4",  # contains the espeak-ng library and its voices

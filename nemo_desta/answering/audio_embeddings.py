@@ -1,4 +1,4 @@
-"""Clips and prompts -> the LLM's input embeddings; chat, server, batches and vLLM use it.
+"""Clips and prompts -> the LLM's input embeddings; chat, server and batches use it.
 
 A clip is encoded once: its vectors are cached by the hash of its samples. Letters: A clips, S samples, W vectors of
 one clip, B conversations, Z spliced length, D LLM width.
@@ -27,36 +27,36 @@ CPU_ENCODE_SECS = 40
 
 
 class ChatModel(Protocol):
-    """A model that encodes audio for an LLM: a `DestaModel`, or an `AudioFrontend` if the LLM runs elsewhere."""
+    """What prompts and answers need of a model: a `DestaModel`, or one that runs elsewhere (vLLM)."""
 
     generation_config: GenerationConfig
     audio_locator_tag: str
     prompts: PromptBuilder
     sampling_rate: int
     context_length: int | None
-    audio_cache: AudioCache
-    embed_tokens: nn.Module
-    perception: nn.Module
     transcriber: Transcriber
-
-    def perceive(
-        self, audio: Tensor, audio_lens: Tensor, audio_keys: Sequence[str] | None = None
-    ) -> tuple[Tensor, Tensor]: ...
 
     def num_audio_tokens(self, num_samples: int) -> int: ...
 
 
 class LocalChatModel(ChatModel, Protocol):
-    """A `ChatModel` whose LLM is in this process: a `DestaModel`."""
+    """A `ChatModel` in this process: a `DestaModel`."""
 
     llm: PreTrainedModel
     text_pad_id: int
+    audio_cache: AudioCache
+    embed_tokens: nn.Module
+    perception: nn.Module
+
+    def perceive(
+        self, audio: Tensor, audio_lens: Tensor, audio_keys: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]: ...
 
     def embed(self, batch: Mapping[str, Tensor], *, padding_side: str = "right") -> Spliced: ...
 
 
 @torch.no_grad()
-def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
+def encode_clips(model: LocalChatModel, clips: Sequence[Clip]) -> list[Tensor]:
     """The vectors (W, D) of each clip. Clips that are not in the cache are encoded, like lengths together."""
     model.audio_cache.expect(_state_of(model.perception.projector))
     found = {clip.key: model.audio_cache.get(clip.key) for clip in clips}
@@ -77,7 +77,7 @@ def encode_clips(model: ChatModel, clips: Sequence[Clip]) -> list[Tensor]:
 
 @torch.no_grad()
 def embed_prompts(
-    model: ChatModel, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
+    model: LocalChatModel, prompts: Sequence[tuple[Sequence[int], Sequence[Clip]]], *, padding_side: str = "left"
 ) -> Spliced:
     """Prompts (ids with slots, and their clips) as input embeddings (B, Z, D) with masks."""
     vectors = encode_clips(model, [clip for _, clips in prompts for clip in clips])

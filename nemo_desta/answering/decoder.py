@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +20,6 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, PreTrainedModel
 
 from nemo_desta.answering.sampling import Drawer, Sampling, draw
-
-
-class TokenDecoder(Protocol):
-    """Generates tokens for an engine: `Decoder`, or a decoder whose LLM runs elsewhere."""
-
-    def __len__(self) -> int: ...
-
-    def add(self, prompts: Tensor, attention_mask: Tensor, samplings: Sequence[Sampling]) -> list[int]: ...
-
-    def step(self) -> list[tuple[int, int]]: ...
-
-    def take_ended(self) -> list[int]: ...
-
-    def force(self, key: int, ids: Iterable[int]) -> None: ...
-
-    def remove(self, keys: Collection[int]) -> None: ...
 
 
 @dataclass
@@ -108,10 +91,6 @@ class Decoder:
             row.written.append(ids[i])
         self._unfed = ids
         return [(row.key, token) for row, token in zip(self.rows, ids, strict=True)]
-
-    def take_ended(self) -> list[int]:
-        """Keys of rows that get no more tokens although nobody removed them: none, rows here have no limit."""
-        return []
 
     def force(self, key: int, ids: Iterable[int]) -> None:
         """Make ``ids`` the next tokens of a row."""

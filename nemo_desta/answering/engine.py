@@ -5,13 +5,13 @@ others are being answered; every `step` advances all of them by one token.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel, Transcriber, embed_prompts
 from nemo_desta.answering.clips import Clip
-from nemo_desta.answering.decoder import Decoder, TokenDecoder, eval_mode
+from nemo_desta.answering.decoder import Decoder, eval_mode
 from nemo_desta.answering.loading import load_messages, prompt_of
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.answering.stream_parser import StreamParser
@@ -103,11 +103,49 @@ def check_transcript(model: ChatModel, transcript: str) -> None:
         )
 
 
+class TokenDecoder(Protocol):
+    """Generates tokens for conversations: `LocalDecoder`, or one whose model runs elsewhere (vLLM)."""
+
+    def join(self, chats: Sequence[PreparedChat]) -> list[int]:
+        """Add conversations; returns their keys."""
+
+    def step(self) -> list[tuple[int, int]]:
+        """New tokens as (key, id)."""
+
+    def take_ended(self) -> list[int]:
+        """Keys of conversations that get no more tokens although they were not removed."""
+
+    def force(self, key: int, ids: Iterable[int]) -> None: ...
+
+    def remove(self, keys: Collection[int]) -> None: ...
+
+
+class LocalDecoder(Decoder):
+    """The decode loop with a model in this process."""
+
+    def __init__(self, model: LocalChatModel) -> None:
+        super().__init__(model.llm)
+        self.model = model
+
+    def join(self, chats: Sequence[PreparedChat]) -> list[int]:
+        with eval_mode(self.model):
+            inputs = embed_prompts(self.model, [(chat.ids, chat.clips) for chat in chats])
+            return self.add(inputs.inputs_embeds, inputs.attention_mask, [chat.sampling for chat in chats])
+
+    def step(self) -> list[tuple[int, int]]:
+        with eval_mode(self.model):
+            return super().step()
+
+    def take_ended(self) -> list[int]:
+        """None: rows have no limit here."""
+        return []
+
+
 class ChatEngine:
     """Answers up to ``max_batch_size`` conversations at a time.
 
     Args:
-        model: a `DestaModel`; an `AudioFrontend` if the LLM runs in ``decoder`` (vLLM).
+        model: a `DestaModel`; any `ChatModel` if ``decoder`` generates.
     """
 
     def __init__(
@@ -117,7 +155,7 @@ class ChatEngine:
             raise ConfigError(f"max_batch_size is {max_batch_size}; at least 1 is needed")
         self.model = model
         self.max_batch_size = max_batch_size
-        self._decoder = Decoder(model.llm) if decoder is None else decoder  # an empty decoder has length 0
+        self._decoder = LocalDecoder(model) if decoder is None else decoder  # an empty decoder has length 0
         self._ids = itertools.count()
         self._parsers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id and parser
         self._format = think_format(model.prompts)
@@ -134,7 +172,7 @@ class ChatEngine:
         return self.max_batch_size - self.num_active
 
     def add(self, chats: Sequence[PreparedChat]) -> list[int]:
-        """Encode the clips and prompts of some conversations; returns the conversations' ids, counted from 0.
+        """Start some conversations; returns their ids, counted from 0.
 
         Raises:
             ValueError: more conversations than `free_places`.
@@ -143,9 +181,7 @@ class ChatEngine:
             raise ValueError(f"{len(chats)} conversations for {self.free_places} free places")
         if not chats:
             return []
-        with eval_mode(self.model):
-            inputs = embed_prompts(self.model, [(chat.ids, chat.clips) for chat in chats])
-            keys = self._decoder.add(inputs.inputs_embeds, inputs.attention_mask, [c.sampling for c in chats])
+        keys = self._decoder.join(chats)
         new = [next(self._ids) for _ in chats]
         for key, chat_id, chat in zip(keys, new, chats, strict=True):
             format = format_of_prompt(self.model.prompts, self._format, chat.ids)
@@ -155,8 +191,7 @@ class ChatEngine:
 
     def step(self) -> list[Delta]:
         """Advance every answer by one token; returns the new text. An answer's last `Delta` has its ``finish``."""
-        with eval_mode(self.model):
-            tokens = self._decoder.step()
+        tokens = self._decoder.step()
         deltas, finished = [], []
         for key, token in tokens:
             chat_id, parser = self._parsers[key]

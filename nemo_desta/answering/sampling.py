@@ -95,6 +95,13 @@ def resolve_sampling(defaults: "GenerationConfig", **given: Any) -> Sampling:
     return Sampling(**settings)
 
 
+def vllm_sampling(sampling: Sampling) -> dict[str, Any]:
+    """The arguments of ``vllm.SamplingParams`` that a `Sampling` stands for."""
+    same = {key: getattr(sampling, key) for key in ("temperature", "top_p", "min_p", "repetition_penalty", "seed")}
+    # top_k -1: all tokens, in old versions and new ones
+    return {**same, "top_k": sampling.top_k or -1, "max_tokens": sampling.max_new_tokens}
+
+
 class Drawer:
     """One row's filters and random numbers. Equal seeds give equal numbers on every device and in every batch."""
 

@@ -69,10 +69,7 @@ class SpeechMixin:
 
 
 class ChatMixin(SpeechMixin):
-    """What `nemo_desta.answering` reads of a model, and how a model folder is opened.
-
-    ``llm`` may be only the LLM's embedding table and configs (`nemo_desta.answering.audio_frontend`).
-    """
+    """What `nemo_desta.answering` reads of a model, and how a model folder is opened."""
 
     config: ModelConfig | None = None
 

@@ -40,8 +40,7 @@ class Source:
 
     def tell_cache(self) -> None:
         """Log how many clips the feature cache spared the encoders, if there is one."""
-        listener = self.engine.model if self.engine is not None else self.model
-        if listener is not None and (cache := listener.perception.feature_cache) is not None:
+        if self.model is not None and (cache := self.model.perception.feature_cache) is not None:
             logger.info(cache.summary())
 
     def ask(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, str]:
@@ -93,7 +92,10 @@ def open_source(settings: EvaluateSettings) -> Source:
     if settings.endpoint is not None:
         return Source(settings)
     if settings.engine == "vllm":
-        return Source(settings, engine=settings.load_with_vllm(**settings.vllm))
+        from nemo_desta.vllm_plugin.chat import vllm_chat_engine
+
+        places = {"max_batch_size": settings.batch["max_batch_size"]} if "max_batch_size" in settings.batch else {}
+        return Source(settings, engine=vllm_chat_engine(**settings.for_vllm(), **places, **settings.vllm))
     return Source(settings, model=settings.load())
 
 

@@ -1,7 +1,7 @@
 """The settings that name a trained model, and how it is loaded: shared by chat, server and evaluation."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nemo_desta.config import MISSING, FeatureCacheConfig, nearest
 from nemo_desta.errors import ConfigError
@@ -9,11 +9,9 @@ from nemo_desta.screen import silence_imports
 from nemo_desta.sources import why_missing
 
 if TYPE_CHECKING:
-    from nemo_desta.answering.engine import ChatEngine
     from nemo_desta.models.desta import DestaModel
 
 ENGINES = ("hf", "vllm")
-Model = TypeVar("Model")
 
 
 def check_engine(engine: str, vllm: dict[str, Any], prefix: str = "") -> None:
@@ -45,26 +43,24 @@ class ModelSource:
             from nemo_desta.core.build import hide_loading_bars
             from nemo_desta.models.desta import DestaModel
         hide_loading_bars()
-        return self._cached(DestaModel.from_pretrained(self.model, device=self.device, **self._arguments))
-
-    def load_with_vllm(self, **engine_args: Any) -> "ChatEngine":
-        """An engine whose LLM runs in vLLM; see `vllm_chat_engine`."""
-        self._check()
-        with silence_imports():
-            from nemo_desta.answering.vllm_decoder import vllm_chat_engine
-            from nemo_desta.core.build import hide_loading_bars
-        hide_loading_bars()
-        engine = vllm_chat_engine(self.model, **self._arguments, **engine_args)
-        self._cached(engine.model)
-        return engine
-
-    def _cached(self, model: "Model") -> "Model":
-        """The model, with its feature cache if the settings ask for one."""
+        model = DestaModel.from_pretrained(self.model, device=self.device, **self._arguments)
         if self.feature_cache is not None:
             from nemo_desta.core.feature_identity import open_feature_cache
 
             model.perception.feature_cache = open_feature_cache(self.feature_cache, model.config)
         return model
+
+    def for_vllm(self) -> dict[str, Any]:
+        """Arguments of `vllm_arguments`.
+
+        Raises:
+            ConfigError: a setting that vLLM has no use for. FileNotFoundError: no such model.
+        """
+        self._check()
+        for name, instead in (("device", "vLLM uses all visible GPUs"), ("feature_cache", "vLLM has its own cache")):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"'{name}' is for engine=hf; {instead}")
+        return {"folder": self.model, **self._arguments}
 
     def _check(self) -> None:
         """A wrong path is named before NeMo is imported, which takes seconds. Nothing is computed before questions."""

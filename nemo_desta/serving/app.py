@@ -16,7 +16,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from nemo_desta.answering.audio_embeddings import ChatModel
+from nemo_desta.answering.audio_embeddings import LocalChatModel
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.errors import ApiError, forget, log_failure
@@ -33,7 +33,7 @@ GONE = 499
 
 
 def create_app(
-    model: ChatModel,
+    model: LocalChatModel,
     settings: ServerSettings,
     *,
     name: str = "nemo_desta",
@@ -44,14 +44,14 @@ def create_app(
 
     Args:
         name: the model's name for clients, unless the settings have one. root: the model's source, shown in the list.
-        make_engine: for an engine other than `ChatEngine`.
+        make_engine: default `ChatEngine`.
 
     Raises:
         ConfigError: the API key in the environment is empty.
     """
     service = Service(model, settings.name or name, settings, make_engine=make_engine)
-    guards = [Depends(_check_host(settings))]
-    for_clients = [*guards, Depends(_check_key(os.environ.get(API_KEY)))]
+    guards = [Depends(host_check(settings))]
+    for_clients = [*guards, Depends(key_check(os.environ.get(API_KEY)))]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -202,7 +202,7 @@ def _refusal(error: ApiError) -> Response:
     return JSONResponse(error.body, status_code=error.status, headers=error.headers)
 
 
-def _check_key(key: str | None) -> Callable[[Request], Any]:
+def key_check(key: str | None) -> Callable[[Request], Any]:
     """A dependency that requires ``Authorization: Bearer <key>``; a key of None requires nothing."""
     if key is not None and not key.strip():
         raise ConfigError(f"{API_KEY} is set but empty; unset it, or give it a key")
@@ -216,7 +216,7 @@ def _check_key(key: str | None) -> Callable[[Request], Any]:
     return check
 
 
-def _check_host(settings: ServerSettings) -> Callable[[Request], Any]:
+def host_check(settings: ServerSettings) -> Callable[[Request], Any]:
     """A dependency for servers on loopback: it rejects other Host headers, which protects from DNS rebinding."""
     known = {"localhost", "127.0.0.1", "[::1]", settings.host, *settings.allowed_hosts}
 

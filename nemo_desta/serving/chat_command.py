@@ -82,7 +82,10 @@ def run_chat(cfg: DictConfig | Mapping[str, Any], *, load: Callable[[ChatConfig]
     config = parse(ChatConfig, plain, where="chat")
     _check(config)
     if config.input is not None and config.batch.engine == "vllm":
-        engine = config.load_with_vllm(max_batch_size=config.batch.max_batch_size, **config.batch.vllm)
+        from nemo_desta.vllm_plugin.chat import vllm_chat_engine
+
+        places = config.batch.max_batch_size
+        engine = vllm_chat_engine(**config.for_vllm(), max_batch_size=places, **config.batch.vllm)
         return _answer_rows(engine.model, config, engine)
     model = load(config) if load else config.load()
     if config.input is not None:

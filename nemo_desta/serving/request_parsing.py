@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from nemo_desta.answering.audio_embeddings import ChatModel, Transcriber
+from nemo_desta.answering.audio_embeddings import LocalChatModel, Transcriber
 from nemo_desta.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
 from nemo_desta.answering.sampling import resolve_sampling
 from nemo_desta.errors import ConfigError, RowError
@@ -45,7 +45,7 @@ class RequestParser:
         ConfigError: a transcriber for a model that uses no transcripts.
     """
 
-    def __init__(self, model: ChatModel, name: str, settings: ServerSettings) -> None:
+    def __init__(self, model: LocalChatModel, name: str, settings: ServerSettings) -> None:
         self.model = model
         self.name = name
         self.settings = settings

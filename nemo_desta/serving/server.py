@@ -9,9 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,10 +18,9 @@ try:
 except ImportError as error:
     raise ImportError("the server needs uvicorn: pip install 'nemo_desta[serve]'") from error
 
-from nemo_desta.answering.audio_embeddings import ChatModel
+from nemo_desta.answering.audio_embeddings import LocalChatModel
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.app import API_KEY, create_app
-from nemo_desta.serving.batching import Engine
 from nemo_desta.serving.settings import Served, ServerSettings
 from nemo_desta.serving.wire import Wire, allow_files
 
@@ -34,51 +31,51 @@ def open_and_serve(served: Served, settings: ServerSettings) -> None:
     """Loads a model folder and serves it until a signal stops it.
 
     Raises:
-        ConfigError: an unavailable address, or a model that cannot be opened.
+        ConfigError: an unavailable address, or a model that cannot be opened. Others as `serve_with_vllm`.
     """
+    on_vllm = served.engine == "vllm"
+    if on_vllm:
+        from nemo_desta.serving.vllm_server import check_settings, serve_with_vllm
+
+        check_settings(served, settings)
     with listen(settings) as sock:  # before loading the model, which may take minutes
         try:
-            model, make_engine = _open(served, settings)
+            if on_vllm:
+                return serve_with_vllm(served, settings, sock)
+            model = _open(served)
         except (OSError, ValueError) as error:  # missing, incomplete, or other frozen parts than in training
             raise ConfigError(f"cannot open the model '{served.model}': {error}") from error
-        name = Path(served.model).name if Path(served.model).exists() else served.model
-        serve(model, settings, name=name, root=served.model, sock=sock, make_engine=make_engine)
+        serve(model, settings, name=served.public_name, root=served.model, sock=sock)
 
 
 def serve(
-    model: ChatModel,
+    model: LocalChatModel,
     settings: ServerSettings | None = None,
     *,
     name: str = "nemo_desta",
     root: str | None = None,
     sock: socket.socket | None = None,
-    make_engine: Callable[[], Engine] | None = None,
 ) -> None:
     """Serves a model until SIGTERM or Ctrl-C; prints the URL once it is ready.
 
     Args:
-        name, root, make_engine: see `create_app`. sock: the result of `listen`, if the caller has called it.
+        name, root: see `create_app`. sock: the result of `listen`, if the caller has called it.
     """
     settings = settings or ServerSettings()
-    app = create_app(model.eval(), settings, name=name, root=root, make_engine=make_engine)
+    app = create_app(model.eval(), settings, name=name, root=root)
     with sock or listen(settings) as sock:
         Server(app, settings).run(sockets=[sock])
 
 
-def _open(served: Served, settings: ServerSettings) -> tuple[ChatModel, Callable[[], Engine] | None]:
-    """The model, and a function that makes its engine; None: `ChatEngine`."""
-    if served.engine == "hf":
-        import torch
+def _open(served: Served) -> LocalChatModel:
+    import torch
 
-        model = served.load()
-        # On a CPU, torch's threads synchronise at every operation. A thread that shares its core with HTTP parsing
-        # would delay all of them, so torch gets one thread less.
-        if model.llm.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-        return model, None
-    engines = [served.load_with_vllm(max_batch_size=settings.max_batch_size, **served.vllm)]
-    # There is only one engine: its memory on the GPU stays allocated, so after a failure the server reports failed.
-    return engines[0].model, engines.pop
+    model = served.load()
+    # On a CPU, torch's threads synchronise at every operation. A thread that shares its core with HTTP parsing would
+    # delay all of them, so torch gets one thread less.
+    if model.llm.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    return model
 
 
 def listen(settings: ServerSettings) -> socket.socket:

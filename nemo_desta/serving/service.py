@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nemo_desta.answering.audio_embeddings import ChatModel, encode_clips
+from nemo_desta.answering.audio_embeddings import LocalChatModel, encode_clips
 from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.engine import ChatEngine, Delta, prepare
 from nemo_desta.answering.sampling import Sampling
@@ -37,7 +37,7 @@ class Service:
 
     def __init__(
         self,
-        model: ChatModel,
+        model: LocalChatModel,
         name: str,
         settings: ServerSettings,
         *,

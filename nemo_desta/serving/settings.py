@@ -3,6 +3,7 @@
 import dataclasses
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nemo_desta.errors import ConfigError
@@ -18,8 +19,11 @@ class Served(ModelSource):
 
     def __post_init__(self) -> None:
         check_engine(self.engine, self.vllm)
-        if self.engine == "vllm" and self.device is not None:
-            raise ConfigError("'device' is for engine=hf; vLLM uses all visible GPUs")
+
+    @property
+    def public_name(self) -> str:
+        """The model's name for clients, if the settings have none: the folder's, or the hub id."""
+        return Path(self.model).name if Path(self.model).exists() else self.model
 
 
 @dataclass(frozen=True)

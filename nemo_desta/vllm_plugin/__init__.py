@@ -1,7 +1,8 @@
 """Model folders in vLLM: ``vllm serve <folder>``. vLLM calls `register` in each of its processes.
 
 The folder's class in vLLM is `model`, its inputs are made by `processing`, its prompts by `renderer`: those of
-`PromptBuilder`, as everywhere in this package. This room needs vLLM 0.32 and no trainer (docs/serving.md).
+`PromptBuilder`, as everywhere in this package. `chat` and `decoder` are ``engine=vllm`` of chat and evaluation. This
+room needs vLLM 0.32 and no trainer (docs/vllm.md).
 """
 
 import logging

@@ -34,9 +34,10 @@ MAX_CLIP_SECS = 1_800
 class ClipParser(MultiModalDataParser):
     """Clips by the rules of `load_clip`: levels, channels and resampling are the same as in chat and training."""
 
-    def __init__(self, sampling_rate: int) -> None:
+    def __init__(self, sampling_rate: int, longest_clip: int) -> None:
         super().__init__(target_sr=sampling_rate)
         self.sampling_rate = sampling_rate
+        self.longest_clip = longest_clip
 
     @classmethod
     def is_embeddings(cls, data: object) -> bool:
@@ -46,9 +47,13 @@ class ClipParser(MultiModalDataParser):
     def _get_audio_with_sr(self, audio: Any) -> tuple[np.ndarray, None]:
         array, rate = super()._get_audio_with_sr(audio)
         try:
-            return load_clip({"array": array, "sampling_rate": rate}, self.sampling_rate).audio, None
+            clip = load_clip({"array": array, "sampling_rate": rate}, self.sampling_rate).audio
         except (AudioError, TypeError) as error:
             raise VLLMValidationError(str(error), parameter="audio") from error
+        if len(clip) > self.longest_clip:
+            secs, limit = (count / self.sampling_rate for count in (len(clip), self.longest_clip))
+            raise VLLMValidationError(f"the clip has {secs:.1f} s, the limit is {limit:.1f} s", parameter="audio")
+        return clip, None
 
 
 class DestaProcessingInfo(BaseProcessingInfo):
@@ -69,7 +74,7 @@ class DestaProcessingInfo(BaseProcessingInfo):
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
     def get_data_parser(self) -> ClipParser:
-        return ClipParser(self.processor.sampling_rate)
+        return ClipParser(self.processor.sampling_rate, self.longest_clip)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"audio": None}

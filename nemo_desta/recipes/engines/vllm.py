@@ -7,7 +7,7 @@ Requests go to ``LLM.generate`` in large windows, and vLLM batches them. A windo
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_desta.answering.vllm_decoder import vllm_sampling
+from nemo_desta.answering.sampling import vllm_sampling
 from nemo_desta.recipes.engines.local import LocalEngine, llm_identity
 from nemo_desta.recipes.engines.scheduler import Job, Result
 from nemo_desta.sources import resolve_source
