@@ -17,7 +17,8 @@ from nemo_desta.config import ModelConfig
 from nemo_desta.core.build import build_transcriber
 from nemo_desta.core.folder import ARCHITECTURE, CONFIG_FILE, open_model
 from nemo_desta.errors import ConfigError
-from nemo_desta.hf.processing import DestaProcessor, model_folder
+from nemo_desta.hf.loading import model_folder
+from nemo_desta.hf.processing import DestaProcessor
 from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.sources import resolve_source
 from nemo_desta.vllm_plugin.decoder import VLLMDecoder

@@ -14,7 +14,8 @@ from torch import Tensor
 from nemo_desta.config import ModelConfig
 from nemo_desta.core.folder import open_model
 from nemo_desta.errors import ConfigError
-from nemo_desta.hf.processing import DestaProcessor, model_folder
+from nemo_desta.hf.loading import model_folder
+from nemo_desta.hf.processing import DestaProcessor
 
 #: What ``--hf-overrides`` may hold, as of `SpeechLM.from_pretrained`.
 OPTIONS = ("llm", "encoders", "check_identity", "allow_targets")
