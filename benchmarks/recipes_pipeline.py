@@ -63,8 +63,8 @@ def make_corpus(folder: Path, clips: int) -> None:
             file.write(json.dumps({**row, "attributes": attributes, "group": f"s{number // 50}"}) + "\n")
 
 
-def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
-    """Seconds of the plan, the rows and the end, and rows per second over all three."""
+def run(corpus: Path, output: Path, engine: Any, **settings: Any) -> dict[str, float]:
+    """Seconds of the plan, the rows and the end, and rows per second over all three. ``settings``: of the recipe."""
     from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
     from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
     from nemo_desta.recipes.settings import identity, parse_recipe
@@ -77,6 +77,7 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
             "llm": "instant",
             "output": str(output),
             "prompts_per_clip": 2,
+            **settings,
         }
     )
     corpora, roots = build_input(config)
