@@ -86,10 +86,12 @@ def run(corpus: Path, output: Path, engine: Any, **settings: Any) -> dict[str, f
     folder.claim(identity(config))
     began, marks = time.time(), [time.perf_counter()]
     shards = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=False)
-    marks.append(time.perf_counter())
     stage = build_stage(config, corpora, roots, pool, (engine, engine))
     gc.freeze()
+    marks.append(time.perf_counter())
+    cpu = time.process_time()
     run_shards(folder, stage, range(shards), concurrency=engine.concurrency, engines=[engine], progress=False)
+    cpu = time.process_time() - cpu
     marks.append(time.perf_counter())
     summary = finish(folder, cross_checks(config), progress=False)
     marks.append(time.perf_counter())
@@ -100,6 +102,7 @@ def run(corpus: Path, output: Path, engine: Any, **settings: Any) -> dict[str, f
         "rejected": summary.num_rejected,
         "plan_secs": round(plan, 2),
         "rows_secs": round(made, 2),
+        "rows_cpu_secs": round(cpu, 2),
         "finish_secs": round(end, 2),
         "began": began,
         "ended": time.time(),

@@ -54,22 +54,19 @@ def measure(engine: VLLMEngine, folder: Path, max_new_tokens: int, rounds: int) 
     for number in range(rounds):
         recorded.clear()
         engine.llm.reset_prefix_cache()
-        tokens, cpu = engine.new_tokens, time.process_time()
+        tokens = engine.new_tokens
         made = run(folder / "corpus", folder / f"rows{number}", engine, request=request)
-        # The processor time includes the plan and the end of the run, the seconds do not.
-        found = [engine.new_tokens - tokens, made["rows_secs"], time.process_time() - cpu]
-        if not number:  # a first call of vLLM is slower, so the recipe has the disadvantage
-            print(
-                f"{made['rows']} rows, {len(recorded)} requests, {sum(len(job.ids) for job in recorded)} prompt tokens"
-            )
+        found = [engine.new_tokens - tokens, made["rows_secs"], made["rows_cpu_secs"]]
+        prompts = sum(len(job.ids) for job in recorded)
+        print(
+            f"round {number}: {made['rows']} rows, {len(recorded)} requests, {prompts} prompt tokens, {found[0]} new"
+        )
         for side, values in (("recipe", found), ("vllm", alone(engine, recorded))):
             totals[side] = [a + b for a, b in zip(totals[side], values, strict=True)]
+    del engine._ask
     rates = {side: (tokens / seconds, tokens / cpu) for side, (tokens, seconds, cpu) in totals.items()}
     return {
-        **{
-            side: dict(zip(("tokens", "seconds", "cpu_seconds"), values, strict=True))
-            for side, values in totals.items()
-        },
+        "tokens, seconds, cpu_seconds": {side: [round(value, 2) for value in found] for side, found in totals.items()},
         "tokens_per_second": {side: round(rate, 1) for side, (rate, _) in rates.items()},
         "ratio": round(rates["recipe"][0] / rates["vllm"][0], 3),
         "ratio_by_cpu_seconds": round(rates["recipe"][1] / rates["vllm"][1], 3),

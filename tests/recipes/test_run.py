@@ -76,9 +76,14 @@ def test_groups_compose(group: str) -> None:
 
 
 def test_arguments_of_vllm_are_given_as_documented() -> None:
-    engine = shipped("self_generate", "engine=vllm", "engine.max_model_len=2048", "engine.engine_args={max_num_seqs: 8}")
-    given = engine_identity(engine["engine"], "x")
-    assert given == {"name": "vllm", "dtype": None, "engine_args": {"max_num_seqs": 8}}
+    config = shipped(
+        "self_generate", "engine=vllm", "engine.max_model_len=2048", "engine.engine_args={max_num_seqs: 8}"
+    )
+    assert engine_identity(config["engine"], "x") == {
+        "name": "vllm",
+        "dtype": None,
+        "engine_args": {"max_num_seqs": 8},
+    }
     assert engine_identity(shipped("self_generate", "engine=vllm")["engine"], "x")["engine_args"] == {}
 
 

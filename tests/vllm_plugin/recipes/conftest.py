@@ -47,7 +47,7 @@ def expected(llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The recipe's folder by the engine of transformers."""
     root = tmp_path_factory.mktemp("hf")
     summary = run_recipe(settings(root, llm_folder, {"name": "hf", "dtype": "float32"}))
-    assert summary.written > CLIPS and summary.rejected["LLM error"] == 1
+    assert summary.written > CLIPS and summary.rejected["LLM error"] == 2
     return root / "out"
 
 
@@ -57,7 +57,7 @@ def settings(root: Path, llm: Path, engine: dict[str, Any], **more: Any) -> dict
     request = {"sampling": {"max_new_tokens": 40, "temperature": 0.0}, "max_new_tokens_by_kind": {"ask": 6}}
     base = {"corpus": "m.jsonl", "data_root": str(root), "llm": str(llm), "prompts": PROMPTS, "prompts_per_clip": 2}
     base |= {"engine": engine, "output": str(root / "out"), "request": request, "audio": {"check": "off"}}
-    return {**base, "gates": {"empty": False}, "progress": False, "report": False, "shard_size": 10, **more}
+    return {**base, "gates": {"grounded": None}, "progress": False, "report": False, "shard_size": 10, **more}
 
 
 def clip(number: int) -> dict[str, Any]:

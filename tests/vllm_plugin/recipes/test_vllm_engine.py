@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import recipes_pipeline
+from benchmarks.vllm_throughput import measure
 from nemo_desta.answering.sampling import Sampling
 from nemo_desta.recipes.engines import EngineError, Request, SamplingConfig, VLLMEngine, build_engine, generate_all
 from nemo_desta.recipes.engines.scheduler import Job
@@ -205,3 +207,13 @@ def test_a_run_that_vllm_ends_resumes_to_the_same_rows(
     assert shared.llm.llm_engine.get_num_unfinished_requests() == 0
     run_recipe(recipe)
     assert files(tmp_path / "out") == files(expected)
+
+
+def test_the_benchmark_gives_vllm_the_requests_of_the_recipe(
+    engine: VLLMEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes_pipeline, "FILES", 2)
+    recipes_pipeline.make_corpus(tmp_path / "corpus", 4)
+    found = measure(engine, tmp_path, max_new_tokens=8, rounds=1)
+    (recipe, *_), (alone, *_) = found["tokens, seconds, cpu_seconds"].values()
+    assert recipe == alone > 8 and found["ratio"] > 0
