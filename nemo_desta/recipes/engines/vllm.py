@@ -28,8 +28,8 @@ class VLLMEngine(LocalEngine):
     """A frozen LLM in vLLM.
 
     ``llm``: a ``vllm.LLM``; ``local``: see `LocalEngine`. ``window``: requests that vLLM has at once; it runs some and
-    queues the others. With ``temperature`` None, vLLM takes temperature, top-p, top-k and min-p from the
-    LLM's generation config. It samples even if that config says ``do_sample: false``.
+    queues the others. With ``temperature`` None, vLLM takes temperature, top-p, top-k and min-p from the LLM's
+    generation config. It samples even if that config says ``do_sample: false``.
     """
 
     def __init__(
