@@ -63,8 +63,8 @@ def make_corpus(folder: Path, clips: int) -> None:
             file.write(json.dumps({**row, "attributes": attributes, "group": f"s{number // 50}"}) + "\n")
 
 
-def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
-    """Seconds of the plan, the rows and the end, and rows per second over all three."""
+def run(corpus: Path, output: Path, engine: Any, **settings: Any) -> dict[str, float]:
+    """Seconds of the plan, the rows and the end, and rows per second over all three. ``settings``: of the recipe."""
     from nemo_desta.recipes.build import build_input, build_prompts, build_stage, cross_checks, units
     from nemo_desta.recipes.pipeline import RecipeFolder, finish, run_shards, write_plan
     from nemo_desta.recipes.settings import identity, parse_recipe
@@ -77,6 +77,7 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
             "llm": "instant",
             "output": str(output),
             "prompts_per_clip": 2,
+            **settings,
         }
     )
     corpora, roots = build_input(config)
@@ -85,10 +86,12 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
     folder.claim(identity(config))
     began, marks = time.time(), [time.perf_counter()]
     shards = write_plan(folder, units(config, corpora, roots), shard_size=config.shard_size, progress=False)
-    marks.append(time.perf_counter())
     stage = build_stage(config, corpora, roots, pool, (engine, engine))
     gc.freeze()
+    marks.append(time.perf_counter())
+    cpu = time.process_time()
     run_shards(folder, stage, range(shards), concurrency=engine.concurrency, engines=[engine], progress=False)
+    cpu = time.process_time() - cpu
     marks.append(time.perf_counter())
     summary = finish(folder, cross_checks(config), progress=False)
     marks.append(time.perf_counter())
@@ -99,6 +102,7 @@ def run(corpus: Path, output: Path, engine: Any) -> dict[str, float]:
         "rejected": summary.num_rejected,
         "plan_secs": round(plan, 2),
         "rows_secs": round(made, 2),
+        "rows_cpu_secs": round(cpu, 2),
         "finish_secs": round(end, 2),
         "began": began,
         "ended": time.time(),

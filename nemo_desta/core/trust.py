@@ -7,6 +7,7 @@ decision. In a config that came with weights they are refused by name, unless th
 """
 
 import importlib
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,11 +155,13 @@ def _is_optimizer(path: str, value: Any) -> bool:
     """Whether this is the class of an optimiser or schedule of torch, NeMo or transformers.
 
     The prefix alone does not tell (``torch.optim.adam.torch.load`` has it): the module must be importable by itself,
-    and the class must be defined in one of these packages.
+    and the class must be defined in one of these packages. Where the package is not installed, nothing of it can run.
     """
     section = path.removeprefix("model.").removesuffix("._target_")
     if section not in BASES or not isinstance(value, str) or not value.startswith(OPTIMIZERS):
         return False
+    if importlib.util.find_spec(value.partition(".")[0]) is None:
+        return True
     module, _, name = value.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

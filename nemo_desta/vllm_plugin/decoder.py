@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_desta.answering.engine import PreparedChat
 from nemo_desta.answering.sampling import vllm_sampling
+from nemo_desta.answering.vllm_process import end_waiting_with_the_process
 from nemo_desta.config import check_keys
 from nemo_desta.types import AUDIO_SLOT
 
@@ -66,7 +67,9 @@ class VLLMDecoder:
             raise ImportError(INSTALL) from error
         check_keys(engine_args, [one.name for one in fields(EngineArgs) if one.init], "vllm")
         processors = [PENALTY, *(engine_args.get("logits_processors") or ())]
-        return LLMEngine.from_engine_args(EngineArgs(**{**engine_args, "logits_processors": processors}))
+        engine = LLMEngine.from_engine_args(EngineArgs(**{**engine_args, "logits_processors": processors}))
+        end_waiting_with_the_process(engine.engine_core)
+        return engine
 
     @property
     def context(self) -> int:

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from nemo_desta.data.row_schema import KNOWN_KEYS
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.commands import run_command
+from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.pipeline import RecipeFolder, RecipeMismatch, Summary
 from nemo_desta.recipes.run import my_shards, run_recipe
 from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
@@ -72,6 +73,18 @@ def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
 def test_groups_compose(group: str) -> None:
     for path in (CONF / group).glob("*.yaml"):
         assert shipped("self_generate", f"{group}={path.stem}")[group]["name"] == path.stem.removesuffix("_fastest")
+
+
+def test_arguments_of_vllm_are_given_as_documented() -> None:
+    config = shipped(
+        "self_generate", "engine=vllm", "engine.max_model_len=2048", "engine.engine_args={max_num_seqs: 8}"
+    )
+    assert engine_identity(config["engine"], "x") == {
+        "name": "vllm",
+        "dtype": None,
+        "engine_args": {"max_num_seqs": 8},
+    }
+    assert engine_identity(shipped("self_generate", "engine=vllm")["engine"], "x")["engine_args"] == {}
 
 
 def test_main_writes_rows_from_a_config(corpus: Path, llm_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """A model folder of a stranger is data: what its config asks for is refused by name unless the caller grants it."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -223,6 +224,19 @@ def test_an_optimiser_that_is_none_is_refused_on_every_stack(section, target):
 def test_optimisers_and_schedules_of_the_stack_need_no_grant(section, target):
     config = {section: {"_target_": target}}
     assert check_model(config, "folder", Grant()) == config
+
+
+def test_a_schedule_of_a_package_that_is_not_installed_needs_no_grant(monkeypatch):
+    """The folders that our own configs train name NeMo's schedule; they also open where there is no NeMo."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "nemo" else found(name, *more)
+    )
+    config = {"lr_scheduler": {"_target_": "nemo.core.optim.lr_scheduler.CosineAnnealing"}}
+    assert check_model(config, "folder", Grant()) == config
+    for target in ("nemo.utils.exp_manager.exp_manager", "torch.optim.adam.torch.load", "os.system"):
+        with pytest.raises(UntrustedConfig):
+            check_model({"lr_scheduler": {"_target_": target}}, "folder", Grant())
 
 
 def test_what_an_optimiser_is_given_is_checked_too(folder, canary, load):

@@ -65,7 +65,7 @@ class VLLMSettings:
     tensor_parallel_size: int | None = None
     gpu_memory_utilization: float | None = None
     max_model_len: int | None = None
-    engine_args: dict[str, Any] = field(default_factory=dict)
+    engine_args: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def engine_identity(settings: Mapping[str, Any], llm: str) -> dict[str, Any]:
     kept = {name: knobs[name] for name in _OF_THE_TEXT if name in knobs}
     if kept.get("dtype") == "fastest":
         kept["dtype"] = "auto"  # both are compared by the number format that the loaded LLM has
+    if "engine_args" in kept:
+        kept["engine_args"] = kept["engine_args"] or {}
     return {**kept, "model": kept["model"] or llm} if "model" in kept else kept
 
 
@@ -133,7 +135,7 @@ def build_engine(
         engine = engine_class(model=model, tokenizer=known_by, chat_template_kwargs=chat_template_kwargs, **knobs)
         engine.connect()
         return engine
-    given = [*knobs.pop("engine_args", {}).items(), *knobs.items()]
+    given = [*(knobs.pop("engine_args", None) or {}).items(), *knobs.items()]
     options = {key: value for key, value in given if value is not None}
     return engine_class.from_pretrained(llm, chat_template_kwargs=chat_template_kwargs, **options)
 
