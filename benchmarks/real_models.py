@@ -12,7 +12,6 @@ is skipped.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -209,9 +208,16 @@ def most_trained(work: Path, task: str) -> str:
 
 
 def share_cascades(done: Path, folder: Path) -> None:
-    """Give an evaluation the cascade's answers of another: the text LLM of all runs is the same, bit for bit."""
-    for cascade in done.glob("rows/*/cascade"):
-        shutil.copytree(cascade, folder / cascade.relative_to(done), dirs_exist_ok=True)
+    """Give an evaluation the cascade's answers of another: the text LLM of all runs is the same, bit for bit.
+
+    ``done`` and ``folder`` are the two evaluations, each beside its own ``laptop/model``, which the answers name.
+    """
+    old, new = (json.dumps(str(one.parent / "laptop" / "model")) for one in (done, folder))
+    for answers in done.glob("rows/*/cascade/*.jsonl"):
+        copy = folder / answers.relative_to(done)
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(answers.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 def evaluate(
