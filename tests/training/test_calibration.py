@@ -12,8 +12,8 @@ CLIPS = {"callbacks.calibrate_clips": 6}
 
 def run(workplace, name, **more):
     settings = {"trainer.max_steps": 1, "model.lr_scheduler.warmup_steps": 0, "model.optimizer.lr": 1e-9, **more}
-    fit(workplace.config(name, **settings))
-    (file,) = (workplace.folder / name).glob("*/model/projector.safetensors")
+    fit(workplace.config(f"calibration_{name}", **settings))
+    (file,) = (workplace.folder / f"calibration_{name}").glob("*/model/projector.safetensors")
     return load_file(file)
 
 
