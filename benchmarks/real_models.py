@@ -63,7 +63,12 @@ def main() -> None:
             found = folder / name / "scores.json"
             if seed != args.seeds[0]:
                 share_cascades(work / f"seed_{args.seeds[0]}" / name, found.parent)
-            run(f"{name} {seed}", lambda s=settings, o=found.parent, m=model: evaluate(m, o, s, args), found)
+            text = name == "attributes"
+            run(
+                f"{name} {seed}",
+                lambda s=settings, o=found.parent, m=model, t=text: evaluate(m, o, s, args, text=t),
+                found,
+            )
         run(f"free answers {seed}", lambda m=model, f=folder: free_answers(m, f, args), folder / "free_answers.jsonl")
     first = work / f"seed_{args.seeds[0]}" / "laptop" / "model"
     run("references", lambda: references(first, args, work), work / "references.json")
@@ -221,12 +226,20 @@ def share_cascades(done: Path, folder: Path) -> None:
 
 
 def evaluate(
-    model: Path, output: Path, settings: dict[str, Any], args: argparse.Namespace, *, controls: int = 40
+    model: Path,
+    output: Path,
+    settings: dict[str, Any],
+    args: argparse.Namespace,
+    *,
+    controls: int = 40,
+    text: bool = True,
 ) -> None:
-    """``controls``: clips per task that are asked about with silence and with another clip instead."""
+    """``controls``: clips per task that are asked about with silence and with another clip instead. ``text``: compare
+    the answers to text with the bare LLM's."""
     settings = {**settings, "audio_root": args.data_root}
     desta("evaluate", f"model={model}", f"output={output}", f"rows={_hydra(settings)}",
-          f"controls={{items: {controls}}}", "text_kept={prompts: 12, texts: 6}", "sampling.max_new_tokens=48",
+          f"controls={{items: {controls}}}", f"text_kept={'{prompts: 12, texts: 6}' if text else 'null'}",
+          "sampling.max_new_tokens=48",
           f"feature_cache={_hydra({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
 
 

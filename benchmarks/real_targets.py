@@ -71,7 +71,7 @@ def main() -> None:
             share_cascades(work / f"seed_{args.seeds[0]}" / "attributes", found.parent)
             run(
                 f"accuracy {folder.name}",
-                lambda m=model, o=found.parent: evaluate(m, o, settings, args, controls=0),
+                lambda m=model, o=found.parent: evaluate(m, o, settings, args, controls=0, text=False),
                 found,
             )
             read, heard = out / "formats_read.json", folder / "formats.json"
