@@ -36,7 +36,7 @@ def one_process() -> Iterator[None]:
     """vLLM runs in this process, without plugins."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        patch.setenv("VLLM_PLUGINS", "none")
+        patch.setenv("VLLM_PLUGINS", "nemo_desta")  # vLLM loads plugins once per process, and other tests need it
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         patch.setenv("VLLM_NO_USAGE_STATS", "1")
         yield
