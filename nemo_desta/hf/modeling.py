@@ -115,9 +115,10 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
             trust_remote_code=bool(trust_remote_code),
             allow_targets=allow_targets,
         )
-        if (dtype := torch_dtype if dtype is None else dtype) not in (None, "auto"):
-            settings = replace(settings, llm=replace(settings.llm, dtype=str(dtype).removeprefix("torch.")))
         # Auto classes give the config what it has as an attribute, and call this method without it.
+        asked = (dtype, torch_dtype, getattr(config, "dtype", None))
+        if (dtype := next((one for one in asked if one is not None), None)) not in (None, "auto"):
+            settings = replace(settings, llm=replace(settings.llm, dtype=str(dtype).removeprefix("torch.")))
         if attn_implementation := attn_implementation or getattr(config, "_attn_implementation", None):
             settings = replace(settings, llm=replace(settings.llm, attn_implementation=attn_implementation))
         given = {

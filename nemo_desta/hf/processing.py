@@ -129,6 +129,7 @@ class DestaProcessor(ProcessorMixin):
         audio: Any = None,
         images: None = None,
         videos: None = None,
+        video: None = None,
         *,
         sampling_rate: int | None = None,
         return_tensors: str = "pt",
@@ -149,7 +150,7 @@ class DestaProcessor(ProcessorMixin):
         Raises:
             RowError: no text, or tags and clips that differ in number. AudioError: a clip that cannot be read.
         """
-        if images is not None or videos is not None:
+        if any(given is not None for given in (images, videos, video)):
             raise TypeError("this model has no images and no videos")
         texts = [text] if isinstance(text, str) else list(text or ())
         if not texts:

@@ -123,13 +123,15 @@ def test_a_subfolder_is_refused(place):
 def test_a_pipeline_opens_a_folder_by_its_path_and_answers(place, inputs):
     pipe = pipeline("any-to-any", model=str(place.folder), dtype="float32")
     chat = [dict(message) for message in ONE]
-    said = pipe(text=chat, return_full_text=False, generate_kwargs=GREEDY)
+    said = pipe(text=chat, return_full_text=False, generate_kwargs=dict(GREEDY))
     expected = place.processor.batch_decode(new_tokens(place.model, inputs(ONE)), skip_special_tokens=True)
     assert [one["generated_text"] for one in said] == expected
-    several = pipe(text=[chat, [dict(message) for message in TEXT]], return_full_text=False, generate_kwargs=GREEDY)
+    several = pipe(
+        text=[chat, [dict(message) for message in TEXT]], return_full_text=False, generate_kwargs=dict(GREEDY)
+    )
     assert several[0] == said and len(several) == 2
     prompt = place.processor.apply_chat_template(ONE)
-    by_prompt = pipe(prompt, audio=ONE[0]["audios"], return_full_text=False, generate_kwargs=GREEDY)
+    by_prompt = pipe(prompt, audio=ONE[0]["audios"], return_full_text=False, generate_kwargs=dict(GREEDY))
     assert by_prompt[0]["generated_text"] == said[0]["generated_text"]
     with pytest.raises(ConfigError, match="'do_sample' is neither"):
         pipe(text=chat, do_sample=False)
