@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch.nn.utils.rnn import pad_sequence
 
 from nemo_desta.data.settings import DataSettings
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.projector.base import Projector
-from nemo_desta.training.feature_precompute import batches, list_clips, load_clip
+from nemo_desta.training.feature_precompute import batches, list_clips, load_clip, padded
 from nemo_desta.types import EncoderOutput
 
 logger = logging.getLogger(__name__)
@@ -54,10 +53,8 @@ class Calibration(Callback):
         for some in batches(chosen, clips):
             loaded = [clip for clip in (load_clip(file, rate) for file in some) if clip is not None]
             if loaded:
-                lens = torch.tensor([len(clip) for clip in loaded], device=device)
-                audio = pad_sequence([torch.from_numpy(clip) for clip in loaded], batch_first=True)
                 with torch.no_grad():
-                    yield perception.encode(audio.to(device), lens)
+                    yield perception.encode(*padded(loaded, device))
 
 
 def check_calibration(num_clips: int, projector: type[Any], strategy: str) -> None:

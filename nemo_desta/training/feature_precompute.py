@@ -125,10 +125,8 @@ def precompute(
             keyed = {clip_key(clip): clip for clip in loaded}
             new = {key: clip for key, clip in keyed.items() if not cache.has(perception.encoders, key)}
             if new:
-                lens = torch.tensor([len(clip) for clip in new.values()], device=device)
-                audio = pad_sequence([torch.from_numpy(clip) for clip in new.values()], batch_first=True)
                 with torch.no_grad():
-                    perception.encode(audio.to(device), lens, list(new))
+                    perception.encode(*padded(list(new.values()), device), list(new))
             num_encoded += len(new)
             num_seen += len(files)
             bar.note = f"{num_seen:,} of {len(own):,} clips"
@@ -143,6 +141,12 @@ def load_clip(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
     except RowError as error:
         logger.warning("not encoded: %s", error)
         return None
+
+
+def padded(clips: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips as (A, S) samples, zero at the end, and (A,) their numbers of samples."""
+    audio = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+    return audio.to(device), torch.tensor([len(clip) for clip in clips], device=device)
 
 
 def batches(files: Sequence[AudioFile], clips: Clips) -> Iterator[list[AudioFile]]:
