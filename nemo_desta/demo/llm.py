@@ -2,12 +2,14 @@
 
     python -m nemo_desta.demo.llm --out FOLDER [--steps 3000] [--seed 0] [--seconds 30 for a miniature]
         [--init FOLDER to continue from its weights] [--reasoning for the variant that thinks first]
+        [--head-size 64: with --init, narrower heads are widened; --steps 0 does nothing else]
 
 Writes a Hugging Face folder and ``training.json`` with the seed, the command, the gates and the weights' checksum.
 Gates (on the weights as saved, in fp32): attribute accuracy and text cascade, each at least ``GATE``.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -37,6 +39,7 @@ GATE = 0.98
 VOCABULARY = 1200
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TOKENS_PER_BATCH = 2048
+HEAD_SIZE = 64  # vLLM's attention on CPUs has no kernel for fewer
 
 _TEMPLATES = {name: text.replace("\n", "") for name, text in load_texts("training_text.yaml")["templates"].items()}
 #: ``enable_thinking=False`` puts an empty think block into the prompt, as Qwen3 does.
@@ -55,19 +58,21 @@ def train(
     seconds: float | None = None,
     learning_rate: float = 2e-3,
     yes_no: float = 36,
+    head_size: int = HEAD_SIZE,
 ) -> dict[str, Any]:
     """Train, save to ``out`` and measure; returns the record, which is also written to ``out/training.json``.
 
-    ``init``: folder of a model to continue from. ``seconds``: time limit (the learning rate schedule follows
-    whichever of steps and seconds is further). ``yes_no``: weight of yes/no questions, where plain ones weigh 55.
+    ``init``: folder of a model to continue from; its heads are widened to ``head_size``. ``seconds``: time
+    limit (the learning rate schedule follows whichever of steps and seconds is further). ``yes_no``: weight of yes/no
+    questions, where plain ones weigh 55.
     """
     torch.manual_seed(seed)
     if init is None:
         tokenizer = build_tokenizer(seed)
-        model = Qwen3ForCausalLM(model_config(tokenizer))
+        model = Qwen3ForCausalLM(model_config(tokenizer, head_size))
     else:
         model, tokenizer = load(init)
-        model.train()
+        model = widen_heads(model, head_size).train()
     tokenizer.chat_template = REASONING_TEMPLATE if reasoning else CHAT_TEMPLATE
     # fp32 and plain attention: on a CPU without AMX, bf16 autocast and sdpa are slower for so small a model
     model.set_attn_implementation("eager")
@@ -77,7 +82,7 @@ def train(
     started, step, tokens = time.monotonic(), 0, 0
     bar = Progress("small LLM", steps, unit="steps", tokens=lambda: tokens)
     for ids, supervised in _batches(tokenizer, seed, reasoning=reasoning, yes_no=yes_no):
-        progress = step / steps
+        progress = step / steps if steps else 1
         if seconds is not None:
             progress = max(progress, (time.monotonic() - started) / seconds)
         if progress >= 1:
@@ -99,6 +104,7 @@ def train(
             bar.note = f"loss {loss.item():.3f}"
     bar.close()
     options = {"--seed": seed, "--steps": steps, "--seconds": seconds, "--lr": learning_rate, "--yes-no": yes_no}
+    options["--head-size"] = head_size
     options = " ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
     record = {
         "command": f"python -m nemo_desta.demo.llm {options}{' --reasoning' if reasoning else ''}",
@@ -142,8 +148,8 @@ def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **tokens)
 
 
-def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    """About 1.85 M parameters, 3.7 MB in bf16."""
+def model_config(tokenizer: PreTrainedTokenizerFast, head_size: int = HEAD_SIZE) -> Qwen3Config:
+    """About 2.0 M parameters, 4.0 MB in bf16."""
     return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -151,7 +157,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=48,
+        head_dim=head_size,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -159,6 +165,49 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.04,
     )
+
+
+@torch.no_grad()
+def widen_heads(model: Qwen3ForCausalLM, size: int) -> Qwen3ForCausalLM:
+    """The same function with heads of ``size`` channels: the new ones are zero.
+
+    A rotary base of ``base ** (size / old)`` gives the old pairs their old angles. The norm of a head divides by a
+    smaller root mean square and the scores by a larger root of the head size; the keys' norm takes both up.
+    """
+    old = model.config.head_dim
+    if size == old:
+        return model
+    config = copy.deepcopy(model.config)
+    config.head_dim = size
+    base = rotary_base(model.config) ** (size / old)
+    if hasattr(config, "rope_theta"):  # transformers 4
+        config.rope_theta = base
+    else:
+        config.rope_parameters = {"rope_type": "default", "rope_theta": base}
+    kept = torch.cat([torch.arange(old // 2), size // 2 + torch.arange(old // 2)])  # a pair is (i, i + size / 2)
+    state = {}
+    for name, weight in model.state_dict().items():
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            wide = weight.new_zeros(len(weight) // old, size, weight.shape[1])
+            wide[:, kept] = weight.unflatten(0, (-1, old))
+            weight = wide.flatten(0, 1)
+        elif name.endswith("o_proj.weight"):
+            wide = weight.new_zeros(len(weight), weight.shape[1] // old, size)
+            wide[:, :, kept] = weight.unflatten(1, (-1, old))
+            weight = wide.flatten(1)
+        elif name.endswith(("q_norm.weight", "k_norm.weight")):
+            wide = weight.new_ones(size)
+            wide[kept] = weight * (math.sqrt(old / size) if "k_norm" in name else 1.0)
+            weight = wide
+        state[name] = weight
+    wide = Qwen3ForCausalLM(config)
+    wide.load_state_dict(state)
+    return wide
+
+
+def rotary_base(config: Qwen3Config) -> float:
+    """The rotary base of a config of transformers 4 or 5."""
+    return float(getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"])
 
 
 def sha256(path: Path) -> str:
@@ -194,15 +243,22 @@ def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path
     model.generation_config.update(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
-    model.to(torch.bfloat16).save_pretrained(out)
+    norms = {name: p.float() for name, p in model.state_dict().items() if "_norm" in name}  # 1 KB: see widen_heads
+    model.to(torch.bfloat16).save_pretrained(out, state_dict=model.state_dict() | norms)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
     # transformers 5 writes a class name that transformers 4 does not know, and the template as a file of its own
     config_file = out / "tokenizer_config.json"
     config = json.loads(config_file.read_text())
+    for key in ("is_local", "local_files_only"):  # how it was loaded
+        config.pop(key, None)
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": tokenizer.chat_template}
     config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     (out / "chat_template.jinja").unlink(missing_ok=True)
+    # transformers 4 reads the rotary base there
+    config = json.loads((out / "config.json").read_text())
+    config["rope_theta"] = rotary_base(model.config)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:
@@ -216,6 +272,7 @@ def main() -> None:
     parser.add_argument("--reasoning", action="store_true", help="the variant that thinks first")
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--yes-no", type=float, default=36, help="weight of yes/no questions (plain ones: 55)")
+    parser.add_argument("--head-size", type=int, default=HEAD_SIZE, help="channels of an attention head")
     args = vars(parser.parse_args())
     record = train(args.pop("out"), learning_rate=args.pop("lr"), **args)
     print(json.dumps(record, indent=2))

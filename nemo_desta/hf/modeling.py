@@ -219,7 +219,7 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
 
         Raises:
             ValueError: audio tokens and vectors that differ in number, or audio tokens apart that belong together;
-                ``audio`` and ``audio_lens`` that do not fit.
+                ``audio`` and ``audio_lens`` that do not fit, as where a pipeline's ``batch_size`` pads on the left.
         """
         num_clips, num_lens = (0 if given is None else len(given) for given in (audio, audio_lens))
         if num_clips != num_lens:
@@ -231,6 +231,12 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
             if places.numel():
                 raise ValueError(f"{places.numel()} audio tokens in input_ids but no audio")
             return text
+        behind = torch.arange(audio.shape[1], device=audio.device) >= audio_lens.to(audio.device)[:, None]
+        if bool((audio.ne(0) & behind).any()):
+            raise ValueError(
+                "audio has samples behind the length of a clip. Clips are padded with zeros on the right: make "
+                "batches with the processor, not with a pipeline's batch_size"
+            )
         vectors, lens = self.perceive(audio, audio_lens)
         ends = lens.to(places.device).cumsum(0)
         if places.numel() != int(ends[-1]):

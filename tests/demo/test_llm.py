@@ -5,12 +5,13 @@ import random
 
 import pytest
 import torch
+from transformers import Qwen3ForCausalLM
 
 from nemo_desta.demo import llm
 from nemo_desta.demo.llm_data import EMPTY_THINK, OPEN_THINK, conversation, encode
 from nemo_desta.demo.llm_gates import answer, measure
 
-SIZE_LIMIT = 4_000_000
+SIZE_LIMIT = 4_200_000
 ASSETS = [pytest.param(llm.ASSET, id="instruct"), pytest.param(llm.REASONING_ASSET, id="reasoning")]
 
 
@@ -32,6 +33,21 @@ def test_shipped_model_passes_its_gates(shipped):
     result = measure(*shipped, count=40, seed=2, groups=("attributes", "text_cascade", "formats"))
     assert result["attributes"] >= 0.95 and result["text_cascade"] >= 0.95  # 40 prompts each: room for two slips
     assert result["formats"] and all(obeyed >= 0.95 for obeyed, _ in result["formats"].values())
+
+
+@torch.no_grad()
+def test_widened_heads_are_the_same_function():
+    config = llm.model_config(llm.load()[1], head_size=16)
+    config.num_hidden_layers, config.rms_norm_eps = 2, 1e-6
+    torch.manual_seed(0)
+    narrow = Qwen3ForCausalLM(config).eval()
+    for name, weight in narrow.named_parameters():
+        if "norm" in name:
+            weight.uniform_(0.5, 2.0)
+    wide = llm.widen_heads(narrow, 24).eval()
+    ids = torch.randint(0, 1000, (2, 50))
+    assert wide.config.head_dim == 24
+    torch.testing.assert_close(wide(ids).logits, narrow(ids).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_shipped_reasoning_model_thinks_first_and_rewrites_reading_into_hearing():

@@ -11,7 +11,7 @@ from nemo_desta.core.model import SpeechLM
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf import DestaForConditionalGeneration
 from nemo_desta.sharing.export import export_model
-from tests.hf.conftest import GREEDY, ONE, TEXT, TWO, new_tokens, our_logits, parts_of, write_model
+from tests.hf.conftest import GREEDY, ONE, TEXT, TWO, clip, new_tokens, our_logits, parts_of, write_model
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 LAYERS = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "cpu", "lm_head": "cpu"} | {
@@ -135,3 +135,12 @@ def test_a_pipeline_opens_a_folder_by_its_path_and_answers(place, inputs):
     assert by_prompt[0]["generated_text"] == said[0]["generated_text"]
     with pytest.raises(ConfigError, match="'do_sample' is neither"):
         pipe(text=chat, do_sample=False)
+
+
+@pytest.mark.skipif("any-to-any" not in get_supported_tasks(), reason="this pipeline came with transformers 5")
+def test_a_batch_of_a_pipeline_is_refused_where_it_would_cut_a_clip(place):
+    pipe = pipeline("any-to-any", model=str(place.folder), dtype="float32")
+    chats = [[{**ONE[0], "audios": [clip(samples)]}] for samples in (16_000, 20_000)]
+    pipe.tokenizer.padding_side = "left"  # as many tokenizers of LLMs have it
+    with pytest.raises(ValueError, match="make batches with the processor"):
+        pipe(text=chats, batch_size=2, return_full_text=False, generate_kwargs=dict(GREEDY))

@@ -81,6 +81,20 @@ def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("vllm")
     # Wide initial weights: with transformers' own, every prompt gets the same answer.
     parts = tiny_config(path / "parts", initializer_range=0.5, head_dim=HEAD_SIZE, max_position_embeddings=4096)
+    return _place(path, parts)
+
+
+@pytest.fixture(scope="session")
+def demo_place(tmp_path_factory):
+    """As ``place``, over the LLM and the encoders that ship with the package."""
+    assets = "package:demo/assets"
+    files = {"whisper": f"{assets}/encoders/whisper", "beats": f"{assets}/encoders/beats.pt"}
+    encoders = {name: {"name": name, "path": file} for name, file in files.items()}
+    perception = {"encoders": encoders, "projector": {"name": "window", "output_norm": True}}
+    return _place(tmp_path_factory.mktemp("demo"), {"llm": {"path": f"{assets}/llm"}, "perception": perception})
+
+
+def _place(path, parts):
     config = parse(ModelConfig, parts)
     torch.manual_seed(1)
     fresh = SpeechLM.from_config(config)
@@ -93,6 +107,10 @@ def place(tmp_path_factory):
 def theirs(place):
     """(our messages, number of tokens) -> the processor, its inputs and the greedy new ids (1, new) of the class of
     transformers."""
+    return answers_of_transformers(place)
+
+
+def answers_of_transformers(place):
     from nemo_desta.hf import DestaForConditionalGeneration, DestaProcessor
 
     model = DestaForConditionalGeneration.from_pretrained(place.folder, dtype="float32")

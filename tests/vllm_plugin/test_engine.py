@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nemo_desta.answering.chat import answer
-from tests.vllm_plugin.conftest import clip, conversations, openai_message, whole
+from tests.vllm_plugin.conftest import answers_of_transformers, clip, conversations, openai_message, whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -68,7 +68,10 @@ def greedy(llm, chats, **options):
 @pytest.fixture(scope="module")
 def reference(theirs):
     """(conversation) -> prompt ids and greedy ids of the class of transformers."""
+    return _reference(theirs)
 
+
+def _reference(theirs):
     def run(chat):
         processor, inputs, ids = theirs(chat, NEW)
         return held(inputs, processor), ids[0].tolist()
@@ -222,6 +225,17 @@ def test_prompt_settings_of_the_model_are_in_vllms_prompts(place, tmp_path):
         for output, chat in zip(greedy(llm, chats), chats, strict=True):
             inputs = processor.apply_chat_template(chat, tokenize=True)
             assert output.prompt_token_ids == held(inputs, processor)
+    finally:
+        stop(llm)
+
+
+def test_the_demos_model_answers_as_in_transformers(demo_place):
+    reference = _reference(answers_of_transformers(demo_place))
+    chats = [chat for i, chat in enumerate(conversations(25)) if i % 25 not in (3, 4)]  # it has 2,048 positions
+    expected = [reference(chat) for chat in chats]
+    llm = start(demo_place, max_model_len=2048, limit_mm_per_prompt={"audio": {"count": 4, "length": 8 * 16_000}})
+    try:
+        check(greedy(llm, chats), expected)
     finally:
         stop(llm)
 
