@@ -28,10 +28,10 @@ from benchmarks.real_models_scores import TASKS, free_answers, references, summa
 #: Task -> (corpora, prompts per clip, share of the training batches, tokens of an answer). A longer answer is dropped:
 #: in rambling answers little of the loss is about the sound. About sounds the LLM has no shorter ones for every class.
 ROWS = {
-    "digit": (("fsdd",), 1, 0.25, 16),
-    "sound_class": (("esc10",), 3, 0.3, 32),
+    "digit": (("fsdd",), 1, 0.35, 16),
+    "sound_class": (("esc10",), 3, 0.25, 32),
     "emotion": (("ravdess",), 2, 0.35, 16),
-    "transcript": (("ravdess", "librispeech_other", "ljspeech"), 1, 0.1, 48),
+    "transcript": (("ravdess", "librispeech_other", "ljspeech"), 1, 0.05, 48),
     "gender": (("ravdess", "librispeech_clean", "librispeech_other"), 1, 0.15, 16),
 }
 #: Share of right answers in the probe that a prompt needs, where its task has one that reaches it.
