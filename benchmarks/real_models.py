@@ -261,7 +261,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
     found.add_argument("--data-root", required=True, type=_folder, help="folder that holds manifests/ and audio/")
     found.add_argument("--work-dir", default="runs/real_models", type=_path)
     found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    found.add_argument("--steps", type=int, default=500, help="training steps of each run (default: %(default)s)")
+    found.add_argument("--steps", type=int, default=750, help="training steps of each run (default: %(default)s)")
     found.add_argument("--dtype", default="fastest", help="of the LLM (default: %(default)s)")
     found.add_argument("overrides", nargs="*", help="key=value of conf/laptop.yaml")
     return found

@@ -28,7 +28,7 @@ TASKS = ("gender", "sound_class", "instrument", "language")
 
 
 def main() -> None:
-    args = _parse()
+    args = options(__doc__, "runs/target_source")
     quiet()
     work_dir = Path(args.work_dir)
     manifest = build_corpus(work_dir / "corpus", seed=0)
@@ -140,7 +140,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         own = [r for r in records if r["source"] == source]
         columns = [[r["perplexity"] for r in own], [r["plain"]["right"] for r in own]]
         columns += [[r[name]["obeys"] for r in own] for name in FORMATS]
-        lines.append([source, str(len(own)), *(_mean_and_range(column) for column in columns)])
+        lines.append([source, str(len(own)), *(mean_and_range(column) for column in columns)])
     return render_table(header, lines)
 
 
@@ -168,15 +168,17 @@ def plot(records: Sequence[Mapping[str, Any]], picture: Path) -> Path:
     return picture
 
 
-def _mean_and_range(values: Sequence[float]) -> str:
+def mean_and_range(values: Sequence[float]) -> str:
+    """As text."""
     mean = sum(values) / len(values)
     digits = 2 if mean < 100 else 0
     return f"{mean:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work-dir", default="runs/target_source")
+def options(doc: str, work_dir: str) -> argparse.Namespace:
+    """The command line of this benchmark and of `target_thoughts`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work-dir", default=work_dir)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
     return parser.parse_args()
