@@ -3,7 +3,7 @@
 # docs/stacks.md.
 # PYTHON=... selects the interpreter, ARGS=... adds arguments.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-container test-megatron test-legacy test-vllm kernels lint docs docs-tables constraints clean
+.PHONY: help demo test test-slow test-container test-megatron test-legacy test-vllm before-release kernels lint docs docs-tables constraints clean
 .PHONY: kernels.venv kernels.venv-container kernels.venv-legacy
 
 ARGS ?=
@@ -39,6 +39,10 @@ test-legacy: .venv-legacy/.stamp  ## run the tests (without slow ones), on the s
 
 test-vllm: .venv-vllm/.stamp  ## run the tests that need vLLM, in an environment with vLLM's build for CPUs
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q --durations=30 --durations-min=2 tests/vllm_plugin $(ARGS)
+
+before-release:  ## all of .ci/run, and the tests that need vLLM
+	.ci/run
+	$(MAKE) test-vllm
 
 kernels: kernels.venv kernels.venv-container kernels.venv-legacy  ## compile the Triton kernels for GPUs with each stack's compiler; needs no GPU
 

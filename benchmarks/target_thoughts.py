@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from benchmarks.target_source import TASKS, mean_and_range, options, perplexity
 from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
@@ -56,12 +58,12 @@ def write_sources(work_dir: Path) -> dict[str, Path]:
             "output": str(folders[SOURCES[0]]),
         }
     )
-    heard = compose("recipes/demo_rephrase", []).recipes
+    heard = OmegaConf.to_container(compose("recipes/demo_rephrase", []).recipes.rephrase, resolve=True)
     run_recipe(
         shared
         | {
             "rows": str(folders[SOURCES[0]]),
-            "rephrase": heard.rephrase,
+            "rephrase": heard,
             "gates": GATES,
             "output": str(folders[SOURCES[1]]),
         }

@@ -11,7 +11,7 @@ import nemo_desta
 from nemo_desta import package_info
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FILE = 4_000_000
+MAX_FILE = 4_200_000
 MAX_FIXTURES = 6_000_000
 #: Written so that this file does not match itself.
 FOREIGN = re.compile(
