@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.real_models import (
@@ -35,17 +36,19 @@ PERSONA = (
     "Keep its fact."
 )
 ATTEMPTS = 4
-#: Format requests in words -> their check. None of them occurs in the training.
-FORMATS = {
-    "ANSWER IN CAPITAL LETTERS ONLY.": Constraint("upper_case"),
-    "Answer in lower case only.": Constraint("lower_case"),
-    "Answer with one word.": Constraint("one_word"),
-    "Answer in at most four words.": Constraint("max_words", (4,)),
-    'Begin your answer with "I think".': Constraint("starts_with", ("I think",)),
-    "Answer with a bullet list.": Constraint("bullets"),
-    "Put your whole answer in double quotes.": Constraint("quoted"),
-    "Do not use commas, and answer in two sentences.": Constraint("sentences", (2,)),
+#: Name in tables -> request in words -> its check. None of them occurs in the training.
+REQUESTS = {
+    "capitals": ("ANSWER IN CAPITAL LETTERS ONLY.", Constraint("upper_case")),
+    "lower case": ("Answer in lower case only.", Constraint("lower_case")),
+    "one word": ("Answer with one word.", Constraint("one_word")),
+    "four words": ("Answer in at most four words.", Constraint("max_words", (4,))),
+    "I think": ('Begin your answer with "I think".', Constraint("starts_with", ("I think",))),
+    "list": ("Answer with a bullet list.", Constraint("bullets")),
+    "quotes": ("Put your whole answer in double quotes.", Constraint("quoted")),
+    "two sentences": ("Do not use commas, and answer in two sentences.", Constraint("sentences", (2,))),
 }
+NAMES = {name: wording for name, (wording, _) in REQUESTS.items()}
+FORMATS = dict(REQUESTS.values())
 CLIPS_PER_FORMAT = 24
 
 
@@ -186,11 +189,15 @@ def formats(model: Path, output: Path, args: argparse.Namespace, work: Path, *, 
 
 
 def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -> str:
-    """The table over all seeds, written as ``results.md``, with a picture beside it."""
+    """The tables over all seeds, written as ``results.md``, with a picture beside them.
+
+    "Away from reading": how far the share of answers that obey a format is from that of the same LLM with the true
+    description, the mean over formats. A bare value obeys "one word" whatever was asked, so the share alone misleads.
+    """
     from nemo_desta.evaluation.attributes import render_table
 
     scores = json.loads((out / "perplexity.json").read_text())
-    bound = sum(json.loads((out / "formats_read.json").read_text()).values()) / len(FORMATS)
+    read = json.loads((out / "formats_read.json").read_text())
     lines, bars = [], {}
     for source in SOURCES:
         folders = [out / f"{source}_{seed}" for seed in args.seeds]
@@ -198,14 +205,19 @@ def summary(args: argparse.Namespace, out: Path, seconds: Mapping[str, float]) -
             json.loads((folder / "attributes" / "scores.json").read_text())["rows"]["attributes"] for folder in folders
         ]
         followed = [json.loads((folder / "formats.json").read_text()) for folder in folders]
-        means = {task: sum(one[task]["accuracy"] for one in found) / len(found) for task in args.tasks}
-        shares = [sum(one.values()) / len(FORMATS) for one in followed]
-        bars[source] = {**means, "formats": sum(shares) / len(shares)}
-        cells = [f"{scores[source]['perplexity']:.2f}", *(f"{value:.3f}" for value in means.values())]
-        cells += [f"{sum(shares) / len(shares):.3f}", " ".join(f"{share:.3f}" for share in shares), f"{bound:.3f}"]
-        lines.append([source, *cells])
-    header = ["targets", "perplexity", *args.tasks, "formats", "seeds", "LLM with the description"]
-    text = f"{render_table(header, lines)}\n\nwall time: {sum(seconds.values()) / 60:.0f} min"
+        cells = [f"{scores[source]['perplexity']:.2f}"]
+        for task in args.tasks:
+            cells.append(f"{mean(one[task]['accuracy'] for one in found):.3f}")
+            cells.append(" ".join(f"{one[task]['accuracy']:.3f}" for one in found))
+        away = [mean(abs(one[wording] - read[wording]) for wording in FORMATS) for one in followed]
+        bars[source] = {name: mean(one[wording] for one in followed) for name, wording in NAMES.items()}
+        lines.append([source, *cells, f"{mean(away):.3f}", " ".join(f"{one:.3f}" for one in away)])
+    tasks = [column for task in args.tasks for column in (task, "seeds")]
+    header = ["targets", "perplexity", *tasks, "formats: away from reading", "seeds"]
+    bars["the LLM reads"] = {name: read[wording] for name, wording in NAMES.items()}
+    by_format = [[source, *(f"{value:.2f}" for value in values.values())] for source, values in bars.items()]
+    tables = [render_table(header, lines), render_table(["obeyed", *NAMES], by_format)]
+    text = "\n\n".join([*tables, f"wall time: {sum(seconds.values()) / 60:.0f} min"])
     (out / "results.md").write_text(text + "\n")
     _plot(bars, out / "results.png")
     return text
@@ -217,14 +229,15 @@ def _plot(bars: Mapping[str, Mapping[str, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.5))
+    figure, axes = pyplot.subplots(figsize=(8, 3.5))
+    width = 0.8 / len(bars)
     for number, (source, values) in enumerate(bars.items()):
-        places = [i + 0.27 * (number - 1) for i in range(len(values))]
-        axes.bar(places, list(values.values()), width=0.25, label=source)
-    names = list(next(iter(bars.values())))
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("share of answers")
-    axes.legend(title="targets")
+        places = [i + width * (number - (len(bars) - 1) / 2) for i in range(len(values))]
+        colour = "black" if source not in SOURCES else None
+        axes.bar(places, list(values.values()), width=0.9 * width, label=source, color=colour)
+    axes.set_xticks(range(len(NAMES)), list(NAMES))
+    axes.set(ylabel="share of answers that obey", ylim=(0, 1.05))
+    axes.legend(title="targets", frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
