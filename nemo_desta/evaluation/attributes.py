@@ -21,6 +21,9 @@ PERMUTATIONS = 200
 
 #: A value directly after one of these (and perhaps an article) is ruled out, not named: "female, not male".
 _NEGATION = re.compile(r"(?:\b(?:not|no|never|without|rather than|instead of)|n't)(?: (?:a|an|the|any))? $")
+_NEGATIONS = re.compile(r"\b(?:not|no|never|nor|without|rather than|instead of)\b|n't\b")
+#: Other words that may stand between the words of a value.
+_BETWEEN = 2
 
 
 def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None) -> str | None:
@@ -28,7 +31,9 @@ def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterab
 
     ``aliases``: value -> further wordings of it. Only whole words match, in any case; hyphens and underscores count as
     spaces. Where names overlap the longest wins ("bass clarinet" is no "clarinet"). A directly negated value does not
-    count as named. A think block is removed; one that never closes leaves no answer.
+    count as named. If none is named so, the words of a value in another order, close together in a sentence without a
+    negation, name it ("a crowing rooster", "the dog is barking"). A think block is removed; one that never closes
+    leaves no answer.
     """
     values = list(values)
     pairs = [(value, value) for value in values]
@@ -43,7 +48,23 @@ def parse_value(answer: str, values: Iterable[str], aliases: Mapping[str, Iterab
     ordered = sorted(names, key=len, reverse=True)
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered))})(?!\w)")
     named = {names[match[0]] for match in pattern.finditer(text) if not _NEGATION.search(text[: match.start()])}
+    named = named or {value for value in values if _has_its_words(text, _words(plain_words(value)))}
     return named.pop() if len(named) == 1 else None
+
+
+def _has_its_words(text: str, words: Sequence[str]) -> bool:
+    """Whether a sentence of ``text`` has the two or more ``words`` of a value close together."""
+    width = len(words) + _BETWEEN
+    for sentence in re.split(r"[.!?;]", text) if len(words) > 1 else ():
+        if not _NEGATIONS.search(sentence):
+            said = _words(sentence)
+            if any(set(words) <= set(said[first : first + width]) for first in range(len(said) - len(words) + 1)):
+                return True
+    return False
+
+
+def _words(text: str) -> list[str]:
+    return [word.removesuffix("'s") for word in re.findall(r"[\w']+", text)]
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,25 @@ def test_parse_value_prefers_the_longest_name(answer: str, value: str | None) ->
     assert parse_value(answer, INSTRUMENTS) == value
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("The dog is barking.", "dog barking"),
+        ("It is the dog's barking, I think.", "dog barking"),
+        ("The sound of a crowing rooster.", "rooster crowing"),
+        ("The dog is not barking.", None),
+        ("A dog. Somebody is barking orders.", None),
+        ("The dog of the neighbours has been barking.", None),
+        ("The dog is barking while the rooster is crowing.", None),
+        ("A rooster crowing; the dog is barking too.", "rooster crowing"),
+        ("It has human, that is non-verbal, speech.", None),
+        ("A barking sound.", None),
+    ],
+)
+def test_parse_value_finds_the_words_of_a_value_in_another_order(answer: str, value: str | None) -> None:
+    assert parse_value(answer, ("dog barking", "rooster crowing", "rain", "human non-speech")) == value
+
+
 def test_parse_value_knows_aliases() -> None:
     aliases = {"male": ["man", "boy"], "female": ["woman", "girl"]}
     assert parse_value("A woman speaks.", GENDERS, aliases) == "female"
