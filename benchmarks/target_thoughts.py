@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from benchmarks.target_source import TASKS, mean_and_range, options, perplexity
 from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
@@ -40,6 +38,8 @@ def main() -> None:
 
 def write_sources(work_dir: Path) -> dict[str, Path]:
     """Source -> its rows. Both hold the same clips and prompts: those whose rewriting passed the gates."""
+    from omegaconf import OmegaConf
+
     from nemo_desta.recipes.run import run_recipe
 
     shared = {"llm": LLM, "engine": {"name": "hf", "batch_size": 128}, "report": False, "max_attempts": 1}
