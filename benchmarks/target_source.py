@@ -67,28 +67,33 @@ def write_foreign(work_dir: Path) -> None:
 
 def run(source: str, seed: int, rows: Sequence[Mapping[str, Any]], work_dir: Path, steps: int) -> dict[str, Any]:
     """Train one projector and evaluate it in every format; reuses a finished run."""
-    from nemo_desta.training.fit import fit
-
     folder = work_dir / f"{source.split()[0]}_{seed}"
     result = folder / "result.json"
     if result.exists():
         return json.loads(result.read_text())
-    overrides = [
-        f"work_dir={work_dir}",
-        f"seed={seed}",
-        f"exp_manager.exp_dir={folder}",
-        f"data.train_ds.input_cfg.0.rows={rows_file(work_dir, source)}",
-        f"data.validation_ds.datasets.demo.input_cfg.0.rows={rows_file(work_dir, SOURCES[0])}",
-        f"trainer.max_steps={steps}",
-        "trainer.limit_val_batches=0",
-    ]
-    model = fit(compose("demo", overrides)).eval()
+    model = train(work_dir, folder, rows_file(work_dir, source), rows_file(work_dir, SOURCES[0]), seed, steps)
     record: dict[str, Any] = {"source": source, "seed": seed, "steps": steps}
     record["perplexity"] = perplexity(model, rows_file(work_dir, source))
     for name in FORMATS:
         record[name] = ask(model, rows, name, work_dir / "corpus")
     result.write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def train(work_dir: Path, folder: Path, rows: Path, valid: Path, seed: int, steps: int, *more: str) -> Any:
+    """The demo's config on ``rows``, without validation; ``more``: further overrides. Returns the model."""
+    from nemo_desta.training.fit import fit
+
+    overrides = [
+        f"work_dir={work_dir}",
+        f"seed={seed}",
+        f"exp_manager.exp_dir={folder}",
+        f"data.train_ds.input_cfg.0.rows={rows}",
+        f"data.validation_ds.datasets.demo.input_cfg.0.rows={valid}",
+        f"trainer.max_steps={steps}",
+        "trainer.limit_val_batches=0",
+    ]
+    return fit(compose("demo", [*overrides, *more])).eval()
 
 
 def perplexity(model: Any, path: Path, limit: int = 256) -> float:
@@ -111,8 +116,10 @@ def perplexity(model: Any, path: Path, limit: int = 256) -> float:
     return math.exp(total / count)
 
 
-def ask(model: Any, rows: Sequence[Mapping[str, Any]], name: str, corpus: Path) -> dict[str, float]:
-    """Answers about test clips in one format: share that obeys it, share with correct content, share with both."""
+def ask_test_clips(
+    model: Any, rows: Sequence[Mapping[str, Any]], corpus: Path, format: str = "plain"
+) -> tuple[list[tuple[Mapping[str, Any], str]], list[str]]:
+    """About 160 pairs of a test clip's row and a task, and the answers to the task's question in one format."""
     from nemo_desta.evaluation.ask_model import ask_about_clips
 
     asked = [(row, task) for task in TASKS for row in rows if row["split"] == "test" and gold(row, task)]
@@ -120,10 +127,16 @@ def ask(model: Any, rows: Sequence[Mapping[str, Any]], name: str, corpus: Path) 
     answers = ask_about_clips(
         model,
         [corpus / row["audio"] for row, _ in asked],
-        [make_prompt(task, format=name).text for _, task in asked],
+        [make_prompt(task, format=format).text for _, task in asked],
         lengths=[row["duration"] for row, _ in asked],
         progress=False,
     )
+    return asked, answers
+
+
+def ask(model: Any, rows: Sequence[Mapping[str, Any]], name: str, corpus: Path) -> dict[str, float]:
+    """Answers about test clips in one format: share that obeys it, share with correct content, share with both."""
+    asked, answers = ask_test_clips(model, rows, corpus, name)
     obeys = [follows_format(name, answer) for answer in answers]
     right = [parse_answer(task, answer) == gold(row, task) for (row, task), answer in zip(asked, answers, strict=True)]
     both = sum(o and r for o, r in zip(obeys, right, strict=True))

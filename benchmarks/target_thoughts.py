@@ -14,10 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.target_source import TASKS, mean_and_range, options, perplexity
+from benchmarks.target_source import TASKS, ask_test_clips, mean_and_range, options, perplexity, train
 from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
-from nemo_desta.demo.prompts import make_prompt
 from nemo_desta.demo.run import GATES, compose, quiet
 from nemo_desta.demo.world import gold, parse_answer
 
@@ -86,24 +85,13 @@ def run(
     source: str, seed: int, rows: Sequence[Mapping[str, Any]], files: Mapping[str, Path], work_dir: Path, steps: int
 ) -> dict[str, Any]:
     """Train one projector and ask it about test clips; reuses a finished run."""
-    from nemo_desta.training.fit import fit
-
     folder = work_dir / f"{source}_{seed}"
     result = folder / "result.json"
     if result.exists():
         return json.loads(result.read_text())
-    overrides = [
-        f"work_dir={work_dir}",
-        f"seed={seed}",
-        f"exp_manager.exp_dir={folder}",
-        f"model.llm.path={LLM}",
-        f"data.train_ds.input_cfg.0.rows={files[source]}",
-        f"data.validation_ds.datasets.demo.input_cfg.0.rows={files[source]}",
-        f"trainer.max_steps={steps}",
-        "trainer.limit_val_batches=0",
-    ]
-    model = fit(compose("demo", overrides)).eval()
-    record = {"source": source, "seed": seed, "perplexity": perplexity(model, files[source])}
+    rows_file = files[source]
+    model = train(work_dir, folder, rows_file, rows_file, seed, steps, f"model.llm.path={LLM}")
+    record = {"source": source, "seed": seed, "perplexity": perplexity(model, rows_file)}
     record |= ask(model, rows, work_dir / "corpus")
     result.write_text(json.dumps(record, indent=1) + "\n")
     print(record, flush=True)
@@ -112,18 +100,9 @@ def run(
 
 def ask(model: Any, rows: Sequence[Mapping[str, Any]], corpus: Path) -> dict[str, float]:
     """Shares of the answers to plain questions about test clips that are right, think, and speak of a text."""
-    from nemo_desta.evaluation.ask_model import ask_about_clips
     from nemo_desta.recipes.gates.leak import LeakCheck
 
-    asked = [(row, task) for task in TASKS for row in rows if row["split"] == "test" and gold(row, task)]
-    asked = asked[:: max(1, len(asked) // 160)]
-    answers = ask_about_clips(
-        model,
-        [corpus / row["audio"] for row, _ in asked],
-        [make_prompt(task).text for _, task in asked],
-        lengths=[row["duration"] for row, _ in asked],
-        progress=False,
-    )
+    asked, answers = ask_test_clips(model, rows, corpus)
     leak = LeakCheck()
     thoughts = [getattr(answer, "thinking", None) or "" for answer in answers]
     right = [parse_answer(task, answer) == gold(row, task) for (row, task), answer in zip(asked, answers, strict=True)]

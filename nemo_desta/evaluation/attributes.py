@@ -19,9 +19,10 @@ from nemo_desta.evaluation.intervals import wilson_interval
 
 PERMUTATIONS = 200
 
-#: A value directly after one of these (and perhaps an article) is ruled out, not named: "female, not male".
-_NEGATION = re.compile(r"(?:\b(?:not|no|never|without|rather than|instead of)|n't)(?: (?:a|an|the|any))? $")
-_NEGATIONS = re.compile(r"\b(?:not|no|never|nor|without|rather than|instead of)\b|n't\b")
+_NOT = r"(?:\b(?:not|no|never|without|rather than|instead of)\b|n't\b)"
+#: A value directly after one of them (and perhaps an article) is ruled out, not named: "female, not male".
+_NEGATION = re.compile(rf"{_NOT}(?: (?:a|an|the|any))? $")
+_NEGATIONS = re.compile(rf"{_NOT}|\bnor\b")
 #: Other words that may stand between the words of a value.
 _BETWEEN = 2
 
