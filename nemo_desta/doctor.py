@@ -99,11 +99,13 @@ def weights() -> str:
     """The LLMs and encoders of the shipped configs: where each is on this machine, or how to get it."""
     from nemo_desta.sources import conf_folder, local_folder
 
-    found = {}
+    found, notes = {}, {}
     for group in ("llm", "encoders"):
         for file in sorted((conf_folder() / group).glob("*.yaml")):
-            for source in re.findall(r"^\s*path: ([^#\s]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            text = file.read_text(encoding="utf-8")
+            for source, note in re.findall(r"^\s*path: ([^#\s]+)([ \t]+# .+)?", text, flags=re.MULTILINE):
                 found.setdefault(source, []).append(f"{group}={file.stem}")
+                notes[source] = notes.get(source) or note
     lines = []
     for source, users in found.items():
         if source == "???":
@@ -113,7 +115,7 @@ def weights() -> str:
             ]
             continue
         folder = local_folder(source)
-        where = str(folder) if folder else f"not here: hf download {source}"
+        where = str(folder) if folder else f"not here: hf download {source}{notes[source]}"
         lines.append(f"  {'ok' if folder else '--'}  {source} ({', '.join(users)}): {where}")
     return "\n".join(
         [

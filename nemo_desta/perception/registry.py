@@ -8,6 +8,8 @@ ENCODERS = Registry(
     {
         "whisper": "nemo_desta.perception.encoders.whisper:build_whisper",
         "beats": "nemo_desta.perception.encoders.beats:build_beats",
+        "muq": "nemo_desta.perception.encoders.muq:build_muq",
+        "eat": "nemo_desta.perception.encoders.eat:build_eat",
     },
 )
 PROJECTORS = Registry(

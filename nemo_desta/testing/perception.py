@@ -1,12 +1,25 @@
 """Small encoders with random weights in the real checkpoint formats, for tests and dry runs."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.models.whisper import modeling_whisper
 
-from nemo_desta.perception.encoders import Beats, BeatsConfig, BeatsEncoder, FrozenEncoder, WhisperEncoder
+from nemo_desta.perception.encoders import (
+    Beats,
+    BeatsConfig,
+    BeatsEncoder,
+    Eat,
+    EatConfig,
+    FrozenEncoder,
+    Muq,
+    MuqConfig,
+    WhisperEncoder,
+)
+from nemo_desta.perception.encoders.weights import SINGLE
 
 WHISPER_FRAMES_PER_SEC = 50
 
@@ -76,6 +89,39 @@ def tiny_beats(
         model = Beats(config, label_dict=names or None)
     model.save_checkpoint(path)
     return str(path)
+
+
+def tiny_muq(folder: str | Path, *, hidden_size: int = 32, num_layers: int = 2, seed: int = 0) -> str:
+    """Write a MuQ in the public form; returns the folder."""
+    config = MuqConfig(
+        encoder_dim=hidden_size,
+        encoder_depth=num_layers,
+        conv_dim=4,
+        intermediate_size=2 * hidden_size,
+        num_attention_heads=2,
+    )
+    sizes = vars(config)
+    conformer = ("intermediate_size", "num_attention_heads", "conv_depthwise_kernel_size", "rotary_embedding_base")
+    stat = ("melspec_2048_mean", "melspec_2048_std")
+    nested = {"w2v2_config": {key: sizes[key] for key in conformer}, "stat": {key: sizes[key] for key in stat}}
+    _save(Muq, config, {key: sizes[key] for key in sizes.keys() - {*conformer, *stat}} | nested, folder, seed)
+    return str(folder)
+
+
+def tiny_eat(folder: str | Path, *, hidden_size: int = 32, num_layers: int = 2, seed: int = 0) -> str:
+    """Write a pre-trained EAT in the public form; returns the folder."""
+    config = EatConfig(embed_dim=hidden_size, depth=num_layers, num_heads=2, mlp_ratio=2.0)
+    _save(Eat, config, vars(config), folder, seed)
+    return str(folder)
+
+
+def _save(kind: type[Muq] | type[Eat], config: MuqConfig | EatConfig, written: dict, folder: str | Path, seed: int):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = kind(config)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "config.json").write_text(json.dumps(written))
+    save_file({f"model.{name}": tensor for name, tensor in model.state_dict().items()}, Path(folder) / SINGLE)
 
 
 def tiny_encoders() -> dict[str, FrozenEncoder]:

@@ -18,6 +18,8 @@ CALLABLES = {
     "perception.encoders.BeatsEncoder.from_checkpoint": ("path", {"layer_ids": None, "original_masks": False}),
     "perception.encoders.BeatsEncoder.fbank": ("audio", "audio_lens"),
     "perception.encoders.BeatsEncoder.shape": ("path", {"layer_ids": None, "original_masks": False}),
+    "perception.encoders.MuqEncoder.from_pretrained": ("path_or_id", {"layer_ids": None, "original_masks": False}),
+    "perception.encoders.EatEncoder.from_pretrained": ("path_or_id", {"layer_ids": None, "original_masks": False}),
     "perception.encoders.EncoderShape": ("hidden_size", "layer_ids", "num_layers", "frame_grid"),
     "perception.encoders.register_encoder": ("name",),
     "perception.encoders.build_encoder": ("name_or_config",),

@@ -1,4 +1,4 @@
-"""Kaldi's log-mel filter bank in torch, as BEATs reads it: 25 ms Povey windows every 10 ms, 128 bands, no dither.
+"""Kaldi's log-mel filter bank in torch, as BEATs and EAT read it: 25 ms windows every 10 ms, 128 bands, no dither.
 
 The arithmetic is Kaldi's `compute-fbank-feats` with its defaults and complete windows only (snip-edges).
 Letters: B clips, S samples, T frames, F bands.
@@ -13,7 +13,8 @@ NUM_BANDS = 128
 N_FFT = 512
 LOW_HZ = 20.0
 PRE_EMPHASIS = 0.97
-INT16_SCALE = 32_768.0  # Kaldi works on 16-bit sample values
+INT16_SCALE = 32_768.0
+POVEY_POWER = 0.85
 
 
 def num_fbank_frames(num_samples: int) -> int:
@@ -22,9 +23,14 @@ def num_fbank_frames(num_samples: int) -> int:
 
 
 class KaldiFbank:
-    """Log energies of 128 mel bands; its tables stay in float32, whatever the dtype of the model."""
+    """Log energies of 128 mel bands; its tables stay in float32, whatever the dtype of the model.
 
-    def __init__(self) -> None:
+    ``hann_power``: the window is a Hann window to this power, 0.85 for Kaldi's Povey window. ``scale``: factor of the
+    samples; Kaldi works on 16-bit values.
+    """
+
+    def __init__(self, *, hann_power: float = POVEY_POWER, scale: float = INT16_SCALE) -> None:
+        self._window, self._scale = hann_window(hann_power), scale
         self._tables: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, audio: torch.Tensor) -> torch.Tensor:
@@ -32,7 +38,7 @@ class KaldiFbank:
         if audio.shape[-1] < WINDOW:
             return audio.new_zeros(audio.shape[0], 0, NUM_BANDS, dtype=torch.float32)
         window, bands = self._tables_on(audio.device)
-        frames = (audio.float() * INT16_SCALE).unfold(-1, WINDOW, HOP)  # (B, T, 400)
+        frames = (audio.float() * self._scale).unfold(-1, WINDOW, HOP)  # (B, T, 400)
         frames = frames - frames.mean(-1, keepdim=True)
         previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         frames = (frames - PRE_EMPHASIS * previous) * window
@@ -42,13 +48,13 @@ class KaldiFbank:
 
     def _tables_on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         if device not in self._tables:
-            self._tables[device] = (povey_window().to(device), mel_bands().to(device))
+            self._tables[device] = (self._window.to(device), mel_bands().to(device))
         return self._tables[device]
 
 
-def povey_window() -> torch.Tensor:
-    """(400,) float32: a Hann window to the power of 0.85."""
-    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64, device="cpu").pow(0.85).float()
+def hann_window(power: float) -> torch.Tensor:
+    """(400,) float32: a Hann window to a power."""
+    return torch.hann_window(WINDOW, periodic=False, dtype=torch.float64, device="cpu").pow(power).float()
 
 
 def mel_bands() -> torch.Tensor:

@@ -1,18 +1,47 @@
-"""Read selected tensors of a Hugging Face checkpoint (a folder or a hub id) without loading the others."""
+"""Read the config and selected tensors of a Hugging Face checkpoint (a folder or a hub id), and no others."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from safetensors import safe_open
+from torch import nn
 
 from nemo_desta.perception.tensor_files import load_tensors
 from nemo_desta.sources import inside
 
+CONFIG = "config.json"
 SINGLE, INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+WHERE = (
+    "Give a folder that holds it or a hub id 'owner/name' (which needs network access, or a filled cache "
+    "when HF_HUB_OFFLINE is set)"
+)
+
+
+def load_config(path_or_id: str) -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = _find(path_or_id, CONFIG)
+    if file is None:
+        raise FileNotFoundError(f"'{path_or_id}': no {CONFIG} there. {WHERE}")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def load_weights(model: nn.Module, path_or_id: str, *, prefixes: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Fill a module that was built on the meta device with its tensors of a checkpoint, converted to ``dtype``.
+
+    ``prefixes`` and errors: see `load_part`.
+    """
+    weights = load_part(path_or_id, model.state_dict().keys(), prefixes=prefixes)
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    model.load_state_dict(cast, assign=True)
 
 
 def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -28,10 +57,7 @@ def load_part(path_or_id: str, names: Iterable[str], *, prefixes: tuple[str, ...
     names = list(names)
     location = _locate(path_or_id)
     if location is None:
-        raise FileNotFoundError(
-            f"'{path_or_id}': no {SINGLE}, {INDEX} or {PICKLE} there. Give a folder that holds one of them or a hub "
-            "id 'owner/name' (which needs network access, or a filled cache when HF_HUB_OFFLINE is set)"
-        )
+        raise FileNotFoundError(f"'{path_or_id}': no {SINGLE}, {INDEX} or {PICKLE} there. {WHERE}")
     kind, file = location
     if kind == PICKLE:
         tensors = load_tensors(file, mmap=True)
@@ -67,7 +93,7 @@ def _find(path_or_id: str, name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
     try:
         return Path(hf_hub_download(path_or_id, name))
-    except EntryNotFoundError:
+    except (EntryNotFoundError, HFValidationError):  # no such file; neither a folder nor a hub id
         return None
 
 

@@ -16,7 +16,7 @@ from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, join, plan_fixed
 from nemo_desta.perception.encoders.log_mel import LogMel
-from nemo_desta.perception.encoders.weights import load_part
+from nemo_desta.perception.encoders.weights import load_weights
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 SAMPLING_RATE = 16_000
@@ -103,9 +103,7 @@ class WhisperEncoder(FrozenEncoder):
             model = modeling_whisper.WhisperEncoder(config)
         if not final_norm:
             model.layer_norm = nn.Identity()
-        weights = load_part(path_or_id, model.state_dict().keys(), prefixes=("model.encoder.", "encoder.", ""))
-        weights = {name: tensor.to(as_dtype(dtype)) for name, tensor in weights.items()}
-        model.load_state_dict(weights, assign=True)
+        load_weights(model, path_or_id, prefixes=("model.encoder.", "encoder.", ""), dtype=as_dtype(dtype))
         options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
         return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_desta.perception.encoders import BeatsEncoder, WhisperEncoder
-from nemo_desta.testing.perception import tiny_beats, tiny_whisper
+from nemo_desta.perception.encoders import BeatsEncoder, EatEncoder, MuqEncoder, WhisperEncoder
+from nemo_desta.testing.perception import tiny_beats, tiny_eat, tiny_muq, tiny_whisper
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -46,17 +46,24 @@ def beats_path(tmp_path_factory):
     return tiny_beats(tmp_path_factory.mktemp("beats") / "beats.pt")
 
 
-@pytest.fixture(scope="session", params=["whisper", "beats"])
-def encoder(request, whisper_folder, beats_path):
+@pytest.fixture(scope="session", params=["whisper", "beats", "muq", "eat"])
+def encoder(request, whisper_folder, beats_path, tmp_path_factory):
     if request.param == "whisper":
         return WhisperEncoder.from_pretrained(whisper_folder, layer_ids=(1, 3))
-    return BeatsEncoder.from_checkpoint(beats_path)
+    if request.param == "beats":
+        return BeatsEncoder.from_checkpoint(beats_path)
+    write, kind = {"muq": (tiny_muq, MuqEncoder), "eat": (tiny_eat, EatEncoder)}[request.param]
+    return kind.from_pretrained(write(tmp_path_factory.mktemp(request.param)))
 
 
 @pytest.fixture
 def noise():
-    """Seconds -> (S,) noise at 16 kHz, the same for the same length."""
-    return lambda secs: torch.randn(round(secs * 16_000), generator=torch.Generator().manual_seed(7)) * 0.1
+    """Seconds -> (S,) noise, at 16 kHz unless told, the same for the same length."""
+
+    def make(secs: float, rate: int = 16_000) -> torch.Tensor:
+        return torch.randn(round(secs * rate), generator=torch.Generator().manual_seed(7)) * 0.1
+
+    return make
 
 
 @pytest.fixture

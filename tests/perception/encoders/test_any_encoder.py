@@ -7,15 +7,23 @@ import torch
 
 from nemo_desta.perception.encoders import AudioEncoder, FrozenEncoder
 
-LENGTHS = {0.05: (3, 8), 29.99: (1500, 188 * 8), 30.0: (1500, 188 * 8), 30.01: (1501, 188 * 8), 31: (1550, 194 * 8)}
-LENGTHS[95] = (4750, 594 * 8)
+#: Seconds -> frames of Whisper, of BEATs and EAT, of MuQ, by the samples of their steps.
+LENGTHS = {0.05: (3, 8, 2), 29.99: (1500, 188 * 8, 750), 30.0: (1500, 188 * 8, 750), 30.01: (1501, 188 * 8, 751)}
+LENGTHS |= {31: (1550, 194 * 8, 775), 95: (4750, 594 * 8, 2375)}
+HOPS = (320, 2560, 960)
+
+
+@pytest.fixture
+def noise(noise, encoder):
+    """Seconds -> (S,) noise at the encoder's rate."""
+    return lambda secs: noise(secs, encoder.sampling_rate)
 
 
 @pytest.mark.parametrize("secs", LENGTHS)
 def test_frames_cover_the_clip(encoder, noise, secs):
     clip = noise(secs)
     layers, lens = encoder(clip[None], torch.tensor([len(clip)]))
-    expected = LENGTHS[secs][0 if encoder.frame_grid.hop == 320 else 1]
+    expected = LENGTHS[secs][HOPS.index(encoder.frame_grid.hop)]
     assert lens.tolist() == [expected] == [encoder.num_frames(len(clip))]
     assert len(layers) == len(encoder.layer_ids)
     for layer in layers:
@@ -53,10 +61,11 @@ def test_empty_clip_beside_a_long_one(encoder, noise, batch):
 def test_every_sample_is_heard(encoder, noise, where):
     clip = noise(31)
     click = clip.clone()
-    click[int(where * 16_000)] += 0.5
+    place = int(where * encoder.sampling_rate)
+    click[place] += 0.5
     lens = torch.tensor([len(clip)])
     before, after = encoder(clip[None], lens).layers[0][0], encoder(click[None], lens).layers[0][0]
-    step = int(where * 16_000) // encoder.frame_grid.hop
+    step = place // encoder.frame_grid.hop
     per_step = encoder.frame_grid.frames_per_step
     change = (after - before).abs().amax(-1).view(-1, per_step).amax(-1)
     assert change[step] > 1e-3, "the step that holds the click does not hear it"
@@ -75,7 +84,7 @@ def test_only_valid_chunks_are_encoded(encoder, noise, batch, monkeypatch):
     forward = encoder.model.forward
     monkeypatch.setattr(encoder.model, "forward", lambda x, *a, **k: (rows.append(len(x)), forward(x, *a, **k))[1])
     encoder(*batch(noise(61), noise(1), noise(1)))
-    per_minute = 3 if encoder.frame_grid.hop == 320 else 6
+    per_minute = 6 if encoder.frame_grid.overlap else 3
     assert rows == [per_minute + 2]
 
 
@@ -83,12 +92,12 @@ def test_training_mode_and_gradients_stay_off(encoder, noise):
     holder = torch.nn.ModuleDict({"encoder": encoder}).train()
     assert not any(module.training for module in encoder.modules())
     assert not any(parameter.requires_grad for parameter in holder.parameters())
-    layers, _ = encoder(noise(1.0)[None].requires_grad_(), torch.tensor([16_000]))
+    layers, _ = encoder(noise(1.0)[None].requires_grad_(), torch.tensor([encoder.sampling_rate]))
     assert not any(layer.requires_grad for layer in layers)
 
 
 def test_autocast_does_not_change_the_numbers(encoder, noise):
-    clip, lens = noise(1.0)[None], torch.tensor([16_000])
+    clip, lens = noise(1.0)[None], torch.tensor([encoder.sampling_rate])
     plain = encoder(clip, lens).layers
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = encoder(clip, lens).layers
@@ -98,7 +107,7 @@ def test_autocast_does_not_change_the_numbers(encoder, noise):
 
 
 def test_bfloat16_weights_give_bfloat16_layers_near_float32(encoder, noise):
-    clip, lens = noise(1.0)[None], torch.tensor([16_000])
+    clip, lens = noise(1.0)[None], torch.tensor([encoder.sampling_rate])
     half = copy.deepcopy(encoder).to(torch.bfloat16)
     for exact, rounded in zip(encoder(clip, lens).layers, half(clip, lens).layers, strict=True):
         assert rounded.dtype == torch.bfloat16
@@ -106,7 +115,7 @@ def test_bfloat16_weights_give_bfloat16_layers_near_float32(encoder, noise):
 
 
 def test_features_stay_float32_under_a_default_dtype(encoder, noise):
-    clip, lens = noise(1.0)[None], torch.tensor([16_000])
+    clip, lens = noise(1.0)[None], torch.tensor([encoder.sampling_rate])
     expected = encoder(clip, lens).layers[0]
     fresh = copy.deepcopy(encoder)
     torch.set_default_dtype(torch.bfloat16)
@@ -124,6 +133,5 @@ def test_length_beyond_the_audio_is_refused(encoder):
 
 def test_protocol(encoder):
     assert isinstance(encoder, FrozenEncoder) and isinstance(encoder, AudioEncoder)
-    assert encoder.sampling_rate == 16_000
-    assert encoder.frame_rate == 50.0
+    assert (encoder.sampling_rate, encoder.frame_rate) in ((16_000, 50.0), (24_000, 25.0))
     assert encoder.state_dict(), "weights are part of the module"
