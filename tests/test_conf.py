@@ -55,7 +55,7 @@ def test_a_top_config_composes_and_every_key_is_known(name):
 def test_every_pair_of_options_of_two_groups_composes():
     """A Latin square: any two options of two groups meet in a few combinations of all. The LLMs take turns."""
     groups = {group: options(group) for group in ("encoders", "projector", "strategy")}
-    size = next(prime for prime in (3, 5, 7, 11, 13) if prime >= max(map(len, groups.values())))
+    size = next(prime for prime in (3, 5, 7, 11, 13, 17, 19) if prime >= max(map(len, groups.values())))
     combinations = []
     for i, j in itertools.product(range(size), repeat=2):
         places = zip(groups.items(), (i, j, i + j), strict=True)

@@ -10,6 +10,8 @@ ENCODERS = Registry(
         "beats": "nemo_desta.perception.encoders.beats:build_beats",
         "muq": "nemo_desta.perception.encoders.muq:build_muq",
         "eat": "nemo_desta.perception.encoders.eat:build_eat",
+        "hf": "nemo_desta.perception.encoders.hf:build_hf",
+        "w2vbert": "nemo_desta.perception.encoders.hf:build_w2vbert",
     },
 )
 PROJECTORS = Registry(

@@ -71,10 +71,10 @@ def test_beats(poisoned, tmp_path, canary):
 def test_weights_of_an_encoder_or_llm(poisoned, tmp_path, canary):
     poisoned(tmp_path / "pytorch_model.bin", lambda payload: {"a": payload})
     with pytest.raises(ConfigError, match=REFUSED):
-        load_part(str(tmp_path), ["a"], prefixes=("",))
+        load_part(str(tmp_path), ["a"])
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
     with pytest.raises(ConfigError, match="outside its folder"):
-        load_part(str(tmp_path), ["a"], prefixes=("",))
+        load_part(str(tmp_path), ["a"])
     assert not canary.exists()
 
 

@@ -74,7 +74,7 @@ class EatEncoder(FrozenEncoder):
         config = EatConfig.from_dict(load_config(path_or_id))
         with torch.device("meta"):
             model = Eat(config, num_layers=max(resolve_layer_ids(layer_ids, config.depth)))
-        load_weights(model, path_or_id, prefixes=("model.", ""), dtype=as_dtype(dtype))
+        load_weights(model, path_or_id, dtype=as_dtype(dtype))
         return cls(model, layer_ids=layer_ids, original_masks=original_masks, chunk_secs=chunk_secs)
 
     @classmethod

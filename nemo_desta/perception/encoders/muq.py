@@ -75,7 +75,7 @@ class MuqEncoder(FrozenEncoder):
         config = MuqConfig.from_dict(load_config(path_or_id))
         with torch.device("meta"):
             model = Muq(config, num_layers=max(resolve_layer_ids(layer_ids, config.encoder_depth)))
-        load_weights(model, path_or_id, prefixes=("model.", ""), dtype=as_dtype(dtype))
+        load_weights(model, path_or_id, dtype=as_dtype(dtype))
         return cls(model, layer_ids=layer_ids, original_masks=original_masks, chunk_secs=chunk_secs)
 
     @classmethod

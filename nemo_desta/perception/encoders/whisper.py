@@ -103,7 +103,7 @@ class WhisperEncoder(FrozenEncoder):
             model = modeling_whisper.WhisperEncoder(config)
         if not final_norm:
             model.layer_norm = nn.Identity()
-        load_weights(model, path_or_id, prefixes=("model.encoder.", "encoder.", ""), dtype=as_dtype(dtype))
+        load_weights(model, path_or_id, dtype=as_dtype(dtype))
         options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
         return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
 

@@ -68,7 +68,7 @@ def test_entry_point(monkeypatch):
         importlib.metadata, "entry_points", lambda group: [point] if group == "nemo_desta.encoders" else []
     )
     assert isinstance(build_encoder("far_ear", path="x"), Ear)
-    with pytest.raises(ConfigError, match="Did you mean 'far_ear'.*beats, eat, far_ear, .*muq, .*whisper"):
+    with pytest.raises(ConfigError, match="Did you mean 'far_ear'.*beats, eat, far_ear, hf, muq, .*whisper"):
         build_encoder("far_eer", path="x")
 
 
