@@ -53,13 +53,13 @@ def test_a_top_config_composes_and_every_key_is_known(name):
 
 
 def test_every_pair_of_options_of_two_groups_composes():
-    """A Latin square: any two options of two groups meet in a few combinations of all. The LLMs take turns."""
+    """Every pair of the two largest groups, with the options of the third in turn. So do the LLMs take turns."""
     groups = {group: options(group) for group in ("encoders", "projector", "strategy")}
-    size = next(prime for prime in (3, 5, 7, 11, 13, 17, 19) if prime >= max(map(len, groups.values())))
-    combinations = []
-    for i, j in itertools.product(range(size), repeat=2):
-        places = zip(groups.items(), (i, j, i + j), strict=True)
-        combinations.append([(group, found[place % size % len(found)]) for (group, found), place in places])
+    (first, a), (second, b), (third, c) = sorted(groups.items(), key=lambda group: -len(group[1]))
+    combinations = [
+        [(first, a[i]), (second, b[j]), (third, c[(i + j) % len(c)])]
+        for i, j in itertools.product(range(len(a)), range(len(b)))
+    ]
     pairs = {pair for row in combinations for pair in itertools.combinations(row, 2)}
     assert len(pairs) == sum(len(a) * len(b) for a, b in itertools.combinations(groups.values(), 2)) >= 50
     llms = options("llm")
@@ -105,6 +105,24 @@ def test_an_llm_config_may_set_the_prompt_in_every_top_config(name):
     prompt = composed(name, "llm=smollm3_3b")["model"]["prompt"]
     assert prompt["chat_template_kwargs"] == {"enable_thinking": False}
     assert prompt["system_role"] == "auto"
+
+
+def test_the_docs_list_every_encoder_config():
+    page = (CONF.parent / "docs" / "encoders.md").read_text()
+    listed = [name for row in re.findall(r"^\| (`[^|]+) \|", page, re.M) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == options("encoders")
+
+
+def test_alarms_four_encoders_compose_with_any_projector():
+    for projector in options("projector"):
+        model = check(composed("alarm", "encoders=alarm", f"projector={projector}"))
+        assert model.perception.sampling_rate == 24_000
+        assert {name: (one["name"], one["layer_ids"]) for name, one in model.perception.encoders.items()} == {
+            "whisper": ("whisper", [7, 15, 23, 31]),
+            "w2vbert": ("w2vbert", [6, 10, 15, 20, 24]),
+            "muq": ("muq", [4, 8, 12]),
+            "sslam": ("eat", [4, 8, 12]),
+        }
 
 
 def test_the_docs_list_every_llm_config():

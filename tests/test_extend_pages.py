@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from transformers import HubertConfig, HubertModel
 
-from nemo_desta.config import parse
+from nemo_desta.config import ModelConfig, parse
 from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.models.desta import DestaModel
-from nemo_desta.perception.build import token_counter
+from nemo_desta.perception.build import build_encoders, token_counter
 from nemo_desta.sharing.export import export_model
 from nemo_desta.testing import data
+from nemo_desta.testing.hf_encoders import tiny_hf_encoder
 from tests.training.conftest import Workplace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +103,20 @@ def test_the_encoder_of_the_page_trains_and_is_reopened(folder):
     assert list(opened.perception.encoders) == ["hubert"]
     config = opened.config.perception
     assert token_counter(config, 32)(9_001) == opened.num_audio_tokens(9_001)
+
+
+def test_the_command_with_an_encoder_of_transformers(tmp_path):
+    command = shlex.split(blocks("encoder", "bash")[0].replace("\\\n", ""))
+    assert command[:2] == ["desta", "train"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        settings = OmegaConf.to_container(compose("desta25", command[2:]).model, resolve=True)
+    perception = parse(ModelConfig, settings).perception
+    (name, encoder), *others = perception.encoders.items()
+    assert not others
+    encoder |= {"path": tiny_hf_encoder(tmp_path, "hubert"), "layer_ids": [1, 3]}
+    (found,) = build_encoders(replace(perception, encoders={name: encoder})).values()
+    layers, lens = found(torch.randn(1, 16_000), torch.tensor([16_000]))
+    assert found.num_frames(16_000) == int(lens[0]) == layers[0].shape[1] == 49
 
 
 @of_page("projector")

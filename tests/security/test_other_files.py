@@ -8,6 +8,7 @@ import tarfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nemo_desta.config import PerceptionConfig
 from nemo_desta.core.trust import UntrustedConfig
@@ -75,6 +76,13 @@ def test_weights_of_an_encoder_or_llm(poisoned, tmp_path, canary):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../secret.safetensors"}}')
     with pytest.raises(ConfigError, match="outside its folder"):
         load_part(str(tmp_path), ["a"])
+    assert not canary.exists()
+
+
+def test_safetensors_are_read_and_the_pickle_beside_them_is_not_opened(poisoned, tmp_path, canary):
+    poisoned(tmp_path / "pytorch_model.bin", lambda payload: {"a": payload})
+    save_file({"model.a": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert load_part(str(tmp_path), ["a"]) == {"a": torch.ones(1)}
     assert not canary.exists()
 
 

@@ -57,6 +57,7 @@ class Facts:
 
 
 @lru_cache(maxsize=32)
+@torch.random.fork_rng(devices=[])  # the run's own random numbers stay
 def measure(path: str, pad_samples: int = 0) -> Facts:
     """Measure the encoder of a folder or hub id.
 
