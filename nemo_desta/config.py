@@ -50,7 +50,8 @@ class PerceptionConfig:
 
     ``use``: the encoders to build, all of them when null. ``dtype`` as in `LLMConfig`. ``normalize_dbfs``: every clip
     is scaled to this RMS level (dB full scale) before the encoders, null leaves the level unchanged. ``init_from``: a
-    saved model folder or projector file whose tensors initialise this projector (stage-wise training).
+    saved model folder or projector file whose tensors initialise this projector (stage-wise training); or one for each
+    encoder by name, of which only that encoder's own tensors are taken, such as its adapter.
     """
 
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class PerceptionConfig:
     sampling_rate: int = 16_000
     dtype: str = "auto"
     normalize_dbfs: float | None = None
-    init_from: str | None = None
+    init_from: str | dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

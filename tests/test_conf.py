@@ -125,6 +125,48 @@ def test_alarms_four_encoders_compose_with_any_projector():
         }
 
 
+@pytest.mark.parametrize(
+    ("name", "count", "still"),
+    [
+        ("alarm_whisper_instruct", 18_625_028, 0),
+        ("alarm_w2vbert", 17_313_285, 0),
+        ("alarm_muq", 4_723_203, 0),
+        ("alarm_sslam", 18_100_739, 0),
+        ("alarm_ca", 63_503_872, 58_762_255),
+        ("alarm_p", 81_228_288 + 5 + 3 + 3, 18_625_028),
+    ],
+)
+def test_a_stage_of_alarm_trains_and_freezes_what_alarms_does(name, count, still):
+    """Over real shapes on the meta device; the BatchNorm of a frozen adapter stays in eval mode."""
+    import torch
+
+    from nemo_desta.core.build import freeze_by_pattern
+    from nemo_desta.perception.encoders import EncoderShape
+    from nemo_desta.perception.encoders.whisper import GRID
+    from nemo_desta.perception.projector import build_projector
+    from nemo_desta.types import FrameGrid
+
+    model = check(composed(name))
+    widths = {"whisper": 1280, "w2vbert": 1024, "muq": 1024, "sslam": 768}
+    shapes = {
+        encoder: EncoderShape(
+            widths[encoder], tuple(knobs["layer_ids"]), 32, FrameGrid(24_000, 960) if encoder == "muq" else GRID
+        )
+        for encoder, knobs in model.perception.encoders.items()
+    }
+    knobs = dict(model.perception.projector)
+    with torch.device("meta"):
+        projector = build_projector(knobs.pop("name"), shapes, 2560, **knobs)
+    parameters = {f"perception.projector.{name}": p for name, p in projector.named_parameters()}
+    freeze_by_pattern(parameters, model.freeze)
+    assert sum(p.numel() for p in parameters.values() if p.requires_grad) == count
+    assert sum(p.numel() for p in parameters.values() if not p.requires_grad) == still
+    frozen = {encoder for encoder, adapter in projector.train().adapters.items() if not adapter.training}
+    assert set(model.perception.init_from or ()) == frozen <= set(widths)
+    norms = [part for part in projector.modules() if isinstance(part, torch.nn.BatchNorm1d)]
+    assert {norm.training for norm in norms} <= {"whisper" not in frozen}
+
+
 def test_the_docs_list_every_llm_config():
     page = (CONF.parent / "docs" / "llms.md").read_text()
     listed = {name: path for path, name in re.findall(r"^\| `([\w-]+/[\w.-]+)` \| `(\w+)` \|", page, re.M)}

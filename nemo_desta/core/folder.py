@@ -7,6 +7,7 @@ of folder for publishing, with LoRA in a subfolder.
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ WEIGHTS_FILE = "projector.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"
 #: What is downloaded of a model on the hub: data only.
 FOLDER_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+#: Encoders that a model folder may contain, each a folder below this one; they are preferred to the config's paths.
+ENCODER_FOLDER = "encoders"
 PROJECTOR_PREFIX = "perception.projector."
 #: Where a run's folder has its model: its own, or that of the only run in an experiment's folder.
 IN_RUNS = ("model", "*/model")
@@ -191,27 +194,36 @@ def open_model(
     return config, tensors
 
 
-def load_projector(source: str | Path, projector: nn.Module) -> int:
+def load_projector(source: str | Path | Mapping[str, str | Path], projector: nn.Module) -> int:
     """Initialise a projector from a model folder, run or safetensors file (stage-wise training); returns the count.
 
     The projector must have every tensor of the source. Its further parameters keep their initial values and are named
-    in the log.
+    in the log. A mapping gives one source per encoder; of each, only the tensors of that encoder's own part are taken
+    (``<part>.<encoder>.``, such as its adapter), and all of them must be there.
 
     Raises:
-        ValueError: a tensor that the projector does not have, or of another shape.
+        ValueError: a tensor that the projector or the source does not have, or of another shape; an encoder without
+            tensors of its own.
     """
-    path = find_model(Path(source)) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     own = projector.state_dict()
-    tensors = {}
-    with safe_open(path, "pt") as file:
-        for name in file.keys():
-            tensors[name.removeprefix(PROJECTOR_PREFIX)] = file.get_tensor(name)
-    for name, tensor in tensors.items():
-        if name not in own:
-            raise ValueError(f"'{path}': tensor '{name}' has no place in this projector")
-        if own[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, this projector has {tuple(own[name].shape)}"
-            raise ValueError(f"'{path}': '{name}' is {shapes}")
+    tensors: dict[str, torch.Tensor] = {}
+    for encoder, one in source.items() if isinstance(source, Mapping) else [(None, source)]:
+        part = re.compile("" if encoder is None else rf"\w+\.{re.escape(encoder)}\.")
+        path = find_model(Path(one)) / WEIGHTS_FILE if Path(one).is_dir() else Path(one)
+        with safe_open(path, "pt") as file:
+            stored = {name.removeprefix(PROJECTOR_PREFIX): name for name in file.keys()}
+            found = {name: file.get_tensor(full) for name, full in stored.items() if part.match(name)}
+        if encoder is not None:
+            wanted = {name for name in own if part.match(name)}
+            if missing := sorted(wanted - set(found)) or [f"*.{encoder}.*"] * (not wanted):
+                raise ValueError(f"init_from of encoder '{encoder}': '{path}' or this projector lacks '{missing[0]}'")
+        for name, tensor in found.items():
+            if name not in own:
+                raise ValueError(f"'{path}': tensor '{name}' has no place in this projector")
+            if own[name].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)}, this projector has {tuple(own[name].shape)}"
+                raise ValueError(f"'{path}': '{name}' is {shapes}")
+        tensors |= found
     projector.load_state_dict(tensors, strict=False)
     if missing := sorted(set(own) - set(tensors)):
         logger.info("projector tensors with initial values: %s", ", ".join(missing))
@@ -223,12 +235,16 @@ def relocate(
 ) -> ModelConfig:
     """A saved config with the frozen parts where they are on this machine; the tokenizer is the folder's own.
 
+    An encoder is, in this order, where ``encoders`` says, in the folder itself, or where the config says.
+
     Raises:
         FileNotFoundError: a local path of the training does not exist any more, or a name in an export is not on the
             hub.
     """
     named = dict(config.perception.encoders)
-    for name, path in (encoders or {}).items():
+    contained = {name: folder / ENCODER_FOLDER / name for name in named if name.isidentifier()}
+    places = {name: str(path) for name, path in contained.items() if path.is_dir()} | dict(encoders or {})
+    for name, path in places.items():
         if name not in named:
             raise ConfigError(f"encoders={{...}} names '{name}'.{nearest(name, named)}")
         named[name] = {**named[name], "path": path}

@@ -8,10 +8,17 @@ from nemo_desta.sharing.released import read_released
 
 
 def import_released(
-    kind: str, folder: str | Path, *, llm: str | None = None, encoders: Mapping[str, str] | None = None
+    kind: str,
+    folder: str | Path,
+    *,
+    llm: str | None = None,
+    encoders: Mapping[str, str] | None = None,
+    original_masks: bool = False,
+    encoder_folder: str | Path | None = None,
 ) -> DestaModel:
     """Open a released model; arguments and errors as `read_released`."""
-    released = read_released(kind, folder, llm=llm, encoders=encoders)
+    places = {"llm": llm, "encoders": encoders, "encoder_folder": encoder_folder}
+    released = read_released(kind, folder, original_masks=original_masks, **places)
     model = DestaModel(released.config)
     model.load_state_dict(released.tensors)
     return model.eval()

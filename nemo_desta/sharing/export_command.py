@@ -28,6 +28,7 @@ class ExportConfig:
     source: str | None = None
     llm: str | None = None
     encoders: dict[str, str] | None = None
+    original_masks: bool = False
     check_identity: bool = True
     trust_remote_code: bool = False
     allow_targets: list[str] = field(default_factory=list)
@@ -61,7 +62,8 @@ def run_export(cfg: DictConfig | Mapping[str, Any], *, api: Any = None) -> str:
         output, source = Path(config.output).expanduser().absolute(), Path(config.source).expanduser()
         check_output(output, source, kind="import", is_earlier=is_model_folder, overwrite=config.overwrite)
         with atomic_folder(output) as part:
-            write_released(config.kind, config.source, part, llm=config.llm, encoders=config.encoders)
+            options = {name: getattr(config, name) for name in ("llm", "encoders", "original_masks")}
+            write_released(config.kind, config.source, part, **options)
         return f"{config.kind} written to {output}"
 
     api = (api or open_api()) if config.push else None  # fails here, before anything is written, without a token
@@ -81,6 +83,8 @@ def _check(config: ExportConfig) -> None:
         raise ConfigError("import (the kind of released model) and source (its folder) go together")
     if config.kind is not None and (given := [name for name in EXPORT_ONLY if getattr(config, name)]):
         raise ConfigError(f"{', '.join(given)}: for exports; import first, then export what was written")
+    if config.original_masks and config.kind is None:
+        raise ConfigError("original_masks is for import=alarm; an export keeps the masks of its model")
     if config.push:
         check_repo_id(config.repo_id)
     elif config.private:

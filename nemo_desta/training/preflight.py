@@ -85,8 +85,12 @@ def missing_weights(config: ModelConfig) -> Iterator[str]:
             yield from _incomplete(folder, where, needs_tokenizer=part == "llm" and config.llm.tokenizer is None)
     if config.llm.tokenizer and is_local(config.llm.tokenizer) and local_folder(config.llm.tokenizer) is None:
         yield f"model.llm.tokenizer: nothing at '{config.llm.tokenizer}'"
-    if config.perception.init_from and not Path(config.perception.init_from).exists():
-        yield f"model.perception.init_from: nothing at '{config.perception.init_from}'"
+    given = config.perception.init_from or {}
+    for part, source in (
+        {"": given} if isinstance(given, str) else {f".{n}": one for n, one in given.items()}
+    ).items():
+        if not Path(source).exists():
+            yield f"model.perception.init_from{part}: nothing at '{source}'"
 
 
 def missing_data(data: Mapping[str, Any]) -> Iterator[str]:

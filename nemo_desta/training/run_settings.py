@@ -33,7 +33,7 @@ RESUME = ("auto", "force")
 #: and rows are compared by content, data-parallel ranks by the data module.
 FREE = (
     *("model.llm.path", "model.llm.tokenizer", "model.llm.trust_remote_code", "model.perception.encoders.*.path"),
-    *("model.perception.init_from", "model.activation_checkpointing", "strategy.*", "callbacks.*"),
+    *("model.perception.init_from*", "model.activation_checkpointing", "strategy.*", "callbacks.*"),
     *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.max_steps", "trainer.max_epochs"),
     *("trainer.min_steps", "trainer.min_epochs", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_*"),
     *("trainer.profiler", "trainer.default_root_dir", "trainer.num_sanity_val_steps", "trainer.limit_val_batches"),

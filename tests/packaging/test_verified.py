@@ -15,7 +15,7 @@ from nemo_desta.doctor import main
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.scores import SCORERS
 from nemo_desta.perception.encoders.registry import ENCODERS
-from nemo_desta.sharing.released import READERS
+from nemo_desta.sharing.released import KINDS
 from nemo_desta.verified import ALWAYS, FOLDER, STATUSES, cards, other_versions, read, report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_every_strategy_engine_encoder_benchmark_and_import_has_a_card():
     assert {f"engine_{one['name']}" for one in engines if "name" in one} <= names  # others change settings of these
     assert {f"encoder_{name}" for name in ENCODERS.built_in} <= names
     assert {f"benchmark_{name}" for name in SCORERS.built_in} <= names
-    assert {f"import_{name}" for name in READERS} <= names
+    assert {f"import_{name}" for name in KINDS} <= names
 
 
 @pytest.mark.parametrize(

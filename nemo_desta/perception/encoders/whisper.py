@@ -20,7 +20,8 @@ from nemo_desta.perception.encoders.weights import load_weights
 from nemo_desta.types import EncoderOutput, FrameGrid
 
 SAMPLING_RATE = 16_000
-HOP = 320  # samples per encoder frame: 160 per mel frame, halved in time by the second convolution
+MEL_HOP = 160
+HOP = 2 * MEL_HOP  # samples per encoder frame: the second convolution halves the mel frames in time
 GRID = FrameGrid(SAMPLING_RATE, HOP)
 #: ``window_secs="clip"``: seconds of silence after a clip at least, and the windows are multiples of.
 MARGIN_SECS, STEP_SECS = 1, 2
@@ -45,13 +46,15 @@ class WhisperEncoder(FrozenEncoder):
         final_norm: bool = False,
         whole_windows: bool = False,
         window_secs: str | None = None,
+        original_masks: bool = False,
     ):
         """Wrap a `transformers` WhisperEncoder.
 
         model: cut after the highest of ``layer_ids`` by this constructor. ``num_layers``: blocks of the checkpoint.
         ``final_norm``: the last block's output passes the encoder's final LayerNorm (the other blocks' do not).
         ``whole_windows``: also return the frames of the silence that fills the last chunk, as DeSTA2.5 reads them.
-        ``window_secs``: None: Whisper's window; "clip": as short as the clip allows.
+        ``window_secs``: None: Whisper's window; "clip": as short as the clip allows. ``original_masks``: a clip's last
+        frame counts only if both of its mel frames hold samples, as in ALARM.
 
         Raises:
             ValueError: bad ``layer_ids``, or ``final_norm`` without the last block among them. ConfigError: another
@@ -67,7 +70,8 @@ class WhisperEncoder(FrozenEncoder):
                 f"final_norm normalises the output of the last block, {num_layers}, which layer_ids {list(layer_ids)} "
                 "leave out"
             )
-        super().__init__(model, _shape(model.config, num_layers, layer_ids, whole_windows=whole_windows))
+        frames = {"whole_windows": whole_windows, "original_masks": original_masks}
+        super().__init__(model, _shape(model.config, num_layers, layer_ids, **frames))
         self.final_norm = final_norm
         self.whole_windows = whole_windows
         self.fits_windows = window_secs == "clip"
@@ -87,6 +91,7 @@ class WhisperEncoder(FrozenEncoder):
         final_norm: bool = False,
         whole_windows: bool = False,
         window_secs: str | None = None,
+        original_masks: bool = False,
     ) -> "WhisperEncoder":
         """Load from a folder or hub id in Hugging Face form; ``layer_ids`` None: all blocks, ``dtype`` None: float32.
 
@@ -105,14 +110,22 @@ class WhisperEncoder(FrozenEncoder):
             model.layer_norm = nn.Identity()
         load_weights(model, path_or_id, dtype=as_dtype(dtype))
         options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
-        return cls(model, num_layers=num_layers, layer_ids=layer_ids, **options)
+        return cls(model, num_layers=num_layers, layer_ids=layer_ids, original_masks=original_masks, **options)
 
     @classmethod
-    def shape(cls, path: str, layer_ids: Iterable[int] | None = None, *, whole_windows: bool = False) -> EncoderShape:
+    def shape(
+        cls,
+        path: str,
+        layer_ids: Iterable[int] | None = None,
+        *,
+        whole_windows: bool = False,
+        original_masks: bool = False,
+    ) -> EncoderShape:
         """The shape of `from_pretrained`'s encoder, from the checkpoint's config alone."""
         config = WhisperConfig.from_pretrained(path)
         layer_ids = resolve_layer_ids(layer_ids, config.encoder_layers)
-        return _shape(config, config.encoder_layers, layer_ids, whole_windows=whole_windows)
+        frames = {"whole_windows": whole_windows, "original_masks": original_masks}
+        return _shape(config, config.encoder_layers, layer_ids, **frames)
 
     def encode(self, audio: torch.Tensor, lengths: list[int]) -> EncoderOutput:
         """See `FrozenEncoder.encode`."""
@@ -182,16 +195,20 @@ def _with_window(model: nn.Module, frames: int) -> nn.Module:
     return short
 
 
-def _shape(config: WhisperConfig, num_layers: int, layer_ids: tuple[int, ...], *, whole_windows: bool) -> EncoderShape:
+def _shape(
+    config: WhisperConfig, num_layers: int, layer_ids: tuple[int, ...], *, whole_windows: bool, original_masks: bool
+) -> EncoderShape:
     window = config.max_source_positions
     whole = FrameGrid(SAMPLING_RATE, window * HOP, frames_per_step=window)
+    frames_of = whole.num_frames if whole_windows else _frames_like_alarm if original_masks else None
     return EncoderShape(
-        hidden_size=config.d_model,
-        layer_ids=layer_ids,
-        num_layers=num_layers,
-        frame_grid=GRID,
-        frames_of=whole.num_frames if whole_windows else None,
+        hidden_size=config.d_model, layer_ids=layer_ids, num_layers=num_layers, frame_grid=GRID, frames_of=frames_of
     )
+
+
+def _frames_like_alarm(num_samples: int) -> int:
+    """Pairs of mel frames that hold samples; at least one."""
+    return max(1, -(-num_samples // MEL_HOP) // 2)
 
 
 def build_whisper(
@@ -201,10 +218,11 @@ def build_whisper(
     whole_windows: bool = False,
     window_secs: str | None = None,
     dtype: torch.dtype | str | None = None,
+    original_masks: bool = False,
 ) -> WhisperEncoder:
     """Config entry ``name: whisper``; see `WhisperEncoder.from_pretrained`."""
     options = {"final_norm": final_norm, "whole_windows": whole_windows, "window_secs": window_secs}
-    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, **options)
+    return WhisperEncoder.from_pretrained(path, layer_ids, dtype, original_masks=original_masks, **options)
 
 
 build_whisper.shape = WhisperEncoder.shape  # tells the sizes without loading weights

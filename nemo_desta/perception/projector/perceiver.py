@@ -21,7 +21,10 @@ from nemo_desta.perception.projector.fusion import Streams
 
 
 class PerceiverFusion(nn.Module):
-    """Latent prefixes and the main stream. Every stream is masked by its own lengths, as in the original."""
+    """Latent prefixes and the main stream. Every stream is masked by its own lengths, as in the original.
+
+    The released class returns a pair where its caller expects a tensor, so ALARM-P as released stops with a TypeError.
+    """
 
     def __init__(
         self,

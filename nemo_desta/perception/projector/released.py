@@ -4,6 +4,7 @@ A released tensor without a rule is an error, so no tensor is dropped silently.
 """
 
 import re
+from collections.abc import Mapping
 
 import torch
 
@@ -40,18 +41,19 @@ def from_desta(state: dict[str, torch.Tensor], encoder: str = "whisper") -> dict
     return renamed
 
 
-def from_alarm(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_alarm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """All of an ALARM model -> a `ConvProjector`'s, markers included.
 
-    Names may begin with ``model.``. Tensors of the frozen LLM and encoders are skipped.
+    Names may begin with ``model.``. Tensors of the frozen LLM and encoders are skipped and not read.
     """
     audio: dict[str, torch.Tensor] = {}
     adapters: dict[str, dict[str, torch.Tensor]] = {}
     fusion: dict[str, torch.Tensor] = {}
-    for full, tensor in state.items():
+    for full in state:
         name = full.removeprefix("model.")
         if name.startswith(ALARM_FROZEN):
             continue
+        tensor = state[full]
         if name in ("audio_start_emb", "audio_end_emb"):
             audio["markers." + name.split("_")[1]] = tensor.reshape(-1)
         elif name.startswith("audio_adapter.adapters."):
