@@ -1,8 +1,8 @@
 """Corpora as data: a card (YAML) describes a corpus' files and labels; `load_corpus` reads the corpus.
 
 ``card.py`` what a card may say, ``template.py`` its ``{field|filter}`` texts, ``readers.py`` and its neighbours how
-metadata is read row by row, ``corpus.py`` from rows to clips, ``audio.py`` whether a clip can be used,
-``cards/`` the corpora that ship with the package.
+metadata is read row by row, ``corpus.py`` from rows to clips, ``join.py`` one clip of several rows, ``audio.py``
+whether a clip can be used, ``cards/`` the corpora that ship with the package.
 """
 
 from nemo_desta.recipes.corpora.audio import check_audio, relative_audio

@@ -16,6 +16,8 @@ from nemo_desta.recipes.corpora.errors import CorpusError, named
 from nemo_desta.recipes.corpora.reader_types import READERS
 
 DOMAINS = ("speech", "sound", "music", "audio")
+SEEN = ("", "files", "description")
+JOINS = ("dialogue", "pairs")
 _CARDS = resources.files("nemo_desta.recipes.corpora") / "cards"
 CLIP_FIELDS = ("id", "audio", "duration", "transcript", "caption", "speaker_id", "group", "segments", "speakers")
 
@@ -25,7 +27,8 @@ class SourceConfig:
     """Metadata on disk, read row by row.
 
     ``type``: csv, tsv (no quotes), jsonl, json (one object of objects, or one list of objects), files (each matched
-    file is a row), lhotse (cuts, or recordings with ``supervisions``), huggingface (parquet, or a saved dataset).
+    file is a row), lines (each line of text that ``line``, a regular expression, matches in full; its named groups
+    are the columns), lhotse (cuts, or recordings with ``supervisions``), huggingface (parquet, or a saved dataset).
     ``files``: glob or globs below the data root, ``**`` for any depth. ``pattern``: regular expression for each
     file's path; its named groups are fields. Every row also has the fields ``file``, ``folder``, ``stem``. A column
     of the row wins over a group, a group over these three.
@@ -34,18 +37,21 @@ class SourceConfig:
     ``columns``: names, where the file has no header, the last one takes the rest of the line; ``comment``: how lines
     to skip start; ``quoted``: whether double quotes hold fields together. ``missing`` (huggingface, too): cells that
     have no value; null: `readers.MISSING_MARKERS` in tables by our own names, none where the card has a ``clip``.
-    ``where``: field -> value or values; other rows do not belong to the corpus.
+    ``where``: field -> value or values; other rows do not belong to the corpus. ``nested`` (json): an object of
+    objects of objects, whose innermost are the rows; the keys are the fields ``outer`` and ``key``.
     """
 
     type: str = MISSING
     files: Any = MISSING
     pattern: str | None = None
+    line: str | None = None
     delimiter: str | None = None
     columns: list[str] | None = None
     comment: str | None = None
     quoted: bool | None = None
     missing: list[str] | None = None
     where: dict[str, Any] = field(default_factory=dict)
+    nested: bool = False
 
     @property
     def globs(self) -> list[str]:
@@ -101,12 +107,33 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
+class JoinConfig:
+    """Several utterances become one clip, whose audio is written below the data root; see `join.Joiner`.
+
+    ``kind``: dialogue (consecutive clips of one ``group``) or pairs (two clips of the same or of different speakers).
+    Dialogues: a clip ends with the utterance that reaches ``max_secs``. ``start``: template of an utterance's start
+    in its recording, in seconds; without it, each utterance starts where the one before ends. ``segment``: attributes
+    of one utterance; all others belong to its speaker. Pairs: ``num_pairs`` per speaker with the same speaker, and as
+    many with another speaker of each gender, drawn by ``seed``. ``extract_to``: folder below the data root.
+    """
+
+    kind: str = MISSING
+    max_secs: float = 25.0
+    start: str | None = None
+    segment: list[str] = field(default_factory=list)
+    num_pairs: int = 50
+    seed: int = 123
+    extract_to: str = "joined_audio"
+
+
+@dataclass(frozen=True)
 class Card:
     """One corpus. ``domain`` and ``language`` may be templates. ``clip``: clip field -> template; empty where the
     rows carry the fields of a clip by our own names already. ``attributes``: what can be said about the sound.
     ``values``: attribute or clip field -> {value as found: value}, null = not known, ``"*"`` = all others.
-    ``not_audible``: attributes (shell patterns) that are not audible. ``home`` (address) and ``obtain`` (how to get a
-    copy) are for public corpora.
+    ``not_audible``: attributes (shell patterns) that are not audible. ``home`` (address), ``obtain`` (how to get a
+    copy) and ``seen`` (what the card was written from: ``files``, or their ``description``) are for public corpora.
+    ``join``: several rows make one clip.
     """
 
     name: str = MISSING
@@ -119,12 +146,14 @@ class Card:
     domain: str | None = None
     language: str | None = None
     obtain: str = ""
+    seen: str = ""
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     clip: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
     not_audible: list[str] = field(default_factory=list)
     split: SplitConfig = field(default_factory=SplitConfig)
+    join: JoinConfig | None = None
 
 
 def shipped_cards() -> list[str]:
@@ -192,11 +221,11 @@ def _wrong(kind: type, values: Any, where: str) -> Iterator[str]:
         yield f"'{where}' must be a mapping, found {type(values).__name__}: {values!r:.80}"
         return
     others = {item.name: "" for item in fields(kind) if item.default == MISSING}
-    nested = {"card.reader": ReaderConfig, "card.split": SplitConfig}
+    nested = {"card.reader": ReaderConfig, "card.split": SplitConfig, "card.join": JoinConfig}
     joins = {"card.reader.tables": TableConfig, "card.reader.texts": TextConfig}
     for key, value in values.items():
         there = f"{where}.{key}"
-        if there in nested:
+        if there in nested and value is not None:
             yield from _wrong(nested[there], value, there)
         elif there in joins and isinstance(value, Mapping):
             for name, one in value.items():
@@ -225,7 +254,9 @@ def _contradictions(card: Card) -> Iterator[str]:
         globs = [source.files] if isinstance(source.files, str) else source.files
         if not isinstance(globs, list) or not globs or not all(isinstance(glob, str) for glob in globs):
             yield f"{where}.files must be a glob or a list of globs, found {source.files!r}"
-        patterns[f"{where}.pattern"] = source.pattern or ""
+        patterns[f"{where}.pattern"], patterns[f"{where}.line"] = source.pattern or "", source.line or ""
+        if (source.type == "lines") != bool(source.line):
+            yield f"{where}.line is the regular expression of a line, for type lines and for no other"
     for where, pattern in patterns.items():
         try:
             re.compile(pattern)
@@ -233,6 +264,9 @@ def _contradictions(card: Card) -> Iterator[str]:
             yield f"{where} is not a regular expression: {error}"
     if card.domain is not None and card.domain not in DOMAINS and "{" not in card.domain:
         yield f"domain '{card.domain}' is not known.{nearest(card.domain, DOMAINS)}"
+    for where, value, allowed in (("seen", card.seen, SEEN), ("join.kind", card.join and card.join.kind, JOINS)):
+        if value is not None and value not in allowed:
+            yield f"{where} '{value}' is not known.{nearest(str(value), allowed)}"
     if card.clip and not {"id", "audio"} <= set(card.clip):
         yield "clip needs at least id and audio; leave it out where rows carry our own field names"
     known = {"clip": CLIP_FIELDS, "values": [*card.attributes, *CLIP_FIELDS, "language", "domain"]}

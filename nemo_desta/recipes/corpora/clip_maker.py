@@ -32,7 +32,8 @@ class ClipMaker:
         self._card, self._root, self._notices = card, root, notices
         self._outward = outward_links(root)
         self._own = OwnNames(card, notices) if not card.clip else None
-        self._clip = self._compiled({"domain": card.domain, "language": card.language, **card.clip}, "clip")
+        start = {} if card.join is None else {"start": card.join.start}  # for `Joiner`
+        self._clip = self._compiled({"domain": card.domain, "language": card.language, **card.clip, **start}, "clip")
         self._attributes = self._compiled(card.attributes, "attributes")
         self._values = {name: {as_key(k): v for k, v in mapping.items()} for name, mapping in card.values.items()}
         self._by = compile_value(card.split.by, where="split.by") if card.split.by else None

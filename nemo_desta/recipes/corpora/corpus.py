@@ -19,6 +19,7 @@ from nemo_desta.recipes.corpora.card import Card, read_card
 from nemo_desta.recipes.corpora.clip_maker import ClipMaker
 from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
 from nemo_desta.recipes.corpora.files import lines, matching_files
+from nemo_desta.recipes.corpora.join import Joiner
 from nemo_desta.recipes.corpora.own_names import FLAT
 from nemo_desta.recipes.corpora.readers import MISSING_MARKERS, read_records
 from nemo_desta.recipes.corpora.splits import (
@@ -166,6 +167,10 @@ class Corpus:
 
     def _clips(self) -> Iterator[dict[str, Any]]:
         """Every clip of every split, as the card says."""
+        return self._rows() if self.card.join is None else Joiner(self.card, self.data_root)(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The clip of every row."""
         self._notices.counts.clear()
         with named(f"card {self.name}"):
             make = ClipMaker(self.card, self.data_root, self._notices)

@@ -18,6 +18,7 @@ READERS = Registry(
         "jsonl": f"{_ROOM}.readers:jsonl_rows",
         "json": f"{_ROOM}.readers:json_rows",
         "files": f"{_ROOM}.readers:file_rows",
+        "lines": f"{_ROOM}.readers:line_rows",
         "lhotse": f"{_ROOM}.readers:LhotseReader",
         "huggingface": f"{_ROOM}.huggingface_reader:HuggingFaceReader",
     },

@@ -18,7 +18,7 @@ from typing import Any
 
 from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
-from nemo_desta.recipes.corpora.files import Record, json_entries, json_lines, matching_files
+from nemo_desta.recipes.corpora.files import Record, json_entries, json_lines, lines, matching_files
 from nemo_desta.recipes.corpora.reader_types import READERS
 from nemo_desta.recipes.corpora.template import Template, as_key
 
@@ -65,13 +65,26 @@ def jsonl_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str
 
 
 def json_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Type json."""
-    return json_entries(path)
+    """Type json. With ``nested``, each object of an entry is a row, and ``outer`` is the entry's key."""
+    for where, entry in json_entries(path):
+        if not source.nested:
+            yield where, entry
+            continue
+        for key, row in entry.items():
+            if isinstance(row, Mapping):
+                yield where, {"outer": entry.get("key"), "key": key, **row}
 
 
 def file_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Type files: one row without columns."""
     yield str(path), {}
+
+
+def line_rows(path: Path, source: SourceConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Type lines: a row for each line that matches; other lines are notes between the rows, as in IEMOCAP's labels."""
+    for number, line in lines(path):
+        if match := re.fullmatch(source.line, line.strip()):
+            yield f"{path}:{number}", match.groupdict()
 
 
 class Table:
