@@ -20,7 +20,7 @@ from nemo_desta.core.trust import UntrustedConfig
 from nemo_desta.data.rows import read_rows
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.ask import Answerer, request_messages
-from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus
+from nemo_desta.recipes.corpora import Corpus, check_audio, load_corpus, with_duration
 from nemo_desta.recipes.describe import NOT_AUDIBLE, describe
 from nemo_desta.recipes.engines import OUR_ENGINES, Engine, SamplingConfig, build_engine, engine_identity
 from nemo_desta.recipes.gates import Decontamination, Duplicates, RowGates, value_sets
@@ -221,7 +221,7 @@ def build_stage(
         rows=build_clip_rows(config, corpora, roots, pool),
         answerer=build_answerer(config.request, writing),
         system=config.request.system if config.request.keep_system else None,
-        propose=build_proposer(config, corpora, writing, judging) if pool is None else None,
+        propose=build_proposer(config, corpora, roots, writing, judging) if pool is None else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
         **shared,
@@ -304,17 +304,20 @@ def units(config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, P
     yield from clips(corpora, measured if config.describe.measure else None)
 
 
-def build_proposer(config: RecipeConfig, corpora: Sequence[Corpus], engine: Engine, judging: Engine) -> PromptProposer:
+def build_proposer(
+    config: RecipeConfig, corpora: Sequence[Corpus], roots: Mapping[str, Path], engine: Engine, judging: Engine
+) -> PromptProposer:
     """Generates prompts for one clip at a time; descriptions of other clips are its examples."""
     knobs, hidden = config.proposals, not_audible(config, corpora)
-    first = [clip for clip in islice(clips(corpora), EXAMPLES_FROM) if clip.get("duration")]
-    chosen = random.Random(f"{config.seed}/examples").sample(first, min(len(first), 10 * knobs.num_examples))
+    first = list(islice(clips(corpora), EXAMPLES_FROM))
+    drawn = random.Random(f"{config.seed}/examples").sample(first, min(len(first), 10 * knobs.num_examples))
+    usable = filter(None, (with_duration(clip, roots[clip["corpus"]]) for clip in drawn))
     return PromptProposer(
         engine,
         judge_engine=judging if knobs.judge else None,
         num_candidates=knobs.num_candidates,
         num_examples=knobs.num_examples,
-        examples=[describe(clip, config.describe.dialect, exclude=hidden) for clip in chosen],
+        examples=[describe(clip, config.describe.dialect, exclude=hidden) for clip in usable],
         sampling=SamplingConfig(knobs.max_new_tokens, None),
     )
 

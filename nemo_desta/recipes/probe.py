@@ -7,7 +7,7 @@ the prompt requires, the format), and writes the prompts that work into a file f
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from math import sqrt
@@ -21,6 +21,7 @@ from nemo_desta.errors import ConfigError
 from nemo_desta.progress import Progress
 from nemo_desta.recipes.ask import Answerer, first_problem
 from nemo_desta.recipes.build import build_answerer, build_engines, build_input, build_prompts, clips, not_audible
+from nemo_desta.recipes.corpora import with_duration
 from nemo_desta.recipes.describe import describe
 from nemo_desta.recipes.engines.base import Generation, tokens_of
 from nemo_desta.recipes.gates import GatesConfig, RowGates, value_sets
@@ -127,12 +128,17 @@ def run_probe(plain: Mapping[str, Any]) -> Probed:
     if Path(own.output).suffix not in (".yaml", ".yml"):
         raise ConfigError(f"output must be a .yaml file for the prompts, found {own.output!r}")
     config = parse_recipe({key: value for key, value in asdict(own).items() if key not in _OWN})
-    corpora, _ = build_input(config)
+    corpora, roots = build_input(config)
     pool, hidden = build_prompts(config), not_audible(config, corpora)
     if pool is None:
         raise ConfigError("probe needs a set of prompts (plain, pool, composed, a file), not proposed ones")
-    known = [dict(clip) for clip in islice(clips(corpora), _MOST_CLIPS) if clip.get("duration")]
-    rows = _rows(pool, known, own, hidden)
+    known = list(islice(clips(corpora), _MOST_CLIPS))
+    rows = _rows(pool, known, roots, own, hidden)
+    if not rows:
+        raise ConfigError(
+            f"no prompt fits a clip: of {len(known)} clips of {', '.join(roots)}, none has usable audio and the "
+            "attributes that a prompt requires"
+        )
     engine = build_engines(config)[0]
     answers = _answers(build_answerer(own.request, engine), rows, own)
     gates = RowGates(GatesConfig(facts=FactsConfig()), values=value_sets(known))
@@ -152,17 +158,29 @@ def run_probe(plain: Mapping[str, Any]) -> Probed:
 
 
 def _rows(
-    pool: Sequence[Prompt], known: Sequence[Mapping[str, Any]], own: ProbeConfig, hidden: Any
+    pool: Sequence[Prompt],
+    known: Sequence[Mapping[str, Any]],
+    roots: Mapping[str, Path],
+    own: ProbeConfig,
+    hidden: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Rows without responses: each prompt about clips that it fits."""
+    """Rows without responses: each prompt about clips that it fits and whose audio can be used."""
     held = [held_names(clip, hidden) for clip in known]
+    usable: dict[str, Mapping[str, Any] | None] = {}
+
+    def whole(clip: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        if clip["id"] not in usable:
+            usable[clip["id"]] = with_duration(clip, roots[clip["corpus"]])
+        return usable[clip["id"]]
+
     chosen = list(pool)
     random.Random(own.seed).shuffle(chosen)
     rows = []
     for prompt in chosen[: own.max_prompts]:
         fitting = [clip for clip, names in zip(known, held, strict=True) if fits(prompt, clip["domain"], names)]
         rng = random.Random(f"{own.seed}:{prompt.prompt_id}")
-        for clip in rng.sample(fitting, min(len(fitting), own.answers_per_prompt)):
+        drawn = filter(None, map(whole, rng.sample(fitting, len(fitting))))
+        for clip in islice(drawn, own.answers_per_prompt):
             if (filled := fill(prompt, clip, seed=own.seed)) is not None:
                 audio = {"audio": clip["audio"], "text": clip.get("transcript")}
                 rows.append(

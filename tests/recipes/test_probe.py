@@ -1,5 +1,6 @@
 """The probe keeps prompts that the LLM answers rightly: a scripted LLM reads some prompts and evades others."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_prompts_that_are_answered_rightly_are_written(corpus: Path) -> None:
     assert "1 of 4 prompts" in str(probed)
     (prompt,) = prompt_set(str(corpus / "pool.yaml"))
     assert prompt.weight == 0.875 and prompt.probed == (6, 6)  # (6 + 1) / (6 + 2)
+
+
+def test_lengths_that_the_corpus_does_not_state_are_read_from_the_files(corpus: Path) -> None:
+    rows = [json.loads(line) for line in (corpus / "m.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["duration"]
+    (corpus / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    probed = run_command(settings(corpus, answers_per_prompt=11))
+    assert probed.prompts[0][1] == Score(10, 10)  # neither the missing nor the cut clip
+    for clip in (corpus / "audio").iterdir():
+        clip.unlink()
+    with pytest.raises(ConfigError, match="no prompt fits a clip: of 12 clips of m, none has usable audio"):
+        run_command(settings(corpus))
 
 
 def test_a_recipe_and_its_report_know_the_scores_of_the_probe(corpus: Path) -> None:

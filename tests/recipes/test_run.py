@@ -229,10 +229,14 @@ def one_llm_in_four_roles(prompt: str) -> str:
 
 
 def test_an_llm_proposes_prompts_and_judges_leaks_over_http(corpus: Path, llm_folder: Path) -> None:
-    with ScriptedServer(one_llm_in_four_roles) as server:
+    manifest = corpus / "m.jsonl"
+    manifest.write_text(manifest.read_text().replace('"duration": 0.3, ', ""))  # the files' headers state it
+    asked: list[str] = []
+    with ScriptedServer(lambda prompt: asked.append(prompt) or one_llm_in_four_roles(prompt)) as server:
         engine = {"name": "openai", "base_url": server.url, "model": server.model, "api": "chat"}
         settings = given(corpus, llm_folder, engine=engine, prompts="proposed", judge={"enabled": True})
         summary = run_recipe(settings)
+    assert min(prompt.count("Gender: ") for prompt in asked if "<prompts>" in prompt) > 1  # other clips are examples
     assert summary.rejected == {"missing audio": 1, "corrupt audio": 1, "leak (judge)": 1}
     assert "c5-p0" in summary.examples["leak (judge)"][0]
     rows = rows_of(corpus / "out")

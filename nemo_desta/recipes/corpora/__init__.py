@@ -5,9 +5,18 @@ metadata is read row by row, ``corpus.py`` from rows to clips, ``join.py`` one c
 whether a clip can be used, ``cards/`` the corpora that ship with the package.
 """
 
-from nemo_desta.recipes.corpora.audio import check_audio, relative_audio
+from nemo_desta.recipes.corpora.audio import check_audio, relative_audio, with_duration
 from nemo_desta.recipes.corpora.card import Card, shipped_cards
 from nemo_desta.recipes.corpora.corpus import Corpus, load_corpus
 from nemo_desta.recipes.corpora.errors import CorpusError
 
-__all__ = ["Card", "Corpus", "CorpusError", "check_audio", "load_corpus", "relative_audio", "shipped_cards"]
+__all__ = [
+    "Card",
+    "Corpus",
+    "CorpusError",
+    "check_audio",
+    "load_corpus",
+    "relative_audio",
+    "shipped_cards",
+    "with_duration",
+]

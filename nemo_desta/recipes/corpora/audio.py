@@ -49,6 +49,17 @@ def check_audio(
     return None, seconds
 
 
+def with_duration(clip: Mapping[str, Any], data_root: str | os.PathLike[str]) -> Mapping[str, Any] | None:
+    """The clip with its ``duration`` in seconds, read from the file's header where the metadata does not state it.
+
+    None: the file cannot be used, or its header does not state it either.
+    """
+    if clip.get("duration") is not None:
+        return clip
+    problem, seconds = check_audio(clip, data_root)
+    return None if problem is not None or seconds is None else {**clip, "duration": seconds}
+
+
 def relative_audio(audio: str, data_root: str | os.PathLike[str], *, where: str = "", what: str = "audio") -> str:
     """``audio`` as a normalised path relative to ``data_root``; ``CorpusError`` when it lies outside of it.
 

@@ -82,7 +82,8 @@ class _Driver:
             while (chunk := await ahead.popleft()) is not None:
                 ahead.append(read())
                 await self._start(*chunk)
-            await self._unless_failed(asyncio.gather(*self._tasks))
+            if self._tasks:
+                await self._unless_failed(asyncio.wait(self._tasks))
         finally:
             running = [ticking, *ahead, *self._tasks]
             for task in running:
@@ -137,9 +138,11 @@ class _Driver:
     async def _unless_failed(self, waited: Awaitable[object]) -> None:
         """Wait for ``waited``. Raises the error of a row as soon as there is one."""
         waiting = asyncio.ensure_future(waited)
-        await asyncio.wait([waiting, self._failure], return_when=asyncio.FIRST_COMPLETED)
-        if self._failure.done():
+        try:
+            await asyncio.wait([waiting, self._failure], return_when=asyncio.FIRST_COMPLETED)
+        finally:
             waiting.cancel()
+        if self._failure.done():
             raise self._failure.exception()
 
     async def _make(self, shard: Shard, place: int, wanted: Wanted) -> None:

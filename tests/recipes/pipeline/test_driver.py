@@ -65,6 +65,18 @@ def test_killed_processes_lose_nothing_and_repeat_nothing(tmp_path: Path) -> Non
     assert kills >= 3 and contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
+def test_an_interrupt_while_the_last_rows_are_made_leaves_no_error_behind(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(tmp_path), "5", "60"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("shards/*.part")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)  # all five rows have begun
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1].decode()
+    assert errors.rstrip().endswith("KeyboardInterrupt") and "never retrieved" not in errors, errors
+
+
 def test_a_half_written_row_is_made_again(tmp_path: Path) -> None:
     run(str(tmp_path / "whole"), 40, Shout())
     folder = RecipeFolder(tmp_path / "cut")
