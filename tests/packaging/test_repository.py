@@ -12,7 +12,7 @@ from nemo_desta import package_info
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_FILE = 4_200_000
-MAX_FIXTURES = 8_000_000
+MAX_FIXTURES = 12_000_000
 #: Written so that this file does not match itself.
 FOREIGN = re.compile(
     r"(?<![\w.])/(?:work|root|farm|Users|mnt)/\w|(?<![\w.])/home/(?!user\b)\w"
