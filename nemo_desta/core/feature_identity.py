@@ -5,9 +5,9 @@ The fingerprints are those that checkpoints hold, so a cache and a checkpoint ag
 
 from typing import Any
 
-from nemo_desta.config import FeatureCacheConfig, ModelConfig, PerceptionConfig
+from nemo_desta.config import FeatureCacheConfig, ModelConfig
 from nemo_desta.core.fingerprint import TOKENIZER_FILES, fingerprint
-from nemo_desta.core.frozen import frozen_sources
+from nemo_desta.core.frozen import files_of, frozen_sources
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.feature_cache import FeatureCache
 from nemo_desta.sources import local_folder
@@ -26,18 +26,18 @@ def open_feature_cache(settings: FeatureCacheConfig, config: ModelConfig) -> Fea
     audio = {"sampling_rate": perception.sampling_rate, "normalize_dbfs": perception.normalize_dbfs}
     names = perception.use or list(perception.encoders)
     sources = frozen_sources(config)
-    identities = {name: _identity(name, perception, sources.get(f"encoders.{name}")) for name in names}
+    identities = {name: _identity(name, config, sources.get(f"encoders.{name}")) for name in names}
     return FeatureCache(settings, identities, audio)
 
 
-def _identity(name: str, perception: PerceptionConfig, source: str | None) -> dict[str, Any]:
+def _identity(name: str, config: ModelConfig, source: str | None) -> dict[str, Any]:
     folder = local_folder(source) if source else None
     if folder is None:
         raise ConfigError(
             f"feature_cache: the weights of encoder '{name}' have no 'path' on this machine, so its features could be "
             "mistaken for another's; give the encoder a path, or switch the cache off"
         )
-    knobs = {key: value for key, value in perception.encoders[name].items() if key not in NOT_IDENTITY}
-    files = fingerprint(folder).items()
+    knobs = {key: value for key, value in config.perception.encoders[name].items() if key not in NOT_IDENTITY}
+    files = fingerprint(folder, more=files_of(f"encoders.{name}", config)).items()
     hashes = sorted(value for file, value in files if file not in TOKENIZER_FILES)  # a weight file may be renamed
     return {"encoder": {"name": name, **knobs}, "hashes": hashes}

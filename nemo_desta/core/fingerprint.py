@@ -7,7 +7,7 @@ for a 16 GB LLM. Generation settings, model cards and other files are left out: 
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,15 +45,17 @@ class Difference(NamedTuple):
         return f"{self.file} (expected {_short(self.expected)}, {found})"
 
 
-def fingerprint(path: str | Path, *, full: bool = False) -> dict[str, str]:
+def fingerprint(path: str | Path, *, full: bool = False, more: Iterable[str] = ()) -> dict[str, str]:
     """Map of file name to sha256 (sampled for weights unless ``full``) for a folder or one file.
+
+    ``more``: further files that count if they are there, such as the settings of an encoder's features.
 
     Raises:
         FileNotFoundError: nothing to identify at ``path``.
     """
     path = Path(path)
     weights = [path] if path.is_file() else _weight_files(path)
-    small = [path / name for name in SMALL_FILES if (path / name).is_file()]
+    small = [path / name for name in (*SMALL_FILES, *more) if (path / name).is_file()]
     hashes = {file.name: file_digest(file) if full else _sampled(file) for file in weights}
     hashes |= {file.name: file_digest(file) for file in small}
     if not hashes:

@@ -16,6 +16,7 @@ from nemo_desta.core.fingerprint import TOKENIZER_FILES, IdentityMismatch, diffe
 from nemo_desta.core.tokenizers import load_tokenizer, without_audio_token
 from nemo_desta.core.trust import code_named
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.encoders import feature_files
 from nemo_desta.sources import inside, is_local, local_folder, resolve_source
 
 #: Tensors whose first dimension is the LLM's width, by kind of projector.
@@ -57,8 +58,14 @@ def identify(config: ModelConfig, *, full: bool = False) -> dict[str, dict[str, 
     for part, source in frozen_sources(config).items():
         folder = local_folder(source)
         if folder is not None:
-            found[part] = fingerprint(folder, full=full)
+            found[part] = fingerprint(folder, full=full, more=files_of(part, config))
     return found
+
+
+def files_of(part: str, config: ModelConfig) -> tuple[str, ...]:
+    """Files beside config and weights that decide what a frozen part computes."""
+    name = part.removeprefix("encoders.")
+    return () if part == "llm" else feature_files({"name": name, **config.perception.encoders[name]})
 
 
 def check_identity(

@@ -7,7 +7,13 @@ from nemo_desta.perception.encoders.eat import EatEncoder
 from nemo_desta.perception.encoders.eat_model import Eat, EatConfig
 from nemo_desta.perception.encoders.muq import MuqEncoder
 from nemo_desta.perception.encoders.muq_model import Muq, MuqConfig
-from nemo_desta.perception.encoders.registry import build_encoder, encoder_names, encoder_shape, register_encoder
+from nemo_desta.perception.encoders.registry import (
+    build_encoder,
+    encoder_names,
+    encoder_shape,
+    feature_files,
+    register_encoder,
+)
 from nemo_desta.perception.encoders.whisper import WhisperEncoder
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "build_encoder",
     "encoder_names",
     "encoder_shape",
+    "feature_files",
     "register_encoder",
     "resolve_layer_ids",
 ]

@@ -15,7 +15,7 @@ from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.base import EncoderShape, FrozenEncoder, resolve_layer_ids
 from nemo_desta.perception.encoders.chunks import Chunk, cut, plan_fixed
 from nemo_desta.perception.encoders.hf_checkpoint import open_checkpoint
-from nemo_desta.perception.encoders.hf_features import HFFeatures
+from nemo_desta.perception.encoders.hf_features import EXTRACTOR_FILES, HFFeatures
 from nemo_desta.perception.encoders.hf_probe import Facts, block_outputs, measure
 from nemo_desta.types import EncoderOutput, FrameGrid
 
@@ -194,3 +194,4 @@ def shape_w2vbert(path: str, layer_ids: Iterable[int] | None = None) -> EncoderS
 
 
 build_hf.shape, build_w2vbert.shape = HFEncoder.shape, shape_w2vbert  # tell the sizes without loading weights
+build_hf.feature_files = build_w2vbert.feature_files = EXTRACTOR_FILES

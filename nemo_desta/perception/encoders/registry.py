@@ -65,6 +65,11 @@ def encoder_shape(name_or_config: str | Mapping[str, Any], **knobs: Any) -> Enco
     return shape(**{key: value for key, value in settings.items() if key in inspect.signature(shape).parameters})
 
 
+def feature_files(name_or_config: str | Mapping[str, Any]) -> tuple[str, ...]:
+    """Files beside config and weights that decide an encoder's features: its factory's ``feature_files``."""
+    return getattr(ENCODERS[ENCODERS.read(name_or_config)[0]], "feature_files", ())
+
+
 def encoder_names() -> list[str]:
     """Names that `build_encoder` knows, those of other packages included."""
     return list(ENCODERS)
