@@ -25,18 +25,15 @@ from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.files import json_lines
 from nemo_desta.recipes.corpora.propose import propose_card
 from nemo_desta.recipes.corpora.splits import TRAIN, VALID, ValidationConfig
-from nemo_desta.sources import is_local, local_folder
+from nemo_desta.sources import conf_folder, is_local, local_folder
 
 WHISPER = "openai/whisper-small"
 #: Encoder blocks of the public Whisper models, by the word in their names.
 _BLOCKS = {"tiny": 4, "base": 6, "small": 12, "medium": 24, "large": 32}
 #: Rows per step, and how often each row is seen.
 _BATCH, _EPOCHS = 8, 10
-#: Names that ``--config-name`` would find among the shipped configs first.
-_TAKEN = (
-    *("alarm", "demo", "desta2", "desta25", "desta25_qformer", "laptop", "laptop_360m", "real_audio"),
-    *("recipe", "card"),
-)
+#: Files of a project.
+_FILES = ("recipe", "card")
 
 
 def main(argv: list[str]) -> int:
@@ -120,9 +117,11 @@ def plan_project(
         card, table or row that cannot be used. FileNotFoundError: no such corpus or data root.
     """
     folder = Path(folder)
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", folder.name) or folder.name in _TAKEN:
+    # ``--config-name`` would find the shipped configs first.
+    taken = [*sorted(path.stem for path in conf_folder().glob("*.yaml")), *_FILES]
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", folder.name) or folder.name in taken:
         raise ConfigError(
-            f"'{folder.name}' cannot be a config's name: letters, digits, _ and -, and none of {', '.join(_TAKEN)}"
+            f"'{folder.name}' cannot be a config's name: letters, digits, _ and -, and none of {', '.join(taken)}"
         )
     project = Project(folder, folder.name, {})
     source = Path(corpus)

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "nemo", "lightning", "megatron", "lhotse", "gr
 LIGHT = [
     (["--help"], 0, "serve     serve a model over OpenAI's chat API"),
     (["trian"], 1, "desta has no job 'trian'. Did you mean 'train'?"),
-    (["train", "--help"], 0, "projector=<name>: conv, qformer"),
+    (["train", "--help"], 0, "projector=<name>: alarm, alarm_ca, alarm_p, conv, qformer"),
     (["chat", "--help"], 0, "model: ???              # folder or hub id"),
     (["generate", "--config-name", "report", "--help"], 0, "Settings (key=value), report.yaml"),
     (["generate", "--config-name", "chek"], 1, "no config 'chek'"),

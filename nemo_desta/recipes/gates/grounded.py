@@ -20,8 +20,9 @@ from nemo_desta.recipes.languages import ENGLISH, Language
 class GroundedConfig:
     """``attributes``: those to check; None: all. Only closed sets count: attributes with at most ``max_values`` values
     in the corpus. ``kinds``: kinds of prompts whose answer must name a value (or a word that belongs to the
-    attribute); in the other kinds only evasions are rejected. Answers to prompts of kind ``repeat`` must have most of
-    the transcript's words.
+    attribute); in the other kinds only evasions are rejected. With ``describe`` among them, an answer to a prompt of
+    that kind that requires no attribute must name a value of the description or most of what is said. Answers to
+    prompts of kind ``repeat`` must have most of the transcript's words.
 
     Not checked: values that the description does not state, and prompts that ask for another language.
     """
@@ -58,6 +59,8 @@ class GroundedCheck:
         wanted, config = self._config.attributes, self._config
         requires, kind = seen.row.get("prompt_requires") or (), seen.row.get("prompt_kind")
         asked = [name for name in requires if name not in self._open and (wanted is None or name in wanted)]
+        if kind == "describe" and not requires:
+            return self._described(seen)
         repeat = kind == "repeat" and "transcript" in requires and seen.transcripts
         if not (asked or repeat) or seen.row.get("unanswerable") or names_language(seen.prompt):
             return None
@@ -78,6 +81,12 @@ class GroundedCheck:
                     f"{name} is {'/'.join(sorted(values))}, the answer names none: {seen.answer[:60]!r}",
                 )
         return None
+
+    def _described(self, seen: Seen) -> Rejection | None:
+        told = "describe" not in self._config.kinds or self._words.tells(seen.row, seen.transcripts, seen.lower)
+        if told is not False or names_language(seen.prompt):
+            return None
+        return Rejection("not grounded", f"names nothing of the description: {seen.answer[:60]!r}")
 
     def _names_any(self, name: str, text: str) -> bool:
         """Whether the text names any value of the attribute, or may do so in words that are not known here."""

@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from nemo_desta.core.think_tags import split_thought
-from nemo_desta.data.rows import audio_entries
-from nemo_desta.recipes.gates.text import words_of
+from nemo_desta.recipes.gates.text import Seen, words_of
 from nemo_desta.recipes.languages import ENGLISH, Language, Languages
 from nemo_desta.recipes.read_description import read_description
 
@@ -62,6 +61,13 @@ class Wordings:
         whole = sum(heard) >= _MOST * len(heard)
         return whole or (cut and len(written & spoken) >= _MOST * len(written))
 
+    def tells(self, row: Mapping[str, Any], said: str, text: str) -> bool | None:
+        """Whether ``text`` names a value of the description or repeats what is ``said``; None: neither is known."""
+        found = [self.names(name, values, text) for name, values in self.stated(row).items() if name != "duration"]
+        if said:
+            found.append(self.repeats(said, text, cut=bool(row.get("truncated"))))
+        return any(found) if found else None
+
     def name(self, attribute: str) -> str:
         """The attribute's name in descriptions, in lower case."""
         return self.language.words.names.get(attribute, attribute.replace("_", " ")).lower()
@@ -92,13 +98,17 @@ class Wordings:
 
 def grounded_attributes(row: Mapping[str, Any]) -> dict[str, bool]:
     """Each attribute that the prompt requires and the description states -> whether the answer names its value; of a
-    ``transcript``, most of its words."""
+    ``transcript``, most of its words. Of a prompt of kind ``describe`` that requires nothing, "description" -> whether
+    the answer names anything in it."""
     words, stated, found = wordings(Languages().of_row(row)), None, {}
     answer = split_thought(row["response"]).answer.lower().replace("\u2019", "'")
+    if row.get("prompt_kind") == "describe" and not row.get("prompt_requires"):
+        told = words.tells(row, Seen(row).transcripts, answer)
+        return {} if told is None else {"description": told}
     for name in row.get("prompt_requires") or ():
         stated = words.stated(row) if stated is None else stated
         if name == "transcript":
-            if text := " ".join(audio["text"] for audio in audio_entries(row) if audio.get("text")):
+            if text := Seen(row).transcripts:
                 found[name] = words.repeats(text, answer, cut=bool(row.get("truncated")))
         elif isinstance(name, str) and (values := stated.get(name)):
             found[name] = words.names(name, values, answer)

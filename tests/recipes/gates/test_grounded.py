@@ -7,6 +7,7 @@ import pytest
 from nemo_desta.config import parse
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.gates import GatesConfig, RowGates
+from nemo_desta.recipes.gates.wordings import grounded_attributes
 from nemo_desta.recipes.languages import Languages
 
 DESCRIPTION = (
@@ -144,6 +145,36 @@ def test_other_languages(code: str, description: str, attribute: str, evasive: s
     assert "evades" in (verdict(evasive, attribute, kind="describe", **about) or "")
     assert "names none" in (verdict(none, attribute, **about) or "")
     assert verdict(good, attribute, **about) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("The person is wearing a black hoodie and a white shirt.", False),
+        ("The sound of a violin is a familiar comfort in the world.", False),
+        ("It lasts 2s.", False),
+        ("A man.", True),
+        ("Somebody is scared.", True),
+        ("A rooster crows in the morning.", True),
+        ('Someone says "nine".', True),
+    ],
+)
+def test_a_description_of_the_clip_names_something_that_the_llm_was_told(answer: str, told: bool) -> None:
+    strict = {"kind": "describe", "grounded": {"kinds": ["ask", "describe"]}}
+    assert (verdict(answer, **strict) is None) == told
+    assert verdict(answer, kind="describe") is None
+    assert verdict(answer, **strict, seed_description="[00:00-00:02] (|a door slams|, Duration: 2s)") is None
+    row = {"response": answer, "prompt_kind": "describe", "seed_description": DESCRIPTION, "messages": []}
+    assert grounded_attributes(row) == {"description": told}
+
+
+def test_a_description_of_speech_may_repeat_it() -> None:
+    strict = {"kind": "describe", "grounded": {"kinds": ["describe"]}, "seed_description": "[00:00-00:02] It rains."}
+    said = {
+        "messages": [{"role": "user", "content": "<|AUDIO|>", "audios": [{"audio": "x.wav", "text": "It rains."}]}]
+    }
+    assert verdict("It rains, somebody says.", **strict, **said) is None
+    assert "names nothing" in (verdict("A long walk on a sunny day.", **strict, **said) or "")
 
 
 def test_an_empty_list_of_attributes_is_an_error() -> None:
