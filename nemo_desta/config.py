@@ -86,6 +86,7 @@ class PromptConfig:
     probes the template and folds where the template refuses or omits it. All but "keep" also merge consecutive turns
     of one role for a template that refuses them. ``system``: the system message of every conversation without one, in
     training and afterwards; "" leaves out the one that a template adds by itself, None leaves it to the template.
+    ``thinking_end``: the text, closing tag included, that ends a thought over its budget; None: a sentence of ours.
     """
 
     audio_locator_tag: str = "<|AUDIO|>"
@@ -94,6 +95,7 @@ class PromptConfig:
     chat_template_kwargs: dict[str, Any] | None = None
     system: str | None = None
     system_role: str = "auto"  # auto | keep | fold | drop
+    thinking_end: str | None = None
     transcript: TranscriptConfig = field(default_factory=TranscriptConfig)
 
 

@@ -146,6 +146,9 @@ class ChatEngine:
 
     Args:
         model: a `DestaModel`; any `ChatModel` if ``decoder`` generates.
+
+    Raises:
+        ConfigError: ``max_batch_size`` below 1, or a ``thinking_end`` of the prompts without the closing tag.
     """
 
     def __init__(
@@ -159,6 +162,9 @@ class ChatEngine:
         self._ids = itertools.count()
         self._parsers: dict[int, tuple[int, StreamParser]] = {}  # by key of the decoder: chat id and parser
         self._format = think_format(model.prompts)
+        end = model.prompts.thinking_end
+        if end is not None and self._format is not None and self._format.tags.close not in end:
+            raise ConfigError(f"model.prompt.thinking_end has no {self._format.tags.close}, so no thought would end")
         self._ends = model.prompts.end_ids(model.generation_config.eos_token_id)
 
     @property

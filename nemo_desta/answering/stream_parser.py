@@ -75,7 +75,8 @@ class StreamParser:
         if self._format is None or _partial(self._buffer, self._format.tags.close):
             return ()
         gap = "" if self._buffer.endswith("\n") else "\n\n"
-        ids = self._prompts.tokenize(f"{gap}{CUT_SENTENCE}\n{self._format.tags.close}")
+        end = self._prompts.thinking_end or f"{gap}{CUT_SENTENCE}\n{self._format.tags.close}"
+        ids = self._prompts.tokenize(end)
         self._forced = len(ids)
         return ids
 

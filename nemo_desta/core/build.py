@@ -71,6 +71,7 @@ def build_prompts(tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> P
         audio_role=config.audio_role,
         system=config.system,
         system_role=config.system_role,
+        thinking_end=config.thinking_end,
     )
     if config.system == "" and prompts.keeps_default_system:
         raise ConfigError(

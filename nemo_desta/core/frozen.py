@@ -21,7 +21,7 @@ from nemo_desta.sources import inside, is_local, local_folder, resolve_source
 
 #: Tensors whose first dimension is the LLM's width, by kind of projector.
 WIDTH_NAMES = re.compile(
-    r"perception\.projector\.(markers\.start|mlp\.2\.weight|output\.weight|fusion\.output\.weight"
+    r"perception\.projector\.(?:members\.\w+\.)?(markers\.start|mlp\.2\.weight|output\.weight|fusion\.output\.weight"
     r"|fusion\.outputs\.\w+\.weight|adapters\.\w+\.output\.weight)"
 )
 Fingerprints = Mapping[str, Mapping[str, str]]

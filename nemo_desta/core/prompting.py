@@ -64,7 +64,7 @@ class PromptBuilder:
         tokenizer: a Hugging Face tokenizer with a chat template (or NeMo's wrapper around one).
         audio_locator_tag: the text that stands for one audio in a message.
         chat_template_kwargs: passed on to the template, for example ``{"enable_thinking": False}``.
-        audio_tags, audio_role, system, system_role: see `PromptConfig`.
+        audio_tags, audio_role, system, system_role, thinking_end: see `PromptConfig`.
         transcript: the transcript channel; None or ``enabled=False`` leaves transcripts out.
         date: what a template that writes today's date writes; None: the date of each call.
 
@@ -83,6 +83,7 @@ class PromptBuilder:
         audio_role: str | None = None,
         system: str | None = None,
         system_role: str = "auto",
+        thinking_end: str | None = None,
         date: datetime | None = None,
     ) -> None:
         self.tokenizer = tokenizer if hasattr(tokenizer, "apply_chat_template") else tokenizer.tokenizer
@@ -99,6 +100,7 @@ class PromptBuilder:
         self.audio_tags = tuple(audio_tags or ("", ""))
         self.audio_role = audio_role
         self.system = system
+        self.thinking_end = thinking_end
         self.date = date
         self._roles = TemplateRoles(self._apply, system_role)
         self._told_control = False

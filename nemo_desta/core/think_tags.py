@@ -59,3 +59,8 @@ def without_thought(text: str, tags: ThinkTags = ThinkTags()) -> str:
     """The text after the last closing tag; without one, the text before an opening tag (a thought that never ends)."""
     _, closed, rest = text.rpartition(tags.close)
     return rest if closed else text.partition(tags.open)[0]
+
+
+def between_tags(text: str, name: str = "answer") -> str:
+    """The text after the last ``<name>``, up to ``</name>`` or the end, as in ALARM; all of a text without it."""
+    return text.rpartition(f"<{name}>")[2].partition(f"</{name}>")[0].strip()

@@ -20,6 +20,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from nemo_desta.config import nearest
+from nemo_desta.core.think_tags import between_tags
 from nemo_desta.errors import ConfigError
 from nemo_desta.evaluation.files import Item
 from nemo_desta.evaluation.scores import scorer_of
@@ -96,9 +97,8 @@ def _behind_sentence(answer: str, item: Item) -> str:
 
 
 def _by_index(answer: str, item: Item) -> str:
-    """The option with the index between answer tags; text that is no valid index stays unchanged."""
-    found = re.search(r"<answer>\s*(.*?)\s*</answer>", answer, flags=re.DOTALL)
-    inside = found[1] if found else answer.strip()
+    """The option with the index behind the last answer tag; text that is no valid index stays unchanged."""
+    inside = between_tags(answer)
     index = int(inside) if re.fullmatch(r"[0-9]{1,3}", inside) else -1
     return item.choices[index] if 0 <= index < len(item.choices) else inside
 

@@ -22,5 +22,6 @@ PROJECTORS = Registry(
         "conv": "nemo_desta.perception.projector.conv:ConvProjector",
         "qformer": "nemo_desta.perception.projector.qformer:QFormerProjector",
         "window_qformer": "nemo_desta.perception.projector.window_qformer:WindowQFormerProjector",
+        "ensemble": "nemo_desta.perception.projector.ensemble:EnsembleProjector",
     },
 )

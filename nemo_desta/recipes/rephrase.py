@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
+from nemo_desta.core.think_tags import between_tags
 from nemo_desta.core.thinking import CUT_SENTENCE, ThinkFormat, Thought, join, split, think_format
 from nemo_desta.errors import RowError
 from nemo_desta.recipes.engines.base import Engine, Generation, Request, SamplingConfig
@@ -140,10 +141,9 @@ def _rewritten(generation: Generation, format: ThinkFormat | None, answer_tag: s
         raise RowError("no answer tags", f"the rewriter never stopped thinking: {text[-60:]!r}")
     if answer_tag is None:
         return answer.strip()
-    _, opened, rest = answer.rpartition(f"<{answer_tag}>")
-    if not opened:
+    if f"<{answer_tag}>" not in answer:
         raise RowError("no answer tags", f"no <{answer_tag}> in {_start(answer)}")
-    return rest.partition(f"</{answer_tag}>")[0].strip()
+    return between_tags(answer, answer_tag)
 
 
 def _parts(rewritten: str, before: Thought, shown: str, tag: str | None) -> tuple[str | None, str | None]:

@@ -17,6 +17,11 @@ from nemo_desta.perception.projector.released import from_alarm
 from nemo_desta.sharing.alarm_encoders import PUBLISHED, num_blocks, place
 from nemo_desta.sharing.released_model import Released, fit
 
+#: ALARM's end of a thought over its budget, to the letter.
+THINKING_END = (
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now."
+    "\n</think>\n\n"
+)
 LLM = "Qwen/Qwen3-4B-Thinking-2507"
 BODIES = {"downsampler_conformer": "downsampler", "mlp": "mlp", "identity": "identity"}
 #: Our name of each setting of ALARM-P's fusion, which has one value per side encoder.
@@ -87,7 +92,7 @@ def read_alarm(
     return fit(
         llm or LLM,
         PerceptionConfig(encoders=found, projector=knobs, sampling_rate=MUQ_RATE if "muq" in names else 16_000),
-        PromptConfig(),
+        PromptConfig(thinking_end=THINKING_END),
         projector,
         widths={name: adapters[name].get("encoder_embedding_dim") or inputs[name] for name in names},
         output_size=adapters[names[0]]["llm_embedding_dim"],

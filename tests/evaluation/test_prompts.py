@@ -45,6 +45,8 @@ def test_an_item_without_a_clip_is_asked_in_words_alone(name):
         ("alarm_index", "<answer>2</answer>", "a bird"),
         ("alarm_index", "I think <answer> 0 </answer>, yes", "a dog"),
         ("alarm_index", "1", "a cat"),
+        ("alarm_index", "<answer>0</answer>? No: <answer>\n1</answer>", "a cat"),  # the last one, as ALARM
+        ("alarm_index", "so <answer> 2", "a bird"),  # cut at the limit of tokens
         ("alarm_index", "<answer>7</answer>", "7"),
         ("alarm_index", "<answer>a cat</answer>", "a cat"),
         ("alarm_index", "no idea", "no idea"),

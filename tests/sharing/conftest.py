@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -44,3 +46,14 @@ def parts(place):
     folder = place.path / "parts"
     encoders = {"whisper": str(folder / "whisper"), "beats": str(folder / "beats.pt")}
     return {"llm": str(folder / "llm"), "encoders": encoders, "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def alarm_configs(tmp_path_factory):
+    """A folder per encoder of the tiny ALARM models with its config and no weights."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name in ("whisper", "w2vbert", "muq", "sslam"):
+        (folder / name).mkdir()
+        for file in Path(__file__).parents[1].joinpath("fixtures", "alarm_encoders", name).glob("*config.json"):
+            shutil.copy(file, folder / name)
+    return {path.name: str(path) for path in folder.iterdir()}

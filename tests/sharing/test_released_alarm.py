@@ -1,7 +1,6 @@
 """ALARM's released models, encoders included, against vectors that the originals wrote at a tiny size."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,17 +44,6 @@ class WithFirstInput(HFEncoder):
         return [entered[0], *outputs]
 
 
-@pytest.fixture(scope="module")
-def configs(tmp_path_factory):
-    """A folder per encoder with its config and no weights."""
-    folder = tmp_path_factory.mktemp("configs")
-    for name in NAMES:
-        (folder / name).mkdir()
-        for file in SOURCE.joinpath(name).glob("*config.json"):
-            shutil.copy(file, folder / name)
-    return {name: str(folder / name) for name in NAMES}
-
-
 def released_folder(kind, folder, change=None):
     """A folder as ALARM publishes it; w2v-BERT's tap of its block 1's input is read as block 1 (`WithFirstInput`)."""
     folder.mkdir(exist_ok=True)
@@ -85,12 +73,12 @@ def build(released):
 
 
 @pytest.fixture(scope="module", params=["alarm_ca", "alarm_p", "al_whisper"])
-def case(request, configs, tmp_path_factory):
+def case(request, alarm_configs, tmp_path_factory):
     """A released model with both kinds of masks; encoders from the released file alone."""
     kind = request.param
     folder = tmp_path_factory.mktemp(kind)
     source = released_folder(kind, folder / "source")
-    used = {name: configs[name] for name in NAMES if kind != "al_whisper" or name == "whisper"}
+    used = {name: alarm_configs[name] for name in NAMES if kind != "al_whisper" or name == "whisper"}
     models = {}
     for masks in (True, False):
         options = {"encoders": used, "original_masks": masks, "encoder_folder": folder / "encoders"}
@@ -163,9 +151,9 @@ def llm(tmp_path_factory):
     return str(folder)
 
 
-def test_a_written_folder_contains_its_encoders_and_can_be_moved(configs, llm, tmp_path):
+def test_a_written_folder_contains_its_encoders_and_can_be_moved(alarm_configs, llm, tmp_path):
     source = released_folder("alarm_p", tmp_path / "source")
-    write_released("alarm", source, tmp_path / "written", llm=llm, encoders=configs)
+    write_released("alarm", source, tmp_path / "written", llm=llm, encoders=alarm_configs)
     folder = (tmp_path / "written").rename(tmp_path / "moved")
     config, tensors = open_model(str(folder), llm=llm)
     paths = {name: Path(knobs["path"]) for name, knobs in config.perception.encoders.items()}

@@ -27,6 +27,14 @@ from tests.perception.projector.toys import (
     toy_encoders,
 )
 
+#: Two members of different kinds, and text before, between and after them.
+ENSEMBLE = {
+    "members": {
+        "one": {"name": "conv", "adapter": {"hidden_size": 6}, "markers": True},
+        "two": {"name": "qformer", **SMALL_QFORMER},
+    },
+    "texts": [{"num_tokens": 3}, {"text": "again", "num_tokens": 2}, {"num_tokens": 0}],
+}
 ADAPTERS = [{"norm": "batch"}, {"depth": 2, "mix": "after"}, {"body": "mlp"}, {"body": "identity"}]
 VARIANTS = {
     "window": [
@@ -42,6 +50,7 @@ VARIANTS = {
         {**SMALL_WINDOW_QFORMER, **knobs}
         for knobs in ({}, {"num_queries": 2, "stride_secs": 0.2, "markers": True}, {"window_secs": None})
     ],
+    "ensemble": [ENSEMBLE],
 }
 LEARNING = {
     "window": [{"tokens_per_second": r, "num_queries": 3, "markers": True} for r in (6.25, 5, "25/3", 1.7)],
@@ -51,6 +60,7 @@ LEARNING = {
         for fusion in ("sum", CROSS)
     ],
     "window_qformer": [{"num_queries": 2, "markers": True, **SMALL_WINDOW_QFORMER}],
+    "ensemble": [ENSEMBLE],
 }
 #: Encoders by name, in the order that the projector gets them.
 ORDERS = [("whisper",), ("beats",), ("whisper", "beats"), ("beats", "whisper")]

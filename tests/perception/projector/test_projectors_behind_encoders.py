@@ -14,6 +14,8 @@ KNOBS = {
     "conv": {"adapter": {"hidden_size": 8, "norm": "batch"}},
     "window_qformer": {"hidden_size": 8, "num_heads": 2, "feed_forward_size": 16},
 }
+KNOBS = {name: {**knobs, "markers": True} for name, knobs in KNOBS.items()}
+KNOBS["ensemble"] = {"members": {name: {"name": name, **KNOBS[name]} for name in ("window", "conv")}}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def heard(tmp_path_factory):
 def test_lengths_are_exact_and_a_clip_in_a_batch_equals_the_clip_alone(heard, name):
     encoders, (together, *alone) = heard
     torch.manual_seed(0)
-    projector = build_projector(name, encoders, 12, **KNOBS[name], markers=True, output_rms=0.1).eval()
+    projector = build_projector(name, encoders, 12, **KNOBS[name], output_rms=0.1).eval()
     vectors, lens = projector(together, audio_lens=torch.tensor(SAMPLES), sampling_rate=16_000)
     assert lens.tolist() == [projector.num_tokens(n, 16_000) for n in SAMPLES]
     for row, n in enumerate(SAMPLES):
