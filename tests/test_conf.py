@@ -145,6 +145,7 @@ def test_a_stage_of_alarm_trains_and_freezes_what_alarms_does(name, count, still
     from nemo_desta.perception.encoders import EncoderShape
     from nemo_desta.perception.encoders.whisper import GRID
     from nemo_desta.perception.projector import build_projector
+    from nemo_desta.perception.projector.base import list_parts
     from nemo_desta.types import FrameGrid
 
     model = check(composed(name))
@@ -162,6 +163,10 @@ def test_a_stage_of_alarm_trains_and_freezes_what_alarms_does(name, count, still
     freeze_by_pattern(parameters, model.freeze)
     assert sum(p.numel() for p in parameters.values() if p.requires_grad) == count
     assert sum(p.numel() for p in parameters.values() if not p.requires_grad) == still
+    if name == "alarm_ca":  # what check=true prints
+        adapters = {"whisper": "18,625,028", "w2vbert": "17,313,285", "muq": "4,723,203", "sslam": "18,100,739"}
+        said = [f"adapters.{encoder} (frozen) {size}" for encoder, size in adapters.items()]
+        assert list_parts(projector) == ", ".join([*said, "fusion 63,503,872"])
     frozen = {encoder for encoder, adapter in projector.train().adapters.items() if not adapter.training}
     assert set(model.perception.init_from or ()) == frozen <= set(widths)
     norms = [part for part in projector.modules() if isinstance(part, torch.nn.BatchNorm1d)]

@@ -5,6 +5,7 @@ The result is an ordinary model folder, whose projector is an `EnsembleProjector
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from nemo_desta.core.folder import (
     ENCODER_FOLDER,
     FOLDER_FILES,
     PROJECTOR_PREFIX,
+    check_trained_names,
     describe,
     find_model,
     load_folder,
@@ -25,6 +27,7 @@ from nemo_desta.core.folder import (
 )
 from nemo_desta.core.frozen import check_identity, frozen_sources, identify
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.build import build_projector_for, encoder_shapes
 from nemo_desta.sources import fetch_folder, local_folder
 
 #: ALARM-E's words, to the letter: its models answer by them.
@@ -45,6 +48,10 @@ class _Member(NamedTuple):
     tensors: dict[str, Tensor]
     parts: dict[str, dict[str, str]]
 
+    def path_of(self, encoder: str) -> str | None:
+        """Where an encoder is here; None for one without files."""
+        return self.here.perception.encoders[encoder].get("path")
+
 
 def join_models(members: Mapping[str, str | Path], output: str | Path, *, llm: str | None = None) -> Path:
     """Write the model folder. The LLM is loaded once, for the embeddings of the text between the members' vectors.
@@ -55,12 +62,14 @@ def join_models(members: Mapping[str, str | Path], output: str | Path, *, llm: s
 
     Raises:
         ConfigError: fewer than two members; members over different LLMs, with LoRA, or with other prompts or audio
-            levels; a member that is an ensemble or whose projector is not one of the known ones.
+            levels; a member that is an ensemble or whose projector is not one of the known ones; a link that leads out
+            of a member's folder.
+        ValueError: tensors that do not fit a member's projector.
         IdentityMismatch: a frozen part on this machine that is not the one of a member's training.
         FileNotFoundError: no model folder, or a part that is not on this machine. UntrustedConfig: see `open_model`.
     """
-    if len(members) < 2:
-        raise ConfigError(f"an ensemble has two members or more, found {list(members)}")
+    if len(members) < 2 or not all(map(str.isidentifier, members)):
+        raise ConfigError(f"an ensemble has two members or more, named in letters and digits; found {list(members)}")
     found = {name: _open(source, llm) for name, source in members.items()}
     for name, member in found.items():
         _check(name, member, *next(iter(found.items())))
@@ -88,6 +97,7 @@ def join_models(members: Mapping[str, str | Path], output: str | Path, *, llm: s
         dtype=first.saved.perception.dtype,
         normalize_dbfs=first.saved.perception.normalize_dbfs,
     )
+    _check_tensors(perception, {new: found[name].path_of(old) for new, (name, old) in origins.items()}, tensors)
     config = ModelConfig(llm=first.saved.llm, perception=perception, prompt=first.saved.prompt)
     parts = {"llm": first.parts.get("llm")}
     parts |= {f"encoders.{new}": found[name].parts.get(f"encoders.{old}") for new, (name, old) in origins.items()}
@@ -96,7 +106,7 @@ def join_models(members: Mapping[str, str | Path], output: str | Path, *, llm: s
     write_folder(output, description, tensors, build.build_tokenizer(first.here.llm))
     for new, (name, old) in origins.items():
         if (contained := found[name].folder / ENCODER_FOLDER / old).is_dir():
-            shutil.copytree(contained, output / ENCODER_FOLDER / new)
+            _copy(contained, output / ENCODER_FOLDER / new, found[name].folder)
     return output
 
 
@@ -136,11 +146,12 @@ def _encoders(
     own: dict[str, dict[str, str]] = {}
     origins: dict[str, tuple[str, str]] = {}
     identities: dict[str, Any] = {}
-    for member, (_, saved, here, _, parts) in members.items():
+    for member, one in members.items():
+        perception, parts = one.saved.perception, one.parts
         own[member] = {}
-        for name in saved.perception.use or saved.perception.encoders:
-            knobs = {"name": name, **saved.perception.encoders[name]}
-            source = parts.get(f"encoders.{name}") or here.perception.encoders[name].get("path")
+        for name in perception.use or perception.encoders:
+            knobs = {"name": name, **perception.encoders[name]}
+            source = parts.get(f"encoders.{name}") or one.path_of(name)
             identity = {**knobs, "path": source}
             new = next((new for new, known in identities.items() if known == identity), name)
             while identities.get(new, identity) != identity:
@@ -149,6 +160,29 @@ def _encoders(
             if new not in encoders:
                 encoders[new], origins[new] = knobs, (member, name)
     return encoders, own, origins
+
+
+def _check_tensors(
+    perception: PerceptionConfig, paths: Mapping[str, str | None], tensors: Mapping[str, Tensor]
+) -> None:
+    """Build the projector without weights, and compare names. ``paths``: where the encoders are here."""
+    width = len(tensors[f"{PROJECTOR_PREFIX}texts.0"][0])
+    here = {name: {**knobs, "path": paths[name]} for name, knobs in perception.encoders.items()}
+    perception = replace(perception, encoders=here)
+    with torch.device("meta"):
+        projector = build_projector_for(perception, encoder_shapes(perception), width)
+    check_trained_names((PROJECTOR_PREFIX + name for name in projector.state_dict()), tensors)
+
+
+def _copy(source: Path, target: Path, folder: Path) -> None:
+    """Copy the files of an encoder that a model's folder contains; links may lead into it and into the hub's cache."""
+    inside = (folder.resolve(), folder.resolve().parents[1] / "blobs")
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        if not any(file.resolve().is_relative_to(place) for place in inside):
+            raise ConfigError(f"'{file}' is a link that leads out of '{folder}'")
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.build import build_encoders, build_projector_for
 from nemo_desta.perception.dry_run import dry_run
 from nemo_desta.perception.feature_cache import GB, check_cacheable
+from nemo_desta.perception.projector.base import list_parts
 from nemo_desta.sources import resolve_source
 from nemo_desta.training.check_data import READ_ROWS, Rows, check_data, refuse_bad_rows
 from nemo_desta.training.check_settings import Rates
@@ -78,7 +79,7 @@ def report(
     strategy = (trainer.get("strategy") or {"name": "auto"})["name"]
     tokens = [projector.num_tokens(secs * rate, rate) for secs in (60, 10)]
     lines = [
-        *_model_lines(model, llm, encoders, trained),
+        *_model_lines(model, llm, encoders, projector, trained),
         f"audio tokens   {tokens[0] / 60:.2f} per second of audio; 10 s become {tokens[1]}",
         *_data_lines(rows),
         _cache_line(model, data, encoders, projector, schedule.epochs),
@@ -210,7 +211,7 @@ def _trained(model: ModelConfig, llm: Any, projector: torch.nn.Module) -> dict[s
 
 
 def _model_lines(
-    model: ModelConfig, llm: Any, encoders: Mapping[str, Any], trained: Mapping[str, int]
+    model: ModelConfig, llm: Any, encoders: Mapping[str, Any], projector: torch.nn.Module, trained: Mapping[str, int]
 ) -> Iterator[str]:
     text, size = llm.config.get_text_config(), _llm_size(llm)
     yield f"LLM            {model.llm.path}: {_amount(size)} parameters, {text.num_hidden_layers} layers, frozen"
@@ -224,6 +225,7 @@ def _model_lines(
         )
     name = model.perception.projector.get("_target_") or model.perception.projector.get("name", "window")
     yield f"projector      {name}: {sum(trained.values()) - of_lora:,} trainable parameters"
+    yield f"parts          {list_parts(projector)}"
 
 
 def _memory_line(

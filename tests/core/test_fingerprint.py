@@ -176,12 +176,14 @@ def test_a_part_in_the_hubs_cache_is_compared_and_one_that_is_nowhere_is_named(t
         frozen.check_identity(saved, config)
 
 
-@pytest.mark.parametrize("projector", ["window", "qformer", "window_qformer", "conv"])
+@pytest.mark.parametrize("projector", ["window", "qformer", "window_qformer", "conv", "ensemble"])
 @pytest.mark.parametrize("markers", [False, True])
 def test_every_projector_shows_the_width_that_it_was_trained_for(tiny, tmp_path, projector, markers):
     from nemo_desta.perception.build import build_encoders, build_projector_for
 
     knobs = {"name": projector, "markers": markers, **({"num_heads": 4} if "qformer" in projector else {})}
+    if projector == "ensemble":
+        knobs = {"name": "ensemble", "members": {"one": {"name": "conv", "markers": markers}}}
     config = parse(ModelConfig, {**tiny, "perception": {**tiny["perception"], "projector": knobs}})
     encoders = build_encoders(config.perception)
     for width, is_right in ((32, True), (40, False)):

@@ -233,6 +233,22 @@ def test_a_member_of_a_folder_imports_nothing(kind, key):
         token_counter(config, 8)
 
 
+def test_a_link_out_of_a_members_folder_is_not_followed(members, tmp_path):
+    folder = shutil.copytree(members / "al_whisper", tmp_path / "member")
+    (tmp_path / "secret").write_text("secret")
+    (folder / "encoders" / "whisper" / "notes.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConfigError, match="notes.json' is a link that leads out of"):
+        run_export({"join": {"one": str(folder), "two": str(folder)}, "output": str(tmp_path / "joined")})
+    assert not (tmp_path / "joined").exists()
+
+
+def test_an_ensemble_is_no_member(case, members, tmp_path):
+    *_, folder = case
+    with pytest.raises(ConfigError, match="members.two: unknown projector 'ensemble'"):
+        join_models({"one": members / "al_whisper", "two": folder}, tmp_path / "joined")
+    assert not (tmp_path / "joined").exists()
+
+
 class Evil:
     def __init__(self, *_, **__):
         raise AssertionError("code of a member ran")
@@ -255,6 +271,7 @@ def test_the_command_joins(members, tmp_path):
         ({"check_identity": False}, "check_identity=false is not for join"),
         ({"push": True}, "push: for exports"),
         ({"join": {"one": "x"}}, "two members or more"),
+        ({"join": {"../one": "x", "two": "y"}}, "named in letters and digits"),
     ],
 )
 def test_settings_that_do_not_go_with_join(tmp_path, settings, message):

@@ -115,6 +115,7 @@ def test_the_report_says_what_a_run_reads_trains_and_takes(workplace, capsys):
     assert said["data"].startswith("demo: 5 rows")
     assert said["LoRA"] == "r=4: 1,280 trainable parameters"
     assert said["projector"].endswith("3,910 trainable parameters")
+    assert sum(int(size.replace(",", "")) for size in re.findall(r" ([\d,]*\d)", said["parts"])) == 3_910
     assert said["steps"].startswith("14 of 10 per epoch: 1.4 epochs")
     assert said["learning rate"].endswith("warm-up 2 steps (14.3% of the run)") and said["learning rate"][:4] == "0.01"
     assert f"{secs / 3600 * 1.4 / 10:.1f} GPU-hours" in said["time"]

@@ -105,6 +105,18 @@ class Projector(nn.Module):
         return encoder.num_frames(resampled_length(num_samples, sampling_rate, encoder.sampling_rate))
 
 
+def list_parts(projector: nn.Module) -> str:
+    """The projector's parts, one for each encoder where there are such, and their parameters, in one line."""
+    sizes: dict[str, int] = {}
+    for name, parameter in projector.named_parameters():
+        part, _, rest = name.partition(".")
+        if isinstance(getattr(projector, part), nn.ModuleDict):
+            part = f"{part}.{rest.partition('.')[0]}"
+        part += "" if parameter.requires_grad else " (frozen)"
+        sizes[part] = sizes.get(part, 0) + parameter.numel()
+    return ", ".join(f"{part} {size:,}" for part, size in sizes.items())
+
+
 def pad_packed(packed: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
     """(P, ...) rows of all clips one after another -> (B, W, ...), zero beyond each clip's rows."""
     clip, row = clip_and_window(lens, packed.shape[0])
