@@ -182,7 +182,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from nemo_desta.recipes.corpora.card import ReaderConfig
+    from nemo_desta.recipes.corpora.card_keys import ReaderConfig
     from nemo_desta.recipes.corpora.huggingface_reader import HuggingFaceReader
 
     yield from HuggingFaceReader(ReaderConfig(extract_to=EXTRACT_TO), path.parent).rows(path.name)

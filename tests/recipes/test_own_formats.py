@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.corpora.card import SourceConfig
+from nemo_desta.recipes.corpora.card_keys import SourceConfig
 from nemo_desta.recipes.corpora.reader_types import READERS
 from nemo_desta.recipes.corpora.readers import read_records
 from nemo_desta.recipes.prompts import Constraint, obeys

@@ -1,9 +1,9 @@
-"""The keys of a corpus card, as dataclasses; finding, reading and overriding cards."""
+"""Finds, reads, overrides and checks corpus cards, whose keys are in `card_keys`."""
 
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,148 +12,24 @@ import yaml
 
 from nemo_desta.config import MISSING, nearest, parse
 from nemo_desta.errors import ConfigError
+from nemo_desta.recipes.corpora.card_keys import (
+    CLIP_FIELDS,
+    DOMAINS,
+    JOINS,
+    SEEN,
+    Card,
+    CutConfig,
+    JoinConfig,
+    PaperConfig,
+    ReaderConfig,
+    SplitConfig,
+    TableConfig,
+    TextConfig,
+)
 from nemo_desta.recipes.corpora.errors import CorpusError, named
 from nemo_desta.recipes.corpora.reader_types import READERS
 
-DOMAINS = ("speech", "sound", "music", "audio")
-SEEN = ("", "files", "description")
-JOINS = ("dialogue", "pairs")
 _CARDS = resources.files("nemo_desta.recipes.corpora") / "cards"
-CLIP_FIELDS = ("id", "audio", "duration", "transcript", "caption", "speaker_id", "group", "segments", "speakers")
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Metadata on disk, read row by row.
-
-    ``type``: csv, tsv (no quotes), jsonl, json (one object of objects, or one list of objects), files (each matched
-    file is a row), lines (each line of text that ``line``, a regular expression, matches in full; its named groups
-    are the columns), lhotse (cuts, or recordings with ``supervisions``), huggingface (parquet, or a saved dataset).
-    ``files``: glob or globs below the data root, ``**`` for any depth. ``pattern``: regular expression for each
-    file's path; its named groups are fields. Every row also has the fields ``file``, ``folder``, ``stem``. A column
-    of the row wins over a group, a group over these three.
-
-    csv and tsv only: ``delimiter`` ("whitespace" for runs of blanks; null: found in the header of a csv file);
-    ``columns``: names, where the file has no header, the last one takes the rest of the line; ``comment``: how lines
-    to skip start; ``quoted``: whether double quotes hold fields together. ``missing`` (huggingface, too): cells that
-    have no value; null: `readers.MISSING_MARKERS` in tables by our own names, none where the card has a ``clip``.
-    ``where``: field -> value or values; other rows do not belong to the corpus. ``nested`` (json): an object of
-    objects of objects, whose innermost are the rows; the keys are the fields ``outer`` and ``key``.
-    """
-
-    type: str = MISSING
-    files: Any = MISSING
-    pattern: str | None = None
-    line: str | None = None
-    delimiter: str | None = None
-    columns: list[str] | None = None
-    comment: str | None = None
-    quoted: bool | None = None
-    missing: list[str] | None = None
-    where: dict[str, Any] = field(default_factory=dict)
-    nested: bool = False
-
-    @property
-    def globs(self) -> list[str]:
-        return [self.files] if isinstance(self.files, str) else list(self.files)
-
-
-@dataclass(frozen=True)
-class TableConfig(SourceConfig):
-    """A table joined to each row as ``{<name>.<column>}``: its ``key`` (template on the table's row) equals ``match``
-    (template on the corpus' row). ``required``: a row without a partner is an error, else its columns are unknown.
-    """
-
-    key: str = MISSING
-    match: str = MISSING
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """A text file per row, ``path`` a template below the data root; its content is the field of this name."""
-
-    path: str = MISSING
-    required: bool = True
-
-
-@dataclass(frozen=True)
-class ReaderConfig(SourceConfig):
-    """The rows of the corpus. ``parts``: field -> regular expression; its named groups are further fields.
-    ``tables`` and ``texts``: what is joined to each row. ``supervisions`` (lhotse): glob of the manifest that goes
-    with recordings. ``extract_to`` (huggingface): folder below the data root for audio that is inside the dataset.
-    ``strict_keys`` (jsonl and json by our own names): false keeps keys that look like misspelt ones of ours.
-    """
-
-    parts: dict[str, str] = field(default_factory=dict)
-    tables: dict[str, TableConfig] = field(default_factory=dict)
-    texts: dict[str, TextConfig] = field(default_factory=dict)
-    supervisions: str | None = None
-    extract_to: str = "extracted_audio"
-    strict_keys: bool = True
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Which split a clip is in. ``by``: template of the official split, ``values``: what it says -> split name,
-    ``"*"`` for all others; null leaves the clip to ``shares``: split -> share, drawn by a hash of the clip's group.
-    ``disjoint``: documentation of what never crosses a split (speaker, recording, ...).
-    """
-
-    by: str | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
-    disjoint: str = ""
-
-
-@dataclass(frozen=True)
-class JoinConfig:
-    """Several utterances become one clip, whose audio is written below the data root; see `join.Joiner`.
-
-    ``kind``: dialogue (consecutive clips of one ``group``) or pairs (two clips of the same or of different speakers).
-    Dialogues: a clip ends with the utterance that reaches ``max_secs``. ``start``: template of an utterance's start
-    in its recording, in seconds; without it, each utterance starts where the one before ends. ``segment``: attributes
-    of one utterance; all others belong to its speaker. Pairs: ``num_pairs`` per speaker with the same speaker, and as
-    many with another speaker of each gender, drawn by ``seed``. ``extract_to``: folder below the data root.
-    """
-
-    kind: str = MISSING
-    max_secs: float = 25.0
-    start: str | None = None
-    segment: list[str] = field(default_factory=list)
-    num_pairs: int = 50
-    seed: int = 123
-    extract_to: str = "joined_audio"
-
-
-@dataclass(frozen=True)
-class Card:
-    """One corpus. ``domain`` and ``language`` may be templates. ``clip``: clip field -> template; empty where the
-    rows carry the fields of a clip by our own names already. ``attributes``: what can be said about the sound.
-    ``values``: attribute or clip field -> {value as found: value}, null = not known, ``"*"`` = all others.
-    ``not_audible``: attributes (shell patterns) that are not audible. ``home`` (address), ``obtain`` (how to get a
-    copy) and ``seen`` (what the card was written from: ``files``, or their ``description``) are for public corpora.
-    ``join``: several rows make one clip.
-    """
-
-    name: str = MISSING
-    version: str = MISSING
-    title: str = MISSING
-    licence: str = MISSING
-    home: str = ""
-    citation: str = ""
-    hours: float | None = None
-    domain: str | None = None
-    language: str | None = None
-    obtain: str = ""
-    seen: str = ""
-    reader: ReaderConfig = field(default_factory=ReaderConfig)
-    clip: dict[str, Any] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-    not_audible: list[str] = field(default_factory=list)
-    split: SplitConfig = field(default_factory=SplitConfig)
-    join: JoinConfig | None = None
 
 
 def shipped_cards() -> list[str]:
@@ -209,6 +85,11 @@ def _missing(values: Mapping[str, Any]) -> Iterator[str]:
         for name, table in tables.items() if isinstance(tables, Mapping) else ():
             if isinstance(table, Mapping):
                 required[f"card.reader.tables.{name}"] = (table, ["type", "files", "key", "match"])
+    if isinstance(cut := values.get("cut"), Mapping):
+        required["card.cut"] = (cut, ["start"])
+    for name, paper in papers.items() if isinstance(papers := values.get("papers"), Mapping) else ():
+        if isinstance(paper, Mapping):
+            required[f"card.papers.{name}"] = (paper, ["name"])
     for where, (given, names) in required.items():
         for name in names:
             if given.get(name, MISSING) == MISSING:
@@ -221,15 +102,15 @@ def _wrong(kind: type, values: Any, where: str) -> Iterator[str]:
         yield f"'{where}' must be a mapping, found {type(values).__name__}: {values!r:.80}"
         return
     others = {item.name: "" for item in fields(kind) if item.default == MISSING}
-    nested = {"card.reader": ReaderConfig, "card.split": SplitConfig, "card.join": JoinConfig}
-    joins = {"card.reader.tables": TableConfig, "card.reader.texts": TextConfig}
+    nested = {"card.reader": ReaderConfig, "card.split": SplitConfig, "card.cut": CutConfig, "card.join": JoinConfig}
+    joins = {"card.reader.tables": TableConfig, "card.reader.texts": TextConfig, "card.papers": PaperConfig}
     for key, value in values.items():
         there = f"{where}.{key}"
         if there in nested and value is not None:
             yield from _wrong(nested[there], value, there)
         elif there in joins and isinstance(value, Mapping):
             for name, one in value.items():
-                yield from _wrong(joins[there], one, f"reader.{key}.{name}")
+                yield from _wrong(joins[there], one, f"{there.removeprefix('card.')}.{name}")
         elif value != MISSING:
             try:
                 parse(kind, {**others, key: value}, where)
@@ -242,7 +123,10 @@ def _with_joins(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, kind in (("tables", TableConfig), ("texts", TextConfig)):
         if isinstance(joined := reader.get(key), Mapping):
             reader[key] = {name: parse(kind, one, f"reader.{key}.{name}") for name, one in joined.items()}
-    return {**values, "reader": reader}
+    papers = values.get("papers")
+    if isinstance(papers, Mapping):
+        papers = {name: parse(PaperConfig, one, f"papers.{name}") for name, one in papers.items()}
+    return {**values, "reader": reader, "papers": papers or {}}
 
 
 def _contradictions(card: Card) -> Iterator[str]:

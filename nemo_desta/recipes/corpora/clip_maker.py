@@ -13,7 +13,7 @@ import orjson
 from nemo_desta.config import nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.corpora.audio import outward_links, relative_audio
-from nemo_desta.recipes.corpora.card import DOMAINS, Card
+from nemo_desta.recipes.corpora.card_keys import DOMAINS, Card
 from nemo_desta.recipes.corpora.errors import Notices
 from nemo_desta.recipes.corpora.files import lines
 from nemo_desta.recipes.corpora.own_names import FLAT, OwnNames
@@ -32,8 +32,10 @@ class ClipMaker:
         self._card, self._root, self._notices = card, root, notices
         self._outward = outward_links(root)
         self._own = OwnNames(card, notices) if not card.clip else None
-        start = {} if card.join is None else {"start": card.join.start}  # for `Joiner`
-        self._clip = self._compiled({"domain": card.domain, "language": card.language, **card.clip, **start}, "clip")
+        times = {} if card.join is None else {"start": card.join.start}  # for `Joiner`
+        if card.cut is not None:
+            times |= {"cut_start": card.cut.start, "cut_end": card.cut.end}  # for `Cutter`
+        self._clip = self._compiled({"domain": card.domain, "language": card.language, **card.clip, **times}, "clip")
         self._attributes = self._compiled(card.attributes, "attributes")
         self._values = {name: {as_key(k): v for k, v in mapping.items()} for name, mapping in card.values.items()}
         self._by = compile_value(card.split.by, where="split.by") if card.split.by else None

@@ -15,8 +15,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from nemo_desta.recipes.corpora.card import Card, read_card
+from nemo_desta.recipes.corpora.card import read_card
+from nemo_desta.recipes.corpora.card_keys import Card
 from nemo_desta.recipes.corpora.clip_maker import ClipMaker
+from nemo_desta.recipes.corpora.cut import Cutter
 from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
 from nemo_desta.recipes.corpora.files import lines, matching_files
 from nemo_desta.recipes.corpora.join import Joiner
@@ -167,7 +169,10 @@ class Corpus:
 
     def _clips(self) -> Iterator[dict[str, Any]]:
         """Every clip of every split, as the card says."""
-        return self._rows() if self.card.join is None else Joiner(self.card, self.data_root)(self._rows())
+        clips = self._rows()
+        if self.card.cut is not None:
+            clips = Cutter(self.card, self.data_root)(clips)
+        return clips if self.card.join is None else Joiner(self.card, self.data_root)(clips)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """The clip of every row."""

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 
 from nemo_desta.data.packed import Damaged, zstd_blocks
-from nemo_desta.recipes.corpora.card import SourceConfig
+from nemo_desta.recipes.corpora.card_keys import SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
 
 #: (``file:row`` for messages, the row's fields, fields from the file's path)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
+from nemo_desta.recipes.corpora.card_keys import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.sources import file_digest
 
@@ -29,7 +29,7 @@ class HuggingFaceReader:
     """Rows with the dataset's own columns, and ``hf_split`` for a saved dataset that states its split."""
 
     def __init__(self, source: SourceConfig, root: Path):
-        self._root = root
+        self._root, self._columns = root, source.columns
         self._extract_to = source.extract_to if isinstance(source, ReaderConfig) else None
 
     def rows(self, relative: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -38,11 +38,14 @@ class HuggingFaceReader:
         if not path.is_dir() and path.suffix != ".parquet":
             raise CorpusError(f"{path}: neither a .parquet file nor a folder written by save_to_disk")
         folder = None  # of this dataset's embedded audio
-        for split, extra, names, batches in _saved(path) if path.is_dir() else _parquet(path):
+        parts = (_saved if path.is_dir() else _parquet)(path, self._columns)
+        for split, extra, names, batches in parts:
             for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                 where = f"{path / split}:{number + 1}"
                 written = 0
                 for column, value in row.items():
+                    if isinstance(value, bytes):
+                        value = {"bytes": value, "path": None}
                     if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
                         if value["bytes"] is not None:
                             folder = folder or self._new_folder(relative, where)
@@ -95,7 +98,7 @@ class HuggingFaceReader:
         return folder.as_posix()
 
 
-def _parquet(path: Path) -> Iterator[_Part]:
+def _parquet(path: Path, columns: list[str] | None = None) -> Iterator[_Part]:
     try:
         import pyarrow.parquet
     except ImportError:
@@ -107,10 +110,10 @@ def _parquet(path: Path) -> Iterator[_Part]:
     info = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
     features = (info.get("info") or {}).get("features") or {}
     names = {column: kind["names"] for column, kind in features.items() if "names" in kind}
-    yield "", {}, names, file.iter_batches(batch_size=_BATCH)
+    yield "", {}, names, file.iter_batches(batch_size=_BATCH, columns=columns)
 
 
-def _saved(path: Path) -> Iterator[_Part]:
+def _saved(path: Path, columns: list[str] | None = None) -> Iterator[_Part]:
     try:
         import datasets
     except ImportError:
@@ -120,6 +123,7 @@ def _saved(path: Path) -> Iterator[_Part]:
     except (OSError, ValueError, KeyError) as error:
         raise CorpusError(f"{path}: not a folder written by save_to_disk ({error})") from None
     for split, data in ({"": loaded} if isinstance(loaded, datasets.Dataset) else loaded).items():
+        data = data if columns is None else data.select_columns(columns)
         names = {column: kind.names for column, kind in data.features.items() if hasattr(kind, "names")}
         batches = data.with_format("arrow").iter(batch_size=_BATCH)
         yield split, {"hf_split": split or str(data.split or "") or None}, names, batches

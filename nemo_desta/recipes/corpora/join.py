@@ -1,16 +1,13 @@
-"""Makes one clip of several utterances: turns of a dialogue, or pairs of the same or of different speakers.
+"""Makes one clip of several utterances: turns of a dialogue, pairs of speakers, or mixtures of them.
 
-ALARM describes such clips (its VoxCeleb1 pairs, AMI, DailyTalk, MELD): one line with times for each utterance, then
-what is known about the speakers. The audio is written to ``<data root>/<extract_to>/<card>/``, so that every clip has
-a file; a file that is there already is kept.
+ALARM describes such clips (VoxCeleb1 pairs, AMI, DailyTalk, MELD, LibriMix): one line with times for each utterance,
+then what is known about the speakers. The audio is written to ``<data root>/<extract_to>/<card>/``, so that every clip
+has a file; a file that is there already is kept.
 """
 
 import logging
-import os
 import random
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
@@ -20,14 +17,13 @@ import numpy as np
 import orjson
 import soundfile
 
-from nemo_desta.recipes.corpora.audio import check_audio, relative_audio
-from nemo_desta.recipes.corpora.card import Card
+from nemo_desta.recipes.corpora.audio import check_audio
+from nemo_desta.recipes.corpora.card_keys import Card
 from nemo_desta.recipes.corpora.errors import CorpusError
+from nemo_desta.recipes.corpora.written import WrittenAudio
 
 Clip = dict[str, Any]
-_HEADER = 44  # bytes of a WAV file before its 16-bit samples
 _MOST = 2**30  # samples of an utterance; a WAV file holds at most twice as many
-_PLAIN = re.compile(r"\w[\w.-]{0,49}(?:-\w[\w.-]{0,49})?", re.ASCII)  # names that are file names as they are
 
 logger = logging.getLogger(__name__)
 
@@ -52,20 +48,16 @@ class Joiner:
     decoding finds leaves the joined file unwritten, and its clip is counted as missing.
 
     Raises ``CorpusError``: files of one clip with different sampling rates, an utterance without a start where
-    ``start`` is set, one without a speaker in pairs, rows of one dialogue that do not follow each other, a folder
-    outside the data root or one that cannot be written.
+    ``start`` is set, one without a speaker in pairs or mixtures, rows of one dialogue that do not follow each other, a
+    folder outside the data root or one that cannot be written.
     """
 
     def __init__(self, card: Card, root: Path):
         self._config, self._root = card.join, root
-        where = f"card {card.name}: join"
-        self._folder = relative_audio(f"{card.join.extract_to}/{card.name}", root, where=where, what="extract_to")
-        real = os.path.realpath(root / self._folder)
-        if os.path.commonpath([os.path.realpath(root), real]) != os.path.realpath(root):
-            raise CorpusError(f"{where}: extract_to leads to {real}; it must be a folder below the data root")
+        self._files = WrittenAudio(root, card.join.extract_to, card.name, "join")
 
     def __call__(self, utterances: Iterator[Clip]) -> Iterator[Clip]:
-        return self._dialogues(utterances) if self._config.kind == "dialogue" else self._pairs(utterances)
+        return self._dialogues(utterances) if self._config.kind == "dialogue" else self._drawn_clips(utterances)
 
     def _dialogues(self, utterances: Iterator[Clip]) -> Iterator[Clip]:
         """Memory: the utterances of one dialogue, and a hash of each dialogue's name."""
@@ -103,31 +95,46 @@ class Joiner:
             return parts[-1].end
         return _start(turn) - _start(parts[0].clip)
 
-    def _pairs(self, utterances: Iterator[Clip]) -> Iterator[Clip]:
-        """Memory: every utterance as JSON. Both speakers of a pair are in one split."""
+    def _drawn_clips(self, utterances: Iterator[Clip]) -> Iterator[Clip]:
+        """Pairs or mixtures. Memory: every utterance as JSON. All speakers of a clip are in one split."""
         of_split: dict[Any, dict[str, list[bytes]]] = {}
         gender: dict[str, Any] = {}
+        mixtures = self._config.kind == "mixtures"
         for clip in utterances:
             if (speaker := clip.get("speaker_id")) is None:
-                raise CorpusError(f"utterance {clip['id']!r} has no speaker_id, so it has no pairs (join.kind)")
+                raise CorpusError(f"utterance {clip['id']!r} has no speaker_id, so it is in no clip (join.kind)")
             of_split.setdefault(clip.get("split"), {}).setdefault(speaker, []).append(orjson.dumps(clip))
             gender[speaker] = clip["attributes"].get("gender")
         told: set[str] = set()
         for speakers in of_split.values():
             for speaker in speakers:
-                for pair in self._drawn(speaker, speakers, gender):
-                    first, second = map(orjson.loads, pair)
-                    sizes = {clip["id"]: self._size(clip) for clip in (first, second)}
-                    for clip in (first, second):
+                drawn = self._mixed(speaker, speakers) if mixtures else self._drawn(speaker, speakers, gender)
+                for clips in (list(map(orjson.loads, utterances)) for utterances in drawn):
+                    sizes = {clip["id"]: self._size(clip) for clip in clips}
+                    for clip in clips:
                         if sizes[clip["id"]] is None and clip["id"] not in told:
                             told.add(clip["id"])
                             yield _alone(clip)
-                    if None not in sizes.values():
-                        before = Part(first, 0.0, *sizes[first["id"]])
-                        after = Part(second, before.end, *sizes[second["id"]])
-                        same = "yes" if first["speaker_id"] == second["speaker_id"] else "no"
-                        name = f"{first['id']}-{second['id']}"
-                        yield self._joined(name, [before, after], {"same_speaker": same})
+                    if None in sizes.values():
+                        continue
+                    parts: list[Part] = []
+                    for clip in clips:
+                        begin = parts[-1].end if parts and not mixtures else 0.0
+                        parts.append(Part(clip, begin, *sizes[clip["id"]]))
+                    same = "yes" if clips[0]["speaker_id"] == clips[-1]["speaker_id"] else "no"
+                    about = {} if mixtures else {"same_speaker": same}
+                    yield self._joined("-".join(clip["id"] for clip in clips), parts, about)
+
+    def _mixed(self, speaker: str, speakers: Mapping[str, Sequence[bytes]]) -> list[tuple[bytes, ...]]:
+        """Mixtures of one speaker with one or more others. They do not depend on the order of the speakers."""
+        draw, own = random.Random(f"{self._config.seed}\n{speaker}"), speakers[speaker]
+        others = sorted(other for other in speakers if other != speaker)
+        most = min(self._config.num_speakers, len(others) + 1)
+        mixtures = []
+        for first in draw.sample(own, min(self._config.num_pairs, len(own))) if most > 1 else ():
+            chosen = draw.sample(others, draw.randint(2, most) - 1)
+            mixtures.append((first, *(draw.choice(speakers[other]) for other in chosen)))
+        return mixtures
 
     def _drawn(
         self, speaker: str, speakers: Mapping[str, Sequence[bytes]], gender: Mapping[str, Any]
@@ -162,9 +169,8 @@ class Joiner:
                     f"{part.clip['audio']} has {part.rate} Hz and {first['audio']} {parts[0].rate} Hz; files of one "
                     "joined clip need one sampling rate"
                 )
-        file = name if _PLAIN.fullmatch(name) else blake2b(name.encode(), digest_size=12).hexdigest()
-        audio = f"{self._folder}/{file}.wav"
-        num_samples = self._write(self._root / audio, parts)
+        audio = self._files.name(name)
+        num_samples = self._write(audio, parts)
         segments, speakers = [], {}
         for part in parts:
             speaker, own = part.clip.get("speaker_id"), {}
@@ -178,33 +184,29 @@ class Joiner:
         about = {"attributes": dict(attributes), "segments": segments, "speakers": speakers}
         return {"id": name, "audio": audio, "duration": num_samples / parts[0].rate, **kept, **about}
 
-    def _write(self, path: Path, parts: Sequence[Part]) -> int:
-        """Write the joined audio unless it is there; overlapping utterances are added up. Returns its samples."""
+    def _write(self, audio: str, parts: Sequence[Part]) -> int:
+        """Write the joined audio unless it is there; overlapping utterances are added up. Returns its samples.
+
+        A mixture whose peak is above 1 is scaled to 1.
+        """
         begins = [round(part.begin * part.rate) for part in parts]
         total = max(begin + part.samples for begin, part in zip(begins, parts, strict=True))
-        if path.is_file() and path.stat().st_size == _HEADER + 2 * total:
+        if self._files.holds(audio, total):
             return total
         mixed = np.zeros(total, dtype=np.float32)
         try:
             for begin, part in zip(begins, parts, strict=True):
-                audio, _ = soundfile.read(str(self._root / part.clip["audio"]), dtype="float32", always_2d=True)
-                if len(audio) < part.samples:
+                found, _ = soundfile.read(str(self._root / part.clip["audio"]), dtype="float32", always_2d=True)
+                if len(found) < part.samples:
                     raise OSError(f"{part.clip['audio']} is shorter than its header says")
-                mixed[begin : begin + part.samples] += audio[: part.samples].mean(axis=1)
+                mixed[begin : begin + part.samples] += found[: part.samples].mean(axis=1)
         except (OSError, soundfile.SoundFileError) as error:
-            logger.warning("%s is not written: %s", path, error)
-            path.unlink(missing_ok=True)
+            logger.warning("%s is not written: %s", audio, error)
+            (self._root / audio).unlink(missing_ok=True)
             return total
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(partial, np.clip(mixed, -1.0, 1.0), parts[0].rate, subtype="PCM_16", format="WAV")
-            os.replace(partial, path)
-        except (OSError, soundfile.SoundFileError) as error:
-            raise CorpusError(
-                f"cannot write {path}: {error}; set join.extract_to to a folder below the data root that can be "
-                "written"
-            ) from None
+        if self._config.kind == "mixtures":
+            mixed /= max(1.0, float(np.abs(mixed).max()))
+        self._files.write(audio, mixed, parts[0].rate)
         return total
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from nemo_desta.errors import ConfigError
-from nemo_desta.recipes.corpora.card import CLIP_FIELDS, Card
+from nemo_desta.recipes.corpora.card_keys import CLIP_FIELDS, Card
 from nemo_desta.recipes.corpora.errors import Notices
 from nemo_desta.recipes.corpora.template import fields_of
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from nemo_desta.recipes.corpora.card import DOMAINS, SourceConfig, parse_card
+from nemo_desta.recipes.corpora.card import parse_card
+from nemo_desta.recipes.corpora.card_keys import DOMAINS, SourceConfig
 from nemo_desta.recipes.corpora.corpus import manifest_type
 from nemo_desta.recipes.corpora.errors import CorpusError
 from nemo_desta.recipes.corpora.files import csv_rows, json_entries, json_lines

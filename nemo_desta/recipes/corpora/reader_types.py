@@ -19,6 +19,7 @@ READERS = Registry(
         "json": f"{_ROOM}.readers:json_rows",
         "files": f"{_ROOM}.readers:file_rows",
         "lines": f"{_ROOM}.readers:line_rows",
+        "textgrid": f"{_ROOM}.textgrid:textgrid_rows",
         "lhotse": f"{_ROOM}.readers:LhotseReader",
         "huggingface": f"{_ROOM}.huggingface_reader:HuggingFaceReader",
     },

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nemo_desta.recipes.corpora.card import ReaderConfig, SourceConfig
+from nemo_desta.recipes.corpora.card_keys import ReaderConfig, SourceConfig
 from nemo_desta.recipes.corpora.errors import CorpusError, Notices, named
 from nemo_desta.recipes.corpora.files import Record, json_entries, json_lines, lines, matching_files
 from nemo_desta.recipes.corpora.reader_types import READERS
@@ -52,7 +52,10 @@ def read_records(source: SourceConfig, root: Path, notices: Notices | None = Non
                     f"{relative} does not match the card's pattern {source.pattern}; narrow reader.files"
                 )
             of_file.update(match.groupdict())
-        for where, row in rows_of(relative):
+        found = rows_of(relative)
+        for where, row in found if source.turns is None else _turns(found, source.turns):
+            for column in source.json_columns or ():
+                row = _with_json(row, column, where)
             if missing or folders:
                 row = _without_missing(row, missing, where, notices)
             if all(_holds(name, wanted, row, of_file, where) for name, wanted in conditions.items()):
@@ -127,6 +130,31 @@ def _holds(name: str, wanted: set[str], row: dict[str, Any], of_file: dict[str, 
     if name not in fields:
         raise CorpusError(f"{where}: no field '{name}', which reader.where asks for; known: {', '.join(row)}")
     return as_key(fields[name]) in wanted
+
+
+def _turns(rows: Iterable[tuple[str, dict[str, Any]]], column: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """One row per turn of the chat in ``column``; ``before``: the turns before it, each as "User: ..." or
+    "Assistant: ..." in a line of its own, as ALARM gives the LLM those of InstructS2S."""
+    for where, row in rows:
+        turns = row.get(column)
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise CorpusError(f"{where}: column '{column}' (reader.turns) must be a list of objects")
+        before = []
+        for number, turn in enumerate(turns):
+            yield where, {**row, **turn, "turn": number, "before": "\n".join(before)}
+            who = "User" if turn.get("from") in ("human", "user") else "Assistant"
+            before.append(f"{who}: {turn.get('text')}")
+
+
+def _with_json(row: dict[str, Any], column: str, where: str) -> dict[str, Any]:
+    """The row with the JSON object of a cell in place of its text."""
+    try:
+        value = json.loads(row[column])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise CorpusError(f"{where}: column '{column}' (reader.json_columns) holds no JSON object")
+    return {**row, column: value}
 
 
 def _without_missing(
