@@ -227,3 +227,46 @@ def test_a_papers_config_has_the_papers_number_of_trainable_parameters(name, cou
     with torch.device("meta"):
         projector = build_projector(knobs.pop("name"), {"whisper": shape}, llm_width, output_rms=1.0, **knobs)
     assert sum(p.numel() for p in projector.parameters()) == count
+
+
+def mixes():
+    return [name for name in options("data") if "rows_root" in (CONF / "data" / f"{name}.yaml").read_text()]
+
+
+def test_the_mixes_of_the_papers_compose_and_name_cards():
+    from nemo_desta.data.sources import read_input_cfg
+    from nemo_desta.recipes.corpora.card import read_card, shipped_cards
+
+    papers = {name: read_card(name).papers for name in shipped_cards()}
+    assert mixes() == ["alarm", "alarm_music", "alarm_questions", "alarm_sounds", "alarm_speech", "desta25"]
+    for name in mixes():
+        settings = composed("alarm_ca", f"data={name}", "data_root=/d", "rows_root=/r")
+        check(settings)
+        items = read_input_cfg(settings["data"]["train_ds"]["input_cfg"])
+        for group in [item for item in items if item.get("type") == "group"]:
+            items += read_input_cfg(group["input_cfg"])
+        items = [item for item in items if item.get("type") != "group"]
+        paper = name.split("_")[0]
+        for item in items:
+            card = item["name"]
+            assert item["rows"] == f"/r/{card}/rows/train-*.jsonl" and item["audio_roots"] == {"default": f"/d/{card}"}
+            share = 0.2 if (name, card) == ("alarm_sounds", "audioset") else 1.0
+            weight = item.get("weight")
+            assert weight is None or weight == pytest.approx(papers[card][paper].rows * share, abs=1)
+        used = {item["name"] for item in items}
+        assert used <= set(papers) and (name == paper) == (used == {c for c, p in papers.items() if paper in p})
+
+
+def test_alarms_figures_on_the_cards_add_up_to_the_papers():
+    """All of the paper's table but FMA, which has no card: 84,213 rows, 695.47 h."""
+    from nemo_desta.recipes.corpora.card import read_card, shipped_cards
+
+    found = [one for card in shipped_cards() if (one := read_card(card).papers.get("alarm")) and one.rows]
+    assert sum(one.rows for one in found) == 5_507_853 - 84_213
+    assert sum(one.hours for one in found) == pytest.approx(17_871.84 - 695.47, abs=0.05)
+
+
+def test_the_public_rows_compose():
+    settings = composed("desta25", "data=aqa5m", "data.train_ds.input_cfg.aqa5m.datasets=[VCTK, GLOBE]")
+    check(settings)
+    assert settings["data"]["train_ds"]["input_cfg"]["aqa5m"]["datasets"] == ["VCTK", "GLOBE"]

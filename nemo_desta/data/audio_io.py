@@ -36,7 +36,8 @@ class AudioRoots:
     folder is ``default``.
 
     A row's path is relative to the root given by ``root``, else to the root named like the row's dataset, else to
-    ``default``. The resolved path (after ``..`` and symlinks) must be inside one of the roots.
+    ``default``. In the dataset's own root the path may begin with the dataset's name, as in DeSTA-AQA5M, although the
+    root has no such folder. The resolved path (after ``..`` and symlinks) must be inside one of the roots.
     """
 
     def __init__(self, roots: Mapping[str, str | Path] | str | Path) -> None:
@@ -57,22 +58,25 @@ class AudioRoots:
             )
         if "\0" in path or len(path) > 4096:
             raise AudioError("not_found", f"{path!r:.80} is not a file name")
-        wanted = self.roots[name] / path
-        replaced = path.lower().endswith(WAV_INSTEAD_OF)
-        for candidate in (wanted, wanted.with_suffix(".wav")) if replaced else (wanted,):
-            real = Path(os.path.realpath(candidate))
-            if not any(real.is_relative_to(folder) for folder in self.roots.values()):
-                listed = ", ".join(f"{name}={folder}" for name, folder in self.roots.items())
-                raise AudioError(
-                    "outside_root",
-                    f"'{path}' leads to {real}, outside every audio root ({listed}); move the file or add its folder "
-                    "to data.audio_roots",
-                )
-            if os.path.isfile(real):
-                if candidate is not wanted and not self._said:
-                    self._said = True
-                    logger.warning("'%s' is missing, %s is used instead; the same applies to other files", path, real)
-                return real
+        inside = [path, path.removeprefix(f"{dataset}/")] if name == dataset else [path]
+        for wanted in dict.fromkeys(self.roots[name] / one for one in inside):
+            replaced = path.lower().endswith(WAV_INSTEAD_OF)
+            for candidate in (wanted, wanted.with_suffix(".wav")) if replaced else (wanted,):
+                real = Path(os.path.realpath(candidate))
+                if not any(real.is_relative_to(folder) for folder in self.roots.values()):
+                    listed = ", ".join(f"{name}={folder}" for name, folder in self.roots.items())
+                    raise AudioError(
+                        "outside_root",
+                        f"'{path}' leads to {real}, outside every audio root ({listed}); move the file or add its "
+                        "folder to data.audio_roots",
+                    )
+                if os.path.isfile(real):
+                    if candidate is not wanted and not self._said:
+                        self._said = True
+                        logger.warning(
+                            "'%s' is missing, %s is used instead; the same applies to other files", path, real
+                        )
+                    return real
         raise AudioError("not_found", f"no file '{path}' under audio root '{name}' ({self.roots[name]})")
 
 

@@ -25,6 +25,7 @@ from nemo_desta.errors import ConfigError, RowError, row_guard
 
 #: Limit of a row's length; a file without line ends would be one line.
 MAX_ROW_BYTES = 64 << 20
+_DATASET = re.compile(rb'(?<!\\)"dataset"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def read_rows(paths: str | Path | Iterable[str | Path]) -> Iterator[Row]:
@@ -127,9 +128,18 @@ class JsonlIndex:
     """Random access to the lines of JSONL files through their byte offsets (12 bytes of memory per row).
 
     Gzip and zstd files are unpacked into temporary files, which are deleted with the index (`open_plain`).
+    ``datasets``: only lines whose first key ``dataset`` has one of these values.
+
+    Raises:
+        ConfigError: no file, or no row of ``datasets``.
     """
 
-    def __init__(self, paths: str | Path | Iterable[str | Path], rules: RowRules = TRAINING) -> None:
+    def __init__(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        rules: RowRules = TRAINING,
+        datasets: Iterable[str] | None = None,
+    ) -> None:
         self.paths = expand_paths(paths)
         if not self.paths:
             raise ConfigError("no row file is given: the list of files is empty")
@@ -139,9 +149,17 @@ class JsonlIndex:
         self._starts = [0]  # first row of each file, and the total
         self._sizes: list[int] = []
         self._files: dict[int, BinaryIO] = {}
+        self._datasets = None if datasets is None else frozenset(datasets)
+        self._others: set[str] = set()
+        self._ends = array("q") if datasets is not None else None  # lines that are left out lie between the others
         for number in range(len(self.paths)):
             self._scan(number)
             self._starts.append(len(self._offsets))
+        if self._datasets is not None and not self._offsets:
+            raise ConfigError(
+                f"no row of {', '.join(sorted(self._datasets))} in {self.paths[0]} (datasets); there are rows of: "
+                f"{', '.join(sorted(self._others)[:60]) or 'no dataset'}"
+            )
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -161,7 +179,7 @@ class JsonlIndex:
         is_last = i + 1 == self._starts[file + 1]
         if file not in self._files:
             self._files[file] = open_plain(self.paths[file])
-        end = self._sizes[file] if is_last else self._offsets[i + 1]
+        end = self._ends[i] if self._ends is not None else self._sizes[file] if is_last else self._offsets[i + 1]
         return os.pread(self._files[file].fileno(), end - self._offsets[i], self._offsets[i])
 
     def where(self, i: int) -> str:
@@ -179,16 +197,33 @@ class JsonlIndex:
     def _scan(self, file: int) -> None:
         """Find the lines, at most a megabyte at a time, so that a file without line ends does not fill the memory."""
         stream = open_plain(self.paths[file])
-        offset, number, begins = 0, 1, True
+        offset, number, begins, kept = 0, 1, True, False
         while piece := stream.readline(1 << 20):
-            if begins and not piece.isspace():
+            if begins and (kept := not piece.isspace() and self._wanted(piece)):
                 self._offsets.append(offset)
                 self._lines.append(number)
             offset += len(piece)
             begins = piece.endswith(b"\n")
             number += begins
+            if kept and begins and self._ends is not None:
+                self._ends.append(offset)
+        if kept and not begins and self._ends is not None:
+            self._ends.append(offset)
         self._sizes.append(offset)
         self._files[file] = stream
+
+    def _wanted(self, line: bytes) -> bool:
+        """Whether a line (its first megabyte) is of ``datasets``."""
+        if self._datasets is None:
+            return True
+        found = _DATASET.search(line)
+        try:
+            name = json.loads(found[1]) if found else ""
+        except ValueError:
+            return False
+        if name not in self._datasets and len(self._others) < 1000:
+            self._others.add(name)
+        return name in self._datasets
 
 
 def _expand_braces(text: str) -> list[str]:

@@ -16,12 +16,15 @@ from nemo_desta.errors import ConfigError
 
 #: Keys of one ``type: desta`` entry. ``rows``: JSONL file, pattern over shards, shar folder, or shar field -> shards,
 #: also URLs (``manifest_filepath`` and ``shar_path`` are NeMo's names for it). ``audio_root``: name of the root of its
-#: paths; ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``strict_keys``: see `RowRules`.
-SOURCE_KEYS = tuple("type rows manifest_filepath shar_path name audio_root audio_roots strict_keys weight".split())
+#: paths; ``audio_roots``: further roots. ``name``: dataset of rows that name none. ``datasets``: only rows of these
+#: (JSONL files). ``strict_keys``: see `RowRules`.
+SOURCE_KEYS = ("type", "rows", "manifest_filepath", "shar_path", "name", "datasets", "audio_root", "audio_roots")
+SOURCE_KEYS += ("strict_keys", "weight")
 GROUP_KEYS = ("type", "input_cfg", "weight")
 ROW_KEYS = ("rows", "manifest_filepath", "shar_path")
 KINDS = {
     "name": str | None,
+    "datasets": list[str] | None,
     "audio_root": str | None,
     "audio_roots": dict[str, str] | None,
     "strict_keys": bool | None,
@@ -38,9 +41,10 @@ class JsonlSource:
         *,
         audio_root: str | None = None,
         name: str | None = None,
+        datasets: Iterable[str] | None = None,
         rules: RowRules = TRAINING,
     ) -> None:
-        self.index = JsonlIndex(paths, rules)
+        self.index = JsonlIndex(paths, rules, datasets)
         self.rules = rules
         first = self.index.paths[0]
         self.name = name or Path(first.name.removesuffix(".gz").removesuffix(".zst")).stem
@@ -79,7 +83,7 @@ def open_source(
     ``audio_role``: one more allowed role (`PromptConfig`).
 
     Raises:
-        ConfigError: no rows given. FileNotFoundError: nothing there.
+        ConfigError: no rows given, or none of ``datasets``. FileNotFoundError: nothing there.
     """
     rows = item.get("rows") or item.get("manifest_filepath") or item.get("shar_path")
     if not rows or "???" in str(rows):
@@ -87,7 +91,9 @@ def open_source(
     strict_keys = item.get("strict_keys")
     if not isinstance(strict_keys, bool | None):
         raise ConfigError(f"strict_keys must be true, false or null, found {strict_keys!r}")
-    rules = RowRules(strict_keys, audio_role)
+    rules, datasets = RowRules(strict_keys, audio_role), item.get("datasets")
+    if datasets is not None and (isinstance(rows, Mapping) or Path(str(rows)).is_dir()):
+        raise ConfigError(f"datasets: {list(datasets)} chooses rows of JSONL files, and {shown(str(rows))} is a shar")
     if isinstance(rows, Mapping):
         return SharSource(rows, name=item.get("name"), rules=rules)
     if is_url(rows) and not PurePosixPath(shown(rows)).name.endswith((".jsonl", ".json", ".gz", ".zst")):
@@ -98,11 +104,12 @@ def open_source(
     if isinstance(rows, (str, Path)) and Path(rows).is_dir():
         return SharSource(rows, name=item.get("name"), rules=rules)
     roots = {**(audio_roots or {}), **(item.get("audio_roots") or {})}
-    return JsonlSource(rows, roots, audio_root=item.get("audio_root"), name=item.get("name"), rules=rules)
+    named = {"audio_root": item.get("audio_root"), "name": item.get("name"), "datasets": datasets}
+    return JsonlSource(rows, roots, **named, rules=rules)
 
 
 def open_input_cfg(
-    input_cfg: list[Mapping[str, Any]] | str | None,
+    input_cfg: list[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]] | str | None,
     audio_roots: Mapping[str, str | Path] | None = None,
     *,
     audio_role: str | None = None,
@@ -123,7 +130,9 @@ def open_input_cfg(
 
 
 def read_input_cfg(input_cfg: Any, where: str = "input_cfg") -> list[dict[str, Any]]:
-    """The checked entries of an ``input_cfg``: a list, or a YAML file with one; empty for None.
+    """The checked entries of an ``input_cfg``: a list, a mapping (name -> entry), or a YAML file with one of these;
+    empty for None. The key ``each`` of a mapping holds what its entries have in common, in which ``<name>`` stands for
+    their names; ``~data.train_ds.input_cfg.<name>`` leaves one out.
 
     Raises:
         ConfigError: another kind of value, an unknown type or key, or a weight on some entries only.
@@ -135,14 +144,29 @@ def read_input_cfg(input_cfg: Any, where: str = "input_cfg") -> list[dict[str, A
         from omegaconf import OmegaConf  # late: models open without it
 
         where, input_cfg = input_cfg, OmegaConf.to_container(OmegaConf.load(input_cfg), resolve=True)
-    check_type(input_cfg, list[dict] | None, f"'{where}'")
-    items = list(input_cfg or ())
-    for number, item in enumerate(items):
-        _check_item(item, f"{where}.{number}")
+    check_type(input_cfg, list[dict] | dict[str, dict] | None, f"'{where}'")
+    if isinstance(input_cfg, Mapping):
+        items, shared = [], input_cfg.get("each") or {}
+        for name, item in input_cfg.items():
+            if name != "each":
+                is_group = item.get("type") == "group"
+                items.append(dict(item) if is_group else {"name": name, **_filled(shared, name), **item})
+                _check_item(items[-1], f"{where}.{name}")
+    else:
+        items = list(input_cfg or ())
+        for number, item in enumerate(items):
+            _check_item(item, f"{where}.{number}")
     given = [item.get("weight") is not None for item in items]
     if any(given) and not all(given):
         raise ConfigError(f"'{where}': {sum(given)} of {len(given)} entries have a weight; give it to all or to none")
     return items
+
+
+def _filled(value: Any, name: str) -> Any:
+    """``value`` with ``name`` for ``<name>`` in all its texts."""
+    if isinstance(value, Mapping):
+        return {key: _filled(one, name) for key, one in value.items()}
+    return value.replace("<name>", name) if isinstance(value, str) else value
 
 
 def _check_item(item: Mapping[str, Any], where: str) -> None:
@@ -174,8 +198,8 @@ def _open_list(
     nodes = []
     for number, item in enumerate(items):
         if item.get("type", "desta") == "group":
-            inner = list(item.get("input_cfg") or [])
-            content: Any = _open_list(inner, f"{where}.{number}.input_cfg", open_one)
+            there = f"{where}.{number}.input_cfg"
+            content: Any = _open_list(read_input_cfg(item.get("input_cfg"), there), there, open_one)
         else:
             content = open_one(item)
         nodes.append(_Node(item.get("weight"), content))

@@ -32,8 +32,6 @@ WHISPER = "openai/whisper-small"
 _BLOCKS = {"tiny": 4, "base": 6, "small": 12, "medium": 24, "large": 32}
 #: Rows per step, and how often each row is seen.
 _BATCH, _EPOCHS = 8, 10
-#: Files of a project.
-_FILES = ("recipe", "card")
 
 
 def main(argv: list[str]) -> int:
@@ -117,8 +115,7 @@ def plan_project(
         card, table or row that cannot be used. FileNotFoundError: no such corpus or data root.
     """
     folder = Path(folder)
-    # ``--config-name`` would find the shipped configs first.
-    taken = [*sorted(path.stem for path in conf_folder().glob("*.yaml")), *_FILES]
+    taken = ["recipe", "card", *sorted(path.stem for path in conf_folder().glob("*.yaml"))]  # found by --config-name
     if not re.fullmatch(r"[A-Za-z0-9_-]+", folder.name) or folder.name in taken:
         raise ConfigError(
             f"'{folder.name}' cannot be a config's name: letters, digits, _ and -, and none of {', '.join(taken)}"

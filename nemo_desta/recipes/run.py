@@ -29,6 +29,7 @@ from nemo_desta.recipes.build import (
     units,
 )
 from nemo_desta.recipes.corpora import Corpus
+from nemo_desta.recipes.count_clips import count_clips
 from nemo_desta.recipes.items import Wanted
 from nemo_desta.recipes.pipeline import RecipeFolder, Summary, finish, run_shards, write_plan
 from nemo_desta.recipes.pipeline.finish import read_summary
@@ -39,7 +40,7 @@ from nemo_desta.recipes.settings import RecipeConfig, identity, parse_recipe
 logger = logging.getLogger(__name__)
 
 
-def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
+def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count | str":
     """Run the recipe that ``cfg`` describes (conf/recipes/self_generate.yaml, self_rephrase.yaml).
 
     A killed run resumes when it is called again with the same settings. For a finished run only the summary is read.
@@ -52,6 +53,8 @@ def run_recipe(cfg: DictConfig | Mapping[str, Any]) -> "Summary | Count":
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
     config = parse_recipe(plain)
     corpora, roots = build_input(config)
+    if config.count:
+        return count_clips(corpora, roots, audio=config.audio.check)
     pool = build_prompts(config)
     if config.check:
         return count(config, corpora, roots, pool)

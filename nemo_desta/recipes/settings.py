@@ -116,16 +116,19 @@ class RecipeConfig:
     progress: bool = True
     report: bool = True
     check: bool = False
+    count: bool = False
 
 
 #: Settings that affect how a run works but not its rows: they may change when a killed run resumes. Exceptions: some
 #: settings of ``engine`` (see `engine_identity`) and the chat template of ``tokenizer`` must stay the same.
-RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "rows_per_file", "tokenizer")
+RUNNING = ("output", "shard", "runner", "engine", "progress", "report", "check", "count", "rows_per_file", "tokenizer")
 
 
 def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
     """The config of a generating recipe. Raises ``ConfigError`` for unknown keys, wrong types, values still ``???``
     (all of them at once), and settings that contradict."""
+    if plain.get("count"):  # needs neither
+        plain = {**plain, **{key: "-" for key in ("llm", "output") if plain.get(key, MISSING) == MISSING}}
     if missing := sorted(_missing(plain)):
         raise ConfigError(f"these settings are still ??? and must be given: {', '.join(missing)}")
     config = parse(RecipeConfig, plain, where="recipe")
@@ -136,6 +139,8 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
         raise ConfigError("give either corpus (a card or a manifest) or rows (of an earlier self-generation)")
     if config.corpus is not None and config.data_root is None:
         raise ConfigError("data_root must be given: the folder that the corpus' audio paths start from")
+    if config.count and config.corpus is None:
+        raise ConfigError("count counts the clips of a corpus; for rows: desta train count=true")
     if config.rows is not None and not config.rephrase.enabled:
         raise ConfigError("rows can only be rephrased: use --config-name self_rephrase, or give a corpus")
     if config.prompts == "proposed" and config.prompts_per_clip != 1:

@@ -16,6 +16,11 @@ def train(cfg: DictConfig) -> None:
         ConfigError: an unknown or wrong setting. Also the errors of `fit`.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
+    if cfg.get("count"):
+        from nemo_desta.training.count_data import count_data
+
+        print(count_data(OmegaConf.to_container(cfg.data, resolve=True)))
+        return
     parse(ModelConfig, OmegaConf.to_container(cfg, resolve=True).get("model"))
     own_folder(cfg)
     with silence_imports():

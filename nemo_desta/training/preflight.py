@@ -115,6 +115,9 @@ def missing_data(data: Mapping[str, Any]) -> Iterator[str]:
                     yield f"{where}: the row file is not given. Recipes write them: desta generate"
                 elif "{" not in pattern and not Path(pattern).exists() and not glob.glob(pattern):
                     yield f"{where}: no row file '{pattern}'. Recipes write them: desta generate"
+            for root in (item.get("audio_roots") or {}).values():
+                if not Path(root).is_dir():
+                    yield f"{where}: no folder '{root}' (audio_roots of the rows {rows})"
     for name, root in (data.get("audio_roots") or {}).items():
         if root is None or "???" in root:
             yield f"data.audio_roots.{name} is not given: the folder that the rows' audio paths start from"
@@ -128,7 +131,7 @@ def _patterns(rows: Any) -> list[str]:
     return [pattern for one in given for pattern in ([one] if isinstance(one, str) else one)]
 
 
-def _sources(input_cfg: list[Mapping[str, Any]] | str | None) -> Iterator[Mapping[str, Any]]:
+def _sources(input_cfg: list[Mapping[str, Any]] | Mapping[str, Any] | str | None) -> Iterator[Mapping[str, Any]]:
     for item in read_input_cfg(input_cfg):
         if item.get("type") == "group":
             yield from _sources(item.get("input_cfg"))

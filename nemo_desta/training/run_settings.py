@@ -16,12 +16,12 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
 
 from nemo_desta.config import ModelConfig, to_dict
 from nemo_desta.core.fingerprint import TOKENIZER_FILES
 from nemo_desta.data.rows import expand_paths
 from nemo_desta.data.settings import parse_data
+from nemo_desta.data.sources import read_input_cfg
 from nemo_desta.errors import ConfigError
 from nemo_desta.ops.dtypes import as_dtype, dtype_name
 from nemo_desta.sources import file_digest, local_folder, sampled_blocks
@@ -58,9 +58,7 @@ def describe_run(model: ModelConfig, settings: Mapping[str, Any]) -> dict[str, A
     data = asdict(parse_data(settings["data"]))
     train, validation = data.pop("train") or {}, data.pop("validation")
     cache = data.pop("feature_cache") or {}
-    sources = train.pop("input_cfg", None) or []
-    if isinstance(sources, str):
-        sources = OmegaConf.to_container(OmegaConf.load(sources), resolve=True)
+    sources = read_input_cfg(train.pop("input_cfg", None))
     trainer = {key: value for key, value in settings["trainer"].items() if key != "strategy"}
     sections = {
         "model": {**_number_formats(to_dict(model)), "tokenizer_files": _tokenizer(model)},
@@ -186,7 +184,7 @@ def _contents(items: list[Mapping[str, Any]]) -> dict[str, Any]:
     for number, item in enumerate(items):
         entry = {key: value for key, value in item.items() if key not in PATHS}
         if item.get("type") == "group":
-            entry["input_cfg"] = _contents(item.get("input_cfg") or [])
+            entry["input_cfg"] = _contents(read_input_cfg(item.get("input_cfg")))
         elif rows := item.get("rows") or item.get("manifest_filepath") or item.get("shar_path"):
             entry["rows"] = _content(rows)
         found[str(number)] = entry

@@ -10,8 +10,9 @@ SECTIONS = (
     "seed",
     "check",
     "check_rate",
+    "count",
     "name",
     "resume",
 )
 #: Top-level values that only other settings read, by ``${}``.
-VALUES = ("work_dir", "data_root", "generated", "corpora")
+VALUES = ("work_dir", "data_root", "rows_root", "generated", "corpora")

@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from nemo_desta.data.row_schema import TRAINING
 from nemo_desta.data.row_source import WeightedSource
 from nemo_desta.data.sampler import BatchPlan, PlanSettings
 from nemo_desta.data.shar import SharSource, write_shar
-from nemo_desta.data.sources import JsonlSource, open_input_cfg
+from nemo_desta.data.sources import JsonlSource, open_input_cfg, read_input_cfg
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.testing.data import tiny_row, tiny_rows, tiny_tokenizer, write_jsonl, write_tone
 
@@ -40,6 +41,64 @@ def test_shares_multiply_through_groups_and_fall_back_to_row_counts(tmp_path: Pa
     ]
     shares = {s.source.name: s.share for s in open_input_cfg(cfg)}
     assert shares == pytest.approx({"a": 0.6, "b": 0.2, "c": 0.05, "d": 0.15})
+
+
+def test_entries_of_a_mapping_share_what_each_says(tmp_path: Path) -> None:
+    entries(tmp_path, {"a": 3, "b": 1, "c": 2})
+    each = {"rows": f"{tmp_path}/<name>.jsonl", "audio_roots": {"default": f"{tmp_path}/<name>"}}
+    cfg = {
+        "each": each,
+        "b": {"weight": 3},
+        "more": {"type": "group", "weight": 1, "input_cfg": {"each": each, "a": {}}},
+    }
+    assert {s.source.name: s.share for s in open_input_cfg(cfg)} == {"b": 0.75, "a": 0.25}
+    assert read_input_cfg(cfg)[0]["audio_roots"] == {"default": f"{tmp_path}/b"}
+    with pytest.raises(ConfigError, match=r"unknown key 'input_cfg.b.wieght'. Did you mean 'weight'"):
+        read_input_cfg({"each": each, "b": {"wieght": 1}})
+    with pytest.raises(ConfigError, match="1 of 2 entries have a weight"):
+        read_input_cfg({"each": each, "a": {"weight": 1}, "b": {}})
+    with pytest.raises(FileNotFoundError, match=r"no file matches .*gone\.jsonl"):
+        open_input_cfg({"each": each, "gone": {}})
+
+
+def test_only_rows_of_some_datasets_are_read(tmp_path: Path) -> None:
+    rows = []
+    for i, name in enumerate(["A B", "c", "A B", "d", "c"]):
+        odd = {"seed_description": 'it says "dataset": "c"', "dataset": name, "prompt": "Q" * i}
+        rows.append({**odd, **{k: v for k, v in tiny_row(f"r{i}", None).items() if k not in odd}})
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+    path.write_text(path.read_text().rstrip("\n"))
+    for wanted, found in (
+        (["A B"], ["r0", "r2"]),
+        (["c", "d"], ["r1", "r3", "r4"]),
+        (None, [f"r{i}" for i in range(5)]),
+    ):
+        ((source, _),) = open_input_cfg([{"rows": str(path), "datasets": wanted}])
+        assert [source.row(i)["id"] for i in range(len(source))] == found
+        copy = pickle.loads(pickle.dumps(source))
+        assert [copy.row(i)["id"] for i in reversed(range(len(copy)))] == found[::-1]
+    assert source.where(0).endswith("x.jsonl:1")
+    with pytest.raises(ConfigError, match=r"no row of E in .*x.jsonl \(datasets\); there are rows of: A B, c, d"):
+        open_input_cfg([{"rows": str(path), "datasets": ["E"]}])
+    with pytest.raises(ConfigError, match="is a shar"):
+        open_input_cfg([{"rows": str(tmp_path), "datasets": ["E"]}])
+
+
+def test_a_datasets_own_root_need_not_have_a_folder_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    (tmp_path / "both" / "tones").mkdir(parents=True)
+    write_tone(tmp_path / "here" / "deep" / "x.wav", 0.1)
+    write_tone(tmp_path / "both" / "tones" / "y.wav", 0.1)
+    path = write_jsonl(tmp_path / "r.jsonl", [tiny_row("x", "tones/deep/x.flac"), tiny_row("y", "tones/y.wav")])
+    source = JsonlSource(path, {"tones": tmp_path / "here"})  # rows say dataset "tones"
+    assert source.audio_files(0, source.row(0)) == [tmp_path / "here" / "deep" / "x.wav"]
+    with pytest.raises(AudioError, match="no file 'tones/y.wav' under audio root 'tones'"):
+        source.audio_files(1, source.row(1))
+    source = JsonlSource(path, {"tones": tmp_path / "both"})
+    assert source.audio_files(1, source.row(1)) == [tmp_path / "both" / "tones" / "y.wav"]
+    (tmp_path / "both" / "deep").symlink_to("/etc")
+    with pytest.raises(AudioError, match="outside every audio root"):
+        JsonlSource(path, {"tones": tmp_path / "both"}).roots.resolve("tones/deep/hostname", dataset="tones")
 
 
 def test_input_cfg_mistakes_are_named(tmp_path: Path) -> None:

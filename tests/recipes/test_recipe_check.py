@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.run import run_recipe
 from nemo_desta.user_errors import one_line
 
@@ -37,6 +38,20 @@ def test_an_llm_without_a_tokenizer_here_is_refused(corpus: Path, llm_folder: Pa
     assert run_recipe(given(corpus, "gpt-x", engine={**server, "api": "chat"})).ok
     assert run_recipe(given(corpus, "gpt-x", engine=server, tokenizer=str(llm_folder))).ok
     assert "unknown engine 'hff'. Did you mean 'hf'?" in refused(corpus, llm_folder, engine={"name": "hff"})
+
+
+def test_count_needs_no_llm_and_shows_clips_and_hours(corpus: Path) -> None:
+    base = {"corpus": "m.jsonl", "data_root": str(corpus), "count": True}
+    told = run_recipe({**base, "llm": "???", "output": "???"})
+    assert told.splitlines()[:2] == ["set  rows  hours", "m      10   0.00"]
+    assert "m: 1 clips with missing audio left out" in told and "m: 1 clips with corrupt audio left out" in told
+    assert run_recipe({**base, "audio": {"check": "off"}}).splitlines()[1].split() == ["m", "12", "0.00"]
+    named = {"name": "esc50", "version": "1", "title": "E", "licence": "mine", "reader": {"type": "jsonl"}}
+    (corpus / "esc.yaml").write_text(json.dumps({**named, "reader": {"type": "jsonl", "files": "m.jsonl"}}))
+    told = run_recipe({**base, "corpus": str(corpus / "esc.yaml")})
+    assert told.splitlines()[1].split() == ["esc50", "10", "0.00", "2,000", "2.78"]
+    with pytest.raises(ConfigError, match="desta train count=true"):
+        run_recipe({"rows": "x.jsonl", "count": True, "rephrase": {"enabled": True}})
 
 
 def test_prompts_that_nothing_satisfies_are_refused(corpus: Path, llm_folder: Path) -> None:
