@@ -48,16 +48,18 @@ class LLMConfig:
 class PerceptionConfig:
     """Encoders (name -> settings of a registered encoder), the projector, and their audio input.
 
-    ``use``: the encoders to build, all of them when null. ``dtype`` as in `LLMConfig`. ``normalize_dbfs``: every clip
-    is scaled to this RMS level (dB full scale) before the encoders, null leaves the level unchanged. ``init_from``: a
-    saved model folder or projector file whose tensors initialise this projector (stage-wise training); or one for each
-    encoder by name, of which only that encoder's own tensors are taken, such as its adapter.
+    ``use``: the encoders to build, all of them when null. ``sampling_rate``: an upper limit of what they hear; null:
+    the highest rate among them. Each gets files at its own rate. ``dtype`` as in `LLMConfig`. ``normalize_dbfs``:
+    every clip is scaled to this RMS level (dB full scale) before the encoders, null leaves it unchanged.
+    ``init_from``: a saved model folder or projector file whose tensors initialise this projector (stage-wise
+    training); or one for each encoder by name, of which only that encoder's own tensors are taken, such as its
+    adapter.
     """
 
     encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
     projector: dict[str, Any] = field(default_factory=lambda: {"name": "window"})
     use: list[str] | None = None
-    sampling_rate: int = 16_000
+    sampling_rate: int | None = None
     dtype: str = "auto"
     normalize_dbfs: float | None = None
     init_from: str | dict[str, str] | None = None

@@ -97,17 +97,10 @@ def doctor() -> tuple[str, bool]:
 
 def weights() -> str:
     """The LLMs and encoders of the shipped configs: where each is on this machine, or how to get it."""
-    from nemo_desta.sources import conf_folder, local_folder
+    from nemo_desta.sources import local_folder, shipped_weights, weights_note
 
-    found, notes = {}, {}
-    for group in ("llm", "encoders"):
-        for file in sorted((conf_folder() / group).glob("*.yaml")):
-            text = file.read_text(encoding="utf-8")
-            for source, note in re.findall(r"^\s*path: ([^#\s]+)([ \t]+# .+)?", text, flags=re.MULTILINE):
-                found.setdefault(source, []).append(f"{group}={file.stem}")
-                notes[source] = notes.get(source) or note
     lines = []
-    for source, users in found.items():
+    for source, (users, _) in shipped_weights().items():
         if source == "???":
             lines += [
                 f"  --  BEATs_iter3_plus_AS2M.pt ({', '.join(users)}): `desta fetch beats <folder>` downloads a",
@@ -115,8 +108,8 @@ def weights() -> str:
             ]
             continue
         folder = local_folder(source)
-        where = str(folder) if folder else f"not here: hf download {source}{notes[source]}"
-        lines.append(f"  {'ok' if folder else '--'}  {source} ({', '.join(users)}): {where}")
+        where = str(folder) if folder else f"not here: hf download {source}"
+        lines.append(f"  {'ok' if folder else '--'}  {source} ({', '.join(users)}): {where}{weights_note(source)}")
     return "\n".join(
         [
             "Weights that the shipped configs name",

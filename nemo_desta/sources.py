@@ -3,10 +3,11 @@
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nemo_desta.errors import ConfigError
 
@@ -60,6 +61,32 @@ def local_folder(path: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
+class ShippedWeights(NamedTuple):
+    """Weights that a shipped config names. ``users``: ``group=config``; ``note``: size and licence."""
+
+    users: list[str]
+    note: str
+
+
+def shipped_weights() -> dict[str, ShippedWeights]:
+    """By source, of the LLMs and encoders; the notes are the comments beside the paths."""
+    users: dict[str, list[str]] = {}
+    notes: dict[str, str] = {}
+    for group in ("llm", "encoders"):
+        for file in sorted((conf_folder() / group).glob("*.yaml")):
+            text = file.read_text(encoding="utf-8")
+            for source, note in re.findall(r"^\s*path: ([^#\s]+)(?:[ \t]+# (.+))?", text, flags=re.MULTILINE):
+                users.setdefault(source, []).append(f"{group}={file.stem}")
+                notes[source] = notes.get(source) or note
+    return {source: ShippedWeights(used, notes[source]) for source, used in users.items()}
+
+
+def weights_note(source: str) -> str:
+    """Size and licence of weights, in brackets after a space; "" if no shipped config says them."""
+    found = shipped_weights().get(source)
+    return f" ({found.note})" if found and found.note else ""
+
+
 def why_missing(source: str) -> str | None:
     """Why the files of a source cannot be had here, and what to do; None if they are here or may be on the hub."""
     if local_folder(source) is not None:
@@ -70,8 +97,8 @@ def why_missing(source: str) -> str | None:
         return None
     return (
         f"no folder '{source}' here, it is not in the local hub cache either, and HF_HUB_OFFLINE is set. If it is a "
-        f"hub id, on a machine with network: hf download {source} (where its page asks to accept a licence, accept "
-        "it there, then: hf auth login)"
+        f"hub id, on a machine with network: hf download {source}{weights_note(source)} (where its page asks to "
+        "accept a licence, accept it there, then: hf auth login)"
     )
 
 

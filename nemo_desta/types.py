@@ -8,8 +8,17 @@ from typing import NamedTuple
 
 import torch
 
+#: The rates of a clip's samples. One number: (S,) at that rate. Several, falling, for encoders that need them: (S, K),
+#: column k at the k-th rate, zeros after its own samples; S and every length count at the first one.
+Rates = int | tuple[int, ...]
+
 #: Id of an audio slot in ``input_ids``: replaced by the clip's vectors, never looked up in the embedding table.
 AUDIO_SLOT = -1
+
+
+def first_rate(rates: Rates) -> int:
+    """The rate at which lengths of clips count."""
+    return rates if isinstance(rates, int) else rates[0]
 
 
 class EncoderOutput(NamedTuple):

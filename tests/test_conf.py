@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from nemo_desta.config import ModelConfig, parse
 from nemo_desta.data.settings import parse_data
 from nemo_desta.perception.projector import PROJECTORS
+from nemo_desta.sources import shipped_weights, weights_note
 from nemo_desta.training.fit import SECTIONS, VALUES, build_trainer
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -69,8 +70,8 @@ def test_every_pair_of_options_of_two_groups_composes():
             config = compose("desta25", overrides=[f"llm={llm}", *(f"{group}={option}" for group, option in row)])
             wanted = dict(row)
             assert config.trainer.strategy.name == wanted["strategy"]
-            name = config.model.perception.projector.name
-            assert name in wanted["projector"] or (name == "conv" and wanted["projector"].startswith("alarm"))
+            chosen = OmegaConf.load(CONF / "projector" / f"{wanted['projector']}.yaml")
+            assert config.model.perception.projector.name == chosen.name
             assert config.model.llm.path not in ("???", "")
             thinks = config.model.prompt.get("chat_template_kwargs")
             assert thinks == ({"enable_thinking": False} if llm in HYBRID else None), llm
@@ -114,10 +115,20 @@ def test_the_docs_list_every_encoder_config():
     assert sorted(listed) == options("encoders")
 
 
+def test_the_configs_say_size_and_licence_of_every_encoder():
+    notes = {source: one.note for source, one in shipped_weights().items() if "encoders=" in str(one.users)}
+    assert len(notes) > 10 and weights_note("OpenMuQ/MuQ-large-msd-iter").startswith(
+        " (333 M parameters, 1.3 GB; CC-BY-NC"
+    )
+    for source, note in notes.items():
+        if source != "???" and not source.startswith("package:"):
+            assert re.search(r"\d M parameters.*\d GB.*licence", note), (source, note)
+
+
 def test_alarms_four_encoders_compose_with_any_projector():
     for projector in options("projector"):
         model = check(composed("alarm", "encoders=alarm", f"projector={projector}"))
-        assert model.perception.sampling_rate == 24_000
+        assert model.perception.sampling_rate is None  # the encoders' highest, 24 kHz
         assert {name: (one["name"], one["layer_ids"]) for name, one in model.perception.encoders.items()} == {
             "whisper": ("whisper", [7, 15, 23, 31]),
             "w2vbert": ("w2vbert", [6, 10, 15, 20, 24]),

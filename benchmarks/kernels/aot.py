@@ -30,12 +30,14 @@ from nemo_desta.ops.kernels import launch, mix_pool, mix_stack
 from nemo_desta.ops.kernels.launch import WARPS_PER_SM, Tuner
 
 ARCHS = (80, 90, 100)  # A100, H100 and H200, B200
-#: Widest and heaviest of what is used: Whisper-large (1280) and BEATs (768), 4 layers; then 8 layers, 4 queries.
+#: Widest and heaviest of what is used: Whisper-large (1280), BEATs, SSLAM (768), 4 layers; w2v-BERT, MuQ, EAT-large,
+#: HuBERT (1024), 5 layers; then 8 layers, 4 queries.
 SHAPES = (
     "attention-bf16-N4-M1-C1280",
     "attention-bf16-N8-M1-C1280",
     "attention-bf16-N8-M4-C1280",
     "attention-bf16-N4-M1-C768",
+    "attention-bf16-N5-M1-C1024",
     "attention-fp32-N1-M2-C1280",
     "stack-bf16-N8-M1-C768",
 )

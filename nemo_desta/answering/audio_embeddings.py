@@ -16,8 +16,10 @@ from nemo_desta.answering.clips import Clip
 from nemo_desta.core.audio_cache import AudioCache
 from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, batch_rows, splice
+from nemo_desta.types import Rates
 
-#: Clips (S,) at 16 kHz -> one transcript each, "" if there is no speech.
+#: Clips (S,) at `HEARD_RATE` -> one transcript each, "" if there is no speech.
+HEARD_RATE = 16_000
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 #: Seconds of audio, padding included, that go through the encoders together.
@@ -33,6 +35,7 @@ class ChatModel(Protocol):
     audio_locator_tag: str
     prompts: PromptBuilder
     sampling_rate: int
+    audio_rates: Rates
     context_length: int | None
     transcriber: Transcriber
 

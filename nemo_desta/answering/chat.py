@@ -121,7 +121,7 @@ def encode(
     prompts = [model.prompts.prompt(messages, check_audios=audio is None) for messages in plain]
     input_ids, input_lens = batch_rows([torch.tensor(prompt.ids, dtype=torch.int64) for prompt in prompts])
     if audio is None:
-        clips = [load_clip(item, model.sampling_rate).audio for prompt in prompts for item in prompt.audios]
+        clips = [load_clip(item, model.audio_rates).audio for prompt in prompts for item in prompt.audios]
         audio_lens = torch.tensor([len(clip) for clip in clips], dtype=torch.int64)
         audio = torch.zeros(0, 0)
         if clips:

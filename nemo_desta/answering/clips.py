@@ -19,6 +19,7 @@ from nemo_desta.data.audio_io import AudioError, TarSlice, load_audio, to_clip
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.feature_cache import clip_key
+from nemo_desta.types import Rates, first_rate
 
 #: Keys of a mapping that hold the sound: of a row's audio entry, or of an audio of Hugging Face datasets.
 SOUND_KEYS = ("audio", "array", "bytes")
@@ -27,29 +28,31 @@ KNOWN_KEYS = (*SOUND_KEYS, "path", "sampling_rate", "text", "duration")
 
 
 class Clip(NamedTuple):
-    """``audio``: (S,) float32 in [-1, 1] at the model's sampling rate. ``text``: a transcript, None when not given.
-    ``key``: hash of the samples."""
+    """``audio``: (S,) float32 in [-1, 1] at the model's sampling rate, (S, K) for several. ``text``: a transcript or
+    None. ``key``: hash of the samples."""
 
     audio: np.ndarray
     text: str | None
     key: str
 
 
-def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
-    """Load one audio.
+def load_clip(item: Any, sampling_rate: Rates, *, name: str = "audio") -> Clip:
+    """Load one audio; a `Clip` is returned as it is.
 
     Args:
         item: a path; bytes, an open binary file or a data URI with a whole audio file in it; an array, tensor or list
-            of samples, (S,) or with a second axis of channels (the shorter one), at ``sampling_rate``; an object with
-            ``get_all_samples()`` (torchcodec's ``AudioDecoder``, as datasets gives it); or a mapping ``{"audio",
-            "array" or "bytes": any of these, "sampling_rate": of an array, "text": its transcript, "duration": its
-            seconds, checked against the audio}``.
+            of samples, (S,) or with a second axis of channels (the shorter one), at the (first) ``sampling_rate``; an
+            object with ``get_all_samples()`` (torchcodec's ``AudioDecoder``, as datasets gives it); or a mapping
+            ``{"audio", "array" or "bytes": any of these, "sampling_rate": of an array, "text": its transcript,
+            "duration": its seconds, checked against the audio}``.
         name: its name in errors.
 
     Raises:
         AudioError: not found, not readable, empty, not finite, too loud, or an impossible rate. ConfigError: an
             unknown key of a mapping, or two sounds in it. TypeError: not an audio.
     """
+    if isinstance(item, Clip):
+        return item
     source, given = item, dict.fromkeys(("text", "duration", "sampling_rate"))
     while isinstance(source, Mapping):
         check_keys(source, KNOWN_KEYS, name)
@@ -65,12 +68,12 @@ def load_clip(item: Any, sampling_rate: int, *, name: str = "audio") -> Clip:
         raise TypeError(f"{name}: 'duration' must be seconds, found {duration!r:.80}")
     if rate is not None:
         check_rate(rate, name)
-    audio = _samples(source, sampling_rate if rate is None else rate, sampling_rate, name, duration)
+    audio = _samples(source, first_rate(sampling_rate) if rate is None else rate, sampling_rate, name, duration)
     return Clip(audio, text, clip_key(audio))
 
 
-def _samples(source: Any, rate: float, sampling_rate: int, name: str, duration: float | None) -> np.ndarray:
-    """(S,) at ``sampling_rate``. ``rate``: of bare samples."""
+def _samples(source: Any, rate: float, sampling_rate: Rates, name: str, duration: float | None) -> np.ndarray:
+    """As `to_clip`. ``rate``: of bare samples."""
     if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
         raise AudioError(
             "not_found", f"{name} is the address '{source:.200}'; nothing is fetched: download it, and give its path"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
-from nemo_desta.answering.audio_embeddings import ChatModel, LocalChatModel, Transcriber, embed_prompts
+from nemo_desta.answering.audio_embeddings import HEARD_RATE, ChatModel, LocalChatModel, Transcriber, embed_prompts
 from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.decoder import Decoder, eval_mode
 from nemo_desta.answering.loading import load_messages, prompt_of
@@ -18,8 +18,9 @@ from nemo_desta.answering.stream_parser import StreamParser
 from nemo_desta.config import nearest
 from nemo_desta.core.prompting import Message
 from nemo_desta.core.thinking import format_of_prompt, think_format
+from nemo_desta.data.audio_io import at_rate
 from nemo_desta.errors import ConfigError
-from nemo_desta.types import AUDIO_SLOT
+from nemo_desta.types import AUDIO_SLOT, Rates
 
 TRANSCRIPTS = ("given", "whisper", "none")
 
@@ -72,11 +73,11 @@ def prepare(
     """
     if transcript not in TRANSCRIPTS:
         raise ConfigError(f"unknown transcript '{transcript}'.{nearest(transcript, TRANSCRIPTS)}")
-    loaded = load_messages(messages, model.prompts.audio_locator_tag, model.sampling_rate)
+    loaded = load_messages(messages, model.prompts.audio_locator_tag, model.audio_rates)
     if transcript == "none":
         loaded = [{**m, "audios": [clip._replace(text=None) for clip in m["audios"]]} for m in loaded]
     if transcript == "whisper":
-        _transcribe(loaded, transcriber)
+        _transcribe(loaded, transcriber, model.audio_rates)
     ids, clips = prompt_of(model.prompts, loaded)
     length = sum(token != AUDIO_SLOT for token in ids)
     length += sum(model.num_audio_tokens(len(clip.audio)) for clip in clips)
@@ -237,13 +238,13 @@ def _deltas(chat_id: int, parser: StreamParser, pieces: Sequence[tuple[str, bool
     return new
 
 
-def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None) -> None:
+def _transcribe(messages: Sequence[Mapping[str, Any]], transcriber: Transcriber | None, rates: Rates) -> None:
     """Transcribe every clip without a text. A clip without speech gets a single space, as in DeSTA2.5-Audio."""
     silent = [(m, i) for m in messages for i, clip in enumerate(m["audios"]) if clip.text is None]
     if not silent:
         return
     if transcriber is None:
         raise ConfigError("transcript=whisper needs a transcriber: pass one, or give the texts with the audios")
-    texts = transcriber([message["audios"][i].audio for message, i in silent])
+    texts = transcriber([at_rate(message["audios"][i].audio, rates, HEARD_RATE) for message, i in silent])
     for (message, i), text in zip(silent, texts, strict=True):
         message["audios"][i] = message["audios"][i]._replace(text=text or " ")

@@ -6,9 +6,10 @@ from typing import Any
 from nemo_desta.answering.clips import Clip, load_clip
 from nemo_desta.answering.parts import plain_message
 from nemo_desta.core.prompting import PromptBuilder
+from nemo_desta.types import Rates
 
 
-def load_messages(messages: Sequence[Any], tag: str, sampling_rate: int) -> list[dict[str, Any]]:
+def load_messages(messages: Sequence[Any], tag: str, sampling_rate: Rates) -> list[dict[str, Any]]:
     """Messages in any form that `plain_message` accepts, as ``{"role", "content", "audios": list of Clip}``.
 
     Raises:

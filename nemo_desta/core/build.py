@@ -17,9 +17,10 @@ from nemo_desta.core.tokenizers import load_tokenizer, without_audio_token
 from nemo_desta.core.trust import UntrustedConfig, code_named
 from nemo_desta.errors import ConfigError
 from nemo_desta.ops.dtypes import as_dtype, suggest_fastest
-from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.build import audio_rates, build_encoders, build_projector_for
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.sources import resolve_source
+from nemo_desta.types import first_rate
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +160,8 @@ def build_perception(config: PerceptionConfig, output_size: int, output_rms: flo
     if config.init_from is not None:
         loaded = load_projector(config.init_from, projector)
         logger.info("projector: %d tensors initialised from %s", loaded, config.init_from)
-    return FusedPerception(
-        encoders, projector, sampling_rate=config.sampling_rate, normalize_dbfs=config.normalize_dbfs
-    )
+    rate = first_rate(audio_rates(config, encoders))
+    return FusedPerception(encoders, projector, rate, normalize_dbfs=config.normalize_dbfs)
 
 
 def build_transcriber(config: PerceptionConfig, *, device: torch.device, dtype: torch.dtype) -> Any:

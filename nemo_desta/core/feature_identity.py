@@ -23,7 +23,7 @@ def open_feature_cache(settings: FeatureCacheConfig, config: ModelConfig) -> Fea
         ConfigError: an encoder whose weights cannot be identified.
     """
     perception = config.perception
-    audio = {"sampling_rate": perception.sampling_rate, "normalize_dbfs": perception.normalize_dbfs}
+    audio = {"normalize_dbfs": perception.normalize_dbfs}
     names = perception.use or list(perception.encoders)
     sources = frozen_sources(config)
     identities = {name: _identity(name, config, sources.get(f"encoders.{name}")) for name in names}

@@ -23,6 +23,7 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, splice
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.fused import FusedPerception
+from nemo_desta.types import Rates, first_rate
 
 Model = TypeVar("Model", bound="ChatMixin")
 
@@ -52,6 +53,16 @@ class SpeechMixin:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.text_eos_id
 
+    @property
+    def audio_rates(self) -> Rates:
+        """The rates at which `load_clip` and datasets give audio to this model."""
+        return self.perception.audio_rates
+
+    @property
+    def sampling_rate(self) -> int:
+        """The rate at which lengths of clips count, and that of arrays without one."""
+        return first_rate(self.audio_rates)
+
     def num_audio_tokens(self, num_samples: int) -> int:
         """Vectors that a clip of ``num_samples`` at ``sampling_rate`` becomes."""
         return self.perception.num_tokens(num_samples)
@@ -59,7 +70,7 @@ class SpeechMixin:
     def perceive(
         self, audio: Tensor, audio_lens: Tensor, audio_keys: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(A, S) float32, (A,) -> vectors (A, W, D), lens (A,); autocast to the LLM's dtype if it has 16 bits.
+        """(A, S) or (A, S, K) float32, (A,) -> vectors (A, W, D), lens (A,); autocast to a 16-bit LLM's dtype.
 
         ``audio_keys``: (A,) `clip_key` of each clip, for a feature cache; computed where it is needed if None.
         """
@@ -72,10 +83,6 @@ class ChatMixin(SpeechMixin):
     """What `nemo_desta.answering` reads of a model, and how a model folder is opened."""
 
     config: ModelConfig | None = None
-
-    @property
-    def sampling_rate(self) -> int:
-        return self.perception.sampling_rate
 
     @property
     def embed_tokens(self) -> nn.Module:

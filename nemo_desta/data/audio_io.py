@@ -24,6 +24,8 @@ from nemo_desta.data.audio_decoding import (
 )
 from nemo_desta.data.audio_decoding import TarSlice as TarSlice
 from nemo_desta.data.levels import in_range, mixed
+from nemo_desta.perception.resample import resampled_length
+from nemo_desta.types import Rates, first_rate
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +84,13 @@ class AudioRoots:
 
 def load_audio(
     file: AudioFile | BinaryIO,
-    sampling_rate: int = 16_000,
+    sampling_rate: Rates = 16_000,
     *,
     normalize_dbfs: float | None = None,
     name: str | None = None,
     duration: float | None = None,
 ) -> np.ndarray:
-    """Read a file as mono float32 (S,) in [-1, 1] at ``sampling_rate``.
+    """Read a file as mono float32 in [-1, 1] at ``sampling_rate``: (S,), or (S, K) for several rates.
 
     Levels, channels and rates are converted by `to_clip`. ``normalize_dbfs`` sets the RMS level, see
     `normalize_level`. ``name`` and ``duration``: see `read_audio`.
@@ -131,21 +133,46 @@ def read_audio(
     return samples, rate
 
 
-def to_clip(samples: np.ndarray, rate: float, sampling_rate: int, name: str) -> np.ndarray:
-    """(S, channels) of any number type at ``rate`` -> mono (S,) float32 at ``sampling_rate``.
+def to_clip(samples: np.ndarray, rate: float, sampling_rate: Rates, name: str) -> np.ndarray:
+    """(S, channels) of any number type at ``rate`` -> mono (S,) float32 at ``sampling_rate``, (S, K) for several.
 
-    Levels are checked by `in_range`, channels mixed by `mixed`, then the clip is resampled (soxr HQ).
+    Levels are checked by `in_range`, channels mixed by `mixed`, then the clip is resampled (soxr HQ) to each rate: an
+    encoder hears the file at its own rate, whatever the other encoders' is.
 
     Raises:
         AudioError: no samples, an invalid rate, or invalid samples; the message starts with ``name``.
     """
     check_rate(rate, name)
     audio = mixed(in_range(samples, name), name)
-    if rate != sampling_rate:
-        audio = soxr.resample(audio, rate, sampling_rate, quality="HQ")
-        if audio.size == 0:
-            raise AudioError("empty", f"{name} holds no samples at {sampling_rate} Hz")
-    return audio
+    first = first_rate(sampling_rate)
+    clip = _resampled(audio, rate, first)
+    if clip.size == 0:
+        raise AudioError("empty", f"{name} holds no samples at {first} Hz")
+    if isinstance(sampling_rate, int):
+        return clip
+    columns = np.zeros((len(clip), len(sampling_rate)), np.float32)
+    for column, one in zip(columns.T, sampling_rate, strict=True):
+        found = clip if one == first else _resampled(audio, rate, one)[: resampled_length(len(clip), first, one)]
+        column[: len(found)] = found
+    return columns
+
+
+def _resampled(audio: np.ndarray, rate: float, new_rate: int) -> np.ndarray:
+    return audio if rate == new_rate else soxr.resample(audio, rate, new_rate, quality="HQ")
+
+
+def silence(secs: float, sampling_rate: Rates) -> np.ndarray:
+    """A clip of zeros, as `to_clip` makes it."""
+    first = first_rate(sampling_rate)
+    return to_clip(np.zeros((round(secs * first), 1), np.float32), first, sampling_rate, "silence")
+
+
+def at_rate(clip: np.ndarray, sampling_rate: Rates, wanted: int) -> np.ndarray:
+    """A clip of `to_clip` at ``sampling_rate`` as (S,) at ``wanted``."""
+    rates = (sampling_rate,) if isinstance(sampling_rate, int) else sampling_rate
+    if clip.ndim == 2 and wanted in rates:
+        return np.ascontiguousarray(clip[: resampled_length(len(clip), rates[0], wanted), rates.index(wanted)])
+    return _resampled(clip if clip.ndim == 1 else np.ascontiguousarray(clip[:, 0]), rates[0], wanted)
 
 
 def count_samples(file: AudioFile, sampling_rate: int = 16_000) -> int:

@@ -20,6 +20,7 @@ from nemo_desta.data.sampler import BatchPlan, Begun, PlanSettings
 from nemo_desta.data.settings import LoaderSettings, parse_data
 from nemo_desta.data.sources import open_input_cfg
 from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.types import Rates, first_rate
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class DestaDataModule(LightningDataModule):
         cfg: Mapping[str, Any] | DictConfig,
         tokenizer: Any = None,
         num_audio_tokens: Callable[[int], int] | None = None,
-        sampling_rate: int = 16_000,
+        sampling_rate: Rates = 16_000,
         *,
         prompts: PromptBuilder | None = None,
         log_dir: str | Path | None = None,
@@ -173,7 +174,7 @@ class DestaDataModule(LightningDataModule):
             sources,
             self.prompts,
             self.num_audio_tokens,
-            sampling_rate=self.sampling_rate,
+            sampling_rate=first_rate(self.sampling_rate),
             max_row_tokens=settings.batch_tokens,
             max_target_tokens=settings.max_target_tokens,
             text_tokens=settings.text_tokens,

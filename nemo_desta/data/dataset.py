@@ -12,13 +12,14 @@ import torch
 from torch.utils.data import Dataset
 
 from nemo_desta.core.prompting import Draw, PromptBuilder
-from nemo_desta.data.audio_io import load_audio
+from nemo_desta.data.audio_io import load_audio, silence
 from nemo_desta.data.costs import RowRef, check_target
 from nemo_desta.data.row_source import RowSource
 from nemo_desta.data.rows import audio_entries
 from nemo_desta.data.sampler import PlannedBatch, bad_row
 from nemo_desta.errors import RowError, row_guard
 from nemo_desta.perception.feature_cache import clip_key
+from nemo_desta.types import Rates
 
 Batch = dict[str, Any]
 
@@ -27,7 +28,7 @@ FILLER_ID = "<filler>"
 
 
 class LoadedRow(NamedTuple):
-    """``ids``: with one AUDIO_SLOT per clip. ``clips``: float32 (S,) each, in the order of the slots."""
+    """``ids``: with one AUDIO_SLOT per clip. ``clips``: float32 (S,) or (S, K) each, in the order of the slots."""
 
     row_id: str
     dataset: str
@@ -45,6 +46,7 @@ class RowDataset(Dataset[Batch]):
     the step, and nothing is learned from it.
 
     Args:
+        sampling_rate: of the clips, or several (`Rates`).
         seed: for transcript dropout and noise in training; None for validation (transcripts unchanged).
         hash_audio: add ``audio_keys``, the hash of each clip's samples, for a feature cache.
     """
@@ -52,7 +54,7 @@ class RowDataset(Dataset[Batch]):
     sources: Sequence[RowSource]
     prompts: PromptBuilder
     _: KW_ONLY
-    sampling_rate: int
+    sampling_rate: Rates
     max_target_tokens: int | None = None
     seed: int | None = None
     hash_audio: bool = False
@@ -87,16 +89,16 @@ class RowDataset(Dataset[Batch]):
         return LoadedRow(row["id"], row.get("dataset") or source.name, example.ids, example.prompt_len, clips)
 
     def _filler(self) -> LoadedRow:
-        silence = np.zeros(self.sampling_rate // 2, dtype=np.float32)
         ids, _ = self.prompts.prompt([{"role": "user", "content": "", "audios": [{"audio": "silence"}]}])
-        return LoadedRow(FILLER_ID, FILLER_ID, ids, len(ids), [silence])
+        return LoadedRow(FILLER_ID, FILLER_ID, ids, len(ids), [silence(0.5, self.sampling_rate)])
 
 
 def collate(rows: Sequence[LoadedRow]) -> Batch:
     """Collate rows to a batch (documented in the package's docstring).
 
-    ``audio`` (A, S) float32 and ``input_ids`` (B, L) int64 are zero-padded on the right; ``audio_lens`` (A,) and
-    ``input_lens`` (B,) give their lengths without padding, ``prompt_lens`` (B,) the start of the supervised target.
+    ``audio`` (A, S), or (A, S, K) for several rates, float32 and ``input_ids`` (B, L) int64 are zero-padded on the
+    right; ``audio_lens`` (A,) and ``input_lens`` (B,) give their lengths without padding, ``prompt_lens`` (B,) the
+    start of the supervised target.
     """
     audio, audio_lens = pad([clip for row in rows for clip in row.clips], torch.float32)
     input_ids, input_lens = pad([row.ids for row in rows], torch.int64)
@@ -113,9 +115,10 @@ def collate(rows: Sequence[LoadedRow]) -> Batch:
 
 
 def pad(rows: Sequence[Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad sequences to (N, longest) with zeros on the right; also returns their lengths (N,)."""
+    """Pad sequences to (N, longest, ...) with zeros on the right; also returns their lengths (N,)."""
     lens = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    padded = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=dtype)
+    inner = np.shape(rows[0])[1:] if len(rows) else ()
+    padded = torch.zeros(len(rows), max((len(row) for row in rows), default=0), *inner, dtype=dtype)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = torch.as_tensor(row, dtype=dtype)
     return padded, lens

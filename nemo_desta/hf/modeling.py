@@ -187,7 +187,8 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
         Args:
             input_ids: (B, L), as the processor returns them. inputs_embeds: (B, L, D) instead, of `embed_audio`.
             attention_mask: (B, past + L), 1 = valid; padding may be on either side.
-            audio: (A, S) float32 at the model's rate. audio_lens: (A,) samples of each clip.
+            audio: (A, S) float32 at the model's rate, (A, S, K) for several, as the processor gives it.
+            audio_lens: (A,) samples of each clip.
             labels: (B, L), -100 = not supervised, as audio and padding must be; shifted by the LLM.
             kwargs: further arguments of the LLM.
 
@@ -232,7 +233,7 @@ class DestaForConditionalGeneration(SpeechMixin, PreTrainedModel, AudioGeneratio
                 raise ValueError(f"{places.numel()} audio tokens in input_ids but no audio")
             return text
         behind = torch.arange(audio.shape[1], device=audio.device) >= audio_lens.to(audio.device)[:, None]
-        if bool((audio.ne(0) & behind).any()):
+        if bool((audio.ne(0) & behind.view(*behind.shape, *[1] * (audio.dim() - 2))).any()):
             raise ValueError(
                 "audio has samples behind the length of a clip. Clips are padded with zeros on the right: make "
                 "batches with the processor, not with a pipeline's batch_size"

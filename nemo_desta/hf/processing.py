@@ -27,9 +27,9 @@ from nemo_desta.core.trust import Grant, check_model, code_named
 from nemo_desta.errors import ConfigError, RowError
 from nemo_desta.hf.inputs import DestaInputs, clips_of
 from nemo_desta.hf.loading import PROCESSOR_FILE, model_folder
-from nemo_desta.perception.build import token_counter
+from nemo_desta.perception.build import audio_rates, token_counter
 from nemo_desta.sources import resolve_source
-from nemo_desta.types import AUDIO_SLOT
+from nemo_desta.types import AUDIO_SLOT, Rates, first_rate
 
 
 class DestaProcessor(ProcessorMixin):
@@ -110,10 +110,15 @@ class DestaProcessor(ProcessorMixin):
         """The tag that stands for one clip in a text."""
         return self.prompts.audio_locator_tag
 
+    @cached_property
+    def audio_rates(self) -> Rates:
+        """Of ``audio`` in the outputs; clips of any rate are resampled to them."""
+        return audio_rates(self.settings.perception)
+
     @property
     def sampling_rate(self) -> int:
-        """Of ``audio`` in the outputs; clips of any rate are resampled to it."""
-        return self.settings.perception.sampling_rate
+        """The rate at which ``audio_lens`` counts, and that of arrays without one."""
+        return first_rate(self.audio_rates)
 
     @cached_property
     def num_audio_tokens(self) -> Any:
@@ -144,8 +149,8 @@ class DestaProcessor(ProcessorMixin):
             padding: True or False; False needs rows of one length.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (B, L) int64; with clips also ``audio`` (A, S) float32, ``audio_lens``
-            (A,) int64.
+            ``input_ids``, ``attention_mask`` (B, L) int64; with clips also ``audio`` (A, S) or (A, S, K) float32,
+            ``audio_lens`` (A,) int64.
 
         Raises:
             RowError: no text, or tags and clips that differ in number. AudioError: a clip that cannot be read.
@@ -163,7 +168,7 @@ class DestaProcessor(ProcessorMixin):
                 else {"array": item, "sampling_rate": sampling_rate}
                 for item in items
             ]
-        clips = [load_clip(item, self.sampling_rate, name=f"audio {i}") for i, item in enumerate(items, 1)]
+        clips = [load_clip(item, self.audio_rates, name=f"audio {i}") for i, item in enumerate(items, 1)]
         rows, used = [], 0
         for one in texts:
             first, *others = (self.prompts.tokenize(piece) for piece in one.split(self.audio_token))
@@ -218,7 +223,7 @@ class DestaProcessor(ProcessorMixin):
         single = isinstance(conversation[0], Mapping)
         prompts = self.prompts.with_variables(template)
         loaded = [
-            load_messages(messages, self.audio_token, self.sampling_rate)
+            load_messages(messages, self.audio_token, self.audio_rates)
             for messages in ([conversation] if single else conversation)
         ]
         if not tokenize:

@@ -6,6 +6,7 @@ Both have the same names in their state dict, so a projector trained by one load
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,8 @@ from nemo_desta.core.model import SpeechMixin
 from nemo_desta.errors import ConfigError
 from nemo_desta.models.loss_window import LossWindow
 from nemo_desta.models.step_count import share_step_count
+from nemo_desta.perception.build import audio_rates
+from nemo_desta.types import Rates
 
 
 class DestaBase(SpeechMixin, LightningModule):
@@ -44,9 +47,10 @@ class DestaBase(SpeechMixin, LightningModule):
 
     # ---- what the model is made of
 
-    @property
-    def sampling_rate(self) -> int:
-        return self.config.perception.sampling_rate
+    @cached_property
+    def audio_rates(self) -> Rates:
+        """See `SpeechMixin.audio_rates`; also where this process has no perception (Megatron's pipeline)."""
+        return audio_rates(self.config.perception) if self.perception is None else self.perception.audio_rates
 
     @property
     def ranks_per_batch(self) -> int:

@@ -12,7 +12,9 @@ from nemo_desta.config import PerceptionConfig, nearest
 from nemo_desta.errors import ConfigError
 from nemo_desta.perception.encoders import AudioEncoder, EncoderShape, build_encoder, encoder_shape
 from nemo_desta.perception.projector import Projector, build_projector
+from nemo_desta.perception.resample import rates_below
 from nemo_desta.sources import resolve_source
+from nemo_desta.types import Rates, first_rate
 
 
 def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
@@ -23,6 +25,21 @@ def build_encoders(config: PerceptionConfig) -> dict[str, nn.Module]:
 def encoder_shapes(config: PerceptionConfig) -> dict[str, EncoderShape]:
     """The shapes of `build_encoders`; no weights are loaded."""
     return _each_encoder(config, encoder_shape)
+
+
+def audio_rates(config: PerceptionConfig, encoders: Mapping[str, AudioEncoder | EncoderShape] | None = None) -> Rates:
+    """The rates that clips are read at: the config's or the encoders' highest, and each lower one of an encoder.
+
+    ``encoders``: if they are built; otherwise their configs are read, no weights.
+
+    Raises:
+        ConfigError: a limit that is no rate.
+    """
+    limit = config.sampling_rate
+    if limit is not None and limit < 1:
+        raise ConfigError(f"model.perception.sampling_rate is {limit}; it must be a rate in Hz, or null")
+    own = [encoder.sampling_rate for encoder in (encoders or encoder_shapes(config)).values()]
+    return rates_below(limit or max(own), own)
 
 
 def build_projector_for(
@@ -44,9 +61,11 @@ def token_counter(config: PerceptionConfig, output_size: int) -> Callable[[int],
 
     ``output_size``: width of the LLM.
     """
+    shapes = encoder_shapes(config)
     with torch.device("meta"):
-        projector = build_projector_for(config, encoder_shapes(config), output_size)
-    return partial(projector.num_tokens, sampling_rate=config.sampling_rate)  # a lambda cannot be pickled
+        projector = build_projector_for(config, shapes, output_size)
+    rate = first_rate(audio_rates(config, shapes))
+    return partial(projector.num_tokens, sampling_rate=rate)  # a lambda cannot be pickled
 
 
 def _each_encoder(config: PerceptionConfig, build: Callable[..., Any]) -> dict[str, Any]:

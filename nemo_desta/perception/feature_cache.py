@@ -22,7 +22,7 @@ from nemo_desta.ops.dtypes import as_dtype
 from nemo_desta.perception.encoders.base import AudioEncoder, FrozenEncoder
 from nemo_desta.perception.feature_store import FeatureStore
 from nemo_desta.sources import cache_root
-from nemo_desta.types import EncoderOutput
+from nemo_desta.types import EncoderOutput, Rates
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,14 @@ class FeatureCache:
     Args:
         settings: folder, limit and dtype.
         identities: what identifies each encoder's weights and settings, by the encoder's name.
-        audio: what is done to the audio before the encoders: sampling rate and level.
+        audio: what is done to the audio before the encoders: its level. The perception gives its ``audio_rates``.
     """
 
     def __init__(
         self, settings: FeatureCacheConfig, identities: Mapping[str, Mapping[str, Any]], audio: Mapping[str, Any]
     ) -> None:
         self.settings, self.identities, self.audio = settings, identities, dict(audio)
+        self.audio_rates: Rates | None = None
         self.folder = features_folder(settings)
         self.num_hits = self.num_encoded = 0
         self._stores: dict[tuple[str, torch.dtype], FeatureStore] = {}
@@ -104,7 +105,7 @@ class FeatureCache:
                 "sampling_rate": encoder.sampling_rate,
                 "computed_in": str(dtype),
                 "stored_in": str(self._stored_dtype(dtype)),
-                "audio": self.audio,
+                "audio": {"sampling_rate": self.audio_rates, **self.audio},
                 "version": VERSION,
             }
             max_gb = self.settings.max_gb
@@ -151,13 +152,13 @@ def check_cacheable(encoders: Mapping[str, AudioEncoder], projector: nn.Module) 
 
 
 def clip_keys(audio: torch.Tensor, audio_lens: torch.Tensor) -> list[str]:
-    """(B, S) float32, (B,) -> a hash of each clip's samples."""
+    """(B, S) or (B, S, K) float32, (B,) -> a hash of each clip's samples."""
     audio = audio.detach().cpu()
     return [clip_key(clip[:length].numpy()) for clip, length in zip(audio, audio_lens.tolist(), strict=True)]
 
 
 def clip_key(samples: Any) -> str:
-    """Hash of a clip's samples, (S,) float32."""
+    """Hash of a clip's samples, (S,) or (S, K) float32."""
     return hashlib.sha256(samples.tobytes()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Frozen encoders and the trainable projector as one module: waveforms in, vectors for the LLM out.
 
-It also has the names of NeMo's perception modules. Letters: B clips, S samples, W vectors of the longest
-clip, D LLM width.
+It also has the names of NeMo's perception modules. Letters: B clips, S samples, K rates, W vectors
+of the longest clip, D LLM width.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from torch import nn
 from nemo_desta.perception.encoders.base import AudioEncoder
 from nemo_desta.perception.feature_cache import FeatureCache, check_cacheable, clip_keys
 from nemo_desta.perception.masks import zero_beyond
-from nemo_desta.perception.resample import resample, resampled_length
-from nemo_desta.types import EncoderOutput
+from nemo_desta.perception.resample import rates_below, resample, resampled_length
+from nemo_desta.types import EncoderOutput, Rates
 
 QUIET = 1e-8  # mean square below which a clip counts as silence and is not scaled
 
@@ -70,7 +70,8 @@ class FusedPerception(nn.Module):
         """Encode and project a batch of clips.
 
         Args:
-            audio: (B, S) in [-1, 1] at ``sampling_rate``; values beyond each clip's samples are not read. B may be 0.
+            audio: (B, S) in [-1, 1] at ``sampling_rate``, or (B, S, K) at ``audio_rates``; values beyond each clip's
+                samples are not read. B may be 0. An encoder whose rate is not given hears audio resampled once more.
             audio_lens: (B,) int64 samples of each clip.
             input_signal, input_signal_length: NeMo's names for the same two.
             audio_keys: (B,) `clip_key` of each clip, for the feature cache; computed here if None.
@@ -91,15 +92,14 @@ class FusedPerception(nn.Module):
     def encode(
         self, audio: torch.Tensor, audio_lens: torch.Tensor, audio_keys: Sequence[str] | None = None
     ) -> dict[str, EncoderOutput]:
-        """The encoders' outputs for (B, S) float32 clips, read from the feature cache as far as they are there."""
+        """The encoders' outputs for clips as of `forward`, read from the feature cache as far as they are there."""
         if (cache := self._feature_cache) is None:
-            audio = self._levelled(audio, audio_lens)
             return {name: self._encode(encoder, audio, audio_lens) for name, encoder in self.encoders.items()}
         keys = audio_keys or clip_keys(audio, audio_lens)
 
         def some(encoder: AudioEncoder, clips: list[int]) -> EncoderOutput:
             lens = audio_lens[clips]
-            return self._encode(encoder, self._levelled(audio[clips, : int(lens.max())], lens), lens)
+            return self._encode(encoder, audio[clips, : int(lens.max())], lens)
 
         return {name: cache.features(name, e, keys, partial(some, e)) for name, e in self.encoders.items()}
 
@@ -116,7 +116,13 @@ class FusedPerception(nn.Module):
     def feature_cache(self, cache: FeatureCache | None) -> None:
         if cache is not None:
             check_cacheable(self.encoders, self.projector)
+            cache.audio_rates = self.audio_rates
         self._feature_cache = cache
+
+    @property
+    def audio_rates(self) -> Rates:
+        """The rates at which files are to be read: ``sampling_rate``, and every lower one of an encoder."""
+        return rates_below(self.sampling_rate, [encoder.sampling_rate for encoder in self.encoders.values()])
 
     def num_tokens(self, num_samples: int) -> int:
         """Vectors that one clip of ``num_samples`` samples at ``sampling_rate`` becomes."""
@@ -127,17 +133,16 @@ class FusedPerception(nn.Module):
         """Seconds of audio per vector, averaged over a minute; NeMo estimates batch lengths with it."""
         return 60 / self.num_tokens(60 * self.sampling_rate)
 
-    def _levelled(self, audio: torch.Tensor, audio_lens: torch.Tensor) -> torch.Tensor:
-        audio = zero_beyond(audio, audio_lens)
-        return audio if self.normalize_dbfs is None else _to_level(audio, audio_lens, self.normalize_dbfs)
-
     def _encode(self, encoder: AudioEncoder, audio: torch.Tensor, audio_lens: torch.Tensor) -> EncoderOutput:
-        rate = encoder.sampling_rate
-        if rate == self.sampling_rate:
-            return encoder(audio, audio_lens)
-        return encoder(
-            resample(audio, self.sampling_rate, rate), resampled_length(audio_lens, self.sampling_rate, rate)
-        )
+        given, rate = self.sampling_rate, encoder.sampling_rate
+        lens = resampled_length(audio_lens, given, rate)
+        if audio.dim() == 3:
+            column = self.audio_rates.index(rate) if rate <= given else 0
+            audio = audio[..., column].contiguous()
+            if column:
+                audio, audio_lens, given = audio[:, : int(lens.max())], lens, rate
+        audio = resample(zero_beyond(audio, audio_lens), given, rate)
+        return encoder(audio if self.normalize_dbfs is None else _to_level(audio, lens, self.normalize_dbfs), lens)
 
 
 def _to_level(audio: torch.Tensor, audio_lens: torch.Tensor, dbfs: float) -> torch.Tensor:

@@ -4,14 +4,23 @@ Letters: B clips, S samples before, R samples after.
 """
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 
+from nemo_desta.types import Rates
+
 ZERO_CROSSINGS = 32  # of the sinc on each side: a steep and quiet filter (stop band beyond 90 dB)
 ROLL_OFF = 0.95  # of the lower of the two Nyquist frequencies
 KAISER_BETA = 10.0
+
+
+def rates_below(sampling_rate: int, rates: Iterable[int]) -> Rates:
+    """What clips are read at for encoders of ``rates``: ``sampling_rate``, and each lower one from the file too."""
+    lower = sorted({rate for rate in rates if rate < sampling_rate}, reverse=True)
+    return (sampling_rate, *lower) if lower else sampling_rate
 
 
 def resampled_length(num_samples: int, old_rate: int, new_rate: int) -> int:

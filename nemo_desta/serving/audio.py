@@ -13,6 +13,7 @@ from nemo_desta.data.audio_decoding import UnknownFormat, audio_guard, duration_
 from nemo_desta.data.audio_io import AudioError, to_clip
 from nemo_desta.data.encoded import from_base64
 from nemo_desta.serving.errors import ApiError
+from nemo_desta.types import Rates
 
 #: Samples per second over all channels: 48 kHz stereo. Denser audio (hundreds of channels, radio sampling rates) gets
 #: a proportionally smaller limit of seconds.
@@ -31,8 +32,8 @@ class AudioBudget:
         self.max_secs = max_secs
         self.secs = 0.0
 
-    def load(self, data: str, *, format: str, sampling_rate: int, where: str) -> np.ndarray:
-        """The file in ``data`` (base64 in any form, or a data URI) as mono float32 (S,) at ``sampling_rate``.
+    def load(self, data: str, *, format: str, sampling_rate: Rates, where: str) -> np.ndarray:
+        """The file in ``data`` (base64 in any form, or a data URI) as a clip at ``sampling_rate``, see `to_clip`.
 
         Args:
             format: one of `FORMATS`, in any case.

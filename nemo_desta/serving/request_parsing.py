@@ -13,9 +13,11 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from nemo_desta.answering.audio_embeddings import LocalChatModel, Transcriber
+from nemo_desta.answering.clips import Clip
 from nemo_desta.answering.engine import ContextExceeded, PreparedChat, check_transcript, prepare
 from nemo_desta.answering.sampling import resolve_sampling
 from nemo_desta.errors import ConfigError, RowError
+from nemo_desta.perception.feature_cache import clip_key
 from nemo_desta.serving.audio import AudioBudget
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.protocol import ChatRequest, TextPart, parse_request
@@ -86,10 +88,10 @@ class RequestParser:
         given = {"max_new_tokens": self.settings.max_new_tokens} | request.generation
         model = self.model
         # The part of a model that `prepare` needs, with this request's own prompts.
-        own = {"prompts": prompts, "sampling_rate": model.sampling_rate, "num_audio_tokens": model.num_audio_tokens}
+        own = {name: getattr(model, name) for name in ("sampling_rate", "audio_rates", "num_audio_tokens")}
         try:
             chat = prepare(
-                SimpleNamespace(**own),
+                SimpleNamespace(prompts=prompts, **own),
                 messages,
                 resolve_sampling(self.model.generation_config, **given),
                 transcript=request.transcript,
@@ -136,10 +138,10 @@ class RequestParser:
                 audio = budget.load(
                     part.input_audio.data,
                     format=part.input_audio.format,
-                    sampling_rate=self.model.sampling_rate,
+                    sampling_rate=self.model.audio_rates,
                     where=f"messages[{i}].content[{j}].input_audio.data",
                 )
-                audios.append({"audio": audio, "text": part.input_audio.transcript})
+                audios.append(Clip(audio, part.input_audio.transcript, clip_key(audio)))
             role = "system" if message.role == "developer" else message.role  # the name in chat templates
             messages.append({"role": role, "content": "\n".join(lines), "audios": audios})
         return messages

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_desta.answering.audio_embeddings import HEARD_RATE
 from nemo_desta.answering.clips import load_clip
 from nemo_desta.answering.engine import Delta, check_transcript
+from nemo_desta.data.audio_io import at_rate
 
 if TYPE_CHECKING:
     from nemo_desta.models.desta import DestaModel
@@ -51,11 +53,13 @@ class ChatSession:
         Raises:
             AudioError: it cannot be read.
         """
-        samples = load_clip(audio, self.model.sampling_rate, name=name).audio
+        rates = self.model.audio_rates
+        clip = load_clip(audio, rates, name=name)
         if self.transcript == "whisper" and text is None:
-            text = self.model.transcriber([samples])[0] or " "  # DeSTA2.5-Audio's transcript of audio without speech
-        self.waiting.append({"audio": samples, "text": text, "path": name})
-        return len(samples) / self.model.sampling_rate
+            heard = at_rate(clip.audio, rates, HEARD_RATE)
+            text = self.model.transcriber([heard])[0] or " "  # DeSTA2.5-Audio's transcript of audio without speech
+        self.waiting.append({"clip": clip._replace(text=text), "text": text, "path": name})
+        return len(clip.audio) / self.model.sampling_rate
 
     def ask(self, prompt: str) -> Iterator[Delta]:
         """The answer to ``prompt``, piece by piece. If the caller stops early, the history keeps the partial answer.
@@ -96,5 +100,5 @@ class ChatSession:
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message of the history in the form of `DestaModel.stream`."""
-    audios = [{"array": audio["audio"], "text": audio["text"]} for audio in message.get("audios", ())]
+    audios = [audio["clip"] for audio in message.get("audios", ())]
     return {"role": message["role"], "content": message["content"], "audios": audios}

@@ -16,11 +16,13 @@ from fastapi.responses import JSONResponse
 
 from nemo_desta.config import check_keys
 from nemo_desta.errors import ConfigError
+from nemo_desta.perception.build import audio_rates
 from nemo_desta.serving.app import API_KEY, host_check, key_check
 from nemo_desta.serving.errors import ApiError
 from nemo_desta.serving.http_body import ClientGone, Receiving
 from nemo_desta.serving.settings import Served, ServerSettings
 from nemo_desta.serving.wire import Wire
+from nemo_desta.types import first_rate
 from nemo_desta.vllm_plugin.chat import vllm_arguments
 from nemo_desta.vllm_plugin.decoder import INSTALL
 
@@ -70,7 +72,7 @@ def serve_with_vllm(served: Served, settings: ServerSettings, sock: Any) -> None
     host, port = sock.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     name = settings.name or served.public_name
-    given = {**server_arguments(settings, config.perception.sampling_rate), **engine}
+    given = {**server_arguments(settings, first_rate(audio_rates(config.perception))), **engine}
     check_keys(given, vars(args), "vllm")
     vars(args).update(given, served_model_name=[name], host=host, port=port)
     args.middleware = [*args.middleware, *MIDDLEWARE]

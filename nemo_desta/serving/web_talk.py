@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_desta.data.audio_io import AudioError
+from nemo_desta.data.audio_io import AudioError, at_rate
 from nemo_desta.errors import ConfigError
 from nemo_desta.serving.session import ChatSession
 
@@ -68,11 +68,9 @@ class Talk:
     @property
     def cards(self) -> str:
         """The attached clips as HTML."""
-        rate = self.session.model.sampling_rate
-        return "".join(
-            card(audio["path"], audio["audio"], len(audio["audio"]) / rate, audio["text"])
-            for audio in self.session.waiting
-        )
+        rates, rate = self.session.model.audio_rates, self.session.model.sampling_rate
+        clips = [(audio, at_rate(audio["clip"].audio, rates, rate)) for audio in self.session.waiting]
+        return "".join(card(audio["path"], samples, len(samples) / rate, audio["text"]) for audio, samples in clips)
 
     def ask(self, prompt: str, sampling: Mapping[str, Any]) -> Iterator[None]:
         """Answers; yields whenever ``messages`` has changed.

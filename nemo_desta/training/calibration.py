@@ -44,14 +44,14 @@ class Calibration(Callback):
 
     def _features(self, perception: FusedPerception, audio_role: str | None) -> Iterator[dict[str, EncoderOutput]]:
         """The encoders' outputs of the clips, in batches; a clip that cannot be read is logged and left out."""
-        rate, device = perception.sampling_rate, next(perception.projector.parameters()).device
+        rates, device = perception.audio_rates, next(perception.projector.parameters()).device
         train = dataclasses.replace(self.data, validation={})
-        clips = list_clips(train, audio_role=audio_role, sampling_rate=rate)
+        clips = list_clips(train, audio_role=audio_role, sampling_rate=perception.sampling_rate)
         files = sorted(clips, key=lambda file: (clips[file], str(file)))
         chosen = files[:: max(1, len(files) // self.num_clips)][: self.num_clips]
         logger.info("calibrating the projector's input norm on %d of %d clips", len(chosen), len(files))
         for some in batches(chosen, clips):
-            loaded = [clip for clip in (load_clip(file, rate) for file in some) if clip is not None]
+            loaded = [clip for clip in (load_clip(file, rates) for file in some) if clip is not None]
             if loaded:
                 with torch.no_grad():
                     yield perception.encode(*padded(loaded, device))

@@ -19,15 +19,16 @@ from nemo_desta.core.trust import code_named
 from nemo_desta.data.settings import DataSettings
 from nemo_desta.errors import ConfigError
 from nemo_desta.ops.dtypes import as_dtype
-from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.build import audio_rates, build_encoders, build_projector_for
 from nemo_desta.perception.dry_run import dry_run
 from nemo_desta.perception.feature_cache import GB, check_cacheable
 from nemo_desta.perception.projector.base import list_parts
-from nemo_desta.sources import resolve_source
+from nemo_desta.sources import resolve_source, weights_note
 from nemo_desta.training.check_data import READ_ROWS, Rows, check_data, refuse_bad_rows
 from nemo_desta.training.check_settings import Rates
 from nemo_desta.training.feature_precompute import cost_of, list_clips
 from nemo_desta.training.strategies import Split
+from nemo_desta.types import first_rate
 
 GIB = 1024**3
 #: From this number of epochs on, the report asks whether they are meant.
@@ -62,7 +63,7 @@ def report(
     if not (elsewhere and model.cross_entropy == "liger"):
         with _refusing("model.cross_entropy"):
             choose_cross_entropy(model.cross_entropy)
-    rate = model.perception.sampling_rate
+    rate = first_rate(audio_rates(model.perception, encoders))
     ranks = max(1, (num_processes or 1) // (split.ranks_per_copy if split else 1))
     rows = check_data(
         settings["data"],
@@ -173,7 +174,8 @@ class Schedule:
         rows, tokens, clips = (
             amount / max(1, self.steps_per_epoch) for amount in (self.rows.rows, self.rows.tokens, self.rows.clips)
         )
-        cost = dry_run(encoders, projector, self.rows.secs / max(1, self.rows.clips), model.perception.sampling_rate)
+        rate = first_rate(audio_rates(model.perception, encoders))
+        cost = dry_run(encoders, projector, self.rows.secs / max(1, self.rows.clips), rate)
         config, cached = llm.config.get_text_config(), self.settings["data"].get("feature_cache")
         ends = {id(layer.weight) for layer in (llm.get_input_embeddings(), llm.get_output_embeddings())}
         weights = {name: p for name, p in llm.named_parameters() if id(p) not in ends and "vision" not in name}
@@ -223,6 +225,8 @@ def _model_lines(
             f"encoder        {name}: {_amount(_numel(encoder))} parameters, layers {list(encoder.layer_ids)}, "
             f"{encoder.frame_rate:g} frames/s, frozen"
         )
+        if path := model.perception.encoders[name].get("path"):
+            yield f"               {path}{weights_note(path)}"
     name = model.perception.projector.get("_target_") or model.perception.projector.get("name", "window")
     yield f"projector      {name}: {sum(trained.values()) - of_lora:,} trainable parameters"
     yield f"parts          {list_parts(projector)}"
@@ -318,7 +322,7 @@ def _cache_line(
     model: ModelConfig, data: DataSettings, encoders: Mapping[str, Any], projector: torch.nn.Module, epochs: float
 ) -> str:
     """What the feature cache costs and saves in this run, also where it is off."""
-    settings, rate = data.feature_cache or FeatureCacheConfig(), model.perception.sampling_rate
+    settings, rate = data.feature_cache or FeatureCacheConfig(), first_rate(audio_rates(model.perception, encoders))
     off = "" if data.feature_cache else "off; it would hold "
     try:
         open_feature_cache(settings, model)

@@ -9,11 +9,12 @@ from nemo_desta.config import ModelConfig, check_keys, parse
 from nemo_desta.core.feature_identity import open_feature_cache
 from nemo_desta.data.settings import parse_data
 from nemo_desta.errors import ConfigError
-from nemo_desta.perception.build import build_encoders, build_projector_for
+from nemo_desta.perception.build import audio_rates, build_encoders, build_projector_for
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.training.feature_precompute import list_clips, precompute
 from nemo_desta.training.preflight import MissingParts, missing_data, missing_weights
 from nemo_desta.training.sections import SECTIONS, VALUES
+from nemo_desta.types import first_rate
 
 #: Any width will do: the projector is built on the meta device, to see whether its features can be cached.
 ANY_WIDTH = 1024
@@ -37,8 +38,8 @@ def run_features(cfg: DictConfig) -> str:
     encoders = build_encoders(config.perception)
     with torch.device("meta"):
         projector = build_projector_for(config.perception, encoders, ANY_WIDTH)
-    rate, level = config.perception.sampling_rate, config.perception.normalize_dbfs
-    perception = FusedPerception(encoders, projector, rate, normalize_dbfs=level)
+    rate = first_rate(audio_rates(config.perception, encoders))
+    perception = FusedPerception(encoders, projector, rate, normalize_dbfs=config.perception.normalize_dbfs)
     perception.feature_cache = cache
     use_gpu = torch.cuda.is_available() and (settings.get("trainer") or {}).get("accelerator") != "cpu"
     device = torch.device("cuda" if use_gpu else "cpu")

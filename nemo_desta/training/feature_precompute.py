@@ -23,6 +23,7 @@ from nemo_desta.perception.feature_cache import GB, clip_key, feature_bytes
 from nemo_desta.perception.fused import FusedPerception
 from nemo_desta.perception.resample import resampled_length
 from nemo_desta.progress import Progress
+from nemo_desta.types import Rates
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def precompute(
     Raises:
         ConfigError: the features do not fit into ``max_gb``, so the first ones would be removed again.
     """
-    cache, rate = perception.feature_cache, perception.sampling_rate
+    cache, rate, rates = perception.feature_cache, perception.sampling_rate, perception.audio_rates
     cost = cost_of(list(clips.values()), perception.encoders, cache.settings, sampling_rate=rate)
     limit = cache.settings.max_gb
     if limit is not None and cost.num_bytes > limit * GB:
@@ -121,7 +122,7 @@ def precompute(
     bar = Progress("encoding", sum(clips[file] for file in own), unit="s of audio", shown=rank == 0)
     with bar, ThreadPoolExecutor(NUM_LOADERS) as pool:
         for files in batches(own, clips):
-            loaded = [clip for clip in pool.map(lambda file: load_clip(file, rate), files) if clip is not None]
+            loaded = [clip for clip in pool.map(lambda file: load_clip(file, rates), files) if clip is not None]
             keyed = {clip_key(clip): clip for clip in loaded}
             new = {key: clip for key, clip in keyed.items() if not cache.has(perception.encoders, key)}
             if new:
@@ -134,7 +135,7 @@ def precompute(
     return num_encoded
 
 
-def load_clip(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
+def load_clip(file: AudioFile, sampling_rate: Rates) -> np.ndarray | None:
     try:
         with row_guard():
             return load_audio(file, sampling_rate)
@@ -144,7 +145,7 @@ def load_clip(file: AudioFile, sampling_rate: int) -> np.ndarray | None:
 
 
 def padded(clips: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips as (A, S) samples, zero at the end, and (A,) their numbers of samples."""
+    """Clips as (A, S) or (A, S, K) samples, zero at the end, and (A,) their numbers of samples."""
     audio = pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
     return audio.to(device), torch.tensor([len(clip) for clip in clips], device=device)
 

@@ -145,7 +145,7 @@ def _fit_in(
         settings["data"],
         prompts=model.prompts,
         num_audio_tokens=model.num_audio_tokens,
-        sampling_rate=model.sampling_rate,
+        sampling_rate=model.audio_rates,
         log_dir=records_folder(log_dir),
         accumulate_grad_batches=settings["trainer"].get("accumulate_grad_batches"),
     )

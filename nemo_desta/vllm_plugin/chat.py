@@ -35,7 +35,7 @@ class VLLMChatModel:
         self.config = processor.settings
         self.prompts = processor.prompts
         self.audio_locator_tag = processor.audio_token
-        self.sampling_rate = processor.sampling_rate
+        self.sampling_rate, self.audio_rates = processor.sampling_rate, processor.audio_rates
         self.num_audio_tokens = processor.num_audio_tokens
         self.context_length = context_length
 
@@ -106,5 +106,5 @@ def vllm_chat_engine(folder: str | Path, *, max_batch_size: int = 256, **options
         )
     engine = VLLMDecoder.start({"disable_log_stats": True, **arguments})
     processor = served_processor(engine.model_config)
-    decoder = VLLMDecoder(engine, audio_token_id=processor.audio_token_id, sampling_rate=processor.sampling_rate)
+    decoder = VLLMDecoder(engine, audio_token_id=processor.audio_token_id)
     return ChatEngine(VLLMChatModel(processor, decoder.context), decoder=decoder, max_batch_size=max_batch_size)

@@ -39,13 +39,12 @@ class VLLMDecoder:
     """A `TokenDecoder` on a ``vllm.LLMEngine`` that serves a model folder.
 
     Args:
-        engine: see `start`. audio_token_id: of the folder's tokenizer. sampling_rate: of the clips.
+        engine: see `start`. audio_token_id: of the folder's tokenizer.
     """
 
-    def __init__(self, engine: Any, *, audio_token_id: int, sampling_rate: int) -> None:
+    def __init__(self, engine: Any, *, audio_token_id: int) -> None:
         self.engine = engine
         self.audio_token_id = audio_token_id
-        self.sampling_rate = sampling_rate
         self.rows: dict[int, Running] = {}
         self._keys = itertools.count()
         self._requests = itertools.count()
@@ -165,7 +164,7 @@ class VLLMDecoder:
         ids = [self.audio_token_id if token == AUDIO_SLOT else token for token in chat.ids]
         prompt: dict[str, Any] = {"prompt_token_ids": ids + row.written}
         if chat.clips:
-            prompt["multi_modal_data"] = {"audio": [(clip.audio, self.sampling_rate) for clip in chat.clips]}
+            prompt["multi_modal_data"] = {"audio": list(chat.clips)}
         (rendered,) = self.engine.renderer.render_cmpl([prompt])
         row.request_id = str(next(self._requests))
         self.engine.add_request(row.request_id, rendered, params)

@@ -89,12 +89,14 @@ class DestaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP, S
 
     @torch.no_grad()
     def embed_multimodal(self, **kwargs: Any) -> list[Tensor]:
-        """``audio``: A clips (S,) float32, or (A, S) if all have one length -> A vectors (W, D) in the LLM's dtype."""
-        clips = list(kwargs.get("audio", ()))
-        lens = [clip.shape[-1] for clip in clips]
+        """``audio``: A clips (S,) or (S, K) float32, or one tensor of all -> A vectors (W, D) in the LLM's dtype."""
+        rates = self.perception.audio_rates
+        inner = () if isinstance(rates, int) else (len(rates),)
+        clips = [clip.reshape(-1, *inner) for clip in kwargs.get("audio", ())]
+        lens = [len(clip) for clip in clips]
         vectors: list[Any] = [None] * len(clips)
         for group in grouped_clips(lens, room_for_clips(self.perception.sampling_rate, self._device.type)):
-            audio = pad_sequence([clips[i].flatten().float() for i in group], batch_first=True).to(self._device)
+            audio = pad_sequence([clips[i].float() for i in group], batch_first=True).to(self._device)
             num_samples = torch.tensor([lens[i] for i in group], device=self._device)
             low = self.dtype in (torch.bfloat16, torch.float16)
             with torch.autocast(self._device.type, dtype=self.dtype if low else torch.bfloat16, enabled=low):

@@ -1,6 +1,6 @@
 """vLLM's view of clips: samples at the model's rate, and as many positions as a clip has vectors.
 
-No weights are loaded here: this runs in the API server. Letters: S samples of one clip.
+No weights are loaded here: this runs in the API server. Letters: S samples of one clip, K rates.
 """
 
 from bisect import bisect_right
@@ -21,22 +21,27 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from nemo_desta.answering.clips import load_clip
+from nemo_desta.answering.clips import Clip, load_clip
 from nemo_desta.data.audio_io import AudioError
 from nemo_desta.errors import ConfigError
 from nemo_desta.hf.processing import DestaProcessor
+from nemo_desta.types import Rates, first_rate
 from nemo_desta.vllm_plugin.served import served_processor
 
 #: The longest clip, even where the context has room for a longer one: vLLM reserves memory for a clip of this length.
 MAX_CLIP_SECS = 1_800
 
 
+class ReadClip(np.ndarray):
+    """Samples (S,) or (S, K) of `load_clip`. vLLM parses some clips a second time, and (S, K) is not stereo."""
+
+
 class ClipParser(MultiModalDataParser):
     """Clips by the rules of `load_clip`: levels, channels and resampling are the same as in chat and training."""
 
-    def __init__(self, sampling_rate: int, longest_clip: int) -> None:
-        super().__init__(target_sr=sampling_rate)
-        self.sampling_rate = sampling_rate
+    def __init__(self, rates: Rates, longest_clip: int) -> None:
+        super().__init__(target_sr=first_rate(rates))
+        self.rates = rates
         self.longest_clip = longest_clip
 
     @classmethod
@@ -45,15 +50,19 @@ class ClipParser(MultiModalDataParser):
         return False
 
     def _get_audio_with_sr(self, audio: Any) -> tuple[np.ndarray, None]:
-        array, rate = super()._get_audio_with_sr(audio)
+        if isinstance(audio, ReadClip):
+            return audio, None
+        if not isinstance(audio, Clip):  # the decoder's are loaded
+            array, rate = super()._get_audio_with_sr(audio)
+            audio = {"array": array, "sampling_rate": rate}
         try:
-            clip = load_clip({"array": array, "sampling_rate": rate}, self.sampling_rate).audio
+            clip = load_clip(audio, self.rates).audio
         except (AudioError, TypeError) as error:
             raise VLLMValidationError(str(error), parameter="audio") from error
         if len(clip) > self.longest_clip:
-            secs, limit = (count / self.sampling_rate for count in (len(clip), self.longest_clip))
+            secs, limit = (count / first_rate(self.rates) for count in (len(clip), self.longest_clip))
             raise VLLMValidationError(f"the clip has {secs:.1f} s, the limit is {limit:.1f} s", parameter="audio")
-        return clip, None
+        return clip.view(ReadClip), None
 
 
 class DestaProcessingInfo(BaseProcessingInfo):
@@ -74,7 +83,7 @@ class DestaProcessingInfo(BaseProcessingInfo):
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
     def get_data_parser(self) -> ClipParser:
-        return ClipParser(self.processor.sampling_rate, self.longest_clip)
+        return ClipParser(self.processor.audio_rates, self.longest_clip)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         return {"audio": None}
@@ -124,7 +133,9 @@ class DestaMultiModalProcessor(BaseMultiModalProcessor[DestaProcessingInfo]):
     """Hands samples to the model as they are; each audio token becomes as many positions as the clip has vectors."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        return BatchFeature({"audio": [torch.from_numpy(clip) for clip in hf_data["audio"]]})  # (S,) float32 each
+        return BatchFeature(
+            {"audio": [torch.from_numpy(clip) for clip in hf_data["audio"]]}
+        )  # (S,) or (S, K) float32 each
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]

@@ -34,7 +34,7 @@ LIGHT = [
     (["evaluate", "predictions={mmau: a.json}", "--cfg", "job"], 0, "mmau: a.json"),
     (["evaluate", "predictoins={mmau: a.json}"], 1, "'evaluate.predictoins'. Did you mean 'predictions'?"),
     (["doctor", "--weights"], 0, "hf download openai/whisper-large-v3"),
-    (["doctor", "--weights"], 0, "hf download OpenMuQ/MuQ-large-msd-iter  # 1.3 GB, CC-BY-NC-4.0"),
+    (["doctor", "--weights"], 0, "hf download OpenMuQ/MuQ-large-msd-iter (333 M parameters, 1.3 GB; CC-BY-NC-4.0"),
 ]
 
 #: All of them in one process, whose imports are then counted.

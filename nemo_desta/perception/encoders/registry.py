@@ -56,7 +56,7 @@ def encoder_shape(name_or_config: str | Mapping[str, Any], **knobs: Any) -> Enco
     name, settings = ENCODERS.read(name_or_config)
     settings = ENCODERS.settings(name, {**knobs, **settings})
     factory = ENCODERS[name]
-    shape = getattr(factory, "shape", None) or getattr(getattr(factory, "__self__", None), "shape", None)
+    shape = _attribute(factory, "shape")
     if shape is None:
         raise ConfigError(
             f"encoder '{name}' does not tell its shape without its weights: pass shape= to register_encoder, or give "
@@ -67,9 +67,14 @@ def encoder_shape(name_or_config: str | Mapping[str, Any], **knobs: Any) -> Enco
 
 def feature_files(name_or_config: str | Mapping[str, Any]) -> tuple[str, ...]:
     """Files beside config and weights that decide an encoder's features: its factory's ``feature_files``."""
-    return getattr(ENCODERS[ENCODERS.read(name_or_config)[0]], "feature_files", ())
+    return _attribute(ENCODERS[ENCODERS.read(name_or_config)[0]], "feature_files") or ()
 
 
 def encoder_names() -> list[str]:
     """Names that `build_encoder` knows, those of other packages included."""
     return list(ENCODERS)
+
+
+def _attribute(factory: Any, name: str) -> Any:
+    """Of a factory, or of the class whose method it is."""
+    return getattr(factory, name, None) or getattr(getattr(factory, "__self__", None), name, None)
