@@ -186,8 +186,8 @@ def training(
         f"model.llm.dtype={args.dtype}",
         *encoders,
         f"data.audio_roots.default={args.data_root}",
-        f"data.train_ds.input_cfg={_hydra(inputs)}",
-        f"data.validation_ds.datasets={_hydra(datasets)}",
+        f"data.train_ds.input_cfg={hydra_value(inputs)}",
+        f"data.validation_ds.datasets={hydra_value(datasets)}",
         f"data.feature_cache.folder={work}/features",
         f"trainer.max_steps={args.steps}",
         *args.overrides,
@@ -237,18 +237,18 @@ def evaluate(
     """``controls``: clips per task that are asked about with silence and with another clip instead. ``text``: compare
     the answers to text with the bare LLM's."""
     settings = {**settings, "audio_root": args.data_root}
-    desta("evaluate", f"model={model}", f"output={output}", f"rows={_hydra(settings)}",
+    desta("evaluate", f"model={model}", f"output={output}", f"rows={hydra_value(settings)}",
           f"controls={{items: {controls}}}", f"text_kept={'{prompts: 12, texts: 6}' if text else 'null'}",
           "sampling.max_new_tokens=48",
-          f"feature_cache={_hydra({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
+          f"feature_cache={hydra_value({'folder': f'{args.work_dir}/features'})}")  # fmt: skip
 
 
-def _hydra(value: Any) -> str:
+def hydra_value(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_hydra(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {hydra_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_hydra, value)) + "]"
+        return "[" + ", ".join(map(hydra_value, value)) + "]"
     return json.dumps(value)
 
 

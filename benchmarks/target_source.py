@@ -28,7 +28,7 @@ TASKS = ("gender", "sound_class", "instrument", "language")
 
 
 def main() -> None:
-    args = options(__doc__, "runs/target_source")
+    args = parser(__doc__, "runs/target_source").parse_args()
     quiet()
     work_dir = Path(args.work_dir)
     manifest = build_corpus(work_dir / "corpus", seed=0)
@@ -188,13 +188,13 @@ def mean_and_range(values: Sequence[float]) -> str:
     return f"{mean:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def options(doc: str, work_dir: str) -> argparse.Namespace:
-    """The command line of this benchmark and of `target_thoughts`."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work-dir", default=work_dir)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=200)
-    return parser.parse_args()
+def parser(doc: str, work_dir: str) -> argparse.ArgumentParser:
+    """The options that this benchmark, `target_thoughts` and `fusion` share."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--work-dir", default=work_dir)
+    found.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    found.add_argument("--steps", type=int, default=200)
+    return found
 
 
 if __name__ == "__main__":

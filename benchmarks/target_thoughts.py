@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.target_source import TASKS, ask_test_clips, mean_and_range, options, perplexity, train
+from benchmarks.target_source import TASKS, ask_test_clips, mean_and_range, parser, perplexity, train
 from nemo_desta.demo.corpus import MANIFEST, build_corpus
 from nemo_desta.demo.pool import prompt_pool
 from nemo_desta.demo.run import GATES, compose, quiet
@@ -26,7 +26,7 @@ MEASURES = ("right", "thinks", "speaks of a text")
 
 
 def main() -> None:
-    args = options(__doc__, "runs/target_thoughts")
+    args = parser(__doc__, "runs/target_thoughts").parse_args()
     quiet()
     work_dir = Path(args.work_dir)
     rows = [json.loads(line) for line in build_corpus(work_dir / "corpus", seed=0).read_text().splitlines()]
