@@ -77,13 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for variant in chosen:
             records.append(run(variant, seed, encoders, rows, args, work))
             print(json.dumps(records[-1]), flush=True)
-    stand_ins = set(encoders) - {_label(one) for one in args.encoder}
+    stand_ins = set(encoders) - dict(args.encoder).keys()
     text = table(records, stand_ins)
     (work / "results.md").write_text(text + "\n")
     print(f"\n{text}\n{plot(records, stand_ins, work / 'fusion.png')}")
 
 
-def read_encoders(given: Sequence[str], work: Path) -> dict[str, dict[str, Any]]:
+def read_encoders(given: Sequence[tuple[str, str]], work: Path) -> dict[str, dict[str, Any]]:
     """Label -> settings for the config, those that are given first, then the stand-ins for the others.
 
     Three layers of each are read: those after a third, two thirds and all of the blocks.
@@ -95,13 +95,10 @@ def read_encoders(given: Sequence[str], work: Path) -> dict[str, dict[str, Any]]
     random = work / "random.pt"
     if not random.exists():
         write_random_beats(random)
-    paths = dict(one.split("=", 1) for one in given)
-    found = {}
-    for label, path in {
-        **paths,
-        **{k: v for k, v in STAND_INS.items() if k not in paths},
-        RANDOM: str(random),
-    }.items():
+    paths, found = dict(given), {}
+    for label, path in {**STAND_INS, RANDOM: str(random)}.items():
+        paths.setdefault(label, path)
+    for label, path in paths.items():
         name = "beats" if label == RANDOM else label if label in ENCODERS else label.split("_")[0]
         settings = {"name": name, "path": resolve_source(path)}
         blocks = encoder_shape(settings).num_layers
@@ -264,8 +261,11 @@ def _same_settings(work: Path, settings: Mapping[str, Any]) -> None:
     file.write_text(text)
 
 
-def _label(given: str) -> str:
-    return given.partition("=")[0]
+def _encoder(given: str) -> tuple[str, str]:
+    label, equals, path = given.partition("=")
+    if not (label and equals and path):
+        raise argparse.ArgumentTypeError(f"found '{given}', expected LABEL=PATH")
+    return label, path
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -275,6 +275,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--encoder",
         nargs="+",
         default=[],
+        type=_encoder,
         metavar="LABEL=PATH",
         help="real encoders; LABEL is a name of docs/encoders.md, or that and a suffix: hf_hubert=FOLDER",
     )
