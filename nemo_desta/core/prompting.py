@@ -272,8 +272,11 @@ class PromptBuilder:
         return bool(self.default_system) and self._apply([_QUESTION]) == self._apply([empty, _QUESTION])
 
     def about_default_system(self, switch: str) -> str:
-        """A sentence about `default_system`; empty if there is none. ``switch``: the setting that leaves it out."""
-        if not self.default_system:
+        """A sentence about `default_system`; empty if there is none, or if ``system`` is set.
+
+        ``switch``: the setting that leaves it out.
+        """
+        if self.system is not None or not self.default_system:
             return ""
         said = f"the chat template adds a system prompt to every conversation without one: {self.default_system!r}"
         return f"{said}; {'an empty one does not leave' if self.keeps_default_system else f'{switch} leaves'} it out"

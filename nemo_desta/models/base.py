@@ -80,7 +80,7 @@ class DestaBase(SpeechMixin, LightningModule):
         """Fix the date that a chat template writes to the start of the run, on all ranks and after resumes; log a
         system prompt that the template adds."""
         if stage == "fit":
-            self.prompts.tell_default_system("an empty system message in the rows (request.system of their recipe)")
+            self.prompts.tell_default_system('model.prompt.system="" (as request.system="" of a recipe)')
         if stage == "fit" and self.prompts.date is None:
             now = self.trainer.strategy.broadcast(datetime.now().isoformat())
             self.prompts.freeze_date(datetime.fromisoformat(now))

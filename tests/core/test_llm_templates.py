@@ -284,6 +284,9 @@ def test_an_empty_system_message_leaves_the_default_out_or_nothing_changes(caplo
     with caplog.at_level("INFO"):
         builder("smollm2").tell_default_system("x")
         builder("phi4").tell_default_system("x")
+        own = builder("smollm2")
+        own.system = ""
+        own.tell_default_system("x")
     (record,) = caplog.records
     assert "'A small helper speaks.'; x leaves it out" in record.getMessage()
 
