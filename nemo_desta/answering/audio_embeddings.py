@@ -18,8 +18,9 @@ from nemo_desta.core.prompting import PromptBuilder
 from nemo_desta.core.splice import Spliced, batch_rows, splice
 from nemo_desta.types import Rates
 
-#: Clips (S,) at `HEARD_RATE` -> one transcript each, "" if there is no speech.
+#: The rate of what a transcriber gets.
 HEARD_RATE = 16_000
+#: Clips (S,) at `HEARD_RATE` -> one transcript each, "" if there is no speech.
 Transcriber = Callable[[Sequence[Any]], Sequence[str]]
 
 #: Seconds of audio, padding included, that go through the encoders together.
