@@ -63,6 +63,7 @@ def request_messages(
     """The messages that the LLM gets."""
     values = {"{description}": description, "{prompt}": prompt}
     content = re.sub(r"\{(description|prompt)\}", lambda place: values[place[0]], template)
+    content = content if prompt else content.strip("\n")  # a spoken question without a passage
     return [
         *([{"role": "system", "content": system}] if system is not None else []),
         {"role": "user", "content": content},

@@ -40,6 +40,7 @@ from nemo_desta.recipes.rephrase_text import RephraseInstructions
 from nemo_desta.recipes.report.sources import find_rows
 from nemo_desta.recipes.self_generate import ClipRows, SelfGenerate, SelfRephrase
 from nemo_desta.recipes.settings import RecipeConfig, RequestConfig
+from nemo_desta.recipes.spoken import SPOKEN, misheard, spoken_prompts
 from nemo_desta.sources import why_missing
 
 #: Examples for proposals are drawn from this many clips at the start of the corpora.
@@ -63,8 +64,8 @@ def build_input(config: RecipeConfig) -> tuple[list[Corpus], dict[str, Path]]:
 
 
 def build_prompts(config: RecipeConfig) -> PromptPool | None:
-    """The pool to draw from, in the run's language; None when an LLM proposes prompts, or rows have them."""
-    if config.prompts == "proposed" or (config.rows is not None and config.language != "en"):
+    """The pool to draw from, in the run's language; None when an LLM proposes prompts, or clips or rows have them."""
+    if config.prompts in ("proposed", SPOKEN) or (config.rows is not None and config.language != "en"):
         return None
     return prompt_set(config.prompts, seed=config.seed, language=Languages(config.language).default)
 
@@ -192,7 +193,9 @@ def build_stage(
     sampling = {name: value for name, value in asdict(config.request.sampling).items() if value is not None}
     reads_values = config.gates.facts is not None or (config.gates.grounded is not None and corpora)
     values = value_sets(clip for corpus in corpora for clip in corpus) if reads_values else None
-    gates = RowGates(config.gates, values=values, languages=Languages(config.language))
+    prompts = writing.prompts
+    count_tokens = None if prompts is None else lambda text: len(prompts.tokenize(text))
+    gates = RowGates(config.gates, values=values, languages=Languages(config.language), count_tokens=count_tokens)
     shared: dict[str, Any] = {
         "gate": gates.check,
         "absent_gates": gates.absent_for,
@@ -221,7 +224,7 @@ def build_stage(
         rows=build_clip_rows(config, corpora, roots, pool),
         answerer=build_answerer(config.request, writing),
         system=config.request.system if config.request.keep_system else None,
-        propose=build_proposer(config, corpora, roots, writing, judging) if pool is None else None,
+        propose=build_proposer(config, corpora, roots, writing, judging) if config.prompts == "proposed" else None,
         rephraser=rephraser,
         audio_locator_tag=config.audio_locator_tag,
         **shared,
@@ -274,15 +277,23 @@ def build_clip_rows(
     def check(clip: Mapping[str, Any]) -> tuple[Rejection | None, float | None]:
         return check_audio(clip, roots[clip["corpus"]], decode=decode)
 
+    spoken = config.prompts == SPOKEN
+    known = Decontamination(config.decontaminate).check if config.decontaminate else None
+
+    def check_question(clip: Mapping[str, Any]) -> Rejection | None:
+        return misheard(clip, config.max_wer) or (known(clip) if known else None)
+
     return ClipRows(
-        draw=pool and draw,
+        draw=spoken_prompts if spoken else pool and draw,
         rows_per_clip=config.prompts_per_clip,
-        check_clip=Decontamination(config.decontaminate).check if config.decontaminate else None,
+        check_clip=check_question if spoken else known,
         check_audio=None if config.audio.check == "off" else check,
         dialect=config.describe.dialect,
         not_audible=excluded,
         seed=config.seed,
         languages=languages,
+        spoken=spoken,
+        max_secs=config.audio.max_secs,
     )
 
 

@@ -1,4 +1,4 @@
-"""Dispatch of `desta generate` by the config's `recipe`: generate, probe, report, check or shar."""
+"""Dispatch of `desta generate` by the config's `recipe`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +10,15 @@ from nemo_desta.core.build import hide_loading_bars
 from nemo_desta.errors import ConfigError
 from nemo_desta.recipes.check_rows import run_check
 from nemo_desta.recipes.probe import run_probe
+from nemo_desta.recipes.released_rows import run_released
 from nemo_desta.recipes.report.command import run_report
 from nemo_desta.recipes.run import run_recipe
 from nemo_desta.recipes.shar import run_shar
 
-COMMANDS = {"generate": run_recipe, "probe": run_probe, "report": run_report, "check": run_check, "shar": run_shar}
+COMMANDS = {
+    **{"generate": run_recipe, "probe": run_probe, "report": run_report, "check": run_check, "shar": run_shar},
+    "alarm_corpora": run_released,
+}
 
 
 def run_command(cfg: DictConfig | Mapping[str, Any]) -> Any:

@@ -28,7 +28,8 @@ class ClipRows:
 
     ``draw`` returns up to so many prompts for a clip; None leaves them to an LLM. ``check_clip`` and ``check_audio``
     say why the clip is unusable or None; ``check_audio`` also returns its length in seconds. ``draw`` gets the clip
-    with its values in the row's language.
+    with its values in the row's language. ``spoken``: the clip's transcript stands in place of a description.
+    ``max_secs``: longer clips are left out.
     """
 
     draw: Callable[[Mapping[str, Any], int], Sequence[Prompt]] | None
@@ -39,6 +40,8 @@ class ClipRows:
     not_audible: Collection[str] = NOT_AUDIBLE
     seed: int = 0
     languages: Languages = field(default_factory=Languages)
+    spoken: bool = False
+    max_secs: float | None = None
 
     def __call__(self, unit: Mapping[str, Any]) -> list[Wanted]:
         """``rows_per_clip`` rows; a row that cannot be made carries the reason. An error in a clip's data rejects only
@@ -54,7 +57,10 @@ class ClipRows:
 
     def _wanted(self, clip: dict[str, Any], ids: list[str]) -> list[Wanted]:
         language = self.languages.of_clip(clip)
-        description = describe(clip, self.dialect, exclude=self.not_audible, language=language)
+        if self.spoken:
+            description = str(clip["transcript"])
+        else:
+            description = describe(clip, self.dialect, exclude=self.not_audible, language=language)
         prompts = [None] * len(ids) if self.draw is None else self.draw(language.localize(clip), len(ids))
         lacking = Rejection("no fitting prompt", f"{len(prompts)} of {len(ids)} prompts fit")
         return [
@@ -73,6 +79,8 @@ class ClipRows:
                 clip["duration"] = seconds
         if problem is None and clip.get("duration") is None:
             problem = Rejection("unknown duration", "neither the corpus nor the audio file's header states it")
+        if problem is None and self.max_secs is not None and clip["duration"] >= self.max_secs:
+            problem = Rejection("long audio", f"{clip['duration']:g} s, the limit is {self.max_secs:g} s")
         return problem
 
 
@@ -169,7 +177,11 @@ class SelfGenerate(_Attempts):
             "prompt": prompt.prompt,
             "messages": [
                 *([] if self.system is None else [{"role": "system", "content": self.system}]),
-                {"role": "user", "content": f"{self.audio_locator_tag}\n{prompt.prompt}", "audios": [audio]},
+                {
+                    "role": "user",
+                    "content": f"{self.audio_locator_tag}\n{prompt.prompt}".rstrip("\n"),
+                    "audios": [audio],
+                },
             ],
             "response": answer.text,
             "truncated": answer.truncated,

@@ -12,6 +12,7 @@ from nemo_desta.recipes.engines import engine_identity
 from nemo_desta.recipes.engines.base import SamplingConfig
 from nemo_desta.recipes.gates import GatesConfig
 from nemo_desta.recipes.languages import load_language
+from nemo_desta.recipes.spoken import SPOKEN
 
 
 def _short_answers() -> dict[str, int]:
@@ -75,9 +76,11 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """How audio files are checked before rows are made: header | decode | off."""
+    """How audio files are checked before rows are made: header | decode | off. ``max_secs``: clips of this length or
+    more are left out."""
 
     check: str = "header"
+    max_secs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class RecipeConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     prompts: str | list[dict] = "composed"
     prompts_per_clip: int = 1
+    max_wer: float | None = None  # prompts: spoken
     proposals: ProposalsConfig = field(default_factory=ProposalsConfig)
     audio_locator_tag: str = "<|AUDIO|>"
     llm: str = MISSING
@@ -145,6 +149,8 @@ def parse_recipe(plain: Mapping[str, Any]) -> RecipeConfig:
         raise ConfigError("rows can only be rephrased: use --config-name self_rephrase, or give a corpus")
     if config.prompts == "proposed" and config.prompts_per_clip != 1:
         raise ConfigError("proposed prompts come one per clip; for more, run with another seed and output")
+    if config.prompts == SPOKEN and (config.rephrase.enabled or config.prompts_per_clip > 2):
+        raise ConfigError("prompts: spoken makes one or two rows per clip, and their answers are not rephrased")
     if config.prompts == "proposed" and config.language != "en":
         raise ConfigError(f"proposed prompts are English; for language {config.language!r} use the pool or a file")
     if not all(place in config.request.template for place in ("{description}", "{prompt}")):

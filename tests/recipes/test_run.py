@@ -49,7 +49,9 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
-@pytest.mark.parametrize("name", ["self_generate", "self_rephrase", "demo_rephrase", "laptop"])
+@pytest.mark.parametrize(
+    "name", ["self_generate", "self_rephrase", "demo_rephrase", "laptop", "alarm", "spoken_questions"]
+)
 def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     config = shipped(name)
     assert config.pop("recipe") == "generate"
@@ -65,7 +67,13 @@ def test_a_shipped_config_has_every_knob_and_only_known_ones(name: str) -> None:
     elif name == "laptop":
         assert parsed.prompts == "plain" and parsed.engine["dtype"] == "fastest" and parsed.gates.facts is not None
         assert parsed.request.sampling.max_new_tokens == 48 and parsed.gates.grounded is not None
+    elif name == "spoken_questions":
+        assert (parsed.prompts, parsed.prompts_per_clip, parsed.max_wer) == ("spoken", 2, 0.5)
+        assert parsed.gates.leak is None and parsed.request.template == "{prompt}\n{description}"
     else:
+        if name == "alarm":
+            assert parsed.prompts == "proposed" and parsed.proposals.judge and parsed.judge.enabled
+            assert parsed.audio.max_secs == 60 and parsed.gates.target_tokens == [100, 612] and parsed.gates.leak
         assert parsed.rephrase.enabled and parsed.request.sampling.temperature is None and parsed.request.system
 
 

@@ -57,6 +57,7 @@ Gate = Callable[[Seen], Rejection | None]
 class GatesConfig:
     """The gates in their order; null (or false) turns one off.
 
+    ``target_tokens``: [least, most] tokens of the whole target, by the LLM's tokenizer; ALARM's are [100, 612].
     ``truncated``: "keep" trains truncated answers without an end of turn, "drop" rejects them. ``facts``: off by
     default. ``closing_tags``: of think blocks, null for `CLOSING_TAGS`. ``duplicates``: read by `Duplicates`, not by
     `RowGates`. ``own``: further gates after these, each ``name`` (of `GATES`) or ``_target_`` with its arguments.
@@ -66,6 +67,7 @@ class GatesConfig:
     not_text: bool | None = True
     truncated: str = "keep"
     length: LengthGate | None = field(default_factory=LengthGate)
+    target_tokens: list[int] | None = None
     loops: LoopGate | None = field(default_factory=LoopGate)
     language: LanguageGate | None = field(default_factory=LanguageGate)
     refusals: RefusalGate | None = field(default_factory=RefusalGate)
@@ -82,6 +84,8 @@ class GatesConfig:
             GATES.settings(name, settings)
         if self.truncated not in ("keep", "drop"):
             raise ConfigError(f"gates.truncated must be 'keep' or 'drop', found {self.truncated!r}")
+        if (found := self.target_tokens) is not None and (len(found) != 2 or not 0 <= found[0] <= found[1]):
+            raise ConfigError(f"gates.target_tokens must be [least, most] tokens, found {found}")
 
 
 class RowGates:
@@ -89,7 +93,8 @@ class RowGates:
 
     ``values``: values for the grounding gate, and for the fact check instead of those in ``config.facts``; see
     `value_sets`. ``languages``: of the
-    run; a row is judged in the language that it names (``text_language``, English without it).
+    run; a row is judged in the language that it names (``text_language``, English without it). ``count_tokens``: of a
+    text, by the LLM's tokenizer, for ``target_tokens``.
     """
 
     def __init__(
@@ -98,8 +103,12 @@ class RowGates:
         *,
         values: Mapping[str, Collection[str]] | None = None,
         languages: Languages | None = None,
+        count_tokens: Callable[[str], int] | None = None,
     ) -> None:
         self._config, self._languages = config, languages or Languages()
+        self._count_tokens = count_tokens
+        if config.target_tokens is not None and count_tokens is None:
+            raise ConfigError("gates.target_tokens needs the LLM's tokenizer: engine=openai has it with tokenizer=...")
         self._values = values if values is not None or config.facts is None else config.facts.values
         self._own = [GATES.build(gate) for gate in config.own]
         self.regenerable = REGENERABLE.union(*(getattr(gate, "regenerable", ()) for gate in self._own))
@@ -136,7 +145,9 @@ class RowGates:
                 text.empty if config.empty else None,
                 text.not_text if config.not_text else None,
                 text.truncated if config.truncated == "drop" else None,
-                *(config.length, config.loops, config.language, config.refusals),
+                config.length,
+                self._target_tokens if config.target_tokens is not None else None,
+                *(config.loops, config.language, config.refusals),
             ]
             if config.leak and "leak" not in absent:
                 leak = LeakCheck.in_language(language)
@@ -147,3 +158,11 @@ class RowGates:
                 gates.append(FactCheck(self._values, config.facts, language))
             self._gates[language] = [gate for gate in (*gates, *self._own) if gate is not None]
         return self._gates[language]
+
+    def _target_tokens(self, seen: Seen) -> Rejection | None:
+        least, most = self._config.target_tokens
+        if least <= (size := self._count_tokens(seen.response)) <= most:
+            return None
+        short = size < least
+        wanted = f"expected at {'least' if short else 'most'} {least if short else most}"
+        return Rejection("too short" if short else "too long", f"{size} tokens, {wanted}")

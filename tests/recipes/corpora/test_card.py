@@ -25,7 +25,7 @@ audiocaps clotho fsd50k gtzan nsynth jsonl csv
 emov_db esd iemocap l2_arctic vocalsound urbansound8k tau_scenes_2019 medley_solos_db mridangam asvspoof2019
 asvspoof5 nisqa noisy_vctk opensinger mls speech_commands vocal_imitations globe cameo disfluency_speech ascend
 heysquad fleurs speechocean762 musiccaps singmos audioset ami dailytalk meld_dialogues voxceleb1_pairs
-alimeeting mucs instructs2s sonicmaster librispeech_mixtures"""
+alimeeting mucs instructs2s sonicmaster librispeech_mixtures expresso cszs"""
 
 
 def test_all_shipped_cards_are_whole_and_say_where_they_come_from() -> None:

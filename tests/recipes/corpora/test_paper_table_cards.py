@@ -36,6 +36,17 @@ TABLES: dict[str, tuple[str, dict[str, Any], tuple[str, str, str | None, dict[st
             {"gender": "male", "accent": "Scottish English", "age": "teens"},
         ),
     ),
+    "expresso": (
+        "read/train-00000-of-00012.parquet",
+        {"audio": sound(), "text": "Hi.", "speaker_id": "ex01", "style": "confused", "id": "ex01_confused_00001"},
+        ("expresso_ex01_confused_00001", "", "Hi.", {"style": "confused"}),
+    ),
+    "cszs": (
+        "data/dev-00000-of-00005.parquet",
+        {"correct_audio": sound(), "correct_transcription": "我 like it", "correct_file": "a/1.wav"}
+        | {"wrong_audio": sound(), "wrong_transcription": "it 我 like", "wrong_file": "a/2.wav"},
+        ("cszs_dev_1", "valid", "我 like it", {"languages": "Chinese and English"}),
+    ),
     "disfluency_speech": (
         "data/validation-00000-of-00001.parquet",
         {"audio": sound(), "transcript_annotated": "{F uh, } no", "transcript_a": "uh, no", "transcript_b": "no"},
