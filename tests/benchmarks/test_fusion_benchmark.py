@@ -53,7 +53,8 @@ def test_every_set_once_and_the_other_projectors_on_the_first_encoder_and_on_all
     assert found == [(one, name) for name in fusion.PROJECTORS for one in (sets if name == "window" else ends)]
 
 
-def test_two_steps_give_a_table_and_a_picture_and_are_not_repeated(tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_two_steps_give_a_table_and_a_picture_and_are_not_repeated(tmp_path, monkeypatch):
     data = tmp_path / "data"
     (data / "manifests").mkdir(parents=True)
     rng = np.random.default_rng(0)
