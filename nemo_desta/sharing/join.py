@@ -90,10 +90,11 @@ def join_models(members: Mapping[str, str | Path], output: str | Path, *, llm: s
         },
         "texts": [{"text": text, "num_tokens": len(v)} for text, v in zip(texts, vectors, strict=True)],
     }
+    limits = [member.saved.perception.sampling_rate for member in found.values()]
     perception = PerceptionConfig(
         encoders=encoders,
         projector=projector,
-        sampling_rate=max(member.saved.perception.sampling_rate for member in found.values()),
+        sampling_rate=None if None in limits else max(limits),
         dtype=first.saved.perception.dtype,
         normalize_dbfs=first.saved.perception.normalize_dbfs,
     )
