@@ -4,18 +4,20 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_desta.config import ModelConfig, check_keys, parse
+from nemo_desta.config import ModelConfig, check_keys, check_type, parse
 from nemo_desta.screen import hush, silence_imports
 from nemo_desta.training.sections import SECTIONS, VALUES
 
 
 def train(cfg: DictConfig) -> None:
-    """See `fit`. One of several runs (``-m``) writes into its own folder of Hydra's ``multirun/``.
+    """See `fit`, and `count_data` for ``count=true``. One of several runs (``-m``) writes into its own folder of
+    Hydra's ``multirun/``.
 
     Raises:
         ConfigError: an unknown or wrong setting. Also the errors of `fit`.
     """
     check_keys(cfg, (*SECTIONS, *VALUES), "config")
+    check_type(cfg.get("count"), bool | None, "'count'")
     if cfg.get("count"):
         from nemo_desta.training.count_data import count_data
 

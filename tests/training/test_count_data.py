@@ -71,3 +71,5 @@ def test_the_command_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     cfg = {"count": True, "model": {"llm": {"path": "???"}}, "data": mix(tmp_path, esc50={})}
     train(OmegaConf.create(cfg))
     assert "alarm's rows" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="'count' must be true or false"):
+        train(OmegaConf.create({**cfg, "count": "yes"}))
