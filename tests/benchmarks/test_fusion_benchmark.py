@@ -79,3 +79,9 @@ def test_two_steps_give_a_table_and_a_picture_and_are_not_repeated(tmp_path, mon
     fusion.main([*command, "--steps", "2"])
     with pytest.raises(SystemExit, match="other settings"):
         fusion.main([*command, "--steps", "3"])
+
+
+def test_an_encoder_without_a_path_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        fusion.main(["--data-root", "data", "--encoder", "whisper"])
+    assert "found 'whisper', expected LABEL=PATH" in capsys.readouterr().err
