@@ -93,7 +93,10 @@ def train(work_dir: Path, folder: Path, rows: Path, valid: Path, seed: int, step
         f"trainer.max_steps={steps}",
         "trainer.limit_val_batches=0",
     ]
-    return fit(compose("demo", [*overrides, *more])).eval()
+    model = fit(compose("demo", [*overrides, *more]))
+    if model is None:
+        raise SystemExit("stopped; give the same command again to resume")
+    return model.eval()
 
 
 def perplexity(model: Any, path: Path, limit: int = 256) -> float:
