@@ -116,7 +116,7 @@ class TestCommand:
             (["import=desta25", "output=o"], "import .* and source .* go together"),
             (
                 ["import=desta25", "source=s", "output=o", "push=true", "repo_id=a/b"],
-                "push: for exports; import first",
+                "push: for exports; import or join first",
             ),
             (["model=m", "output=o", "push=true"], "needs repo_id=owner/name, found None"),
             (["model=m", "output=o", "push=true", "repo_id=mine"], "needs repo_id=owner/name, found 'mine'"),
