@@ -15,6 +15,8 @@ export WANDB_MODE := offline
 export PYTHONDONTWRITEBYTECODE :=
 # One thread per process everywhere: on a busy machine, additional threads wait for each other and slow down all work.
 PYTEST := python -m pytest -q -n 2 --dist loadfile --durations=30 --durations-min=2
+# Tests of text alone: no stack changes what they see, so they run once, on the latest.
+ONCE := --ignore=tests/fuzz --ignore=tests/recipes/gates --ignore=tests/recipes/prompts
 
 help:  ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,13 +31,13 @@ test-slow: .venv/.stamp  ## run the slow tests (multi-process, load, browser), o
 	OMP_NUM_THREADS=1 .venv/bin/$(PYTEST) -m slow $(ARGS)
 
 test-container: .venv-container/.stamp  ## run the tests (without slow ones), on the stack of nemo-speech:26.07.00
-	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m "not slow" $(ONCE) $(ARGS)
 
 test-megatron: .venv-container/.stamp  ## run the slow tests of strategy=megatron on the newest megatron-core
 	OMP_NUM_THREADS=1 .venv-container/bin/$(PYTEST) -m slow tests/megatron $(ARGS)
 
 test-legacy: .venv-legacy/.stamp  ## run the tests (without slow ones), on the stack of nemo:26.02
-	OMP_NUM_THREADS=1 .venv-legacy/bin/$(PYTEST) -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 .venv-legacy/bin/$(PYTEST) -m "not slow" $(ONCE) $(ARGS)
 
 test-vllm: .venv-vllm/.stamp  ## run the tests that need vLLM, in an environment with vLLM's build for CPUs
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q --durations=30 --durations-min=2 tests/vllm_plugin $(ARGS)
