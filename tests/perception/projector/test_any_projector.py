@@ -168,7 +168,9 @@ def test_entry_point(monkeypatch):
     point = importlib.metadata.EntryPoint("far_means", f"{__name__}:Means", "nemo_desta.projectors")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == point.group else [])
     assert isinstance(of_config(name="far_means"), Means)
-    with pytest.raises(ConfigError, match="unknown projector 'far_mean'. Did you mean 'far_means'.*conv, ensemble, far_means"):
+    with pytest.raises(
+        ConfigError, match="unknown projector 'far_mean'. Did you mean 'far_means'.*conv, ensemble, far_means"
+    ):
         of_config(name="far_mean")
     check_model({"perception": {"projector": {"name": "far_means"}}}, "folder", Grant())
 
