@@ -33,6 +33,14 @@ class Press(Callback):
                     time.sleep(0.001)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_counts():
+    """A shell lets its background jobs ignore Ctrl-C, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def few(workplace):
     return {

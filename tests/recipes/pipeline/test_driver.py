@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,8 @@ def test_killed_processes_lose_nothing_and_repeat_nothing(tmp_path: Path) -> Non
 
 def test_an_interrupt_while_the_last_rows_are_made_leaves_no_error_behind(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).with_name("worker.py")), str(tmp_path), "5", "60"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heed)
     while not list(tmp_path.glob("shards/*.part")):
         assert process.poll() is None
         time.sleep(0.05)
